@@ -1,0 +1,105 @@
+"""The seam between networks and mathematics: a denoiser is (z_t, t, cond) -> Prediction."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.prediction import Parameterization, Prediction, eps_from_x
+from distill_jax.diffusion.schedule import Schedule, expand
+from distill_jax.typing import Cond, Image, Output, Time, Tree
+
+
+class Sizes(NamedTuple):
+    """What a network must fit: images (h, w, c), labels below num_classes, output channels."""
+
+    shape: tuple[int, ...]
+    num_classes: int
+    channels_out: int
+
+
+class Network(NamedTuple):
+    """All that is known of a neural network: two pure functions.
+
+    `init(key, z, t, cond) -> params`; the keys of `cond` decide which conditions it embeds.
+    `apply(params, z, t, cond) -> output` with the channels of its parameterization.
+    """
+
+    init: Callable[[jax.Array, Image, Time, Cond], Tree]
+    apply: Callable[[Tree, Image, Time, Cond], Output]
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """A function (z_t, t, cond) -> Prediction and the schedule of its times."""
+
+    schedule: Schedule
+    predict: Callable[[Image, Time, Cond], Prediction]
+
+    def __call__(self, z: Image, t: Time, cond: Cond) -> Prediction:
+        """The clean image and the noise in z at time t, in float32 or wider."""
+        return self.predict(z, t, cond)
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """Network, parameterization and schedule, waiting for parameters."""
+
+    network: Network
+    parameterization: Parameterization
+    schedule: Schedule
+
+    def __call__(self, params: Tree) -> Denoiser:
+        """The denoiser with these parameters."""
+
+        def predict(z: Image, t: Time, cond: Cond) -> Prediction:
+            output = self.network.apply(params, z, t, cond)
+            return self.parameterization.predict(output.astype(z.dtype), z, self.schedule, t)
+
+        return Denoiser(self.schedule, predict)
+
+
+def guided(denoiser: Denoiser, w: Time | float, null: Cond) -> Denoiser:
+    """Classifier-free guidance, (1 + w) D(z, c) - w D(z, null), as one call on twice the batch.
+
+    w = 0 is the conditional model (Ho & Salimans 2022, arXiv:2207.12598; w is the "guidance
+    scale" of Stable Diffusion tools minus 1). `null` replaces the keys of cond that it has. The
+    two halves are interleaved, so a batch sharded over devices stays where it is.
+
+    Raises:
+      ValueError: when called with a cond that has "w", for then guidance is in the network.
+    """
+
+    def predict(z: Image, t: Time, cond: Cond) -> Prediction:
+        if "w" in cond:
+            raise ValueError(
+                "guidance on top of guidance: this denoiser takes w as an input, so guidance is "
+                "already in its weights; pass w to it and do not guide it again"
+            )
+        pairs = {key: _interleave(value, null.get(key, value)) for key, value in cond.items()}
+        both = denoiser(_interleave(z, z), _interleave(t, t), pairs)
+        strength = expand(jnp.broadcast_to(jnp.asarray(w, z.dtype), t.shape), z)
+
+        def extrapolate(y: jax.Array) -> jax.Array:
+            return (1 + strength) * y[0::2] - strength * y[1::2]
+
+        return Prediction(extrapolate(both.x), extrapolate(both.eps))
+
+    return Denoiser(denoiser.schedule, predict)
+
+
+def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a[0], b[0], a[1], b[1], ... along the first axis."""
+    return jnp.stack([a, b], axis=1).reshape((2 * a.shape[0],) + a.shape[1:])
+
+
+def clipped(denoiser: Denoiser) -> Denoiser:
+    """The denoiser with x clipped to [-1, 1], and the eps that z and the clipped x imply."""
+
+    def predict(z: Image, t: Time, cond: Cond) -> Prediction:
+        x = jnp.clip(denoiser(z, t, cond).x, -1.0, 1.0)
+        return Prediction(x, eps_from_x(z, x, denoiser.schedule, t))
+
+    return Denoiser(denoiser.schedule, predict)

@@ -1,0 +1,91 @@
+"""What a network's output means: every parameterization gives the same Prediction(x, eps)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.schedule import Schedule, expand
+from distill_jax.typing import Image, Output, Time
+
+
+class Prediction(NamedTuple):
+    """A clean image and a noise with z_t = alpha x + sigma eps, both (b, *s)."""
+
+    x: Image
+    eps: Image
+
+
+class Parameterization(NamedTuple):
+    """Output channels per image channel, and (output, z, schedule, t) -> Prediction."""
+
+    channels: int
+    predict: Callable[[Output, Image, Schedule, Time], Prediction]
+
+
+def eps_from_x(z: Image, x: Image, schedule: Schedule, t: Time) -> Image:
+    """eps = (z - alpha x) / sigma: what is left of z is noise."""
+    return (z - expand(schedule.alpha(t), z) * x) / expand(schedule.sigma(t), z)
+
+
+def v_from(prediction: Prediction, schedule: Schedule, t: Time) -> Image:
+    """v = alpha eps - sigma x (Salimans & Ho 2022, section 4)."""
+    alpha, sigma = expand(schedule.alpha(t), prediction.x), expand(schedule.sigma(t), prediction.x)
+    return alpha * prediction.eps - sigma * prediction.x
+
+
+def from_x(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
+    """The output is x."""
+    return Prediction(output, eps_from_x(z, output, schedule, t))
+
+
+def from_eps(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
+    """The output is eps; x = (z - sigma eps) / alpha needs alpha(t) > 0."""
+    x = (z - expand(schedule.sigma(t), z) * output) / expand(schedule.alpha(t), z)
+    return Prediction(x, output)
+
+
+def from_v(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
+    """The output is v = alpha eps - sigma x: x = alpha z - sigma v, eps = sigma z + alpha v.
+
+    Divided by alpha^2 + sigma^2, which is 1 where the schedule preserves variance.
+    """
+    alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
+    power = alpha**2 + sigma**2
+    return Prediction((alpha * z - sigma * output) / power, (sigma * z + alpha * output) / power)
+
+
+def from_both(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
+    """The output is (x, eps) by channel: x = sigma^2 x_head + alpha (z - sigma eps_head).
+
+    Salimans & Ho (2022), section 4. It leans on the x head at high noise and on the eps head at
+    low noise; neither head is used alone. The schedule must preserve variance.
+    """
+    x_head, eps_head = jnp.split(output, 2, axis=-1)
+    alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
+    return from_x(sigma**2 * x_head + alpha * (z - sigma * eps_head), z, schedule, t)
+
+
+def from_flow(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
+    """The output is u = eps - x: x = z - sigma u, eps = z + alpha u.
+
+    Divided by alpha + sigma, which is 1 for a rectified flow.
+    """
+    alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
+    total = alpha + sigma
+    return Prediction((z - sigma * output) / total, (z + alpha * output) / total)
+
+
+PARAMETERIZATIONS = {
+    "x": Parameterization(1, from_x),
+    "eps": Parameterization(1, from_eps),
+    "v": Parameterization(1, from_v),
+    "both": Parameterization(2, from_both),
+    "flow": Parameterization(1, from_flow),
+}
+
+
+def mean_squared(a: Image, b: Image) -> jax.Array:
+    """Mean over all but the batch axis of (a - b)^2, shape (b,)."""
+    return jnp.mean(jnp.square(a - b), axis=tuple(range(1, a.ndim)))

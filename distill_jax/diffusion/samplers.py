@@ -1,0 +1,96 @@
+"""Samplers and the progressive target: functions of a denoiser.
+
+A grid of N steps has the times 1, (N - 1)/N, ..., 1/N, 0. N is traced, so one program serves all.
+At s = 0 a step returns x itself, not z_0: the last step of every sampler, and of every target.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.prediction import Prediction
+from distill_jax.diffusion.schedule import Schedule, expand
+from distill_jax.typing import Cond, Image, Time
+
+
+def ddim_step(schedule: Schedule, prediction: Prediction, s: Time) -> Image:
+    """z_s = alpha_s x + sigma_s eps, and x where s = 0.
+
+    Song et al. (2021, arXiv:2010.02502) with eta = 0; Salimans & Ho (2022), equation 8.
+    """
+    x, eps = prediction
+    z_s = expand(schedule.alpha(s), x) * x + expand(schedule.sigma(s), x) * eps
+    return jnp.where(expand(s, x) > 0, z_s, x)
+
+
+def ddim_target(schedule: Schedule, x_1: Image, x_2: Image, t: Time, mid: Time, s: Time) -> Image:
+    """The x for which one DDIM step t -> s lands where two steps t -> mid -> s land.
+
+        x = c x_1 + (1 - c) x_2,   c = expm1((l_mid - l_t) / 2) / expm1((l_s - l_t) / 2)
+
+    with l = logsnr. x_1 is the teacher's x at (z_t, t), x_2 at (z_mid, mid). Salimans & Ho (2022),
+    Algorithm 2, in closed form: z_t cancels, and the target lies between the two predictions. Both
+    expm1 are multiplied by exp of minus their argument, so that no exponential overflows and
+    logsnr = -inf at t = 1 is legal. At s = 0 the sampler returns x itself, so there the target is
+    x_2.
+    """
+    l_t, l_mid, l_s = (schedule.logsnr(time) for time in (t, mid, s))
+    c = jnp.exp((l_mid - l_s) / 2) * jnp.expm1((l_t - l_mid) / 2) / jnp.expm1((l_t - l_s) / 2)
+    c = expand(jnp.where(s > 0, c, 0.0), x_1)
+    return c * x_1 + (1 - c) * x_2
+
+
+def ddim(denoiser: Denoiser, z: Image, cond: Cond, num_steps: jax.Array | int) -> Image:
+    """The deterministic sampler: num_steps calls from z_1 to x.
+
+    Args:
+      denoiser: guided, clipped or neither.
+      z: standard normal noise (b, *s); sigma(1) is multiplied on here.
+      cond: the conditions of every call.
+      num_steps: N >= 1, may be traced.
+    """
+
+    def step(i: jax.Array, z: Image) -> Image:
+        t, s = _grid(i, num_steps, z)
+        return ddim_step(denoiser.schedule, denoiser(z, t, cond), s)
+
+    return jax.lax.fori_loop(0, num_steps, step, _start(denoiser.schedule, z))
+
+
+def ancestral(
+    key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond, num_steps: jax.Array | int
+) -> Image:
+    """The stochastic sampler of DDPM: z_s ~ q(z_s | z_t, x), num_steps calls.
+
+        mean = R (alpha_s / alpha_t) z_t + (1 - R) alpha_s x,   R = exp(l_t - l_s),
+        variance = (1 - R) sigma_s^2 (the "small" one)
+
+    Ho et al. (2020, arXiv:2006.11239); logsnr form of Salimans & Ho (2022), appendix. The factor
+    of z_t is written (alpha_t sigma_s^2) / (alpha_s sigma_t^2), which is finite at alpha_t = 0.
+    """
+    schedule = denoiser.schedule
+
+    def step(i: jax.Array, z: Image) -> Image:
+        t, s = _grid(i, num_steps, z)
+        x = denoiser(z, t, cond).x
+        one_minus_r = -jnp.expm1(schedule.logsnr(t) - schedule.logsnr(s))
+        keep = schedule.alpha(t) * schedule.sigma(s) ** 2 / schedule.sigma(t) ** 2
+        mean = (
+            expand(keep / schedule.alpha(s), z) * z + expand(one_minus_r * schedule.alpha(s), z) * x
+        )
+        noise = jax.random.normal(jax.random.fold_in(key, i), z.shape, z.dtype)
+        z_s = mean + expand(jnp.sqrt(one_minus_r) * schedule.sigma(s), z) * noise
+        return jnp.where(expand(s, z) > 0, z_s, x)
+
+    return jax.lax.fori_loop(0, num_steps, step, _start(schedule, z))
+
+
+def _start(schedule: Schedule, z: Image) -> Image:
+    """Noise at the level of t = 1."""
+    return schedule.sigma(jnp.ones((), z.dtype)) * z
+
+
+def _grid(i: jax.Array, num_steps: jax.Array | int, z: Image) -> tuple[Time, Time]:
+    """t and s of step i = 0 .. N - 1, from t = 1 down, one per example."""
+    left = (num_steps - i) * jnp.ones(z.shape[:1], z.dtype)
+    return left / num_steps, (left - 1) / num_steps

@@ -1,0 +1,175 @@
+"""Noise schedules: z_t = alpha(t) x + sigma(t) eps for t in [0, 1], 0 clean, 1 noise."""
+
+import dataclasses
+import functools
+import math
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.typing import Image, Time
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """Signal and noise level of every time, for arrays t of any shape, in t's precision.
+
+    `logsnr(t)` = log(alpha^2 / sigma^2) decreases in t, and `time` is its inverse. Both ends are
+    legal inputs; where `logsnr` is infinite there (rectified flow), `alpha` and `sigma` are exact.
+    """
+
+    def alpha(self, t: jax.Array) -> jax.Array:
+        """Signal level."""
+        ...
+
+    def sigma(self, t: jax.Array) -> jax.Array:
+        """Noise level."""
+        ...
+
+    def logsnr(self, t: jax.Array) -> jax.Array:
+        """log(alpha^2 / sigma^2)."""
+        ...
+
+    def time(self, logsnr: jax.Array) -> jax.Array:
+        """The t whose logsnr this is."""
+        ...
+
+
+class VariancePreserving:
+    """alpha^2 + sigma^2 = 1: both levels follow from logsnr without cancellation."""
+
+    def alpha(self, t: jax.Array) -> jax.Array:
+        return jnp.sqrt(jax.nn.sigmoid(self.logsnr(t)))
+
+    def sigma(self, t: jax.Array) -> jax.Array:
+        return jnp.sqrt(jax.nn.sigmoid(-self.logsnr(t)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(VariancePreserving):
+    """logsnr(t) = -2 log tan(a t + b), from logsnr_max at t = 0 to logsnr_min at t = 1.
+
+    The angle is rescaled, not clipped: alpha(1) is 4.5e-5 with the default ends, not 0.
+    Salimans & Ho (2022, arXiv:2202.00512), section 2 and their released schedule.
+    """
+
+    logsnr_min: float = -20.0
+    logsnr_max: float = 20.0
+
+    @property
+    def _angle(self) -> tuple[float, float]:
+        b = math.atan(math.exp(-self.logsnr_max / 2))
+        return math.atan(math.exp(-self.logsnr_min / 2)) - b, b
+
+    def logsnr(self, t: jax.Array) -> jax.Array:
+        a, b = self._angle
+        return -2 * jnp.log(jnp.tan(a * t + b))
+
+    def time(self, logsnr: jax.Array) -> jax.Array:
+        a, b = self._angle
+        return (jnp.arctan(jnp.exp(-logsnr / 2)) - b) / a
+
+
+@functools.cache
+def _ddpm_logsnr(beta_min: float, beta_max: float, num_steps: int, power: int) -> np.ndarray:
+    """Float64 logsnr at t = 0, 1/T, ..., 1; index k of the beta table is t = (k + 1) / T."""
+    root = np.linspace(beta_min ** (1 / power), beta_max ** (1 / power), num_steps)
+    log_alpha_bar = np.cumsum(np.log1p(-(root**power)))
+    logsnr = log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
+    return np.concatenate([[20.0], logsnr])
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearBeta(VariancePreserving):
+    """The DDPM table: alpha^2 = prod(1 - beta_k), index k at t = (k + 1) / num_steps.
+
+    beta_k^(1/power) is linear in k from beta_min to beta_max: power 1 is Ho et al. (2020,
+    arXiv:2006.11239), power 2 ("scaled linear", 0.00085 to 0.012) Stable Diffusion. Between the
+    entries logsnr is linear in t. t = 0 is given logsnr 20, which no table reaches.
+    """
+
+    beta_min: float = 1e-4
+    beta_max: float = 0.02
+    num_steps: int = 1000
+    power: int = 1
+
+    def _table(self) -> tuple[jax.Array, jax.Array]:
+        logsnr = _ddpm_logsnr(self.beta_min, self.beta_max, self.num_steps, self.power)
+        return jnp.asarray(np.linspace(0.0, 1.0, self.num_steps + 1)), jnp.asarray(logsnr)
+
+    def logsnr(self, t: jax.Array) -> jax.Array:
+        times, logsnrs = self._table()
+        return jnp.interp(t, times, logsnrs)
+
+    def time(self, logsnr: jax.Array) -> jax.Array:
+        times, logsnrs = self._table()
+        return jnp.interp(logsnr, logsnrs[::-1], times[::-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Karras:
+    """alpha = 1, sigma(t)^(1/rho) linear in t from sigma_min to sigma_max.
+
+    Karras et al. (2022, arXiv:2206.00364), equation 5. A grid uniform in t is theirs.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def alpha(self, t: jax.Array) -> jax.Array:
+        return jnp.ones_like(t)
+
+    def sigma(self, t: jax.Array) -> jax.Array:
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return (low + t * (high - low)) ** self.rho
+
+    def logsnr(self, t: jax.Array) -> jax.Array:
+        return -2 * jnp.log(self.sigma(t))
+
+    def time(self, logsnr: jax.Array) -> jax.Array:
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return (jnp.exp(-logsnr / (2 * self.rho)) - low) / (high - low)
+
+
+@dataclasses.dataclass(frozen=True)
+class RectifiedFlow:
+    """alpha = 1 - t', sigma = t', with the shifted time t' = shift t / (1 + (shift - 1) t).
+
+    Liu et al. (2022, arXiv:2209.03003); the shift is Esser et al. (2024, arXiv:2403.03206),
+    equation 23. logsnr is +inf at t = 0 and -inf at t = 1.
+    """
+
+    shift: float = 1.0
+
+    def alpha(self, t: jax.Array) -> jax.Array:
+        return (1 - t) / (1 + (self.shift - 1) * t)
+
+    def sigma(self, t: jax.Array) -> jax.Array:
+        return self.shift * t / (1 + (self.shift - 1) * t)
+
+    def logsnr(self, t: jax.Array) -> jax.Array:
+        return 2 * (jnp.log1p(-t) - jnp.log(self.shift * t))
+
+    def time(self, logsnr: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(-logsnr / 2 - math.log(self.shift))
+
+
+SCHEDULES = {
+    "cosine": Cosine,
+    "ddpm": LinearBeta,
+    "karras": Karras,
+    "rectified_flow": RectifiedFlow,
+}
+
+
+def expand(t: Time, x: Image) -> jax.Array:
+    """t with trailing axes of size 1, so that it broadcasts against x from the left."""
+    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def add_noise(schedule: Schedule, x: Image, eps: Image, t: Time) -> Image:
+    """z_t = alpha(t) x + sigma(t) eps."""
+    return expand(schedule.alpha(t), x) * x + expand(schedule.sigma(t), x) * eps

@@ -1,0 +1,34 @@
+"""Loss weights on |x_hat - x|^2 as functions of logsnr (Salimans & Ho 2022, section 4)."""
+
+import jax
+import jax.numpy as jnp
+
+LOGSNR_MAX = 20.0  # e^20 |x_hat - x|^2 is still accurate in float32; a flow's t = 0 has logsnr inf.
+
+
+def constant(logsnr: jax.Array) -> jax.Array:
+    """1: the loss is the mean squared error of x."""
+    return jnp.ones_like(logsnr)
+
+
+def snr(logsnr: jax.Array) -> jax.Array:
+    """e^logsnr: the loss is the mean squared error of eps."""
+    return jnp.exp(jnp.minimum(logsnr, LOGSNR_MAX))
+
+
+def snr_trunc(logsnr: jax.Array) -> jax.Array:
+    """max(e^logsnr, 1): the larger of the errors of x and eps."""
+    return jnp.maximum(snr(logsnr), 1.0)
+
+
+def snr_plus_one(logsnr: jax.Array) -> jax.Array:
+    """e^logsnr + 1: the loss is the mean squared error of v."""
+    return snr(logsnr) + 1.0
+
+
+WEIGHTINGS = {
+    "constant": constant,
+    "snr": snr,
+    "snr_trunc": snr_trunc,
+    "snr_plus_one": snr_plus_one,
+}

@@ -1,0 +1,242 @@
+"""Measures finished networks against data and teacher.
+
+    python -m distill_jax.evaluate --student=runs/digits_guided
+    python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.5 --num=5000
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+from etils import epath
+
+from distill_jax import checkpoint, logs, report
+from distill_jax.data import DATASETS
+from distill_jax.errors import friendly
+from distill_jax.metrics.features import Classifier
+from distill_jax.metrics.frechet import Moments, frechet_distance, moments
+from distill_jax.student import Student, find_final, load
+from distill_jax.tables import build
+
+Row = dict[str, Any]
+
+
+class Yardstick:
+    """Everything that samples of one dataset are compared with.
+
+    Args:
+      data: the spec of the dataset, as in a config.
+
+    Attributes:
+      name: of its Frechet distance.
+      floor: distances between real images: two halves of the training images, and training
+        against held-out images.
+      real_accuracy: of the classifier on held-out images.
+    """
+
+    def __init__(self, data: dict[str, Any]):
+        dataset = build(DATASETS, "dataset", data)
+        train, held_out = dataset.train, dataset.held_out
+        self.name = f"FD-{data['name']}"
+        self._classifier = Classifier(train.x, train.label)
+        features = self._classifier.features(train.x)
+        self._real = moments(features)
+        order = np.random.default_rng(0).permutation(len(features))
+        halves = [moments(features[part]) for part in np.array_split(order, 2)]
+        self.floor = {
+            "halves": frechet_distance(*halves),
+            "held_out": frechet_distance(self._real, self.moments(held_out.x)),
+        }
+        self.real_accuracy = self._classifier.accuracy(held_out.x, held_out.label)
+
+    def moments(self, x: np.ndarray) -> Moments:
+        """Mean and covariance of the features of images."""
+        return moments(self._classifier.features(x))
+
+    def measure(self, x: np.ndarray, label: np.ndarray, target: np.ndarray | None) -> Row:
+        """Distances and accuracy of samples of these labels.
+
+        Args:
+          x: samples.
+          label: what they are meant to show.
+          target: the guided teacher's samples from the same noise, None when there is no teacher.
+        """
+        seen = self.moments(x)
+        row = {self.name: frechet_distance(seen, self._real)}
+        if target is not None:
+            row[f"{self.name}-to-teacher"] = frechet_distance(seen, self.moments(target))
+        row["accuracy"] = self._classifier.accuracy(x, label)
+        if target is not None:
+            row["l2"] = float(np.sqrt(np.mean((x - target) ** 2)))
+        return row
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """The same noise and labels for every network, so that samples can be compared in pairs.
+
+    Attributes:
+      num: samples, drawn in batches of at most `batch`.
+      batch: larger ones are slower on a CPU, whose caches they leave.
+      seed: of the noise.
+    """
+
+    num: int
+    batch: int = 1000
+    seed: int = 0
+
+    def label(self, student: Student) -> np.ndarray:
+        """The classes in turn."""
+        return np.arange(self.num) % student.num_classes
+
+    def __call__(
+        self, student: Student, w: float | None, num_steps: int | None = None
+    ) -> tuple[np.ndarray, float]:
+        """Samples (num, h, w, c), and the seconds they took."""
+        label, parts = self.label(student), []
+        began = time.perf_counter()
+        for start in range(0, self.num, self.batch):
+            key = jax.random.fold_in(jax.random.key(self.seed), start)
+            part = label[start : start + self.batch]
+            parts.append(np.asarray(student.sample(key, len(part), part, w, num_steps)))
+        return np.concatenate(parts), time.perf_counter() - began
+
+
+def compare(
+    teacher: Student | None, students: Sequence[Student], strengths: Sequence[float], num: int
+) -> Iterator[Row]:
+    """Rows of teacher and students at every w and number of steps.
+
+    Args:
+      teacher: an unguided network, sampled with guidance at the step counts of the students and
+        at its own, which is the reference of the others; None leaves those columns out.
+      students: networks that take w, or an unguided one.
+      strengths: values of w.
+      num: samples per row.
+    """
+    draw = Draw(num)
+    known = students[0] if teacher is None else teacher
+    yardstick = Yardstick(known.manifest["data"])
+    yield {"floor": yardstick.floor, "real_accuracy": yardstick.real_accuracy, "name": yardstick.name}
+    label = draw.label(known)
+    counts = sorted({student.manifest["num_steps"] for student in students})
+    for network in [teacher, *students]:
+        if network is not None:
+            draw(network, _strength(network, strengths[0]))  # Compiles, so that no row's time has it.
+    for w in strengths:
+        target = None
+        if teacher is not None:
+            most = int(teacher.method.num_steps)
+            target, seconds = draw(teacher, w)
+            for steps in sorted({*counts, most}, reverse=True):
+                x, took = (target, seconds) if steps == most else draw(teacher, w, steps)
+                row = yardstick.measure(x, label, target)
+                yield _row("teacher", steps, w, row, teacher.calls(w, steps), took / num)
+        for student in students:
+            x, took = draw(student, _strength(student, w))
+            row = yardstick.measure(x, label, target)
+            calls = student.calls(_strength(student, w))
+            yield _row("student", student.manifest["num_steps"], w, row, calls, took / num)
+
+
+def _strength(student: Student, w: float) -> float | None:
+    return w if student.takes_w or student.can_be_guided else None
+
+
+def _row(sampler: str, num_steps: int, w: float, row: Row, calls: int, seconds: float) -> Row:
+    head = {"sampler": sampler, "num_steps": num_steps, "w": w}
+    return {**head, **row, "calls": calls, "seconds_per_image": seconds}
+
+
+def write_report(
+    workdir: epath.Path, strengths: Sequence[float], num: int, stop: Callable[[], bool]
+) -> bool:
+    """Writes report.json, report.md and report.png over the finished stages of a workdir.
+
+    Args:
+      workdir: of a run whose stages are finished.
+      strengths: values of w.
+      num: samples per row.
+      stop: polled between rows; true raises InterruptedError, and nothing is written.
+
+    Returns:
+      Whether there was anything to do: not when the files there are of the same networks.
+    """
+    finals = [find_final(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))]
+    made_of = {
+        "networks": {final.parent.name: checkpoint.fingerprint(final) for final in finals},
+        "w": list(strengths),
+        "num_samples": num,
+    }
+    path = workdir / "report.json"
+    if path.exists() and json.loads(path.read_text())["made_of"] == made_of:
+        return False
+    networks = [load(final) for final in finals]
+    teacher = networks[0] if networks[0].can_be_guided else None
+    students = networks[1:] if teacher and len(networks) > 1 else networks
+    teacher = teacher if students is not networks else None
+    students = [student for student in students if student.method.w_range or teacher is None]
+    total = len(strengths) * (len(students) + (teacher is not None) * (len(students) + 1)) + 1
+    progress = logs.Progress("report", total)
+    rows = []
+    for row in compare(teacher, students, strengths, num):
+        rows.append(row)
+        progress.update(len(rows), "rows")
+        if stop():
+            progress.close()
+            raise InterruptedError
+    progress.close()
+    head, rows = rows[0], rows[1:]
+    report.write(workdir, {"made_of": made_of, **head, "rows": rows})
+    for final, network in zip(finals, networks, strict=True):
+        mine = [row for row in rows if row["num_steps"] == network.manifest["num_steps"]]
+        sampler = "teacher" if network is teacher else "student"
+        mine = [row for row in mine if row["sampler"] == sampler]
+        checkpoint.record(final, {"protocol": report.protocol(head["name"], num), "rows": mine})
+    return True
+
+
+_STUDENT = flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
+_W = flags.DEFINE_list("w", ["0", "1", "2", "4"], "Guidance strengths.")
+_NUM = flags.DEFINE_integer("num", 2000, "Samples per row.", lower_bound=2)
+_OUT = flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
+
+
+def _root(student: Student, final: epath.Path) -> Student | None:
+    """The unguided teacher at the start of the lineage, None when it is gone."""
+    while student.manifest["parent"] is not None:
+        final = final / student.manifest["parent"]
+        if not (final / "manifest.json").exists():
+            return None
+        student = load(final)
+    return student if student.can_be_guided else None
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; everything is a --flag")
+    if _STUDENT.value is None:
+        raise app.UsageError("--student is needed: the directory of a finished run")
+    final = find_final(_STUDENT.value)
+    student = load(final)
+    teacher = _root(student, final) if student.takes_w else None
+    strengths = [float(w) for w in _W.value]
+    if not (student.takes_w or student.can_be_guided):
+        strengths = strengths[:1]
+    rows = list(compare(teacher, [student], strengths, _NUM.value))
+    head, rows = rows[0], rows[1:]
+    logs.say(report.protocol(head["name"], _NUM.value))
+    logs.say(report.rows_table(rows))
+    if _OUT.value:
+        checkpoint.write_json(epath.Path(_OUT.value), {**head, "rows": rows})
+
+
+if __name__ == "__main__":
+    sys.exit(friendly(main))

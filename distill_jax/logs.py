@@ -1,0 +1,148 @@
+"""What a person sees: lines and bars on the terminal, scalars in files, grids of images."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+import rich.console
+import rich.progress
+from etils import epath
+from PIL import Image as PIL
+from tensorboardX import SummaryWriter
+
+console = rich.console.Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal, from process 0 alone."""
+    if jax.process_index() == 0:
+        console.print(text, markup=False)
+
+
+class Progress:
+    """A bar on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, title: str, total: int, start: int = 0):
+        self._title, self._total, self._start = title, total, start
+        self._began = self._spoke = time.monotonic()
+        self._bar = None
+        if console.is_terminal and jax.process_index() == 0:
+            columns = (*rich.progress.Progress.get_default_columns(), "{task.fields[note]}")
+            self._bar = rich.progress.Progress(*columns, console=console)
+            self._task = self._bar.add_task(title, total=total, completed=start, note="")
+            self._bar.start()
+
+    def update(self, done: int, note: str) -> None:
+        """Shows that `done` of the total are done."""
+        now = time.monotonic()
+        if self._bar:
+            self._bar.update(self._task, completed=done, note=note)
+        elif now - self._spoke > 10 or done == self._total:
+            self._spoke = now
+            left = (now - self._began) / max(1, done - self._start) * (self._total - done)
+            say(f"{self._title}: {done}/{self._total}, {note}, {left:.0f} s left")
+
+    def close(self) -> None:
+        """Gives the terminal back."""
+        if self._bar:
+            self._bar.stop()
+
+
+class StageLog:
+    """Scalars of one stage: scalars.jsonl, TensorBoard events and the progress bar.
+
+    Args:
+      directory: of the stage; lines of an earlier try after `start` are dropped.
+      title: of the bar.
+      total: iterations of the stage.
+      start: iterations already done.
+    """
+
+    def __init__(self, directory: epath.Path, title: str, total: int, start: int):
+        self._progress = Progress(title, total, start)
+        self._step, self._time = start, time.monotonic()
+        self._lines, self._events = None, None
+        if jax.process_index() == 0:
+            path = directory / "scalars.jsonl"
+            kept = [line for line in _read_lines(path) if line["step"] <= start]
+            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            self._lines = path.open("a")
+            self._events = SummaryWriter(str(directory), purge_step=start + 1)
+
+    def log(self, step: int, values: list[dict[str, float]]) -> None:
+        """Records the means over the iterations since last time."""
+        now = time.monotonic()
+        mean = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
+        speed = (step - self._step) / max(now - self._time, 1e-9)
+        self._step, self._time = step, now
+        self._progress.update(step, f"loss {mean['loss']:.4f}, {speed:.0f} updates/s")
+        if self._lines:
+            line = {"step": step, **mean, "updates_per_second": speed}
+            self._lines.write(json.dumps(line) + "\n")
+            self._lines.flush()
+            for name, value in mean.items():
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes the files and ends the bar."""
+        self._progress.close()
+        if self._lines:
+            self._lines.close()
+            self._events.close()
+
+
+def _read_lines(path: epath.Path) -> Iterator[dict]:
+    """The whole lines of a JSONL file; a kill may have cut the last one short."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
+
+
+def log_compilations(path: epath.Path) -> None:
+    """Appends a line {"function", "seconds"} for every program that XLA compiles from now on.
+
+    With a warm persistent cache the seconds are those of reading it.
+    """
+
+    def listen(event: str, seconds: float, **details: str) -> None:
+        if event.endswith("backend_compile_duration"):
+            line = {"function": details.get("fun_name", ""), "seconds": round(seconds, 3)}
+            with path.open("a") as lines:
+                lines.write(json.dumps(line) + "\n")
+
+    if jax.process_index() == 0:
+        jax.monitoring.register_event_duration_secs_listener(listen)
+
+
+def to_uint8(x: np.ndarray) -> np.ndarray:
+    """[-1, 1] to 0 .. 255, rounded to the nearest, values outside clipped."""
+    return np.clip(np.rint((np.asarray(x) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def save_grid(path: epath.Path, x: np.ndarray, columns: int, side: int = 48) -> None:
+    """Writes images (n, h, w, c), c 1 or 3, as a PNG with `columns` per row.
+
+    Images under `side` pixels are enlarged by whole factors, without smoothing.
+    """
+    _, height, width, channels = x.shape
+    factor = max(1, side // height)
+    rows = -(-len(x) // columns)
+    blank = np.full((rows * columns - len(x), height, width, channels), -1.0, np.float32)
+    tiles = to_uint8(np.concatenate([x, blank])).repeat(factor, axis=1).repeat(factor, axis=2)
+    tiles = np.pad(tiles, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    tiles = tiles.reshape(rows, columns, *tiles.shape[1:])
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles], axis=0)
+    with epath.Path(path).open("wb") as file:
+        PIL.fromarray(sheet[..., 0] if channels == 1 else sheet).save(file, format="PNG")
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table, its columns padded to line up on a terminal."""
+    cells = [[str(cell) for cell in row] for row in [titles, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(titles))]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
+    padded.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(row) + " |" for row in padded)

@@ -1,0 +1,72 @@
+"""Trains the chain of a config and reports on it; the same command goes on where it was stopped.
+
+    python -m distill_jax.main --config=configs/digits_guided.py
+    python -m distill_jax.main --config=configs/digits_guided.py --config.batch_size=256 --plan
+"""
+
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+from absl import app, flags
+from etils import epath
+from ml_collections import config_flags
+
+from distill_jax import evaluate, logs, pipeline
+from distill_jax.errors import friendly
+from distill_jax.signals import StopFlag
+from distill_jax.train import Stopped
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py or FILE.py:size.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; runs/<config> without it.")
+_RESUME = flags.DEFINE_enum(
+    "resume", "auto", ["auto", "force"], "force: go on in a workdir begun with another config."
+)
+_PLAN = flags.DEFINE_bool("plan", False, "Print what would run, and stop.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command line; returns the exit code, 128 + n when stopped by signal n."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}; everything is a --flag")
+    if _CONFIG.value is None:
+        raise app.UsageError("--config is needed, such as --config=configs/digits_guided.py")
+    began = time.monotonic()
+    workdir = epath.Path(_WORKDIR.value or _default_workdir()).absolute()
+    run = pipeline.plan(_CONFIG.value, workdir)
+    logs.say(pipeline.show(run))
+    if _PLAN.value:
+        return 0
+    workdir.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
+    stop = StopFlag().install()
+    try:
+        trained = pipeline.run(run, stop, force=_RESUME.value == "force")
+        settings = run.config.evaluate
+        reported = evaluate.write_report(workdir, settings.w, settings.num_samples, stop)
+    except (Stopped, InterruptedError, KeyboardInterrupt) as error:
+        logs.say(f"{error or 'stopped'}. The same command goes on from there.")
+        return 128 + (stop.signal or 2)
+    if not (trained or reported):
+        logs.say(f"nothing left to do: {workdir} is complete, see {workdir / 'report.md'}")
+        return 0
+    cpu = os.times()
+    seconds = time.monotonic() - began
+    logs.say(f"done in {seconds:.0f} s ({cpu.user + cpu.system:.0f} CPU-seconds): ")
+    logs.say(f"  report   {workdir / 'report.md'}")
+    logs.say(f"  student  {run.stages[-1].directory}")
+    logs.say(f"  sample   python -m distill_jax.sample --student={run.stages[-1].directory} --w=2")
+    return 0
+
+
+def _default_workdir() -> str:
+    """runs/<name of the config file>, with its size argument."""
+    path, _, size = flags.FLAGS["config"].config_filename.partition(":")
+    return f"runs/{pathlib.Path(path).stem}{'_' + size if size else ''}"
+
+
+if __name__ == "__main__":
+    sys.exit(friendly(main))

@@ -1,0 +1,14 @@
+"""The methods by name: one paper, one file."""
+
+from distill_jax.methods.base import Method, Nets, Phase
+from distill_jax.methods.diffusion import Diffusion
+from distill_jax.methods.guided import Guided
+from distill_jax.methods.progressive import Progressive
+
+METHODS = {
+    "diffusion": Diffusion,
+    "guided": Guided,
+    "progressive": Progressive,
+}
+
+__all__ = ["METHODS", "Method", "Nets", "Phase"]

@@ -1,0 +1,67 @@
+"""The teacher: a diffusion model in continuous time, trained with label dropout."""
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.schedule import add_noise
+from distill_jax.methods.base import (
+    Method,
+    Metrics,
+    Nets,
+    Phase,
+    check_steps,
+    check_weighting,
+    sample_ddim,
+    traced,
+    weighted_mse,
+)
+from distill_jax.typing import Batch, Cond, Image
+
+
+@traced("num_steps")
+class Diffusion:
+    """A denoiser of data, for guidance and as a teacher.
+
+    Args:
+      num_steps: DDIM steps of `sample`; the network itself knows all times.
+      label_dropout: probability in [0, 1] of training an example on its null condition
+        (Ho & Salimans 2022, arXiv:2207.12598); 0 makes a teacher that cannot be guided.
+      weighting: a name in WEIGHTINGS.
+      clip: whether the sampler clips x to [-1, 1].
+    """
+
+    num_steps: int = 64
+    label_dropout: float = 0.1
+    weighting: str = "snr_trunc"
+    clip: bool = True
+
+    w_range = None
+    continuous = True
+    needs_teacher = False
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("student", Diffusion.loss),)
+
+    def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
+        """Salimans & Ho (2022), Algorithm 1: weight(l) |x_hat(z_t, t, c) - x|^2, t ~ U[0, 1)."""
+        k_t, k_eps, k_drop = jax.random.split(key, 3)
+        x, shape = batch.x, batch.x.shape[:1]
+        drop = jax.random.bernoulli(k_drop, self.label_dropout, shape)
+        cond = {name: jnp.where(drop, batch.null[name], value) for name, value in batch.cond.items()}
+
+        t = jax.random.uniform(k_t, shape, x.dtype)
+        eps = jax.random.normal(k_eps, x.shape, x.dtype)
+        z_t = add_noise(nets.student.schedule, x, eps, t)
+        x_hat = nets.student(z_t, t, cond).x
+        return weighted_mse(self.weighting, nets.student, x_hat, x, t), {}
+
+    def check(self, teacher: Method | None) -> None:
+        check_steps(self.num_steps)
+        check_weighting(self.weighting)
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout is {self.label_dropout}; expected a probability in [0, 1]")
+
+    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
+        return sample_ddim(self, student, z, cond)

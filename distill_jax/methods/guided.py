@@ -1,0 +1,83 @@
+"""Stage 1 of guided distillation: one network that takes w replaces two calls of the teacher.
+
+Meng et al. (2023), On Distillation of Guided Diffusion Models, arXiv:2210.03142, section 3.1.
+"""
+
+import jax
+
+from distill_jax.diffusion.denoiser import Denoiser, clipped, guided
+from distill_jax.diffusion.schedule import add_noise
+from distill_jax.methods.base import (
+    Method,
+    Metrics,
+    Nets,
+    Phase,
+    check_steps,
+    check_w_range,
+    check_weighting,
+    draw_w,
+    reachable,
+    sample_ddim,
+    traced,
+    weighted_mse,
+)
+from distill_jax.typing import Batch, Cond, Image
+
+
+@traced("num_steps", "w_range")
+class Guided:
+    """Student(z, t, c, w) learns (1 + w) teacher(z, t, c) - w teacher(z, t, null).
+
+    Args:
+      w_range: guidance strengths (smallest, largest) drawn uniformly, 0 <= smallest.
+      num_steps: DDIM steps of `sample`; the network itself knows all times.
+      weighting: a name in WEIGHTINGS.
+      clip: whether the guided x is clipped to [-1, 1], in the target as in the sampler. Large w
+        pushes it far outside.
+    """
+
+    w_range: tuple[float, float] = (0.0, 4.0)
+    num_steps: int = 64
+    weighting: str = "snr_trunc"
+    clip: bool = True
+
+    continuous = True
+    needs_teacher = True
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("student", Guided.loss),)
+
+    def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
+        """Algorithm 1: weight(l) |x_student(z_t, t, c, w) - x_guided|^2, t ~ U[0, 1), w ~ U."""
+        k_t, k_eps, k_w = jax.random.split(key, 3)
+        x = batch.x
+        w = draw_w(k_w, self.w_range, x)
+        t = jax.random.uniform(k_t, x.shape[:1], x.dtype)
+        eps = jax.random.normal(k_eps, x.shape, x.dtype)
+        z_t = add_noise(nets.student.schedule, x, eps, t)
+
+        teacher = guided(nets.teacher, w, batch.null)
+        target = (clipped(teacher) if self.clip else teacher)(z_t, t, batch.cond).x
+        x_hat = nets.student(z_t, t, {**batch.cond, "w": w}).x
+        if self.clip:
+            target = reachable(target, x_hat)
+        return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
+
+    def check(self, teacher: Method | None) -> None:
+        check_w_range(self.w_range)
+        check_steps(self.num_steps)
+        check_weighting(self.weighting)
+        if teacher.w_range is not None:
+            raise ValueError(
+                f"the teacher already takes w in {tuple(teacher.w_range)}: guiding it would guide "
+                "twice; name the unguided teacher, or go on with progressive halvings"
+            )
+        if getattr(teacher, "label_dropout", None) == 0:
+            raise ValueError(
+                "the teacher was trained with label_dropout=0, so it has no null condition to guide "
+                "against; fine-tune it with a diffusion stage at label_dropout=0.1 first"
+            )
+
+    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
+        return sample_ddim(self, student, z, cond)

@@ -1,0 +1,79 @@
+"""Pieces that the network families share."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Network
+from distill_jax.typing import Cond, Image, Output, Time, Tree
+
+zeros = nn.initializers.zeros_init()
+
+
+def sinusoid(u: Time, dim: int) -> jax.Array:
+    """[sin(1000 u f_k), cos(1000 u f_k)], f_k from 1 down to 1e-4: (b,) -> (b, dim), dim even.
+
+    Vaswani et al. (2017, arXiv:1706.03762), section 3.5, in the order and the ladder that
+    Salimans & Ho (2022) released; u is in [0, 1].
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half) / (half - 1))
+    angle = 1000.0 * u[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+class Conditioning(nn.Module):
+    """One vector per example from the time and the conditions, each embedded and summed.
+
+    The keys of `cond` decide what is embedded, so a network made with "w" has the parameters of
+    one made without it and those under `w_embed`. The last layer of `w_embed` starts at zero: a
+    student grafted from a teacher is that teacher until it is trained (Meng et al. 2023, 3.1).
+
+    Attributes:
+      width: of the vector.
+      num_classes: labels are 0 .. num_classes - 1, and num_classes is the null label.
+      w_scale: the w that is embedded like t = 1; w beyond it is legal.
+    """
+
+    width: int
+    num_classes: int
+    w_scale: float = 4.0
+
+    @nn.compact
+    def __call__(self, t: Time, cond: Cond) -> jax.Array:
+        emb = nn.Dense(self.width, name="t_embed_0")(sinusoid(t, self.width))
+        emb = nn.Dense(self.width, name="t_embed_1")(nn.swish(emb))
+        if "label" in cond:
+            emb += nn.Embed(self.num_classes + 1, self.width, name="label_embed")(cond["label"])
+        if "w" in cond:
+            emb += WEmbedding(self.width, self.w_scale, name="w_embed")(cond["w"])
+        return emb
+
+
+class WEmbedding(nn.Module):
+    """The guidance strength, embedded like the time, with a last layer that starts at zero."""
+
+    width: int
+    w_scale: float
+
+    @nn.compact
+    def __call__(self, w: Time) -> jax.Array:
+        emb = nn.swish(nn.Dense(self.width)(sinusoid(w / self.w_scale, self.width)))
+        return nn.Dense(self.width, kernel_init=zeros)(emb)
+
+
+def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    """h (1 + scale) + shift, the conditioning of adaLN (Peebles & Xie 2023, arXiv:2212.09748)."""
+    return h * (1 + scale) + shift
+
+
+def as_network(module: nn.Module) -> Network:
+    """The two functions of a Linen module that is called with (z, t, cond)."""
+
+    def init(key: jax.Array, z: Image, t: Time, cond: Cond) -> Tree:
+        return module.init(key, z, t, cond)["params"]
+
+    def apply(params: Tree, z: Image, t: Time, cond: Cond) -> Output:
+        return module.apply({"params": params}, z, t, cond)
+
+    return Network(init, apply)

@@ -1,0 +1,251 @@
+"""A finished network, ready to sample: its directory is the only argument it needs."""
+
+import dataclasses
+import functools
+import json
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from distill_jax import checkpoint
+from distill_jax.diffusion.denoiser import Binding, Denoiser, guided
+from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction
+from distill_jax.diffusion.schedule import SCHEDULES
+from distill_jax.methods import METHODS, Method
+from distill_jax.models import NETWORKS
+from distill_jax.sharding import Layout
+from distill_jax.tables import build, lookup
+from distill_jax.typing import Cond, Image, Time, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """A network with its sampler. Any finished stage is one, the teacher included.
+
+    Attributes:
+      manifest: what its directory says about it: steps, times, w range, lineage, metrics, ...
+      binding: network, parameterization and schedule.
+      method: what trained it, which knows how to sample it.
+      params: its parameters.
+    """
+
+    manifest: Mapping[str, Any]
+    binding: Binding
+    method: Method
+    params: Tree
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(h, w, c) of one image."""
+        return tuple(self.manifest["shape"])
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 .. num_classes - 1."""
+        return self.manifest["num_classes"]
+
+    @property
+    def takes_w(self) -> bool:
+        """Whether guidance is an input of the network."""
+        return self.method.w_range is not None
+
+    @property
+    def can_be_guided(self) -> bool:
+        """Whether classifier-free guidance around the network makes sense."""
+        return not self.takes_w and getattr(self.method, "label_dropout", 0) > 0
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The network as a function of (z_t, t, cond), for samplers and guidance."""
+        return self.binding(self.params)
+
+    def denoise(self, z: Image, t: Time, cond: Cond) -> Prediction:
+        """The clean image and the noise in z at time t, for cond "label" and, if taken, "w"."""
+        return self.denoiser(z, t, cond)
+
+    def sample(
+        self,
+        key: jax.Array,
+        num: int,
+        label: int | np.ndarray | None = None,
+        w: float | np.ndarray | None = None,
+        num_steps: int | None = None,
+    ) -> jax.Array:
+        """Draws images.
+
+        Args:
+          key: PRNG key; the same key, num and label give the same image at every w and num_steps.
+          num: how many.
+          label: one for all, or one each; None takes the classes in turn.
+          w: guidance strength >= 0, one for all or one each. A network that takes w gets it as an
+            input (None: the smallest of its range); a teacher is guided with two calls per step
+            (None: not guided).
+          num_steps: network steps; None is what the network was made for. Only a network trained
+            in continuous time takes another number.
+
+        Returns:
+          (num, h, w, c) in [-1, 1].
+
+        Raises:
+          ValueError: for a label, w or number of steps that the network does not know.
+        """
+        cond = {"label": self._labels(label, num)}
+        w = self._strengths(w, num)
+        if self.takes_w:
+            cond["w"] = w
+            w = None
+        method = self._with_steps(num_steps)
+        null = {"label": jnp.full((num,), self.num_classes, jnp.int32)}
+        return _draw(self.binding, self.shape, method, self.params, key, cond, w, null)
+
+    def calls(self, w: float | None = None, num_steps: int | None = None) -> int:
+        """Network calls per image of `sample` with these arguments."""
+        steps = int(self._with_steps(num_steps).num_steps)
+        return steps if self.takes_w or w is None else 2 * steps
+
+    def _labels(self, label: int | np.ndarray | None, num: int) -> jax.Array:
+        labels = np.arange(num) % self.num_classes if label is None else np.asarray(label)
+        if not np.issubdtype(labels.dtype, np.integer) or labels.shape not in ((), (num,)):
+            raise ValueError(f"label is {label!r}; expected an integer, or {num} of them")
+        if labels.size and not (0 <= labels.min() and labels.max() < self.num_classes):
+            raise ValueError(f"label is {label!r}; this network knows 0 to {self.num_classes - 1}")
+        return jnp.broadcast_to(jnp.asarray(labels, jnp.int32), (num,))
+
+    def _strengths(self, w: float | np.ndarray | None, num: int) -> jax.Array | None:
+        if w is None and not self.takes_w:
+            return None
+        strengths = np.asarray(self.method.w_range[0] if w is None else w, np.float32)
+        if strengths.shape not in ((), (num,)) or not (strengths >= 0).all():
+            raise ValueError(f"w is {w!r}; expected a number from 0, or {num} of them")
+        if not self.takes_w and not self.can_be_guided:
+            raise ValueError(
+                f"w is {w!r}, but this network takes no w and was not trained with label_dropout, "
+                "so there is no null condition to guide against; leave w out"
+            )
+        if self.takes_w:
+            low, high = self.method.w_range
+            if (strengths < low).any() or (strengths > high).any():
+                warnings.warn(
+                    f"w is {w!r}, outside the range [{low:g}, {high:g}] this student was trained on",
+                    stacklevel=3,
+                )
+        return jnp.broadcast_to(jnp.asarray(strengths), (num,))
+
+    def _with_steps(self, num_steps: int | None) -> Method:
+        if num_steps in (None, self.method.num_steps):
+            return self.method
+        if not self.method.continuous:
+            raise ValueError(
+                f"num_steps is {num_steps}; this student was made for {self.method.num_steps}. "
+                "Load the stage with the number of steps you want"
+            )
+        if num_steps < 1:
+            raise ValueError(f"num_steps is {num_steps}; expected a whole number from 1")
+        return dataclasses.replace(self.method, num_steps=int(num_steps))
+
+
+@functools.partial(jax.jit, static_argnames=("binding", "shape"))
+def _draw(
+    binding: Binding,
+    shape: tuple[int, ...],
+    method: Method,
+    params: Tree,
+    key: jax.Array,
+    cond: Cond,
+    w: jax.Array | None,
+    null: Cond,
+) -> jax.Array:
+    """Traced in everything but shapes: one program for all w and all numbers of steps."""
+    k_z, k_sampler = jax.random.split(key)
+    num = len(cond["label"])
+    z = jax.random.normal(k_z, (num, *shape))
+    denoiser = binding(params)
+    if w is not None:
+        denoiser = guided(denoiser, w, null)
+    return method.sample(k_sampler, denoiser, z, cond)
+
+
+def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
+    """The finished network in a directory.
+
+    Args:
+      path: a final/ directory, the stage it belongs to, or a workdir, whose last finished stage
+        is taken.
+      layout: where to put the parameters; None is the default device.
+
+    Raises:
+      FileNotFoundError: when nothing finished is there.
+      ValueError: when it is damaged or was written by a newer version.
+    """
+    final = find_final(path)
+    manifest = checkpoint.read_manifest(final)
+    shape, num_classes = tuple(manifest["shape"]), manifest["num_classes"]
+    binding = make_binding(manifest, shape, num_classes)
+    method = build(METHODS, "method", _tuples(manifest["method"]))
+    like = abstract_params(binding, method, shape)
+    if layout is not None:
+        like = jax.tree.map(
+            lambda leaf, sharding: leaf.update(sharding=sharding), like, layout.shardings(like)
+        )
+    return Student(manifest, binding, method, checkpoint.load_params(final, like))
+
+
+def find_final(path: epath.PathLike) -> epath.Path:
+    """The final/ directory that `path` means: itself, its stage's, or its workdir's last one."""
+    path = epath.Path(path).absolute()
+    candidates = [path, path / "final"]
+    if path.is_dir():
+        candidates += [stage / "final" for stage in sorted(path.glob("s[0-9]*_*"), reverse=True)]
+    for candidate in candidates:
+        if (candidate / "manifest.json").exists():
+            return candidate
+    raise FileNotFoundError(
+        f"{path} has no finished network: expected manifest.json in it, in its final/, or in the "
+        "final/ of a stage below it"
+    )
+
+
+def make_binding(spec: Mapping[str, Any], shape: tuple[int, ...], num_classes: int) -> Binding:
+    """Network, parameterization and schedule of a config or manifest; equal ones are identical.
+
+    Args:
+      spec: with "model", "schedule" and "parameterization".
+      shape: (h, w, c) of one image.
+      num_classes: of its labels.
+    """
+    names = ("model", "schedule", "parameterization")
+    return _binding(json.dumps({name: spec[name] for name in names}), tuple(shape), num_classes)
+
+
+@functools.cache
+def _binding(spec: str, shape: tuple[int, ...], num_classes: int) -> Binding:
+    spec = _tuples(json.loads(spec))
+    parameterization = lookup(PARAMETERIZATIONS, "parameterization", spec["parameterization"])
+    channels = parameterization.channels * shape[-1]
+    network = build(NETWORKS, "network", spec["model"], shape, num_classes, channels)
+    return Binding(network, parameterization, build(SCHEDULES, "schedule", spec["schedule"]))
+
+
+def initial_params(key: jax.Array, binding: Binding, method: Method, shape: tuple[int, ...]) -> Tree:
+    """Fresh parameters of the network that `method` trains."""
+    cond = {"label": jnp.zeros((1,), jnp.int32)}
+    if method.w_range is not None:
+        cond["w"] = jnp.zeros((1,))
+    return binding.network.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)), cond)
+
+
+def abstract_params(binding: Binding, method: Method, shape: tuple[int, ...]) -> Tree:
+    """Shapes and types of `initial_params`, computed without making any."""
+    return jax.eval_shape(lambda key: initial_params(key, binding, method, shape), jax.random.key(0))
+
+
+def _tuples(spec: Any) -> Any:
+    """JSON lists back to tuples, which are hashable."""
+    if isinstance(spec, Mapping):
+        return {key: _tuples(value) for key, value in spec.items()}
+    return tuple(_tuples(value) for value in spec) if isinstance(spec, list) else spec

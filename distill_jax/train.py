@@ -1,0 +1,242 @@
+"""The only training loop: phases in, a trained state out."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from distill_jax.typing import Batch, Tree
+
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """Exactly what a checkpoint needs for a run to continue bit for bit.
+
+    Attributes:
+      step: iterations done, int32.
+      params: parameters by role.
+      opt: optimizer states by role.
+      ema: running mean of the student's parameters.
+      key: never changes; iteration n uses fold_in(key, n).
+    """
+
+    step: jax.Array
+    params: dict[str, Tree]
+    opt: dict[str, Tree]
+    ema: Tree
+    key: jax.Array
+
+
+class Rates(NamedTuple):
+    """The numbers of an optimizer that may differ between stages; all are traced.
+
+    Attributes:
+      learning_rate: the largest.
+      warmup: iterations of linear rise; 0 for none.
+      decay_to: the fraction of learning_rate reached linearly at the last iteration.
+      steps: iterations of the stage.
+      ema_decay: of the running mean; 0 keeps the parameters themselves.
+    """
+
+    learning_rate: Any
+    warmup: Any
+    decay_to: Any
+    steps: Any
+    ema_decay: Any
+
+    def at(self, step: jax.Array) -> jax.Array:
+        """The learning rate of iteration `step`, from 0."""
+        rise = jnp.minimum(1.0, (step + 1) / jnp.maximum(self.warmup, 1))
+        return self.learning_rate * rise * (1 + (self.decay_to - 1) * step / self.steps)
+
+
+class Stopped(Exception):
+    """The run was asked to stop; the state after iteration `step` is saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after iteration {step}")
+        self.step = step
+
+
+class Diverged(ValueError):
+    """A loss or gradient was not finite. `step` is the iteration, from 1."""
+
+    def __init__(self, step: int, values: Mapping[str, float]):
+        shown = ", ".join(f"{name} = {value:g}" for name, value in values.items())
+        super().__init__(f"iteration {step}: {shown}")
+        self.step = step
+
+
+@functools.cache
+def optimizer(b1: float, b2: float, weight_decay: float, clip_norm: float) -> Any:
+    """Adam on gradients clipped by global norm, with decoupled weight decay, at rate 1."""
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.scale_by_adam(b1=b1, b2=b2),
+        optax.add_decayed_weights(weight_decay),
+    )
+
+
+@functools.cache
+def make_update(phases: tuple, index: int, bind: Callable, tx: Any, constrain: Callable) -> Any:
+    """The compiled update of one phase: (method, rates, state, frozen, batch) -> (state, metrics).
+
+    The method's numbers, the rates and the frozen networks are traced, and equal arguments give
+    the same function, so all rounds of a chain share one compilation. The state is donated.
+
+    Args:
+      phases: of one iteration of the method.
+      index: of this phase; the last one counts the iteration.
+      bind: parameters by role -> the networks that a loss sees.
+      tx: the optax transform, without the learning rate.
+      constrain: holds a tree to its sharding.
+    """
+    phase = phases[index]
+
+    def update(
+        method: Any, rates: Rates, state: TrainState, frozen: Mapping[str, Tree], batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), index)
+        trained, opt = state.params[phase.trains], state.opt[phase.trains]
+
+        def loss_of(trained: Tree) -> tuple[jax.Array, Metrics]:
+            nets = bind({**frozen, **state.params, phase.trains: trained})
+            return phase.loss(method, key, batch, nets)
+
+        (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        updates, opt = tx.update(grads, opt, trained)
+        rate = rates.at(state.step)
+        trained = jax.tree.map(lambda p, u: p - rate * u, trained, updates)
+        ema = state.ema
+        if phase.trains == "student":
+            ema = optax.incremental_update(trained, ema, 1 - rates.ema_decay)
+        state = TrainState(
+            state.step + (index == len(phases) - 1),
+            {**state.params, phase.trains: trained},
+            {**state.opt, phase.trains: opt},
+            ema,
+            state.key,
+        )
+        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
+        return constrain(state), {**metrics, "learning_rate": rate}
+
+    return jax.jit(update, donate_argnames="state")
+
+
+def new_state(key: jax.Array, params: dict[str, Tree], tx: Any) -> TrainState:
+    """The state before the first iteration; nothing in it is an array of `params`."""
+    params = jax.tree.map(jnp.copy, params)
+    opt = {role: tx.init(tree) for role, tree in params.items()}
+    ema = jax.tree.map(jnp.copy, params["student"])
+    return TrainState(jnp.zeros((), jnp.int32), params, opt, ema, key)
+
+
+def graft(fresh: Tree, teacher: Tree, new: Iterable[str] = ()) -> Tree:
+    """The teacher's parameters in the structure of `fresh`, with fresh ones where named in `new`.
+
+    Args:
+      fresh: newly initialised parameters of the student.
+      teacher: parameters of the teacher.
+      new: names of modules, anywhere on a path, that the teacher may lack.
+
+    Raises:
+      ValueError: naming the first leaf that does not fit.
+    """
+    have = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(teacher)}
+    new = tuple(new)
+
+    def pick(path: tuple, leaf: jax.Array) -> jax.Array:
+        name = _name(path)
+        if name not in have and any(part in new for part in name.split("/")):
+            return leaf
+        if name not in have:
+            raise ValueError(
+                f"the teacher has no parameter {name} {leaf.shape}; if the student is meant to "
+                f"start with a new one, name its module in the stage's `new` (now {new})"
+            )
+        if have[name].shape != leaf.shape:
+            raise ValueError(
+                f"parameter {name} is {have[name].shape} in the teacher and {leaf.shape} in the "
+                "student; teacher and student need the same model settings"
+            )
+        return have.pop(name)
+
+    grafted = jax.tree_util.tree_map_with_path(pick, fresh)
+    for name, leaf in have.items():
+        raise ValueError(f"the student has no parameter {name} {leaf.shape}, which the teacher has")
+    return grafted
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+class Cadence(NamedTuple):
+    """How many iterations a stage has, and after how many it logs and saves."""
+
+    steps: int
+    log_every: int
+    save_every: int
+
+
+def train(
+    iterate: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Callable[[int], Batch],
+    cadence: Cadence,
+    log: Callable[[int, list[dict[str, float]]], None],
+    save: Callable[[int, TrainState], None],
+    stop: Callable[[], bool],
+) -> TrainState:
+    """Runs iterations from state.step to cadence.steps.
+
+    Metrics are fetched one iteration late, so that logging never waits for the device; they are
+    all fetched, and found finite, before a state is saved.
+
+    Args:
+      iterate: one iteration; it may donate its state.
+      state: to start from.
+      batches: batch of iteration n, from 0.
+      cadence: see Cadence.
+      log: sees the number of the last iteration fetched and the metrics of those since last time.
+      save: called every save_every iterations, not after the last.
+      stop: polled every iteration; true saves and raises Stopped.
+
+    Raises:
+      Diverged: when a loss or a gradient norm is not finite.
+      Stopped: after `stop` and a save.
+    """
+    pending: list[tuple[int, Metrics]] = []
+
+    def drain(keep: int) -> None:
+        ready = pending[: len(pending) - keep]
+        del pending[: len(ready)]
+        values = [(step, _floats(metrics)) for step, metrics in jax.device_get(ready)]
+        for step, metrics in values:
+            if not np.isfinite([metrics["loss"], metrics["grad_norm"]]).all():
+                raise Diverged(step, metrics)
+        if values:
+            log(values[-1][0], [metrics for _, metrics in values])
+
+    for step in range(int(state.step) + 1, cadence.steps + 1):
+        state, metrics = iterate(state, batches(step - 1))
+        pending.append((step, metrics))
+        stopping, last = stop(), step == cadence.steps
+        if stopping or (step % cadence.save_every == 0 and not last):
+            drain(keep=0)
+            save(step, state)
+        elif step % cadence.log_every == 0:
+            drain(keep=1)
+        if stopping:
+            raise Stopped(step)
+    drain(keep=0)
+    return state
+
+
+def _floats(metrics: Metrics) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,29 @@
+"""The array types every module speaks: the only file with dimension strings."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+# x, eps, v, z_t: NHWC images (or latents), x in [-1, 1], float32 outside the networks.
+Image = Float[Array, "b *s"]
+# What a network puts out: the same, but perhaps for the channels.
+Output = Float[Array, "b *o"]
+# t, s, mid in [0, 1]: 0 is clean, 1 is noise. Also everything that is one number per example.
+Time = Float[Array, "b"]
+# "label" (int32, (b,)), "w" (float32, (b,)), ...: {} for an unconditional model.
+Cond = Mapping[str, jax.Array]
+# A tree of arrays: parameters, optimizer states.
+Tree = Any
+
+
+class Batch(NamedTuple):
+    """One batch: images, their conditions, and the conditions that stand for "no condition".
+
+    `x` is None for data-free methods. `null` has the keys of `cond` that can be dropped.
+    """
+
+    x: Image | None
+    cond: Cond
+    null: Cond

@@ -1,0 +1,48 @@
+"""Denoisers with known answers, and networks small enough to compile in a moment."""
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Binding, Denoiser, Sizes
+from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction, eps_from_x
+from distill_jax.diffusion.schedule import Cosine, expand
+from distill_jax.models.mlp import mlp
+
+
+def gaussian_denoiser(schedule, std, mean=0.0):
+    """The exact denoiser of data N(mean, std^2): E[x | z_t], a straight line in z_t."""
+
+    def predict(z, t, cond):
+        alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
+        gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
+        x = mean + gain * (z - alpha * mean)
+        return Prediction(x, eps_from_x(z, x, schedule, t))
+
+    return Denoiser(schedule, predict)
+
+
+def constant_denoiser(schedule, value):
+    """The exact denoiser of a data set of one image."""
+
+    def predict(z, t, cond):
+        x = jnp.full_like(z, value)
+        return Prediction(x, eps_from_x(z, x, schedule, t))
+
+    return Denoiser(schedule, predict)
+
+
+def tiny_binding(parameterization="v", schedule=None):
+    """A 4x4 network of a few hundred parameters, 3 classes."""
+    head = PARAMETERIZATIONS[parameterization]
+    network = mlp(Sizes((4, 4, 1), 3, head.channels), width=8, blocks=1)
+    return Binding(network, head, schedule or Cosine())
+
+
+def filled(params, scale=0.3):
+    """Parameters that are not zero anywhere, so that zero-initialised layers take part."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    new = [
+        scale * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, new)
