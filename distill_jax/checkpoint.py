@@ -8,10 +8,11 @@ Every file of a checkpoint is listed with its size and checksum once it is writt
 flipped byte in the middle of an array would otherwise restore as a wrong number.
 """
 
+import contextlib
 import json
 import logging
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -44,8 +45,10 @@ class States:
 
     def save(self, step: int, state: Tree) -> None:
         """Starts writing the state of iteration `step`, after the one before is complete."""
-        self._finish()
-        self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
+        with _writing(self._directory):
+            self._finish()
+            item = ocp.args.Composite(state=ocp.args.StandardSave(state))
+            self._manager.save(step, args=item, force=True)
 
     def restore(self, like: Tree, warn: Callable[[str], None] = logging.warning) -> Tree | None:
         """The newest state that can be read, None without one.
@@ -55,15 +58,24 @@ class States:
         Args:
           like: a tree of jax.ShapeDtypeStruct with the shardings to restore to.
           warn: gets one line for each state passed over.
+
+        Raises:
+          ValueError: when an undamaged state has another structure than `like`.
         """
+        item = ocp.args.Composite(state=ocp.args.StandardRestore(like))
         for step in reversed(self.steps()):
             directory = self._directory / str(step)
             fault = damage(directory)
             if fault is None:
                 try:
-                    return self._manager.restore(step, args=ocp.args.StandardRestore(like))
-                except Exception as error:  # Whatever the storage layers raise, go one back.
+                    return self._manager.restore(step, args=item)["state"]
+                except Exception as error:  # Whatever the storage layers raise.
                     fault = str(error).splitlines()[0]
+                    if (directory / SEAL).exists():
+                        raise ValueError(
+                            f"{directory} is intact but does not fit this run: {fault}; remove "
+                            f"{self._directory} to begin the stage again"
+                        ) from error
             aside = self._directory.parent / f"damaged_{step}"
             warn(f"{directory}: damaged ({fault}); kept as {aside.name}, using the one before it")
             directory.rename(aside)
@@ -72,8 +84,9 @@ class States:
 
     def close(self) -> None:
         """Waits until everything is on disk."""
-        self._finish()
-        self._manager.close()
+        with _writing(self._directory):
+            self._finish()
+            self._manager.close()
 
     def _finish(self) -> None:
         self._manager.wait_until_finished()
@@ -82,22 +95,23 @@ class States:
             seal(self._directory / str(steps[-1]))
 
 
-def save_final(directory: epath.Path, params: Tree, manifest: Mapping[str, Any]) -> None:
+def save_final(directory: epath.PathLike, params: Tree, manifest: Mapping[str, Any]) -> None:
     """Writes final/: parameters first, then the manifest that makes it count."""
     directory = epath.Path(directory).absolute()
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _writing(directory), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / "params", params, force=True)
     if jax.process_index() == 0:
         seal(directory / "params")
         write_json(directory / "manifest.json", {"format": FORMAT, **manifest})
 
 
-def record(directory: epath.Path, metrics: Mapping[str, Any]) -> None:
+def record(directory: epath.PathLike, metrics: Mapping[str, Any]) -> None:
     """Puts measured quality, with the name of its protocol, into a final/'s manifest."""
-    write_json(directory / "manifest.json", {**read_manifest(directory), "metrics": metrics})
+    path = epath.Path(directory) / "manifest.json"
+    write_json(path, {**read_manifest(directory), "metrics": metrics})
 
 
-def fingerprint(directory: epath.Path) -> int:
+def fingerprint(directory: epath.PathLike) -> int:
     """A number that differs between finals with different weights."""
     return zlib.crc32((epath.Path(directory) / "params" / SEAL).read_bytes())
 
@@ -119,6 +133,8 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; train the stage again") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+        raise ValueError(f"{path} is no manifest of distill_jax: it has no format number")
     if manifest["format"] > FORMAT:
         raise ValueError(
             f"{path} has format {manifest['format']}; this version of distill_jax reads up to "
@@ -144,16 +160,18 @@ def load_params(directory: epath.PathLike, like: Tree) -> Tree:
         return checkpointer.restore(path, like)
 
 
-def seal(directory: epath.Path) -> None:
+def seal(directory: epath.PathLike) -> None:
     """Lists every file below a directory with its size and CRC-32."""
+    directory = epath.Path(directory)
     files = [path for path in _walk(directory) if path.name != SEAL]
     listing = {str(path.relative_to(directory)): _fingerprint(path) for path in files}
     write_json(directory / SEAL, listing)
 
 
-def damage(directory: epath.Path) -> str | None:
+def damage(directory: epath.PathLike) -> str | None:
     """What differs from the seal, None when nothing does or there is no seal yet."""
-    path = epath.Path(directory) / SEAL
+    directory = epath.Path(directory)
+    path = directory / SEAL
     if not path.exists():
         return None
     try:
@@ -170,6 +188,19 @@ def damage(directory: epath.Path) -> str | None:
         if checksum != expected[1]:
             return f"{name} has a wrong checksum"
     return None
+
+
+@contextlib.contextmanager
+def _writing(directory: epath.Path) -> Iterator[None]:
+    """Turns what the storage layers raise, in this thread or a later one, into an OSError."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OSError(
+            f"cannot write {directory}: {reason}; make room or choose another --workdir, and run "
+            "the same command again: what was saved before is kept"
+        ) from error
 
 
 def _walk(directory: epath.Path) -> list[epath.Path]:

@@ -106,15 +106,18 @@ def pipeline(*stages: dict[str, Any]) -> ConfigDict:
     return ConfigDict({f"s{i:02d}_{entry['name']}": entry for i, entry in enumerate(stages)})
 
 
-def smoke(config: ConfigDict) -> ConfigDict:
-    """The same stages in seconds: a few iterations, a small batch, few samples."""
+def smoke(config: ConfigDict, **model: Any) -> ConfigDict:
+    """The same stages in seconds: a few iterations, a small batch, few samples.
+
+    Args:
+      config: the full size.
+      **model: smaller sizes of the network.
+    """
     config = config.copy_and_resolve_references()
+    config.model.update(model)
     config.batch_size = 16
     config.log_every, config.save_every = 2, 3
     config.evaluate.num_samples = 40
     for entry in config.stages.values():
-        entry.steps = 8
-        entry.warmup = min(entry.warmup, 2)
-        if entry.method.name != "progressive":
-            entry.method.num_steps = 8 if "num_steps" in entry.method else 8
+        entry.steps, entry.warmup = 8, min(entry.warmup, 2)
     return config

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
+import PIL.Image
 import rich.console
 import rich.progress
 from etils import epath
-from PIL import Image as PIL
 from tensorboardX import SummaryWriter
 
 console = rich.console.Console(highlight=False, soft_wrap=True)
@@ -136,7 +136,7 @@ def save_grid(path: epath.Path, x: np.ndarray, columns: int, side: int = 48) -> 
     tiles = tiles.reshape(rows, columns, *tiles.shape[1:])
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles], axis=0)
     with epath.Path(path).open("wb") as file:
-        PIL.fromarray(sheet[..., 0] if channels == 1 else sheet).save(file, format="PNG")
+        PIL.Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(file, format="PNG")
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

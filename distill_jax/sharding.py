@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from distill_jax.typing import Tree
 
@@ -26,7 +25,7 @@ class Layout:
       min_size: arrays below it are replicated.
     """
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     min_size: int = 2**12
 
@@ -44,6 +43,14 @@ class Layout:
         """A NamedSharding for every leaf: parameters, and optimizer states that mirror them."""
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: NamedSharding(self.mesh, self._spec(path, leaf.shape)), tree
+        )
+
+    def abstract(self, tree: Tree) -> Tree:
+        """The same tree of jax.ShapeDtypeStruct, each with its sharding; for restoring into."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            tree,
+            self.shardings(tree),
         )
 
     def constrain(self, tree: Tree) -> Tree:
@@ -96,8 +103,3 @@ def make_layout(sizes: Mapping[str, int], devices: list[jax.Device] | None = Non
         )
     mesh = jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
     return Layout(mesh)
-
-
-def to_host(tree: Tree) -> Tree:
-    """Numpy copies of fully addressable arrays, for files and metrics."""
-    return jax.tree.map(np.asarray, jax.device_get(tree))

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from distill_jax import checkpoint
-from distill_jax.diffusion.denoiser import Binding, Denoiser, guided
+from distill_jax.diffusion.denoiser import Binding, Denoiser, Sizes, guided
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.methods import METHODS, Method
@@ -94,14 +94,16 @@ class Student:
         Raises:
           ValueError: for a label, w or number of steps that the network does not know.
         """
-        cond = {"label": self._labels(label, num)}
+        method = self._with_steps(num_steps)
+        cond, guidance = {"label": self._labels(label, num)}, None
         w = self._strengths(w, num)
         if self.takes_w:
             cond["w"] = w
-            w = None
-        method = self._with_steps(num_steps)
-        null = {"label": jnp.full((num,), self.num_classes, jnp.int32)}
-        return _draw(self.binding, self.shape, method, self.params, key, cond, w, null)
+        elif w is not None:
+            guidance = (w, {"label": jnp.full((num,), self.num_classes, jnp.int32)})
+        k_z, k_sampler = jax.random.split(key)
+        z = jax.random.normal(k_z, (num, *self.shape))
+        return _draw(self.binding, method, self.params, k_sampler, z, cond, guidance)
 
     def calls(self, w: float | None = None, num_steps: int | None = None) -> int:
         """Network calls per image of `sample` with these arguments."""
@@ -112,7 +114,7 @@ class Student:
         labels = np.arange(num) % self.num_classes if label is None else np.asarray(label)
         if not np.issubdtype(labels.dtype, np.integer) or labels.shape not in ((), (num,)):
             raise ValueError(f"label is {label!r}; expected an integer, or {num} of them")
-        if labels.size and not (0 <= labels.min() and labels.max() < self.num_classes):
+        if labels.size and (labels.min() < 0 or labels.max() >= self.num_classes):
             raise ValueError(f"label is {label!r}; this network knows 0 to {self.num_classes - 1}")
         return jnp.broadcast_to(jnp.asarray(labels, jnp.int32), (num,))
 
@@ -131,7 +133,7 @@ class Student:
             low, high = self.method.w_range
             if (strengths < low).any() or (strengths > high).any():
                 warnings.warn(
-                    f"w is {w!r}, outside the range [{low:g}, {high:g}] this student was trained on",
+                    f"w is {w!r}, outside the range [{low:g}, {high:g}] that this student knows",
                     stacklevel=3,
                 )
         return jnp.broadcast_to(jnp.asarray(strengths), (num,))
@@ -149,25 +151,21 @@ class Student:
         return dataclasses.replace(self.method, num_steps=int(num_steps))
 
 
-@functools.partial(jax.jit, static_argnames=("binding", "shape"))
+@functools.partial(jax.jit, static_argnames="binding")
 def _draw(
     binding: Binding,
-    shape: tuple[int, ...],
     method: Method,
     params: Tree,
     key: jax.Array,
+    z: Image,
     cond: Cond,
-    w: jax.Array | None,
-    null: Cond,
-) -> jax.Array:
+    guidance: tuple[jax.Array, Cond] | None,
+) -> Image:
     """Traced in everything but shapes: one program for all w and all numbers of steps."""
-    k_z, k_sampler = jax.random.split(key)
-    num = len(cond["label"])
-    z = jax.random.normal(k_z, (num, *shape))
     denoiser = binding(params)
-    if w is not None:
-        denoiser = guided(denoiser, w, null)
-    return method.sample(k_sampler, denoiser, z, cond)
+    if guidance is not None:
+        denoiser = guided(denoiser, *guidance)
+    return method.sample(key, denoiser, z, cond)
 
 
 def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
@@ -189,9 +187,7 @@ def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
     method = build(METHODS, "method", _tuples(manifest["method"]))
     like = abstract_params(binding, method, shape)
     if layout is not None:
-        like = jax.tree.map(
-            lambda leaf, sharding: leaf.update(sharding=sharding), like, layout.shardings(like)
-        )
+        like = layout.abstract(like)
     return Student(manifest, binding, method, checkpoint.load_params(final, like))
 
 
@@ -226,12 +222,14 @@ def make_binding(spec: Mapping[str, Any], shape: tuple[int, ...], num_classes: i
 def _binding(spec: str, shape: tuple[int, ...], num_classes: int) -> Binding:
     spec = _tuples(json.loads(spec))
     parameterization = lookup(PARAMETERIZATIONS, "parameterization", spec["parameterization"])
-    channels = parameterization.channels * shape[-1]
-    network = build(NETWORKS, "network", spec["model"], shape, num_classes, channels)
+    sizes = Sizes(shape, num_classes, parameterization.channels * shape[-1])
+    network = build(NETWORKS, "network", spec["model"], sizes)
     return Binding(network, parameterization, build(SCHEDULES, "schedule", spec["schedule"]))
 
 
-def initial_params(key: jax.Array, binding: Binding, method: Method, shape: tuple[int, ...]) -> Tree:
+def initial_params(
+    key: jax.Array, binding: Binding, method: Method, shape: tuple[int, ...]
+) -> Tree:
     """Fresh parameters of the network that `method` trains."""
     cond = {"label": jnp.zeros((1,), jnp.int32)}
     if method.w_range is not None:
@@ -241,7 +239,9 @@ def initial_params(key: jax.Array, binding: Binding, method: Method, shape: tupl
 
 def abstract_params(binding: Binding, method: Method, shape: tuple[int, ...]) -> Tree:
     """Shapes and types of `initial_params`, computed without making any."""
-    return jax.eval_shape(lambda key: initial_params(key, binding, method, shape), jax.random.key(0))
+    return jax.eval_shape(
+        lambda key: initial_params(key, binding, method, shape), jax.random.key(0)
+    )
 
 
 def _tuples(spec: Any) -> Any:

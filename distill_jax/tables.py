@@ -7,7 +7,7 @@ from typing import Any
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """"; did you mean X?" for a near miss, "" for none."""
+    """A question to end a message with, did you mean X, or "" when nothing known is near."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

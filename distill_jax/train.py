@@ -55,7 +55,7 @@ class Rates(NamedTuple):
         return self.learning_rate * rise * (1 + (self.decay_to - 1) * step / self.steps)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The run was asked to stop; the state after iteration `step` is saved."""
 
     def __init__(self, step: int):
@@ -63,7 +63,7 @@ class Stopped(Exception):
         self.step = step
 
 
-class Diverged(ValueError):
+class DivergedError(ValueError):
     """A loss or gradient was not finite. `step` is the iteration, from 1."""
 
     def __init__(self, step: int, values: Mapping[str, float]):
@@ -122,9 +122,10 @@ def make_update(phases: tuple, index: int, bind: Callable, tx: Any, constrain: C
             ema,
             state.key,
         )
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **metrics}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
         return constrain(state), {**metrics, "learning_rate": rate}
 
+    update.__name__ = f"update_{phase.loss.__qualname__.replace('.', '_').lower()}"  # In logs.
     return jax.jit(update, donate_argnames="state")
 
 
@@ -150,7 +151,7 @@ def graft(fresh: Tree, teacher: Tree, new: Iterable[str] = ()) -> Tree:
     have = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(teacher)}
     new = tuple(new)
 
-    def pick(path: tuple, leaf: jax.Array) -> jax.Array:
+    def pick(path: tuple, leaf: Any) -> Any:
         name = _name(path)
         if name not in have and any(part in new for part in name.split("/")):
             return leaf
@@ -205,38 +206,47 @@ def train(
       cadence: see Cadence.
       log: sees the number of the last iteration fetched and the metrics of those since last time.
       save: called every save_every iterations, not after the last.
-      stop: polled every iteration; true saves and raises Stopped.
+      stop: polled every iteration; true saves and raises StoppedError.
 
     Raises:
-      Diverged: when a loss or a gradient norm is not finite.
-      Stopped: after `stop` and a save.
+      DivergedError: when a loss or a gradient norm is not finite.
+      StoppedError: after `stop` and a save.
     """
-    pending: list[tuple[int, Metrics]] = []
-
-    def drain(keep: int) -> None:
-        ready = pending[: len(pending) - keep]
-        del pending[: len(ready)]
-        values = [(step, _floats(metrics)) for step, metrics in jax.device_get(ready)]
-        for step, metrics in values:
-            if not np.isfinite([metrics["loss"], metrics["grad_norm"]]).all():
-                raise Diverged(step, metrics)
-        if values:
-            log(values[-1][0], [metrics for _, metrics in values])
-
+    pending = _Pending(log)
     for step in range(int(state.step) + 1, cadence.steps + 1):
         state, metrics = iterate(state, batches(step - 1))
-        pending.append((step, metrics))
-        stopping, last = stop(), step == cadence.steps
-        if stopping or (step % cadence.save_every == 0 and not last):
-            drain(keep=0)
+        pending.add(step, metrics)
+        stopping = stop()
+        if stopping or (step % cadence.save_every == 0 and step < cadence.steps):
+            pending.drain(keep=0)
             save(step, state)
         elif step % cadence.log_every == 0:
-            drain(keep=1)
+            pending.drain(keep=1)
         if stopping:
-            raise Stopped(step)
-    drain(keep=0)
+            raise StoppedError(step)
+    pending.drain(keep=0)
     return state
 
 
-def _floats(metrics: Metrics) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}
+class _Pending:
+    """Metrics that are still on the device."""
+
+    def __init__(self, log: Callable[[int, list[dict[str, float]]], None]):
+        self._log = log
+        self._waiting: list[tuple[int, Metrics]] = []
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Remembers the metrics of an iteration without waiting for them."""
+        self._waiting.append((step, metrics))
+
+    def drain(self, keep: int) -> None:
+        """Fetches, checks and logs all but the newest `keep`."""
+        ready = self._waiting[: len(self._waiting) - keep]
+        del self._waiting[: len(ready)]
+        values = []
+        for step, metrics in jax.device_get(ready):
+            values.append({name: float(value) for name, value in metrics.items()})
+            if not np.isfinite([values[-1]["loss"], values[-1]["grad_norm"]]).all():
+                raise DivergedError(step, values[-1])
+        if ready:
+            self._log(ready[-1][0], values)

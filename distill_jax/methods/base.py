@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ class Phase(NamedTuple):
     loss: Callable[[Any, jax.Array, Batch, Nets], tuple[jax.Array, Metrics]]
 
 
+@runtime_checkable
 class Method(Protocol):
     """A paper's training losses and its sampler.
 
@@ -49,7 +50,7 @@ class Method(Protocol):
     """
 
     num_steps: Any
-    w_range: tuple[float, float] | None
+    w_range: tuple | None
     continuous: bool
     needs_teacher: bool
 
@@ -68,7 +69,10 @@ class Method(Protocol):
 
 
 def traced(*names: str) -> Callable[[type], type]:
-    """Makes a class a frozen dataclass and a pytree whose leaves are the fields named here."""
+    """Makes a class a frozen dataclass and a pytree whose leaves are the fields named here.
+
+    Those fields hold numbers or tracers, so their type is Any.
+    """
 
     def register(cls: type) -> type:
         cls = dataclasses.dataclass(frozen=True)(cls)
@@ -107,7 +111,7 @@ def reachable(target: Image, x_hat: Image) -> Image:
 
 
 def draw_w(key: jax.Array, w_range: tuple, like: Image) -> Time:
-    """W ~ U[w_range], one per example (Meng et al. 2023, Algorithm 1)."""
+    """w ~ U[w_range], one per example (Meng et al. 2023, Algorithm 1)."""
     low, high = w_range
     return low + (high - low) * jax.random.uniform(key, like.shape[:1], like.dtype)
 
@@ -115,15 +119,17 @@ def draw_w(key: jax.Array, w_range: tuple, like: Image) -> Time:
 def check_steps(num_steps: Any) -> None:
     """Raises ValueError unless num_steps is a whole number from 1."""
     if num_steps != int(num_steps) or num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}; a sampler takes a whole number of steps from 1")
+        raise ValueError(
+            f"num_steps is {num_steps}; a sampler takes a whole number of steps from 1"
+        )
 
 
 def check_w_range(w_range: tuple) -> None:
     """Raises ValueError unless w_range is (low, high) with 0 <= low <= high."""
     if len(w_range) != 2 or not 0 <= w_range[0] <= w_range[1]:
         raise ValueError(
-            f"w_range is {tuple(w_range)}; expected (smallest, largest) with 0 <= smallest <= largest, "
-            "for w = 0 is the model without guidance"
+            f"w_range is {tuple(w_range)}; expected (smallest, largest) with "
+            "0 <= smallest <= largest, for w = 0 is the model without guidance"
         )
 
 

@@ -1,5 +1,7 @@
 """The teacher: a diffusion model in continuous time, trained with label dropout."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -31,7 +33,7 @@ class Diffusion:
       clip: whether the sampler clips x to [-1, 1].
     """
 
-    num_steps: int = 64
+    num_steps: Any = 64
     label_dropout: float = 0.1
     weighting: str = "snr_trunc"
     clip: bool = True
@@ -49,7 +51,9 @@ class Diffusion:
         k_t, k_eps, k_drop = jax.random.split(key, 3)
         x, shape = batch.x, batch.x.shape[:1]
         drop = jax.random.bernoulli(k_drop, self.label_dropout, shape)
-        cond = {name: jnp.where(drop, batch.null[name], value) for name, value in batch.cond.items()}
+        cond = {
+            name: jnp.where(drop, batch.null[name], value) for name, value in batch.cond.items()
+        }
 
         t = jax.random.uniform(k_t, shape, x.dtype)
         eps = jax.random.normal(k_eps, x.shape, x.dtype)
@@ -61,7 +65,9 @@ class Diffusion:
         check_steps(self.num_steps)
         check_weighting(self.weighting)
         if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"label_dropout is {self.label_dropout}; expected a probability in [0, 1]")
+            raise ValueError(
+                f"label_dropout is {self.label_dropout}; expected a probability in [0, 1]"
+            )
 
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
         return sample_ddim(self, student, z, cond)

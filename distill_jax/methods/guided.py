@@ -3,6 +3,8 @@
 Meng et al. (2023), On Distillation of Guided Diffusion Models, arXiv:2210.03142, section 3.1.
 """
 
+from typing import Any
+
 import jax
 
 from distill_jax.diffusion.denoiser import Denoiser, clipped, guided
@@ -36,8 +38,8 @@ class Guided:
         pushes it far outside.
     """
 
-    w_range: tuple[float, float] = (0.0, 4.0)
-    num_steps: int = 64
+    w_range: tuple = (0.0, 4.0)
+    num_steps: Any = 64
     weighting: str = "snr_trunc"
     clip: bool = True
 
@@ -75,8 +77,8 @@ class Guided:
             )
         if getattr(teacher, "label_dropout", None) == 0:
             raise ValueError(
-                "the teacher was trained with label_dropout=0, so it has no null condition to guide "
-                "against; fine-tune it with a diffusion stage at label_dropout=0.1 first"
+                "the teacher was trained with label_dropout=0, so it has no null condition to "
+                "guide against; fine-tune it with a diffusion stage at label_dropout=0.1 first"
             )
 
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:

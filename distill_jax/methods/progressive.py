@@ -4,6 +4,8 @@ Salimans & Ho (2022), Progressive Distillation for Fast Sampling of Diffusion Mo
 arXiv:2202.00512, section 3; with w, stage 2 of Meng et al. (2023, arXiv:2210.03142), section 3.2.
 """
 
+from typing import Any
+
 import jax
 
 from distill_jax.diffusion.denoiser import Denoiser, clipped
@@ -39,8 +41,8 @@ class Progressive:
         reference clips in the sampler alone.
     """
 
-    num_steps: int
-    w_range: tuple[float, float] | None = None
+    num_steps: Any
+    w_range: tuple | None = None
     weighting: str = "snr_trunc"
     clip: bool = True
 
@@ -79,7 +81,7 @@ class Progressive:
         check_weighting(self.weighting)
         if not teacher.continuous and teacher.num_steps != 2 * self.num_steps:
             raise ValueError(
-                f"a student of {self.num_steps} steps needs a teacher of {2 * self.num_steps} steps; "
+                f"a student of {self.num_steps} steps needs a teacher of {2 * self.num_steps}; "
                 f"this teacher was made for {teacher.num_steps}"
             )
         if (self.w_range is None) != (teacher.w_range is None):

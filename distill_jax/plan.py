@@ -1,0 +1,192 @@
+"""A config, checked: every name looked up and every number tried, before anything is started."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from distill_jax import config as configs
+from distill_jax import logs
+from distill_jax.data import DATASETS, Dataset
+from distill_jax.diffusion.denoiser import Binding
+from distill_jax.methods import METHODS, Method, Nets
+from distill_jax.sharding import Layout, make_layout
+from distill_jax.student import Student, abstract_params, find_final, load, make_binding
+from distill_jax.tables import build, suggestion
+from distill_jax.train import graft
+from distill_jax.typing import Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Bind:
+    """Parameters by role -> the networks that a loss sees."""
+
+    student: Binding
+    teacher: Binding | None
+
+    def __call__(self, params: Mapping[str, Tree]) -> Nets:
+        teacher = None if self.teacher is None else self.teacher(params["teacher"])
+        return Nets(self.student(params["student"]), teacher)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One checked entry of config.stages.
+
+    Attributes:
+      name: such as s02_n0032.
+      index: from 0.
+      spec: its entry in the config.
+      method: what its losses are.
+      bind: its networks.
+      directory: where it writes.
+      teacher: the directory of the finished network it starts from, None without one.
+    """
+
+    name: str
+    index: int
+    spec: ConfigDict
+    method: Method
+    bind: Bind
+    directory: epath.Path
+    teacher: epath.Path | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether its network is complete on disk."""
+        return (self.directory / "final" / "manifest.json").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A checked config: everything has been looked up, nothing has been started."""
+
+    config: ConfigDict
+    workdir: epath.Path
+    dataset: Dataset
+    layout: Layout
+    stages: tuple[Stage, ...]
+
+
+def make(config: ConfigDict, workdir: epath.PathLike) -> Run:
+    """Looks up every name and checks every number of a config, and starts nothing.
+
+    Raises:
+      KeyError: for a key or name that nobody knows, with a suggestion.
+      ValueError: for numbers that do not fit each other.
+    """
+    _check_keys(config, configs.base(), "config")
+    if not config.stages:
+        raise ValueError("config.stages is empty: a run needs at least one stage")
+    dataset = build(DATASETS, "dataset", config.data.to_dict())
+    layout = make_layout(config.mesh.to_dict())
+    layout.check_batch(config.batch_size)
+    workdir = epath.Path(workdir).absolute()
+    stages: list[Stage] = []
+    for name in sorted(config.stages):
+        try:
+            stages.append(_plan_stage(config, name, stages, dataset, workdir))
+        except (KeyError, ValueError) as error:
+            raise type(error)(f"stage {name}: {error.args[0]}") from error
+    return Run(config, workdir, dataset, layout, tuple(stages))
+
+
+def _check_keys(config: ConfigDict, known: ConfigDict | dict[str, Any], path: str) -> None:
+    for key, value in config.items():
+        if key not in known:
+            raise KeyError(
+                f"unknown key {path}.{key}; known: {', '.join(known)}{suggestion(key, known)}"
+            )
+        if isinstance(known[key], ConfigDict) and "name" not in known[key] and key != "stages":
+            _check_keys(value, known[key], f"{path}.{key}")
+
+
+def _plan_stage(
+    config: ConfigDict, name: str, before: list[Stage], dataset: Dataset, workdir: epath.Path
+) -> Stage:
+    spec = config.stages[name]
+    _check_keys(spec, configs.stage("", "", steps=1, learning_rate=1.0), f"stages.{name}")
+    if spec.steps < 1:
+        raise ValueError(f"steps is {spec.steps}; expected at least 1")
+    method = build(METHODS, "method", spec.method.to_dict())
+    binding = make_binding(config.to_dict(), dataset.shape, dataset.num_classes)
+    teacher_dir, teacher = _find_teacher(spec, method, before)
+    if teacher is None:
+        method.check(None)
+    else:
+        method.check(teacher.method)
+        fresh = abstract_params(binding, method, dataset.shape)
+        shape = getattr(teacher, "shape", dataset.shape)
+        graft(fresh, abstract_params(teacher.binding, teacher.method, shape), spec.new)
+    bind = Bind(binding, teacher.binding if teacher and method.needs_teacher else None)
+    return Stage(name, len(before), spec, method, bind, workdir / name, teacher_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Teacher:
+    """What a stage must know of its teacher before that one is trained."""
+
+    binding: Binding
+    method: Method
+
+
+def _find_teacher(
+    spec: ConfigDict, method: Method, before: list[Stage]
+) -> tuple[epath.Path | None, "_Teacher | Student | None"]:
+    """Where the finished network is or will be, and what it is."""
+    if not spec.teacher and not method.needs_teacher:
+        return None, None
+    if not spec.teacher and not before:
+        raise ValueError(
+            f"method {spec.method.name!r} needs a teacher, and no stage comes before; put one "
+            "there, or set `teacher` to the directory of a finished network"
+        )
+    named = {stage.name: stage for stage in before}
+    short = {stage.name.partition("_")[2]: stage for stage in before}
+    stage = before[-1] if not spec.teacher else named.get(spec.teacher) or short.get(spec.teacher)
+    if stage is not None:
+        return stage.directory, _Teacher(stage.bind.student, stage.method)
+    if "/" not in spec.teacher:
+        raise ValueError(
+            f"teacher {spec.teacher!r} is no earlier stage; earlier ones: {', '.join(short)}"
+            f"{suggestion(spec.teacher, short)}; a directory needs a slash in it"
+        )
+    student = load(spec.teacher)
+    return find_final(spec.teacher), student
+
+
+def show(run: Run) -> str:
+    """The plan as text: one line per stage, then the totals."""
+    rows = []
+    for stage in run.stages:
+        low_high = stage.method.w_range
+        rows.append(
+            (
+                stage.name,
+                stage.spec.method.name,
+                stage.method.num_steps,
+                "-" if low_high is None else f"{low_high[0]:g} to {low_high[1]:g}",
+                f"{stage.spec.steps:,}",
+                "-" if stage.teacher is None else stage.teacher.name,
+                "done" if stage.finished else "to do",
+            )
+        )
+    titles = ("stage", "method", "sampling steps", "w", "updates", "teacher", "state")
+    last = run.stages[-1]
+    shapes = abstract_params(last.bind.student, last.method, run.dataset.shape)
+    size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    updates = sum(stage.spec.steps for stage in run.stages)
+    mesh = ", ".join(f"{axis} {size}" for axis, size in run.layout.mesh.shape.items())
+    return "\n".join(
+        (
+            logs.table(titles, rows),
+            f"{size:,} parameters ({run.config.model.name}), {updates:,} updates of "
+            f"{run.config.batch_size} images {'x'.join(map(str, run.dataset.shape))} "
+            f"({run.config.data.name}) on {jax.device_count()} {jax.devices()[0].device_kind} "
+            f"device(s), mesh: {mesh}",
+            f"workdir {run.workdir}",
+        )
+    )

@@ -1,0 +1,67 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.schedule import Cosine
+from distill_jax.methods import METHODS, Nets
+from distill_jax.typing import Batch
+from tests.toys import constant_denoiser, gaussian_denoiser
+
+BATCH = Batch(
+    0.5 * jax.random.normal(jax.random.key(0), (4000, 3)),
+    {"label": jnp.zeros((4000,), jnp.int32)},
+    {"label": jnp.full((4000,), 10, jnp.int32)},
+)
+
+
+def test_loss_is_zero_for_the_denoiser_of_a_data_set_of_one_image():
+    batch = BATCH._replace(x=jnp.full((4000, 3), 0.25))
+    nets = Nets(constant_denoiser(Cosine(), 0.25))
+    loss, _ = METHODS["diffusion"]().loss(jax.random.key(1), batch, nets)
+    assert float(loss) == 0
+
+
+def test_the_exact_denoiser_has_a_smaller_loss_than_its_neighbours():
+    method = METHODS["diffusion"]()
+    losses = [
+        float(method.loss(jax.random.key(1), BATCH, Nets(gaussian_denoiser(Cosine(), std)))[0])
+        for std in (0.4, 0.5, 0.6)
+    ]
+    assert losses[1] < losses[0]
+    assert losses[1] < losses[2]
+
+
+def test_loss_of_the_exact_denoiser_of_a_gaussian_is_its_known_integral(x64):
+    # E (x - E[x | z])^2 = s^2 sigma^2 / (alpha^2 s^2 + sigma^2), weighted and averaged over t.
+    t = (jnp.arange(20000) + 0.5) / 20000
+    alpha2, sigma2 = Cosine().alpha(t) ** 2, Cosine().sigma(t) ** 2
+    weight = jnp.maximum(alpha2 / sigma2, 1)
+    expected = float(jnp.mean(weight * 0.25 * sigma2 / (0.25 * alpha2 + sigma2)))
+    x = 0.5 * jax.random.normal(jax.random.key(0), (100000, 3), jnp.float64)
+    batch = Batch(x, {}, {})
+    loss, _ = METHODS["diffusion"]().loss(
+        jax.random.key(1), batch, Nets(gaussian_denoiser(Cosine(), 0.5))
+    )
+    # 300,000 draws of a loss whose standard deviation is about its mean.
+    np.testing.assert_allclose(float(loss), expected, rtol=0.01)
+
+
+@pytest.mark.parametrize(("dropout", "low", "high"), [(0.0, 0, 0), (0.1, 0.08, 0.12), (1.0, 1, 1)])
+def test_labels_are_dropped_with_their_probability(dropout, low, high):
+    seen = []
+
+    def predict(z, t, cond):
+        seen.append(cond["label"])
+        return constant_denoiser(Cosine(), 0.0).predict(z, t, cond)
+
+    nets = Nets(Denoiser(Cosine(), predict))
+    METHODS["diffusion"](label_dropout=dropout).loss(jax.random.key(1), BATCH, nets)
+    # 4,000 draws: a standard error of 0.005.
+    assert low <= float(jnp.mean(seen[0] == 10)) <= high
+
+
+def test_a_label_dropout_that_is_no_probability_is_refused():
+    with pytest.raises(ValueError, match="label_dropout is 1.5"):
+        METHODS["diffusion"](label_dropout=1.5).check(None)

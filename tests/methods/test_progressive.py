@@ -1,0 +1,124 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.prediction import Prediction, eps_from_x
+from distill_jax.diffusion.samplers import ddim
+from distill_jax.diffusion.schedule import Cosine, RectifiedFlow, expand
+from distill_jax.methods import METHODS, Nets
+from distill_jax.typing import Batch
+from tests.toys import constant_denoiser, gaussian_denoiser
+
+Progressive, Guided = METHODS["progressive"], METHODS["guided"]
+BATCH = Batch(0.3 * jax.random.normal(jax.random.key(0), (64, 4)), {}, {})
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), RectifiedFlow()], ids=repr)
+@pytest.mark.parametrize("num_steps", [1, 2, 4096])
+def test_loss_is_zero_for_a_constant_denoiser_at_every_n(schedule, num_steps):
+    nets = Nets(constant_denoiser(schedule, 0.25), constant_denoiser(schedule, 0.25))
+    for clip in (True, False):
+        method = Progressive(num_steps=num_steps, clip=clip, weighting="constant")
+        loss, _ = method.loss(jax.random.key(1), BATCH, nets)
+        # c x + (1 - c) x rounds in the last place of 0.25.
+        assert float(loss) < 1e-14
+
+
+def exact_student(schedule, std, num_steps):
+    """The student of a Gaussian teacher: two teacher steps, worked out as a straight line in z."""
+    teacher = gaussian_denoiser(schedule, std)
+
+    def predict(z, t, cond):
+        s, mid = t - 1 / num_steps, t - 0.5 / num_steps
+        first = teacher(z, t, cond)
+        alpha, sigma = (expand(level(mid), z) for level in (schedule.alpha, schedule.sigma))
+        second = teacher(alpha * first.x + sigma * first.eps, mid, cond)
+        alpha, sigma = (expand(level(s), z) for level in (schedule.alpha, schedule.sigma))
+        z_s = alpha * second.x + sigma * second.eps
+        ratio = sigma / expand(schedule.sigma(t), z)
+        x = (z_s - ratio * z) / (alpha - ratio * expand(schedule.alpha(t), z))
+        x = jnp.where(expand(s, z) > 1e-9, x, second.x)
+        return Prediction(x, eps_from_x(z, x, schedule, t))
+
+    return Denoiser(schedule, predict)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4])
+def test_the_optimum_for_a_gaussian_teacher_is_known_and_has_no_loss(x64, num_steps):
+    schedule = Cosine()
+    batch = BATCH._replace(x=BATCH.x.astype(jnp.float64))
+    nets = Nets(exact_student(schedule, 0.3, num_steps), gaussian_denoiser(schedule, 0.3))
+    loss, _ = Progressive(num_steps=num_steps, clip=False).loss(jax.random.key(1), batch, nets)
+    assert float(loss) < 1e-12
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4])
+def test_the_optimal_student_samples_what_its_teacher_samples_in_twice_the_steps(x64, num_steps):
+    schedule, z = Cosine(), jnp.linspace(-2, 2, 7)[:, None]
+    student = ddim(exact_student(schedule, 0.3, num_steps), z, {}, num_steps)
+    teacher = ddim(gaussian_denoiser(schedule, 0.3), z, {}, 2 * num_steps)
+    np.testing.assert_allclose(student, teacher, atol=1e-9)
+
+
+def test_times_are_the_students_grid_and_the_teachers_midpoints():
+    calls = {"teacher": [], "student": []}
+
+    def spy(role):
+        def predict(z, t, cond):
+            calls[role].append(np.asarray(t))
+            return constant_denoiser(Cosine(), 0.0).predict(z, t, cond)
+
+        return Denoiser(Cosine(), predict)
+
+    Progressive(num_steps=4).loss(jax.random.key(1), BATCH, Nets(spy("student"), spy("teacher")))
+    assert len(calls["teacher"]) == 2
+    assert len(calls["student"]) == 1
+    first, second = calls["teacher"]
+    assert set(np.round(first * 4, 6)) == {1, 2, 3, 4}
+    np.testing.assert_array_equal(first, calls["student"][0])
+    np.testing.assert_allclose(first - second, np.full(64, 1 / 8), atol=1e-7)
+
+
+def test_one_w_per_example_is_shared_by_teacher_and_student():
+    seen = []
+
+    def predict(z, t, cond):
+        seen.append(np.asarray(cond["w"]))
+        return constant_denoiser(Cosine(), 0.0).predict(z, t, cond)
+
+    nets = Nets(Denoiser(Cosine(), predict), Denoiser(Cosine(), predict))
+    Progressive(num_steps=4, w_range=(1.0, 3.0)).loss(jax.random.key(1), BATCH, nets)
+    np.testing.assert_array_equal(seen[0], seen[1])
+    np.testing.assert_array_equal(seen[0], seen[2])
+    assert 1 <= seen[0].min() < seen[0].max() <= 3
+
+
+def test_with_a_frozen_w_the_loss_is_that_of_the_teacher_sliced_at_w():
+    def predict(z, t, cond):
+        x = jnp.tanh(z + expand(cond["w"], z))
+        return Prediction(x, eps_from_x(z, x, Cosine(), t))
+
+    def sliced(z, t, cond):
+        return predict(z, t, {"w": jnp.full_like(t, 2.0)})
+
+    key, student = jax.random.key(1), constant_denoiser(Cosine(), 0.1)
+    with_w = Progressive(num_steps=2, w_range=(2.0, 2.0))
+    without = Progressive(num_steps=2)
+    a, _ = with_w.loss(key, BATCH, Nets(student, Denoiser(Cosine(), predict)))
+    b, _ = without.loss(key, BATCH, Nets(student, Denoiser(Cosine(), sliced)))
+    assert float(a) == float(b)
+
+
+def test_a_teacher_of_another_number_of_steps_is_refused():
+    with pytest.raises(ValueError, match="of 4 steps needs a teacher of 8; this"):
+        Progressive(num_steps=4).check(Progressive(num_steps=4))
+    Progressive(num_steps=4).check(Progressive(num_steps=8))
+    Progressive(num_steps=4).check(METHODS["diffusion"](num_steps=64))
+
+
+@pytest.mark.parametrize("w_range", [None, (0.0, 5.0), (3.0, 2.0)])
+def test_a_w_range_that_the_teacher_does_not_know_is_refused(w_range):
+    with pytest.raises(ValueError, match="w_range"):
+        Progressive(num_steps=4, w_range=w_range).check(Guided(w_range=(0.0, 4.0)))

@@ -1,0 +1,175 @@
+"""Bad input that is found before anything starts: one message with value, expectation, remedy."""
+
+import jax
+import pytest
+
+from distill_jax import plan
+from distill_jax.config import base, pipeline, stage
+from distill_jax.methods import METHODS
+
+RATES = {"steps": 2, "learning_rate": 1e-3}
+TEACHER = stage("teacher", "diffusion", num_steps=8, **RATES)
+GUIDED = stage("guided", "guided", w_range=(0.0, 4.0), new=("w_embed",), **RATES)
+
+
+def halved(num_steps, **options):
+    return stage("half", "progressive", num_steps=num_steps, w_range=(0.0, 4.0), **RATES, **options)
+
+
+def config_of(*stages, **changes):
+    config = base()
+    config.model = {"name": "mlp", "width": 8, "blocks": 1}
+    config.batch_size = 8
+    config.stages = pipeline(*stages)
+    with config.unlocked():
+        for key, value in changes.items():
+            config.update_from_flattened_dict({key.replace("__", "."): value})
+    return config
+
+
+def test_a_good_config_is_planned_stage_by_stage(tmp_path):
+    run = plan.make(config_of(TEACHER, GUIDED, halved(4), halved(2)), tmp_path)
+    assert [stage.name for stage in run.stages] == [
+        "s00_teacher",
+        "s01_guided",
+        "s02_half",
+        "s03_half",
+    ]
+    assert [stage.teacher and stage.teacher.name for stage in run.stages] == [
+        None,
+        "s00_teacher",
+        "s01_guided",
+        "s02_half",
+    ]
+    assert not any(stage.finished for stage in run.stages)
+    text = plan.show(run)
+    for word in ("s02_half", "progressive", "0 to 4", "to do", "parameters (mlp)", str(tmp_path)):
+        assert word in text
+    assert not (tmp_path / "s00_teacher").exists()
+
+
+def test_halvings_share_networks_so_that_they_share_a_program(tmp_path):
+    run = plan.make(config_of(TEACHER, GUIDED, halved(4), halved(2)), tmp_path)
+    assert run.stages[2].bind == run.stages[3].bind
+    assert run.stages[2].method.phases == run.stages[3].method.phases
+    structures = {jax.tree.structure(stage.method) for stage in run.stages[2:]}
+    assert len(structures) == 1
+
+
+BAD = {
+    "misspelt key": (
+        config_of(TEACHER, batch_sise=8),
+        KeyError,
+        "unknown key config.batch_sise.*did you mean 'batch_size'",
+    ),
+    "misspelt nested key": (
+        config_of(TEACHER, optimizer__b3=0.9),
+        KeyError,
+        "unknown key config.optimizer.b3",
+    ),
+    "misspelt key of a stage": (
+        config_of(TEACHER, stages__s00_teacher__step=3),
+        KeyError,
+        "stage s00_teacher: unknown key .*step.*did you mean 'steps'",
+    ),
+    "option that a method does not take": (
+        config_of(stage("a", "diffusion", wrange=(0, 1), **RATES)),
+        KeyError,
+        "method 'diffusion' does not take 'wrange'; it takes: num_steps",
+    ),
+    "option that a method needs": (
+        config_of(TEACHER, stage("a", "progressive", **RATES)),
+        KeyError,
+        "method 'progressive' needs a value for 'num_steps'",
+    ),
+    "option that a network does not take": (
+        config_of(TEACHER, model__widht=8),
+        KeyError,
+        "network 'mlp' does not take 'widht'.*did you mean 'width'",
+    ),
+    "unknown method": (
+        config_of(stage("a", "difusion", **RATES)),
+        KeyError,
+        "unknown method 'difusion'; known: diffusion, guided, progressive; did you mean",
+    ),
+    "unknown network": (
+        config_of(TEACHER, model__name="unett"),
+        KeyError,
+        "unknown network 'unett'; known: dit, mlp",
+    ),
+    "unknown dataset": (
+        config_of(TEACHER, data__name="digit"),
+        KeyError,
+        "unknown dataset 'digit'; known: digits",
+    ),
+    "unknown schedule": (
+        config_of(TEACHER, schedule__name="cos"),
+        KeyError,
+        "unknown schedule 'cos'",
+    ),
+    "unknown parameterization": (
+        config_of(TEACHER, parameterization="w"),
+        KeyError,
+        "unknown parameterization 'w'",
+    ),
+    "no stages": (config_of(), ValueError, "config.stages is empty"),
+    "no iterations": (config_of({**TEACHER, "steps": 0}), ValueError, "steps is 0"),
+    "teacher of another number of steps": (
+        config_of(TEACHER, GUIDED, halved(4), halved(1)),
+        ValueError,
+        "stage s03_half: a student of 1 steps needs a teacher of 2; this teacher was made for 4",
+    ),
+    "reversed w range": (
+        config_of(TEACHER, {**GUIDED, "method": {"name": "guided", "w_range": (4.0, 0.0)}}),
+        ValueError,
+        r"stage s01_guided: w_range is \(4.0, 0.0\)",
+    ),
+    "negative w range": (
+        config_of(TEACHER, {**GUIDED, "method": {"name": "guided", "w_range": (-1.0, 4.0)}}),
+        ValueError,
+        r"w_range is \(-1.0, 4.0\)",
+    ),
+    "teacher that takes w": (config_of(TEACHER, GUIDED, GUIDED), ValueError, "would guide twice"),
+    "weights that do not fit": (
+        config_of(TEACHER, {**GUIDED, "new": ()}),
+        ValueError,
+        "teacher has no parameter conditioning/w_embed/Dense_0/bias",
+    ),
+    "method without its teacher": (config_of(GUIDED), ValueError, "'guided' needs a teacher"),
+    "teacher that is no stage": (
+        config_of(TEACHER, {**GUIDED, "teacher": "teecher"}),
+        ValueError,
+        "teacher 'teecher' is no earlier stage.*did you mean 'teacher'",
+    ),
+    "mesh of more devices than there are": (
+        config_of(TEACHER, mesh__fsdp=64),
+        ValueError,
+        "does not fit",
+    ),
+    "image that patches do not fill": (
+        config_of(TEACHER, model={"name": "dit", "patch": 3}),
+        ValueError,
+        "patch 3 does not divide the image of 8x8",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_one_message_before_anything_starts(kind, tmp_path):
+    config, error, message = BAD[kind]
+    with pytest.raises(error, match=message) as caught:
+        plan.make(config, tmp_path / "run")
+    assert len(caught.value.args) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_directory_without_a_network_is_refused(tmp_path):
+    config = config_of({**GUIDED, "teacher": str(tmp_path / "nothing")})
+    with pytest.raises(FileNotFoundError, match="has no finished network"):
+        plan.make(config, tmp_path)
+
+
+def test_every_method_is_in_the_table_with_the_attributes_of_a_method():
+    for kind in METHODS.values():
+        assert isinstance(kind.continuous, bool)
+        assert isinstance(kind.needs_teacher, bool)
