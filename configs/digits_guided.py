@@ -14,15 +14,18 @@ def get_config(size="full"):
     config = base()
     config.data.name = "digits"
     config.model.update(name="mlp", width=256, blocks=3, expand=2)
+    config.batch_size = 256
     config.optimizer.b2 = 0.99
     w_range = (0.0, 4.0)
     config.stages = pipeline(
-        stage("teacher", "diffusion", steps=3000, learning_rate=1e-3, ema_decay=0.995, num_steps=64),
+        stage(
+            "teacher", "diffusion", steps=2500, learning_rate=1e-3, ema_decay=0.995, num_steps=64
+        ),
         stage(
             "guided",
             "guided",
-            steps=3500,
-            learning_rate=1e-3,
+            steps=3000,
+            learning_rate=5e-4,
             ema_decay=0.995,
             w_range=w_range,
             num_steps=64,
@@ -31,10 +34,10 @@ def get_config(size="full"):
         *halvings(
             start=32,
             end=1,
-            steps={"default": 300, 4: 500, 2: 600, 1: 900},
+            steps={"default": 200, 4: 400, 2: 500, 1: 800},
             learning_rate=5e-4,
             ema_decay=0.98,
             w_range=w_range,
         ),
     )
-    return config if size == "full" else smoke(config)
+    return config if size == "full" else smoke(config, width=32, blocks=1)

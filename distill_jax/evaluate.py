@@ -1,7 +1,7 @@
 """Measures finished networks against data and teacher.
 
-    python -m distill_jax.evaluate --student=runs/digits_guided
-    python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.5 --num=5000
+python -m distill_jax.evaluate --student=runs/digits_guided
+python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.5 --num=5000
 """
 
 import dataclasses
@@ -55,6 +55,10 @@ class Yardstick:
         }
         self.real_accuracy = self._classifier.accuracy(held_out.x, held_out.label)
 
+    def summary(self) -> dict[str, Any]:
+        """The name of the distance and what real images get."""
+        return {"name": self.name, "floor": self.floor, "real_accuracy": self.real_accuracy}
+
     def moments(self, x: np.ndarray) -> Moments:
         """Mean and covariance of the features of images."""
         return moments(self._classifier.features(x))
@@ -79,7 +83,7 @@ class Yardstick:
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """The same noise and labels for every network, so that samples can be compared in pairs.
+    """The same noise, and the classes in turn, for every network: samples compare in pairs.
 
     Attributes:
       num: samples, drawn in batches of at most `batch`.
@@ -91,15 +95,11 @@ class Draw:
     batch: int = 1000
     seed: int = 0
 
-    def label(self, student: Student) -> np.ndarray:
-        """The classes in turn."""
-        return np.arange(self.num) % student.num_classes
-
     def __call__(
         self, student: Student, w: float | None, num_steps: int | None = None
     ) -> tuple[np.ndarray, float]:
         """Samples (num, h, w, c), and the seconds they took."""
-        label, parts = self.label(student), []
+        label, parts = np.arange(self.num) % student.num_classes, []
         began = time.perf_counter()
         for start in range(0, self.num, self.batch):
             key = jax.random.fold_in(jax.random.key(self.seed), start)
@@ -109,49 +109,49 @@ class Draw:
 
 
 def compare(
-    teacher: Student | None, students: Sequence[Student], strengths: Sequence[float], num: int
+    yardstick: Yardstick,
+    teacher: Student | None,
+    students: Sequence[Student],
+    strengths: Sequence[float],
+    num: int,
 ) -> Iterator[Row]:
     """Rows of teacher and students at every w and number of steps.
 
     Args:
-      teacher: an unguided network, sampled with guidance at the step counts of the students and
-        at its own, which is the reference of the others; None leaves those columns out.
-      students: networks that take w, or an unguided one.
-      strengths: values of w.
+      yardstick: of the dataset that all were trained on.
+      teacher: a network without w, sampled at the step counts of the students and at its own,
+        which is the reference of the others; it is guided when the students take w. None leaves
+        the columns that need it out.
+      students: networks of one kind: all take w, or none does.
+      strengths: values of w; for networks that know none, one row without.
       num: samples per row.
     """
-    draw = Draw(num)
-    known = students[0] if teacher is None else teacher
-    yardstick = Yardstick(known.manifest["data"])
-    yield {"floor": yardstick.floor, "real_accuracy": yardstick.real_accuracy, "name": yardstick.name}
-    label = draw.label(known)
-    counts = sorted({student.manifest["num_steps"] for student in students})
-    for network in [teacher, *students]:
-        if network is not None:
-            draw(network, _strength(network, strengths[0]))  # Compiles, so that no row's time has it.
+    draw, label = Draw(num), np.arange(num) % students[0].num_classes
+    if not (students[0].takes_w or (teacher is None and students[0].can_be_guided)):
+        strengths = (None,)
+    for network in students if teacher is None else (teacher, *students):
+        draw(network, strengths[0])  # Compiles, so that no row's time includes it.
     for w in strengths:
         target = None
         if teacher is not None:
             most = int(teacher.method.num_steps)
             target, seconds = draw(teacher, w)
-            for steps in sorted({*counts, most}, reverse=True):
+            for steps in sorted({most, *(int(s.method.num_steps) for s in students)}, reverse=True):
                 x, took = (target, seconds) if steps == most else draw(teacher, w, steps)
-                row = yardstick.measure(x, label, target)
-                yield _row("teacher", steps, w, row, teacher.calls(w, steps), took / num)
+                measured = yardstick.measure(x, label, target)
+                yield _row("teacher", steps, w, measured, teacher.calls(w, steps), took / num)
         for student in students:
-            x, took = draw(student, _strength(student, w))
-            row = yardstick.measure(x, label, target)
-            calls = student.calls(_strength(student, w))
-            yield _row("student", student.manifest["num_steps"], w, row, calls, took / num)
+            x, took = draw(student, w)
+            measured = yardstick.measure(x, label, target)
+            steps = int(student.method.num_steps)
+            yield _row("student", steps, w, measured, student.calls(w), took / num)
 
 
-def _strength(student: Student, w: float) -> float | None:
-    return w if student.takes_w or student.can_be_guided else None
-
-
-def _row(sampler: str, num_steps: int, w: float, row: Row, calls: int, seconds: float) -> Row:
-    head = {"sampler": sampler, "num_steps": num_steps, "w": w}
-    return {**head, **row, "calls": calls, "seconds_per_image": seconds}
+def _row(
+    sampler: str, num_steps: int, w: float | None, measured: Row, calls: int, seconds: float
+) -> Row:
+    head = {"sampler": sampler, "num_steps": num_steps, "w": 0.0 if w is None else float(w)}
+    return {**head, **measured, "calls": calls, "seconds_per_image": seconds}
 
 
 def write_report(
@@ -169,37 +169,43 @@ def write_report(
       Whether there was anything to do: not when the files there are of the same networks.
     """
     finals = [find_final(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))]
-    made_of = {
-        "networks": {final.parent.name: checkpoint.fingerprint(final) for final in finals},
-        "w": list(strengths),
-        "num_samples": num,
-    }
+    prints = {final.parent.name: checkpoint.fingerprint(final) for final in finals}
+    made_of = {"networks": prints, "w": list(strengths), "num_samples": num}
     path = workdir / "report.json"
-    if path.exists() and json.loads(path.read_text())["made_of"] == made_of:
+    if path.exists() and json.loads(path.read_text()).get("made_of") == made_of:
         return False
-    networks = [load(final) for final in finals]
-    teacher = networks[0] if networks[0].can_be_guided else None
-    students = networks[1:] if teacher and len(networks) > 1 else networks
-    teacher = teacher if students is not networks else None
-    students = [student for student in students if student.method.w_range or teacher is None]
-    total = len(strengths) * (len(students) + (teacher is not None) * (len(students) + 1)) + 1
-    progress = logs.Progress("report", total)
-    rows = []
-    for row in compare(teacher, students, strengths, num):
-        rows.append(row)
-        progress.update(len(rows), "rows")
-        if stop():
-            progress.close()
-            raise InterruptedError
-    progress.close()
-    head, rows = rows[0], rows[1:]
-    report.write(workdir, {"made_of": made_of, **head, "rows": rows})
-    for final, network in zip(finals, networks, strict=True):
-        mine = [row for row in rows if row["num_steps"] == network.manifest["num_steps"]]
-        sampler = "teacher" if network is teacher else "student"
-        mine = [row for row in mine if row["sampler"] == sampler]
-        checkpoint.record(final, {"protocol": report.protocol(head["name"], num), "rows": mine})
+    students = [network for network in map(load, finals) if network.method.needs_teacher]
+    teacher = _root(students[-1], finals[-1]) if students else None
+    students = students or [load(finals[-1])]
+    yardstick = Yardstick(students[0].manifest["data"])
+    total = len(strengths) * (2 * len(students) + 1 if teacher else len(students))
+    progress, rows = logs.Progress("report", total), []
+    try:
+        for row in compare(yardstick, teacher, students, strengths, num):
+            rows.append(row)
+            progress.update(len(rows), f"{row['sampler']} at {row['num_steps']} steps")
+            if stop():
+                raise InterruptedError("stopped while measuring")
+    finally:
+        progress.close()
+    report.write(workdir, {**yardstick.summary(), "made_of": made_of, "rows": rows})
+    for student in students:
+        mine = [row for row in rows if row["num_steps"] == student.method.num_steps]
+        mine = [row for row in mine if row["sampler"] == "student"]
+        metrics = {"protocol": report.protocol(yardstick.name, num), "rows": mine}
+        checkpoint.record(find_final(workdir / student.manifest["stage"]), metrics)
     return True
+
+
+def _root(student: Student, final: epath.Path) -> Student | None:
+    """The undistilled network at the start of the lineage, None when it is not there any more."""
+    while student.method.needs_teacher:
+        parent = student.manifest["parent"]
+        final = final / parent
+        if not (final / "manifest.json").exists():
+            return None
+        student = load(final)
+    return student
 
 
 _STUDENT = flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
@@ -208,34 +214,25 @@ _NUM = flags.DEFINE_integer("num", 2000, "Samples per row.", lower_bound=2)
 _OUT = flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
 
 
-def _root(student: Student, final: epath.Path) -> Student | None:
-    """The unguided teacher at the start of the lineage, None when it is gone."""
-    while student.manifest["parent"] is not None:
-        final = final / student.manifest["parent"]
-        if not (final / "manifest.json").exists():
-            return None
-        student = load(final)
-    return student if student.can_be_guided else None
-
-
 def main(argv: Sequence[str]) -> None:
     """The command line."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; everything is a --flag")
     if _STUDENT.value is None:
         raise app.UsageError("--student is needed: the directory of a finished run")
+    try:
+        strengths = [float(w) for w in _W.value]
+    except ValueError as error:
+        raise ValueError(f"--w={','.join(_W.value)} is no list of numbers") from error
     final = find_final(_STUDENT.value)
     student = load(final)
-    teacher = _root(student, final) if student.takes_w else None
-    strengths = [float(w) for w in _W.value]
-    if not (student.takes_w or student.can_be_guided):
-        strengths = strengths[:1]
-    rows = list(compare(teacher, [student], strengths, _NUM.value))
-    head, rows = rows[0], rows[1:]
-    logs.say(report.protocol(head["name"], _NUM.value))
+    teacher = _root(student, final) if student.method.needs_teacher else None
+    yardstick = Yardstick(student.manifest["data"])
+    rows = list(compare(yardstick, teacher, [student], strengths, _NUM.value))
+    logs.say(report.protocol(yardstick.name, _NUM.value))
     logs.say(report.rows_table(rows))
     if _OUT.value:
-        checkpoint.write_json(epath.Path(_OUT.value), {**head, "rows": rows})
+        checkpoint.write_json(epath.Path(_OUT.value), {**yardstick.summary(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trains the chain of a config and reports on it; the same command goes on where it was stopped.
 
-    python -m distill_jax.main --config=configs/digits_guided.py
-    python -m distill_jax.main --config=configs/digits_guided.py --config.batch_size=256 --plan
+python -m distill_jax.main --config=configs/digits_guided.py
+python -m distill_jax.main --config=configs/digits_guided.py --config.batch_size=256 --plan
 """
 
 import os
@@ -15,10 +15,10 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from distill_jax import evaluate, logs, pipeline
+from distill_jax import evaluate, logs, pipeline, plan
 from distill_jax.errors import friendly
 from distill_jax.signals import StopFlag
-from distill_jax.train import Stopped
+from distill_jax.train import StoppedError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py or FILE.py:size.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; runs/<config> without it.")
@@ -36,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
         raise app.UsageError("--config is needed, such as --config=configs/digits_guided.py")
     began = time.monotonic()
     workdir = epath.Path(_WORKDIR.value or _default_workdir()).absolute()
-    run = pipeline.plan(_CONFIG.value, workdir)
-    logs.say(pipeline.show(run))
+    run = plan.make(_CONFIG.value, workdir)
+    logs.say(plan.show(run))
     if _PLAN.value:
         return 0
     workdir.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         trained = pipeline.run(run, stop, force=_RESUME.value == "force")
         settings = run.config.evaluate
         reported = evaluate.write_report(workdir, settings.w, settings.num_samples, stop)
-    except (Stopped, InterruptedError, KeyboardInterrupt) as error:
+    except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
         logs.say(f"{error or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)
     if not (trained or reported):

@@ -64,7 +64,10 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
         "longer guided training lowers.",
         "## Samples",
         "One row for each w, one column for each class, the same noise in every stage.",
-        *(f"{path.parent.name}\n\n![{path.parent.name}]({path.parent.name}/grid.png)" for path in grids),
+        *(
+            f"{path.parent.name}\n\n![{path.parent.name}]({path.parent.name}/grid.png)"
+            for path in grids
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -82,8 +85,8 @@ def _headlines(name: str, rows: Sequence[Row]) -> list[str]:
         same_w = {r["num_steps"]: r for r in teachers if r["w"] == row["w"]}
         few, full = same_w[fewest], same_w[most]
         lines.append(
-            f"* w = {row['w']:g}: {name} {row[name]:.3g} in {row['calls']} call(s); the teacher has "
-            f"{few[name]:.3g} in {few['calls']} and {full[name]:.3g} in {full['calls']} calls, "
+            f"* w = {row['w']:g}: {name} {row[name]:.3g} in {row['calls']} call(s); the teacher "
+            f"has {few[name]:.3g} in {few['calls']} and {full[name]:.3g} in {full['calls']} calls, "
             f"{full['seconds_per_image'] / row['seconds_per_image']:.0f} times slower."
         )
     return ["\n".join(lines)]
@@ -95,7 +98,9 @@ def _figure(content: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(4.6 * len(measures), 4.2), layout="constrained")
     colors = matplotlib.colormaps["viridis"]
     strengths = sorted({row["w"] for row in rows})
-    for axis, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+    for axis, measure in zip(
+        figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True
+    ):
         for i, w in enumerate(strengths):
             for sampler, style in (("teacher", "--"), ("student", "-")):
                 mine = [row for row in rows if row["w"] == w and row["sampler"] == sampler]

@@ -1,6 +1,6 @@
 """Draws images from a finished network.
 
-    python -m distill_jax.sample --student=runs/digits_guided --num=100 --w=2 --out=grid.png
+python -m distill_jax.sample --student=runs/digits_guided --num=100 --w=2 --out=grid.png
 """
 
 import math
@@ -20,9 +20,13 @@ _STUDENT = flags.DEFINE_string("student", None, "A workdir, a stage or a final/ 
 _NUM = flags.DEFINE_integer("num", 100, "How many images.", lower_bound=1)
 _LABEL = flags.DEFINE_integer("label", None, "Class of all images; without it the classes in turn.")
 _W = flags.DEFINE_float("w", None, "Guidance strength, (1 + w) cond - w uncond.")
-_STEPS = flags.DEFINE_integer("num_steps", None, "Sampling steps, for networks that leave a choice.")
+_STEPS = flags.DEFINE_integer(
+    "num_steps", None, "Sampling steps, for networks that leave a choice."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
-_OUT = flags.DEFINE_string("out", "grid.png", "A .png grid, or a .npy array (num, h, w, c) in [-1, 1].")
+_OUT = flags.DEFINE_string(
+    "out", "grid.png", "A .png grid, or a .npy array (num, h, w, c) in [-1, 1]."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -45,7 +49,9 @@ def main(argv: Sequence[str]) -> None:
         columns = student.num_classes if _LABEL.value is None else math.ceil(math.sqrt(len(x)))
         logs.save_grid(out, x, min(columns, 20, len(x)))
     calls = student.calls(_W.value, _STEPS.value)
-    logs.say(f"{len(x)} images, {calls} network call(s) each, by {student.manifest['stage']}: {out}")
+    logs.say(
+        f"{len(x)} images, {calls} network call(s) each, by {student.manifest['stage']}: {out}"
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ class Moments(NamedTuple):
 def moments(features: np.ndarray) -> Moments:
     """Mean and unbiased covariance of features (n, d), n > 1."""
     features = np.asarray(features, np.float64)
-    return Moments(features.mean(axis=0), np.cov(features, rowvar=False).reshape(2 * features.shape[1:]))
+    return Moments(
+        features.mean(axis=0), np.cov(features, rowvar=False).reshape(2 * features.shape[1:])
+    )
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

@@ -1,0 +1,104 @@
+"""The architecture: who may import whom, what no file may do, and how large files may grow."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "distill_jax"
+# From the top; a file imports only from lines below its own, a folder also from itself.
+LINES = [
+    {"main"},
+    {"sample", "evaluate"},
+    {"pipeline", "report"},
+    {"plan"},
+    {"student"},
+    {"train", "checkpoint", "sharding", "logs", "data", "metrics", "methods", "models"},
+    {"diffusion"},
+    {"typing", "tables", "signals", "errors"},
+]
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+FORBIDDEN = {"tensorflow", "torch", "tensorflow_probability"}
+
+
+def layer(name):
+    return next(i for i, line in enumerate(LINES) if name in line)
+
+
+def unit(path):
+    """The name in LINES that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            if node.module == "distill_jax":
+                yield from (f"distill_jax.{alias.name}" for alias in node.names)
+
+
+def ours(path):
+    names = (name for name in imports(path) if name.startswith("distill_jax."))
+    return {name.split(".")[1] for name in names}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_imports_only_from_below(path):
+    if unit(path) == "config":
+        assert not ours(path)
+        return
+    for other in ours(path) - {unit(path), "config"}:
+        assert layer(other) > layer(unit(path)), f"{path} imports {other}"
+
+
+def test_only_plan_and_configs_know_the_config():
+    assert [path.name for path in FILES if "config" in ours(path)] == ["plan.py"]
+
+
+def test_methods_do_not_import_each_other():
+    for path in (PACKAGE / "methods").glob("*.py"):
+        if path.name not in ("__init__.py", "base.py"):
+            within = {name for name in imports(path) if name.startswith("distill_jax.methods")}
+            assert within <= {"distill_jax.methods.base"}
+
+
+def test_flax_is_known_to_the_models_alone():
+    users = {
+        unit(path) for path in FILES if any(name.split(".")[0] == "flax" for name in imports(path))
+    }
+    assert users == {"models"}
+
+
+def test_nothing_imports_tensorflow_or_torch():
+    for path in [*FILES, *(ROOT / "configs").glob("*.py")]:
+        assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN
+
+
+def test_configs_import_nothing_but_the_config_functions():
+    for path in (ROOT / "configs").glob("*.py"):
+        assert set(imports(path)) == {"distill_jax.config"}
+        assert path.read_text().count("\n") <= 60
+
+
+def functions(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            docstring = ast.get_docstring(node) or ""
+            yield node, node.end_lineno - node.lineno + 1 - docstring.count("\n")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_functions_and_signatures_stay_small(path):
+    limit = 170 if path.parent.name == "methods" else 350
+    assert path.read_text().count("\n") <= limit
+    for node, length in functions(path):
+        assert length <= 60, node.name
+        count = len(node.args.args) + len(node.args.kwonlyargs)
+        count -= bool(node.args.args) and node.args.args[0].arg in ("self", "cls")
+        assert count <= 7, node.name
