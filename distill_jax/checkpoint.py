@@ -11,6 +11,7 @@ flipped byte in the middle of an array would otherwise restore as a wrong number
 import contextlib
 import json
 import logging
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -46,6 +47,7 @@ class States:
     def save(self, step: int, state: Tree) -> None:
         """Starts writing the state of iteration `step`, after the one before is complete."""
         with _writing(self._directory):
+            check_room(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             self._finish()
             item = ocp.args.Composite(state=ocp.args.StandardSave(state))
             self._manager.save(step, args=item, force=True)
@@ -190,13 +192,24 @@ def damage(directory: epath.PathLike) -> str | None:
     return None
 
 
+def check_room(directory: epath.PathLike, size: int) -> None:
+    """Raises OSError when the disk of a local directory has less than `size` bytes free."""
+    path = epath.Path(directory)
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    if "://" not in str(path) and shutil.disk_usage(path).free < size:
+        free = shutil.disk_usage(path).free
+        raise OSError(f"No space left on device: {size:,} bytes needed, {free:,} free")
+
+
 @contextlib.contextmanager
 def _writing(directory: epath.Path) -> Iterator[None]:
     """Turns what the storage layers raise, in this thread or a later one, into an OSError."""
     try:
         yield
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (OSError, RuntimeError, ValueError) as error:
+        # The storage layers put the cause last, after the names of all files on the way to it.
+        reason = str(error).partition("\n")[0].rpartition('": ')[2] or type(error).__name__
         raise OSError(
             f"cannot write {directory}: {reason}; make room or choose another --workdir, and run "
             "the same command again: what was saved before is kept"

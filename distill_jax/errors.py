@@ -3,6 +3,7 @@
 import pathlib
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
@@ -10,26 +11,35 @@ from absl import app, flags, logging
 PACKAGE = str(pathlib.Path(__file__).parent)
 
 
-def friendly(main: Callable[[Sequence[str]], int | None]) -> int:
-    """Runs a command line and returns its exit code.
+def friendly(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Parses the flags, runs a command line, and exits with its code.
 
-    An exception raised by a line of this package is a message for the user, and so is every
-    OSError: it is printed alone, with exit code 1. Any other exception is a bug and propagates.
+    A mistake in the flags, an exception raised by a line of this package, and every OSError is a
+    message for the user: it is printed alone, with exit code 1. Any other exception is a bug and
+    keeps its traceback.
     """
 
-    def guarded(argv: Sequence[str]) -> None:
+    def parse(argv: Sequence[str]) -> Sequence[str]:
+        try:
+            return flags.FLAGS(argv)
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+            _end(error)
+
+    def run(argv: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # The storage library reports every file.
+            # The storage library reports every file, and again what it raises.
+            logging.set_verbosity(logging.FATAL)
         try:
             code = main(argv)
+        except app.UsageError as error:
+            _end(error)
         except (ValueError, KeyError, OSError) as error:
             if not is_message(error):
                 raise
-            print(f"error: {message(error)}", file=sys.stderr)
-            code = 1
+            _end(error)
         sys.exit(code)
 
-    return app.run(guarded)
+    app.run(run, flags_parser=parse)
 
 
 def is_message(error: Exception) -> bool:
@@ -41,5 +51,17 @@ def is_message(error: Exception) -> bool:
 
 
 def message(error: Exception) -> str:
-    """The text of an exception; str(KeyError) would quote it."""
-    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    """The text of an exception, of the one within it where the config library wrapped it."""
+    if isinstance(error, (KeyError, AttributeError)) and error.args:
+        inner = error.args[0]
+        if isinstance(inner, Exception):
+            return message(inner)
+        text = str(inner)
+        return f"unknown key {text}".replace("\n", ". ") if text.startswith("'") else text
+    return str(error)
+
+
+def _end(error: Exception) -> None:
+    warnings.simplefilter("ignore")  # Of what is left unfinished behind the error.
+    print(f"error: {message(error)}", file=sys.stderr)
+    sys.exit(1)

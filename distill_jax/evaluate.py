@@ -6,7 +6,6 @@ python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -208,32 +207,36 @@ def _root(student: Student, final: epath.Path) -> Student | None:
     return student
 
 
-_STUDENT = flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
-_W = flags.DEFINE_list("w", ["0", "1", "2", "4"], "Guidance strengths.")
-_NUM = flags.DEFINE_integer("num", 2000, "Samples per row.", lower_bound=2)
-_OUT = flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
+def define_flags() -> None:
+    """The flags of the command line; not at import, for `sample` has some of the same names."""
+    flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
+    flags.DEFINE_list("w", ["0", "1", "2", "4"], "Guidance strengths.")
+    flags.DEFINE_integer("num", 2000, "Samples per row.", lower_bound=2)
+    flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
 
 
 def main(argv: Sequence[str]) -> None:
     """The command line."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; everything is a --flag")
-    if _STUDENT.value is None:
+    values = flags.FLAGS
+    if values.student is None:
         raise app.UsageError("--student is needed: the directory of a finished run")
     try:
-        strengths = [float(w) for w in _W.value]
+        strengths = [float(w) for w in values.w]
     except ValueError as error:
-        raise ValueError(f"--w={','.join(_W.value)} is no list of numbers") from error
-    final = find_final(_STUDENT.value)
+        raise ValueError(f"--w={','.join(values.w)} is no list of numbers") from error
+    final = find_final(values.student)
     student = load(final)
     teacher = _root(student, final) if student.method.needs_teacher else None
     yardstick = Yardstick(student.manifest["data"])
-    rows = list(compare(yardstick, teacher, [student], strengths, _NUM.value))
-    logs.say(report.protocol(yardstick.name, _NUM.value))
+    rows = list(compare(yardstick, teacher, [student], strengths, values.num))
+    logs.say(report.protocol(yardstick.name, values.num))
     logs.say(report.rows_table(rows))
-    if _OUT.value:
-        checkpoint.write_json(epath.Path(_OUT.value), {**yardstick.summary(), "rows": rows})
+    if values.out:
+        checkpoint.write_json(epath.Path(values.out), {**yardstick.summary(), "rows": rows})
 
 
 if __name__ == "__main__":
-    sys.exit(friendly(main))
+    define_flags()
+    friendly(main)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -101,20 +102,25 @@ def _read_lines(path: epath.Path) -> Iterator[dict]:
             yield json.loads(line)
 
 
-def log_compilations(path: epath.Path) -> None:
-    """Appends a line {"function", "seconds"} for every program that XLA compiles from now on.
+@contextlib.contextmanager
+def compilations(path: epath.Path) -> Iterator[None]:
+    """Appends a line {"function", "seconds"} for every program that XLA compiles within.
 
     With a warm persistent cache the seconds are those of reading it.
     """
+    listening = jax.process_index() == 0
 
-    def listen(event: str, seconds: float, **details: str) -> None:
-        if event.endswith("backend_compile_duration"):
+    def listen(event: str, seconds: float, **details: Any) -> None:
+        if listening and event.endswith("backend_compile_duration"):
             line = {"function": details.get("fun_name", ""), "seconds": round(seconds, 3)}
             with path.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")
 
-    if jax.process_index() == 0:
-        jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield
+    finally:
+        listening = False  # A listener cannot be taken back.
 
 
 def to_uint8(x: np.ndarray) -> np.ndarray:

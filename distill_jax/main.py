@@ -6,7 +6,6 @@ python -m distill_jax.main --config=configs/digits_guided.py --config.batch_size
 
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 
@@ -69,4 +68,4 @@ def _default_workdir() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(friendly(main))
+    friendly(main)

@@ -45,16 +45,17 @@ def run(run: Run, stop: Callable[[], bool], force: bool = False) -> bool:
       Whether there was anything to do.
     """
     _claim(run.workdir, run.config, force)
-    logs.log_compilations(run.workdir / "compilations.jsonl")
     todo = [stage for stage in run.stages if not stage.finished]
-    for stage in todo:
-        began = time.monotonic()
-        state, teacher = _train_stage(run, stage, stop)
-        _finish(run, stage, state, teacher)
-        logs.say(f"{stage.name}: finished in {time.monotonic() - began:.0f} s")
-    for stage in run.stages:
-        if not (stage.directory / "grid.png").exists():
-            draw_grid(load(stage.directory), stage.directory / "grid.png", run.config.evaluate.w)
+    with logs.compilations(run.workdir / "compilations.jsonl"):
+        for stage in todo:
+            began = time.monotonic()
+            state, teacher = _train_stage(run, stage, stop)
+            _finish(run, stage, state, teacher)
+            logs.say(f"{stage.name}: finished in {time.monotonic() - began:.0f} s")
+        for stage in run.stages:
+            grid = stage.directory / "grid.png"
+            if not grid.exists():
+                draw_grid(load(stage.directory), grid, run.config.evaluate.w)
     return bool(todo)
 
 

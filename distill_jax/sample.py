@@ -4,7 +4,6 @@ python -m distill_jax.sample --student=runs/digits_guided --num=100 --w=2 --out=
 """
 
 import math
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -16,43 +15,44 @@ from distill_jax import logs
 from distill_jax.errors import friendly
 from distill_jax.student import load
 
-_STUDENT = flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
-_NUM = flags.DEFINE_integer("num", 100, "How many images.", lower_bound=1)
-_LABEL = flags.DEFINE_integer("label", None, "Class of all images; without it the classes in turn.")
-_W = flags.DEFINE_float("w", None, "Guidance strength, (1 + w) cond - w uncond.")
-_STEPS = flags.DEFINE_integer(
-    "num_steps", None, "Sampling steps, for networks that leave a choice."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
-_OUT = flags.DEFINE_string(
-    "out", "grid.png", "A .png grid, or a .npy array (num, h, w, c) in [-1, 1]."
-)
+
+def define_flags() -> None:
+    """The flags of the command line; not at import, for `evaluate` has some of the same names."""
+    flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
+    flags.DEFINE_integer("num", 100, "How many images.", lower_bound=1)
+    flags.DEFINE_integer("label", None, "Class of all images; without it the classes in turn.")
+    flags.DEFINE_float("w", None, "Guidance strength, (1 + w) cond - w uncond.")
+    flags.DEFINE_integer("num_steps", None, "Sampling steps, for networks that leave a choice.")
+    flags.DEFINE_integer("seed", 0, "Of the noise.")
+    flags.DEFINE_string("out", "grid.png", "A .png grid, or a .npy array (num, h, w, c).")
 
 
 def main(argv: Sequence[str]) -> None:
     """The command line."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; everything is a --flag")
-    if _STUDENT.value is None:
+    values = flags.FLAGS
+    if values.student is None:
         raise app.UsageError("--student is needed: the directory of a finished run")
-    out = epath.Path(_OUT.value)
+    out = epath.Path(values.out)
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"--out={out} ends in neither .png nor .npy")
-    student = load(_STUDENT.value)
-    key = jax.random.key(_SEED.value)
-    x = student.sample(key, _NUM.value, _LABEL.value, _W.value, _STEPS.value)
+    student = load(values.student)
+    key = jax.random.key(values.seed)
+    x = student.sample(key, values.num, values.label, values.w, values.num_steps)
     x = np.asarray(x)
     if out.suffix == ".npy":
         with out.open("wb") as file:
             np.save(file, x)
     else:
-        columns = student.num_classes if _LABEL.value is None else math.ceil(math.sqrt(len(x)))
+        columns = student.num_classes if values.label is None else math.ceil(math.sqrt(len(x)))
         logs.save_grid(out, x, min(columns, 20, len(x)))
-    calls = student.calls(_W.value, _STEPS.value)
+    calls = student.calls(values.w, values.num_steps)
     logs.say(
         f"{len(x)} images, {calls} network call(s) each, by {student.manifest['stage']}: {out}"
     )
 
 
 if __name__ == "__main__":
-    sys.exit(friendly(main))
+    define_flags()
+    friendly(main)

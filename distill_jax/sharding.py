@@ -66,6 +66,8 @@ class Layout:
     def check_batch(self, size: int) -> None:
         """Raises ValueError unless the devices of the data and fsdp axes divide the batch."""
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        if size < 1:
+            raise ValueError(f"batch_size is {size}; expected at least {ways}")
         if size % ways:
             raise ValueError(
                 f"batch_size {size} is not divisible by data x fsdp = {ways} devices; choose a "

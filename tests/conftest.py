@@ -10,6 +10,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
+from etils import epath
 
 
 @pytest.fixture
@@ -17,3 +18,17 @@ def x64():
     """Float64 for the test: golden values have more digits than float32."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory):
+    """The workdir of the finished digits chain at smoke size, with its report."""
+    from distill_jax import evaluate, pipeline, plan
+    from tests.toys import smoke_config
+
+    workdir = epath.Path(tmp_path_factory.mktemp("chain") / "digits")
+    run = plan.make(smoke_config(), workdir)
+    assert pipeline.run(run, stop=lambda: False)
+    settings = run.config.evaluate
+    assert evaluate.write_report(workdir, settings.w, settings.num_samples, lambda: False)
+    return workdir

@@ -152,6 +152,12 @@ def test_a_manifest_that_is_missing_damaged_or_newer_is_refused(final, content, 
         checkpoint.read_manifest(final)
 
 
+def test_room_on_the_disk_is_checked_before_anything_is_written(tmp_path):
+    checkpoint.check_room(tmp_path / "not" / "yet", 1)
+    with pytest.raises(OSError, match="No space left on device: 1,000,000,000,000,000,000 bytes"):
+        checkpoint.check_room(tmp_path / "not" / "yet", 10**18)
+
+
 def test_a_disk_that_cannot_be_written_is_one_message_and_keeps_what_was_there(saved):
     states = checkpoint.States(saved)
     restored = states.restore(like(STATE))

@@ -1,5 +1,8 @@
 """Denoisers with known answers, and networks small enough to compile in a moment."""
 
+import importlib.util
+import pathlib
+
 import jax
 import jax.numpy as jnp
 
@@ -46,3 +49,14 @@ def filled(params, scale=0.3):
         scale * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, new)
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def smoke_config(name="digits_guided"):
+    """A config file at its smoke size."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config("smoke")

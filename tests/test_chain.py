@@ -1,0 +1,211 @@
+"""The digits chain at smoke size: complete, readable, restartable, the same on any devices."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from distill_jax import checkpoint, evaluate, pipeline, plan
+from distill_jax.student import load
+from tests.toys import ROOT, smoke_config
+
+STAGES = [
+    "s00_teacher",
+    "s01_guided",
+    "s02_n0032",
+    "s03_n0016",
+    "s04_n0008",
+    "s05_n0004",
+    "s06_n0002",
+    "s07_n0001",
+]
+COMMAND = [sys.executable, "-m", "distill_jax.main", "--config=configs/digits_guided.py:smoke"]
+
+
+def never():
+    return False
+
+
+def run_main(workdir, *flags, **variables):
+    """The command line to its end: exit code and everything it printed."""
+    command = [*COMMAND, f"--workdir={workdir}", *flags]
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def weights(workdir):
+    """All final parameters, by stage and leaf, as bytes."""
+    found = {}
+    for stage in STAGES:
+        params = load(workdir / stage).params
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            found[stage, jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
+    return found
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def losses(workdir):
+    stages = [read_lines(workdir / stage / "scalars.jsonl") for stage in STAGES]
+    return [[line["loss"] for line in lines] for lines in stages]
+
+
+def test_every_stage_leaves_a_network_a_grid_and_its_scalars(chain):
+    assert sorted(path.name for path in chain.glob("s*")) == STAGES
+    for stage in STAGES:
+        assert (chain / stage / "final" / "manifest.json").exists()
+        assert list((chain / stage).glob("events.out.tfevents*"))
+        steps = [
+            json.loads(s)["step"]
+            for s in (chain / stage / "scalars.jsonl").read_text().split("\n")
+            if s
+        ]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == 8
+        # 10 classes by 4 strengths, 8x8 images enlarged 6 times with a border of 1.
+        assert size_of(chain / stage / "grid.png") == (10 * 50, 4 * 50)
+
+
+def test_manifests_tell_steps_times_range_and_lineage(chain):
+    manifest = checkpoint.read_manifest(chain / "s05_n0004" / "final")
+    assert manifest["num_steps"] == 4
+    assert manifest["times"] == [1.0, 0.75, 0.5, 0.25]
+    assert manifest["w_range"] == [0.0, 4.0]
+    assert manifest["parent"] == "../../s04_n0008/final"
+    assert manifest["method"]["name"] == "progressive"
+    assert manifest["metrics"]["protocol"].startswith("FD-digits: ")
+    assert [row["w"] for row in manifest["metrics"]["rows"]] == [0, 1, 2, 4]
+    assert checkpoint.read_manifest(chain / "s00_teacher" / "final")["times"] is None
+
+
+def test_the_report_has_a_row_for_every_sampler_number_of_steps_and_w(chain):
+    report = json.loads((chain / "report.json").read_text())
+    keys = [(row["sampler"], row["num_steps"], row["w"]) for row in report["rows"]]
+    steps = (64, 32, 16, 8, 4, 2, 1)
+    expected = [
+        (sampler, n, w) for w in (0, 1, 2, 4) for sampler in ("teacher", "student") for n in steps
+    ]
+    assert sorted(keys) == sorted(expected)
+    for row in report["rows"]:
+        assert list(row)[3:] == [
+            "FD-digits",
+            "FD-digits-to-teacher",
+            "accuracy",
+            "l2",
+            "calls",
+            "seconds_per_image",
+        ]
+        assert row["calls"] == row["num_steps"] * (2 if row["sampler"] == "teacher" else 1)
+        if row["sampler"] == "teacher" and row["num_steps"] == 64:
+            assert row["l2"] == 0
+            assert row["FD-digits-to-teacher"] < 1e-6
+    assert report["floor"]["halves"] > 0
+    text = (chain / "report.md").read_text()
+    assert "not FID" in text
+    assert text.count("grid.png") == len(STAGES)
+    assert size_of(chain / "report.png")[0] > 500
+
+
+def test_the_update_of_all_halvings_is_compiled_once(chain):
+    names = [line["function"] for line in read_lines(chain / "compilations.jsonl")]
+    for method in ("diffusion", "guided", "progressive"):
+        assert names.count(f"jit(update_{method}_loss)") == 1
+
+
+def test_a_second_run_does_nothing(chain):
+    files = [path for path in pathlib.Path(chain).rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    run = plan.make(smoke_config(), chain)
+    assert all(stage.finished for stage in run.stages)
+    assert plan.show(run).count("done") == len(STAGES)
+    assert not pipeline.run(run, never)
+    settings = run.config.evaluate
+    assert not evaluate.write_report(chain, settings.w, settings.num_samples, never)
+    changed = {path.name for path, when in before.items() if path.stat().st_mtime_ns != when}
+    assert changed <= {"config.json"}
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_differences(chain):
+    config = smoke_config()
+    config.batch_size = 32
+    run = plan.make(config, chain)
+    with pytest.raises(
+        ValueError, match=r"config.batch_size: 16 there, 32 now[\s\S]*--resume=force"
+    ):
+        pipeline.run(run, never)
+    assert json.loads((chain / "config.json").read_text())["batch_size"] == 16
+
+
+def test_a_stage_that_diverges_names_stage_iteration_and_last_good_state(tmp_path):
+    config = smoke_config()
+    config.stages.s00_teacher.learning_rate = float("inf")
+    run = plan.make(config, tmp_path)
+    with pytest.raises(ValueError, match=r"stage s00_teacher diverged at iteration 2: .*last good"):
+        pipeline.run(run, never)
+    assert not (tmp_path / "s00_teacher" / "final").exists()
+
+
+def wait_for(pattern, workdir, process, seconds=120):
+    """Waits until a file matches, or the process ends."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if list(workdir.glob(pattern)):
+            return
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def disturbed(chain, tmp_path_factory):
+    """A chain stopped by Ctrl-C, by SIGTERM, and by SIGKILL while training and while saving."""
+    workdir = tmp_path_factory.mktemp("disturbed") / "digits"
+    codes = []
+    for number, pattern in (
+        (signal.SIGINT, "s00_teacher/scalars.jsonl"),
+        (signal.SIGKILL, "s01_guided/states/*.orbax-checkpoint-tmp"),
+        (signal.SIGTERM, "s02_n0032/states/3"),
+        (signal.SIGKILL, "s04_n0008/final/params*"),
+    ):
+        with open(workdir.parent / f"log{len(codes)}", "w") as log:
+            command = [*COMMAND, f"--workdir={workdir}"]
+            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+            wait_for(pattern, workdir, process)
+            process.send_signal(number)
+            codes.append((number, process.wait(60)))
+    codes.append((0, run_main(workdir)[0]))
+    return workdir, codes
+
+
+def test_signals_end_the_run_with_their_exit_code_and_a_way_to_go_on(disturbed):
+    workdir, codes = disturbed
+    for number, code in codes:
+        assert code == (-number if number == signal.SIGKILL else 128 + number if number else 0)
+    assert "The same command goes on from there" in (workdir.parent / "log0").read_text()
+
+
+def test_a_disturbed_run_ends_with_the_weights_of_an_undisturbed_one_bit_for_bit(chain, disturbed):
+    assert weights(disturbed[0]) == weights(chain)
+
+
+def test_eight_devices_with_sharded_parameters_have_the_losses_of_one(chain, tmp_path):
+    flags = "--xla_force_host_platform_device_count=8"
+    code, output = run_main(tmp_path / "digits", "--config.mesh.fsdp=4", XLA_FLAGS=flags)
+    assert code == 0, output
+    assert "mesh: data 2, fsdp 4, tensor 1" in output
+    for one, eight in zip(losses(chain), losses(tmp_path / "digits"), strict=True):
+        np.testing.assert_allclose(eight, one, atol=1e-5)

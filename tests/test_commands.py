@@ -1,0 +1,121 @@
+"""The command lines: what they print, what they write, and how a mistake ends."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.toys import ROOT
+
+CONFIG = "--config=configs/digits_guided.py:smoke"
+
+
+def run(module, *flags, **options):
+    """A command to its end: exit code, standard output and standard error."""
+    command = [sys.executable, "-m", f"distill_jax.{module}", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+def one_message(code, stdout, stderr):
+    """The single message of a mistake; fails where there is a traceback or success."""
+    assert code == 1
+    assert "Traceback" not in stderr
+    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, stderr
+    return stderr[stderr.index("error: ") :]
+
+
+def test_sample_writes_a_grid(chain, tmp_path):
+    out = tmp_path / "grid.png"
+    code, stdout, stderr = run("sample", f"--student={chain}", "--num=20", "--w=2", f"--out={out}")
+    assert code == 0, stderr
+    assert "20 images, 1 network call(s) each, by s07_n0001" in stdout
+    with Image.open(out) as image:
+        assert image.size == (500, 100)
+
+
+def test_sample_writes_an_array(chain, tmp_path):
+    out = tmp_path / "x.npy"
+    flags = (f"--student={chain / 's05_n0004'}", "--num=3", "--label=7", f"--out={out}")
+    code, _, stderr = run("sample", *flags)
+    assert code == 0, stderr
+    assert np.load(out).shape == (3, 8, 8, 1)
+
+
+def test_evaluate_prints_the_rows_beside_the_teacher(chain, tmp_path):
+    out = tmp_path / "rows.json"
+    flags = (f"--student={chain}", "--num=40", "--w=0,1", f"--out={out}")
+    code, stdout, stderr = run("evaluate", *flags)
+    assert code == 0, stderr
+    assert "| student | 1         | 1 |" in stdout
+    assert "FD-digits-to-teacher" in stdout
+    assert out.exists()
+
+
+def test_plan_prints_the_stages_and_starts_nothing(tmp_path):
+    code, stdout, _ = run("main", CONFIG, f"--workdir={tmp_path / 'run'}", "--plan")
+    assert code == 0
+    assert "s07_n0001" in stdout
+    assert not (tmp_path / "run").exists()
+
+
+MISTAKES = {
+    "misspelt key": ("main", (CONFIG, "--config.batch_sise=8"), 'Did you mean "batch_size"'),
+    "value of another type": ("main", (CONFIG, "--config.batch_size=many"), "batch_size"),
+    "config that does not exist": ("main", ("--config=configs/digit.py",), "configs/digit.py"),
+    "batch that devices do not divide": (
+        "main",
+        (CONFIG, "--config.batch_size=0"),
+        "batch_size is 0",
+    ),
+    "workdir that is a file": ("main", (CONFIG, "--workdir=README.md"), "README.md"),
+    "workdir that cannot be written": ("main", (CONFIG, "--workdir=/proc/nowhere/run"), "/proc"),
+    "student that does not exist": ("sample", ("--student=/nowhere",), "has no finished network"),
+    "picture of an unknown kind": (
+        "sample",
+        ("--student=x", "--out=a.gif"),
+        "neither .png nor .npy",
+    ),
+    "student for evaluation": ("evaluate", ("--student=/nowhere",), "has no finished network"),
+    "strengths that are no numbers": ("evaluate", ("--student=x", "--w=a,b"), "no list of numbers"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_one_message_without_traceback_and_exit_code_1(kind):
+    module, flags, message = MISTAKES[kind]
+    assert message in one_message(*run(module, *flags))
+
+
+def test_a_label_that_the_student_does_not_know_is_one_message(chain, tmp_path):
+    result = run("sample", f"--student={chain}", "--label=10", f"--out={tmp_path / 'x.png'}")
+    assert "knows 0 to 9" in one_message(*result)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_full_disk_is_one_message_and_the_run_goes_on_from_there(tmp_path):
+    # Files of at most 40 kB stand in for a disk without room: the training state is larger.
+    flags = f"{CONFIG} --workdir={tmp_path} --config.model.width=64"
+    command = f"ulimit -f 40; exec {sys.executable} -m distill_jax.main {flags}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    # Threads of the storage library may print beside it.
+    messages = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(messages) == 1
+    assert "cannot write" in messages[0]
+    assert "File too large" in messages[0]
+    assert "run the same command again" in messages[0]
+    assert not (tmp_path / "s00_teacher" / "final" / "manifest.json").exists()
+    code, _, stderr = run("main", *flags.split())
+    assert code == 0, stderr
+
+
+def test_help_starts_no_accelerator():
+    environment = {**os.environ, "JAX_PLATFORMS": "nonsense"}
+    code, stdout, stderr = run("main", "--help", env=environment)
+    assert "--workdir" in stdout, stderr
+    assert code in (0, 1)  # absl's --help exits with 1.
