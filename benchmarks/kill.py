@@ -1,11 +1,11 @@
 """Kills the digits chain at random moments and compares what it ends with.
 
-    python benchmarks/kill.py --kills=20              # SIGKILL; about an hour, on the whole chain
+    python benchmarks/kill.py --kills=20                # SIGKILL; 20 minutes or more
     python benchmarks/kill.py --kills=5 --size=smoke
 
 An undisturbed run first; then the same command is started again and again, each time killed after a
-random while, until the kills are used up and it may finish. Every final weight must be bitwise the
-same, and no finished stage may be lost.
+random while, until it ends by itself; then a new workdir, until the kills are used up. Every final
+weight must be bitwise that of the undisturbed run, and no finished stage may be lost.
 """
 
 import argparse
@@ -54,6 +54,27 @@ def weights(workdir):
     return found
 
 
+def disturb(workdir, config, kills, longest, rng):
+    """Runs the command to its end, killing it up to `kills` times: kills and lost stages."""
+    done, count, lost = set(), 0, 0
+    while True:
+        process = start(workdir, config)
+        if count == kills:
+            assert process.wait() == 0
+            return count, lost
+        pause = rng.uniform(0, longest)
+        try:
+            assert process.wait(pause) == 0
+            return count, lost
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        count += 1
+        lost += len(done - finished(workdir))
+        done = finished(workdir)
+        print(f"| {workdir.name} | {pause:.1f} | {len(done)} | {newest(workdir)} |", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
@@ -70,28 +91,20 @@ def main():
     began = time.monotonic()
     assert start(folder / "undisturbed", config).wait() == 0
     whole = time.monotonic() - began
+    expected = weights(folder / "undisturbed")
     print(f"undisturbed: {whole:.0f} s", flush=True)
-
-    workdir, lost, done = folder / "killed", 0, set()
+    print("| run | killed after s | finished stages | where |\n| - | - | - | - |")
+    kills = lost = different = runs = 0
+    while kills < options.kills:
+        runs += 1
+        workdir = folder / f"killed_{runs}"
+        more, gone = disturb(workdir, config, options.kills - kills, 0.3 * whole, rng)
+        kills, lost = kills + more, lost + gone
+        got = weights(workdir)
+        different += sum(expected[key] != got.get(key) for key in expected)
     print(
-        "| kill | after s | finished stages | where |\n| ---- | ------- | --------------- | ----- |"
-    )
-    for number in range(1, options.kills + 1):
-        process = start(workdir, config)
-        # Long enough to get somewhere on average: all kills together take about two whole runs.
-        pause = rng.uniform(0, 4 * whole / options.kills + 10)
-        time.sleep(pause)
-        process.kill()
-        process.wait()
-        lost += len(done - finished(workdir))
-        done = finished(workdir)
-        print(f"| {number} | {pause:.1f} | {len(done)} | {newest(workdir)} |", flush=True)
-    assert start(workdir, config).wait() == 0
-    a, b = weights(folder / "undisturbed"), weights(workdir)
-    different = sum(a[key] != b.get(key) for key in a)
-    print(
-        f"{options.kills} kills: {lost} finished stages lost, {different} of {len(a)} final "
-        "parameter arrays differ from the undisturbed run's"
+        f"{kills} kills in {runs} runs: {lost} finished stages lost, {different} of "
+        f"{runs * len(expected)} final parameter arrays differ from the undisturbed run's"
     )
     sys.exit(bool(lost or different))
 

@@ -187,12 +187,12 @@ def write_report(
                 raise InterruptedError("stopped while measuring")
     finally:
         progress.close()
-    report.write(workdir, {**yardstick.summary(), "made_of": made_of, "rows": rows})
     for student in students:
         mine = [row for row in rows if row["num_steps"] == student.method.num_steps]
         mine = [row for row in mine if row["sampler"] == "student"]
         metrics = {"protocol": report.protocol(yardstick.name, num), "rows": mine}
         checkpoint.record(find_final(workdir / student.manifest["stage"]), metrics)
+    report.write(workdir, {**yardstick.summary(), "made_of": made_of, "rows": rows})
     return True
 
 

@@ -33,29 +33,29 @@ from distill_jax.train import (
 from distill_jax.typing import Batch, Tree
 
 
-def run(run: Run, stop: Callable[[], bool], force: bool = False) -> bool:
+def run(planned: Run, stop: Callable[[], bool], force: bool = False) -> bool:
     """Runs the unfinished stages.
 
     Args:
-      run: from `plan`.
+      planned: from plan.make.
       stop: polled between iterations; see train.train.
       force: goes on in a workdir that was begun with another config.
 
     Returns:
       Whether there was anything to do.
     """
-    _claim(run.workdir, run.config, force)
-    todo = [stage for stage in run.stages if not stage.finished]
-    with logs.compilations(run.workdir / "compilations.jsonl"):
+    _claim(planned.workdir, planned.config, force)
+    todo = [stage for stage in planned.stages if not stage.finished]
+    with logs.compilations(planned.workdir / "compilations.jsonl"):
         for stage in todo:
             began = time.monotonic()
-            state, teacher = _train_stage(run, stage, stop)
-            _finish(run, stage, state, teacher)
+            state, teacher = _train_stage(planned, stage, stop)
+            _finish(planned, stage, state, teacher)
             logs.say(f"{stage.name}: finished in {time.monotonic() - began:.0f} s")
-        for stage in run.stages:
+        for stage in planned.stages:
             grid = stage.directory / "grid.png"
             if not grid.exists():
-                draw_grid(load(stage.directory), grid, run.config.evaluate.w)
+                draw_grid(load(stage.directory), grid, planned.config.evaluate.w)
     return bool(todo)
 
 

@@ -79,6 +79,13 @@ def make(config: ConfigDict, workdir: epath.PathLike) -> Run:
       ValueError: for numbers that do not fit each other.
     """
     _check_keys(config, configs.base(), "config")
+    for key, least in (("log_every", 1), ("save_every", 1), ("seed", 0)):
+        if config[key] < least:
+            raise ValueError(f"config.{key} is {config[key]}; expected at least {least}")
+    if config.evaluate.num_samples < 2 or not config.evaluate.w:
+        raise ValueError(
+            f"config.evaluate is {config.evaluate.to_dict()}; expected at least one w and 2 samples"
+        )
     if not config.stages:
         raise ValueError("config.stages is empty: a run needs at least one stage")
     dataset = build(DATASETS, "dataset", config.data.to_dict())
@@ -118,11 +125,23 @@ def _plan_stage(
         method.check(None)
     else:
         method.check(teacher.method)
+        _check_conventions(binding, teacher.binding)
         fresh = abstract_params(binding, method, dataset.shape)
         shape = getattr(teacher, "shape", dataset.shape)
         graft(fresh, abstract_params(teacher.binding, teacher.method, shape), spec.new)
     bind = Bind(binding, teacher.binding if teacher and method.needs_teacher else None)
     return Stage(name, len(before), spec, method, bind, workdir / name, teacher_dir)
+
+
+def _check_conventions(student: Binding, teacher: Binding) -> None:
+    """A student grafted from its teacher must mean the same by its output and its times."""
+    for name in ("schedule", "parameterization"):
+        mine, theirs = getattr(student, name), getattr(teacher, name)
+        if mine != theirs:
+            raise ValueError(
+                f"the config's {name} is {mine}, the teacher's {theirs}; the student starts from "
+                f"the teacher's weights, so set config.{name} to the teacher's"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,6 +112,12 @@ BAD = {
         KeyError,
         "unknown parameterization 'w'",
     ),
+    "log of every zeroth update": (config_of(TEACHER, log_every=0), ValueError, "log_every is 0"),
+    "report of no samples": (
+        config_of(TEACHER, evaluate__num_samples=1),
+        ValueError,
+        "expected at least one w and 2 samples",
+    ),
     "no stages": (config_of(), ValueError, "config.stages is empty"),
     "no iterations": (config_of({**TEACHER, "steps": 0}), ValueError, "steps is 0"),
     "teacher of another number of steps": (
@@ -167,6 +173,16 @@ def test_a_teacher_directory_without_a_network_is_refused(tmp_path):
     config = config_of({**GUIDED, "teacher": str(tmp_path / "nothing")})
     with pytest.raises(FileNotFoundError, match="has no finished network"):
         plan.make(config, tmp_path)
+
+
+def test_a_teacher_of_another_parameterization_or_schedule_is_refused(chain, tmp_path):
+    # At smoke size the chain has the network of width 32 with v-prediction on a cosine schedule.
+    guided = {**GUIDED, "teacher": str(chain / "s00_teacher")}
+    for change in ({"parameterization": "eps"}, {"schedule__name": "ddpm"}):
+        config = config_of(guided, model__width=32, **change)
+        with pytest.raises(ValueError, match="set config.* to the teacher's"):
+            plan.make(config, tmp_path)
+    plan.make(config_of(guided, model__width=32, model__expand=2), tmp_path)
 
 
 def test_every_method_is_in_the_table_with_the_attributes_of_a_method():

@@ -43,6 +43,11 @@ def test_the_same_key_gives_the_same_images_and_another_key_others(student):
     assert not np.allclose(a, student.sample(jax.random.key(1), 4, w=1.0))
 
 
+def test_a_trained_student_listens_to_w(student):
+    a, b = (student.sample(KEY, 4, w=w) for w in (0.0, 4.0))
+    assert not np.array_equal(a, b)
+
+
 def test_labels_are_taken_in_turn_by_default(student):
     np.testing.assert_array_equal(
         student.sample(KEY, 12, w=1.0), student.sample(KEY, 12, label=np.arange(12) % 10, w=1.0)

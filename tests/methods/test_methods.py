@@ -44,10 +44,12 @@ def one_iteration(name):
         frozen["teacher"] = filled(initial_params(jax.random.key(2), binding, teacher, SHAPE))
     bind = Bind(binding, None if teacher is None else binding)
     state = new_state(jax.random.key(3), {"student": params}, TX)
-    before = jax.tree.map(np.asarray, (state.params, state.ema, frozen))
+    before = jax.tree.map(np.array, (state.params, state.ema, frozen))
     for i in range(len(method.phases)):
         update = make_update(method.phases, i, bind, TX, identity)
+        given = jax.tree.leaves((state.params, state.opt, state.ema))
         state, metrics = update(method, RATES, state, frozen, BATCH)
+        assert all(leaf.is_deleted() for leaf in given), "the state is donated"
     return before, state, metrics, frozen
 
 

@@ -1,0 +1,46 @@
+"""Every config file: it loads at both sizes, is planned, and none of its keys goes unread."""
+
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+from distill_jax import plan
+from distill_jax.config import base, stage
+from tests.toys import ROOT
+
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+READERS = [ROOT / "distill_jax" / f"{name}.py" for name in ("main", "plan", "pipeline", "student")]
+
+
+def load_config(name, size):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, module.get_config(size)
+
+
+@pytest.mark.parametrize("size", ["full", "smoke"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_is_planned_at_both_sizes(name, size, tmp_path):
+    _, config = load_config(name, size)
+    run = plan.make(config, tmp_path)
+    assert [stage.name for stage in run.stages] == sorted(config.stages)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_names_its_paper_and_its_command(name):
+    module, _ = load_config(name, "full")
+    assert "arXiv:" in module.__doc__
+    assert f"--config=configs/{name}.py" in module.__doc__
+
+
+def test_every_key_is_read():
+    source = "\n".join(pathlib.Path(path).read_text() for path in READERS)
+    for key in base():
+        assert re.search(rf"(config|spec|settings)(\.{key}\b|\[\"{key}\"\])|\"{key}\"", source), key
+    for key in base().evaluate:
+        assert f".{key}" in source, key
+    for key in stage("", "", steps=1, learning_rate=1.0):
+        assert key == "name" or f"spec.{key}" in source, key  # The name becomes the stage's key.
