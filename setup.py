@@ -7,21 +7,22 @@ from setuptools import find_packages, setup
 BASE = [
     "absl-py>=2.1",
     "clu>=0.0.12",
-    "etils[epath]>=1.9",
+    "etils[epath]>=1.15",
     "flax>=0.12",
     "grain>=0.2.12",
     "jax>=0.8",
-    "jaxtyping>=0.3",
-    "matplotlib>=3.8",
-    "ml-collections>=1.0",
-    "numpy>=1.26",
-    "optax>=0.2.5",
+    "jaxtyping>=0.3.2",
+    "matplotlib>=3.9",
+    "ml-collections>=1.1",
+    "numpy>=2.0",
+    "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30",
-    "pillow>=10.0",
-    "rich>=13.0",
-    "scikit-learn>=1.4",
-    "tensorboardX>=2.6",
+    "pillow>=10.3",
+    "rich>=13.7",
+    "scikit-learn>=1.5",
+    "tensorboardX>=2.6.2.2",
     "tensorflow-datasets>=4.9.7",
+    "threadpoolctl>=3.1",
 ]
 
 setup(
@@ -37,6 +38,6 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.8"],
         "cuda": ["jax[cuda13]>=0.8"],
-        "dev": ["beartype>=0.20", "pytest>=8.0", "ruff>=0.9"],
+        "dev": ["beartype>=0.20", "pytest>=8.2", "ruff>=0.9"],
     },
 )

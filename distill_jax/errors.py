@@ -11,7 +11,7 @@ from absl import app, flags, logging
 PACKAGE = str(pathlib.Path(__file__).parent)
 
 
-def friendly(main: Callable[[Sequence[str]], int | None]) -> None:
+def friendly(main: Callable[[], int | None]) -> None:
     """Parses the flags, runs a command line, and exits with its code.
 
     A mistake in the flags, an exception raised by a line of this package, and every OSError is a
@@ -30,9 +30,9 @@ def friendly(main: Callable[[Sequence[str]], int | None]) -> None:
             # The storage library reports every file, and again what it raises.
             logging.set_verbosity(logging.FATAL)
         try:
-            code = main(argv)
-        except app.UsageError as error:
-            _end(error)
+            if len(argv) > 1:
+                raise ValueError(f"unexpected argument {argv[1]!r}; everything is a --flag")
+            code = main()
         except (ValueError, KeyError, OSError) as error:
             if not is_message(error):
                 raise

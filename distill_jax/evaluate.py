@@ -12,8 +12,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from etils import epath
+from threadpoolctl import threadpool_limits
 
 from distill_jax import checkpoint, logs, report
 from distill_jax.data import DATASETS
@@ -62,6 +63,7 @@ class Yardstick:
         """Mean and covariance of the features of images."""
         return moments(self._classifier.features(x))
 
+    @threadpool_limits.wrap(limits=1)
     def measure(self, x: np.ndarray, label: np.ndarray, target: np.ndarray | None) -> Row:
         """Distances and accuracy of samples of these labels.
 
@@ -215,13 +217,11 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """The command line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; everything is a --flag")
     values = flags.FLAGS
     if values.student is None:
-        raise app.UsageError("--student is needed: the directory of a finished run")
+        raise ValueError("--student is needed: the directory of a finished run")
     try:
         strengths = [float(w) for w in values.w]
     except ValueError as error:

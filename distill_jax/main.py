@@ -7,10 +7,9 @@ python -m distill_jax.main --config=configs/digits_guided.py --config.batch_size
 import os
 import pathlib
 import time
-from collections.abc import Sequence
 
 import jax
-from absl import app, flags
+from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
@@ -27,12 +26,10 @@ _RESUME = flags.DEFINE_enum(
 _PLAN = flags.DEFINE_bool("plan", False, "Print what would run, and stop.")
 
 
-def main(argv: Sequence[str]) -> int:
+def main() -> int:
     """The command line; returns the exit code, 128 + n when stopped by signal n."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; everything is a --flag")
     if _CONFIG.value is None:
-        raise app.UsageError("--config is needed, such as --config=configs/digits_guided.py")
+        raise ValueError("--config is needed, such as --config=configs/digits_guided.py")
     began = time.monotonic()
     workdir = epath.Path(_WORKDIR.value or _default_workdir()).absolute()
     run = plan.make(_CONFIG.value, workdir)

@@ -4,11 +4,10 @@ python -m distill_jax.sample --student=runs/digits_guided --num=100 --w=2 --out=
 """
 
 import math
-from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 from etils import epath
 
 from distill_jax import logs
@@ -27,13 +26,11 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "grid.png", "A .png grid, or a .npy array (num, h, w, c).")
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """The command line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}; everything is a --flag")
     values = flags.FLAGS
     if values.student is None:
-        raise app.UsageError("--student is needed: the directory of a finished run")
+        raise ValueError("--student is needed: the directory of a finished run")
     out = epath.Path(values.out)
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"--out={out} ends in neither .png nor .npy")

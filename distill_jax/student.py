@@ -18,7 +18,7 @@ from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.methods import METHODS, Method
 from distill_jax.models import NETWORKS
-from distill_jax.sharding import Layout
+from distill_jax.sharding import Layout, make_layout
 from distill_jax.tables import build, lookup
 from distill_jax.typing import Cond, Image, Time, Tree
 
@@ -174,7 +174,7 @@ def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
     Args:
       path: a final/ directory, the stage it belongs to, or a workdir, whose last finished stage
         is taken.
-      layout: where to put the parameters; None is the default device.
+      layout: where to put the parameters; None is the first device, wherever it was trained.
 
     Raises:
       FileNotFoundError: when nothing finished is there.
@@ -185,9 +185,8 @@ def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
     shape, num_classes = tuple(manifest["shape"]), manifest["num_classes"]
     binding = make_binding(manifest, shape, num_classes)
     method = build(METHODS, "method", _tuples(manifest["method"]))
-    like = abstract_params(binding, method, shape)
-    if layout is not None:
-        like = layout.abstract(like)
+    layout = layout or make_layout({}, jax.devices()[:1])
+    like = layout.abstract(abstract_params(binding, method, shape))
     return Student(manifest, binding, method, checkpoint.load_params(final, like))
 
 

@@ -209,3 +209,9 @@ def test_eight_devices_with_sharded_parameters_have_the_losses_of_one(chain, tmp
     assert "mesh: data 2, fsdp 4, tensor 1" in output
     for one, eight in zip(losses(chain), losses(tmp_path / "digits"), strict=True):
         np.testing.assert_allclose(eight, one, atol=1e-5)
+    # What eight devices wrote is read by this process, which has one.
+    x = [
+        load(workdir).sample(jax.random.key(0), 4, w=1.0)
+        for workdir in (chain, tmp_path / "digits")
+    ]
+    np.testing.assert_allclose(x[0], x[1], atol=1e-3)

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
 
 WIDTHS = (256, 64)
 COPIES = 4  # of every image, with noise of NOISE: small blemishes should not confuse it.
@@ -27,7 +28,8 @@ class Classifier:
         rng = np.random.default_rng(seed)
         noisy = [x + rng.normal(scale=NOISE, size=x.shape) for _ in range(COPIES)]
         self._network = MLPClassifier(WIDTHS, alpha=0.1, max_iter=60, random_state=seed)
-        with warnings.catch_warnings():
+        # Matrices this small are slower on several threads, and far slower on a busy machine.
+        with warnings.catch_warnings(), threadpool_limits(limits=1):
             warnings.simplefilter("ignore", ConvergenceWarning)
             self._network.fit(_flat(np.concatenate([x, *noisy])), np.tile(label, 1 + COPIES))
 
