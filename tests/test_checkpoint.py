@@ -1,4 +1,3 @@
-import gc
 import json
 import shutil
 
@@ -95,14 +94,11 @@ def test_a_damaged_state_is_reported_and_the_one_before_it_used(saved, kind):
     assert checkpoint.States(saved).steps() == [1, 2]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_sound_state_of_another_shape_is_refused_and_stays_where_it_is(saved):
-    other = like({**STATE, "a": jnp.zeros(7)})
+def test_a_sound_state_of_another_structure_is_refused_and_stays_where_it_is(saved):
     states = checkpoint.States(saved)
     with pytest.raises(ValueError, match="does not fit this run"):
-        states.restore(other)
+        states.restore(like({**STATE, "more": jnp.zeros(7)}))
     assert states.steps() == [1, 2]
-    gc.collect()  # The storage library drops its unfinished reads; here, not in another test.
 
 
 def test_a_state_half_written_is_passed_over(saved):
