@@ -128,8 +128,7 @@ def compare(
       num: samples per row.
     """
     draw, label = Draw(num), np.arange(num) % students[0].num_classes
-    if not (students[0].takes_w or (teacher is None and students[0].can_be_guided)):
-        strengths = (None,)
+    strengths = _strengths(teacher, students, strengths)
     for network in students if teacher is None else (teacher, *students):
         draw(network, strengths[0])  # Compiles, so that no row's time includes it.
     for w in strengths:
@@ -146,6 +145,14 @@ def compare(
             measured = yardstick.measure(x, label, target)
             steps = int(student.method.num_steps)
             yield _row("student", steps, w, measured, student.calls(w), took / num)
+
+
+def _strengths(
+    teacher: Student | None, students: Sequence[Student], strengths: Sequence[float]
+) -> Sequence[float | None]:
+    """The values of w that make a row: one without w for networks that know none."""
+    known = students[0].takes_w or (teacher is None and students[0].can_be_guided)
+    return strengths if known else (None,)
 
 
 def _row(
@@ -179,7 +186,11 @@ def write_report(
     teacher = _root(students[-1], finals[-1]) if students else None
     students = students or [load(finals[-1])]
     yardstick = Yardstick(students[0].manifest["data"])
-    total = len(strengths) * (2 * len(students) + 1 if teacher else len(students))
+    counts = {int(student.method.num_steps) for student in students}
+    per_w = len(students)
+    if teacher is not None:
+        per_w += len(counts | {int(teacher.method.num_steps)})
+    total = per_w * len(_strengths(teacher, students, strengths))
     progress, rows = logs.Progress("report", total), []
     try:
         for row in compare(yardstick, teacher, students, strengths, num):

@@ -12,6 +12,7 @@ from distill_jax import config as configs
 from distill_jax import logs
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import Binding
+from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.methods import METHODS, Method, Nets
 from distill_jax.sharding import Layout, make_layout
 from distill_jax.student import Student, abstract_params, find_final, load, make_binding
@@ -135,9 +136,11 @@ def _plan_stage(
 
 def _check_conventions(student: Binding, teacher: Binding) -> None:
     """A student grafted from its teacher must mean the same by its output and its times."""
+    heads = {head: name for name, head in PARAMETERIZATIONS.items()}
     for name in ("schedule", "parameterization"):
         mine, theirs = getattr(student, name), getattr(teacher, name)
         if mine != theirs:
+            mine, theirs = heads.get(mine, mine), heads.get(theirs, theirs)
             raise ValueError(
                 f"the config's {name} is {mine}, the teacher's {theirs}; the student starts from "
                 f"the teacher's weights, so set config.{name} to the teacher's"

@@ -11,9 +11,12 @@ import time
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from distill_jax import checkpoint, evaluate, pipeline, plan
+from distill_jax.config import halvings, stage
+from distill_jax.config import pipeline as pipeline_of
 from distill_jax.student import load
 from tests.toys import ROOT, smoke_config
 
@@ -45,10 +48,10 @@ def run_main(workdir, *flags, **variables):
 def weights(workdir):
     """All final parameters, by stage and leaf, as bytes."""
     found = {}
-    for stage in STAGES:
-        params = load(workdir / stage).params
+    for name in STAGES:
+        params = load(workdir / name).params
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            found[stage, jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
+            found[name, jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
     return found
 
 
@@ -68,18 +71,18 @@ def losses(workdir):
 
 def test_every_stage_leaves_a_network_a_grid_and_its_scalars(chain):
     assert sorted(path.name for path in chain.glob("s*")) == STAGES
-    for stage in STAGES:
-        assert (chain / stage / "final" / "manifest.json").exists()
-        assert list((chain / stage).glob("events.out.tfevents*"))
+    for name in STAGES:
+        assert (chain / name / "final" / "manifest.json").exists()
+        assert list((chain / name).glob("events.out.tfevents*"))
         steps = [
             json.loads(s)["step"]
-            for s in (chain / stage / "scalars.jsonl").read_text().split("\n")
+            for s in (chain / name / "scalars.jsonl").read_text().split("\n")
             if s
         ]
         assert steps == sorted(set(steps))
         assert steps[-1] == 8
         # 10 classes by 4 strengths, 8x8 images enlarged 6 times with a border of 1.
-        assert size_of(chain / stage / "grid.png") == (10 * 50, 4 * 50)
+        assert size_of(chain / name / "grid.png") == (10 * 50, 4 * 50)
 
 
 def test_manifests_tell_steps_times_range_and_lineage(chain):
@@ -150,6 +153,26 @@ def test_a_workdir_of_another_config_is_refused_with_the_differences(chain):
     ):
         pipeline.run(run, never)
     assert json.loads((chain / "config.json").read_text())["batch_size"] == 16
+
+
+def test_a_chain_without_guidance_is_halved_and_reported(tmp_path):
+    config = smoke_config()
+    rates = {"steps": 3, "learning_rate": 1e-3}
+    teacher = stage("teacher", "diffusion", num_steps=4, label_dropout=0.0, **rates)
+    config.stages = pipeline_of(teacher, *halvings(2, 1, **rates))
+    workdir = epath.Path(tmp_path / "plain")
+    run = plan.make(config, workdir)
+    assert pipeline.run(run, never)
+    assert evaluate.write_report(workdir, (0.0, 1.0), 20, never)
+    rows = json.loads((workdir / "report.json").read_text())["rows"]
+    keys = [(row["sampler"], row["num_steps"], row["w"], row["calls"]) for row in rows]
+    assert keys == [
+        ("teacher", 4, 0, 4),
+        ("teacher", 2, 0, 2),
+        ("teacher", 1, 0, 1),
+        ("student", 2, 0, 2),
+        ("student", 1, 0, 1),
+    ]
 
 
 def test_a_stage_that_diverges_names_stage_iteration_and_last_good_state(tmp_path):

@@ -178,9 +178,12 @@ def test_a_teacher_directory_without_a_network_is_refused(tmp_path):
 def test_a_teacher_of_another_parameterization_or_schedule_is_refused(chain, tmp_path):
     # At smoke size the chain has the network of width 32 with v-prediction on a cosine schedule.
     guided = {**GUIDED, "teacher": str(chain / "s00_teacher")}
-    for change in ({"parameterization": "eps"}, {"schedule__name": "ddpm"}):
+    for change, message in (
+        ({"parameterization": "eps"}, "parameterization is eps, the teacher's v; "),
+        ({"schedule__name": "ddpm"}, r"schedule is LinearBeta\(.*, the teacher's Cosine"),
+    ):
         config = config_of(guided, model__width=32, **change)
-        with pytest.raises(ValueError, match="set config.* to the teacher's"):
+        with pytest.raises(ValueError, match=message):
             plan.make(config, tmp_path)
     plan.make(config_of(guided, model__width=32, model__expand=2), tmp_path)
 
