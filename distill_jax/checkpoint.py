@@ -9,6 +9,7 @@ flipped byte in the middle of an array would otherwise restore as a wrong number
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import shutil
@@ -78,11 +79,17 @@ class States:
                             f"{directory} is intact but does not fit this run: {fault}; remove "
                             f"{self._directory} to begin the stage again"
                         ) from error
-            aside = self._directory.parent / f"damaged_{step}"
+            aside = self._aside(step)
             warn(f"{directory}: damaged ({fault}); kept as {aside.name}, using the one before it")
             directory.rename(aside)
             self._manager.reload()
         return None
+
+    def _aside(self, step: int) -> epath.Path:
+        """A name for a damaged state that no earlier one has."""
+        first = self._directory.parent / f"damaged_{step}"
+        others = (first.parent / f"{first.name}_{n}" for n in itertools.count(1))
+        return next(path for path in itertools.chain([first], others) if not path.exists())
 
     def close(self) -> None:
         """Waits until everything is on disk."""

@@ -1,6 +1,7 @@
 """What a person sees: lines and bars on the terminal, scalars in files, grids of images."""
 
 import contextlib
+import io
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -69,7 +70,7 @@ class StageLog:
         if jax.process_index() == 0:
             path = directory / "scalars.jsonl"
             kept = [line for line in _read_lines(path) if line["step"] <= start]
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            _replace(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
             self._lines = path.open("a")
             self._events = SummaryWriter(str(directory), purge_step=start + 1)
 
@@ -141,8 +142,16 @@ def save_grid(path: epath.Path, x: np.ndarray, columns: int, side: int = 48) -> 
     tiles = np.pad(tiles, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
     tiles = tiles.reshape(rows, columns, *tiles.shape[1:])
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles], axis=0)
-    with epath.Path(path).open("wb") as file:
-        PIL.Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(file, format="PNG")
+    file = io.BytesIO()
+    PIL.Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(file, format="PNG")
+    _replace(epath.Path(path), file.getvalue())
+
+
+def _replace(path: epath.Path, content: bytes) -> None:
+    """Writes the file in one step: a kill leaves the old one or the new one."""
+    partial = path.parent / f"{path.name}.partial"
+    partial.write_bytes(content)
+    partial.replace(path)
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

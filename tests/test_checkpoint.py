@@ -94,6 +94,17 @@ def test_a_damaged_state_is_reported_and_the_one_before_it_used(saved, kind):
     assert checkpoint.States(saved).steps() == [1, 2]
 
 
+def test_a_state_damaged_twice_is_set_aside_twice(saved):
+    for _ in range(2):
+        flip(biggest(saved / "2"))
+        states = checkpoint.States(saved)
+        same(states.restore(like(STATE), lambda line: None), at(1))
+        states.save(2, at(2))
+        states.close()
+    names = sorted(path.name for path in saved.parent.glob("damaged*"))
+    assert names == ["damaged_2", "damaged_2_1"]
+
+
 def test_a_sound_state_of_another_structure_is_refused_and_stays_where_it_is(saved):
     states = checkpoint.States(saved)
     with pytest.raises(ValueError, match="does not fit this run"):
