@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from distill_jax.data import DATASETS
 from distill_jax.diffusion.denoiser import Binding, Sizes
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
-from distill_jax.diffusion.schedule import Cosine
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
 from distill_jax.plan import Bind
@@ -33,15 +32,15 @@ def identity(tree):
 
 def main():
     data = DATASETS["digits"]()
-    x, label = data.batch(0, 0, SIZE)
+    x, label = next(data.batches(0, 0, SIZE))
     null = jnp.full((SIZE,), 10, jnp.int32)
     batch = Batch(jnp.asarray(x), {"label": jnp.asarray(label)}, {"label": null})
     method, tx = METHODS["diffusion"](), optimizer(0.9, 0.99, 0.0, 1.0)
     print("| network | parameters | compile s | updates/s | images/s |\n| - | - | - | - | - |")
     for name, options in FAMILIES:
-        network = NETWORKS[name](Sizes(data.shape, 10, 1), **options)
-        binding = Binding(network, PARAMETERIZATIONS["v"], Cosine())
-        params = initial_params(jax.random.key(0), binding, method, data.shape)
+        sizes = Sizes(data.shape, 10, 1)
+        binding = Binding(NETWORKS[name](sizes, **options), PARAMETERIZATIONS["v"], sizes)
+        params = initial_params(jax.random.key(0), binding, method)
         update = make_update(method.phases, 0, Bind(binding, None), tx, identity)
         state = new_state(jax.random.key(1), {"student": params}, tx)
         rates = Rates(1e-3, 0, 0.0, 1000, 0.995)

@@ -42,7 +42,7 @@ class Yardstick:
 
     def __init__(self, data: dict[str, Any]):
         dataset = build(DATASETS, "dataset", data)
-        train, held_out = dataset.train, dataset.held_out
+        train, held_out = dataset.images("train"), dataset.images("held_out")
         self.name = f"FD-{data['name']}"
         self._classifier = Classifier(train.x, train.label)
         features = self._classifier.features(train.x)

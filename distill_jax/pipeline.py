@@ -5,7 +5,7 @@ import functools
 import importlib.metadata
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from distill_jax import checkpoint, logs
+from distill_jax.data import normalise
 from distill_jax.diffusion.denoiser import Binding
 from distill_jax.methods import Method
 from distill_jax.plan import Run, Stage
@@ -92,7 +93,7 @@ def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[Trai
     config, spec, layout = run.config, stage.spec, run.layout
     teacher = None if stage.teacher is None else load(stage.teacher, layout)
     tx = optimizer(**config.optimizer)
-    start = _Start(stage.bind.student, run.dataset.shape, tuple(spec.new), tx, layout.constrain)
+    start = _Start(stage.bind.student, tuple(spec.new), tx, layout.constrain)
     key = jax.random.fold_in(jax.random.key(config.seed), stage.index)
     first = functools.partial(start, key, stage.method, None if teacher is None else teacher.params)
     states = checkpoint.States(stage.directory / "states", config.keep)
@@ -120,7 +121,15 @@ def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[Trai
     log = logs.StageLog(stage.directory, stage.name, spec.steps, int(state.step))
     cadence = Cadence(spec.steps, config.log_every, config.save_every)
     try:
-        state = train(iterate, state, _batches(run, stage), cadence, log.log, states.save, stop)
+        state = train(
+            iterate,
+            state,
+            _batches(run, stage, int(state.step)),
+            cadence,
+            log.log,
+            states.save,
+            stop,
+        )
     except DivergedError as error:
         last = states.steps()
         good = stage.directory / "states" / str(last[-1]) if last else stage.teacher
@@ -139,7 +148,6 @@ class _Start:
     """Makes the state before the first iteration where it belongs; equal ones share a program."""
 
     binding: Binding
-    shape: tuple[int, ...]
     new: tuple[str, ...]
     tx: Any
     constrain: Callable[[Tree], Tree]
@@ -147,23 +155,23 @@ class _Start:
     @functools.partial(jax.jit, static_argnums=0)
     def __call__(self, key: jax.Array, method: Method, teacher: Tree | None) -> TrainState:
         k_init, k_train = jax.random.split(key)
-        params = initial_params(k_init, self.binding, method, self.shape)
+        params = initial_params(k_init, self.binding, method)
         if teacher is not None:
             params = graft(params, teacher, self.new)
         return self.constrain(new_state(k_train, {"student": params}, self.tx))
 
 
-def _batches(run: Run, stage: Stage) -> Callable[[int], Batch]:
-    """Batch of iteration n: a function of the seed, the stage and n alone."""
+def _batches(run: Run, stage: Stage, start: int) -> Iterator[Batch]:
+    """The batches from iteration `start` on: functions of seed, stage and iteration alone."""
     size, part = run.config.batch_size, (jax.process_index(), jax.process_count())
-    seed = run.config.seed * 1000 + stage.index
-    null = {"label": np.full(size // part[1], run.dataset.num_classes, np.int32)}
+    seed, classes = run.config.seed * 1000 + stage.index, run.dataset.num_classes
+    null = {"label": np.full(size // part[1], classes, np.int32)} if classes else {}
+    for x, label in run.dataset.batches(seed, start, size, part):
+        batch = run.layout.place(Batch(x, {"label": label} if classes else {}, null))
+        yield batch._replace(x=_normalise(batch.x))
 
-    def batch(step: int) -> Batch:
-        x, label = run.dataset.batch(seed, step, size, part)
-        return run.layout.place(Batch(x, {"label": label}, null))
 
-    return batch
+_normalise = jax.jit(normalise)  # On the device: bytes are what travels there.
 
 
 def _finish(run: Run, stage: Stage, state: TrainState, teacher: Student | None) -> None:
@@ -197,12 +205,13 @@ def _relative(path: epath.Path, start: epath.Path) -> str:
 
 
 def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...]) -> None:
-    """Writes the same noise at every w (rows) and class (columns), the class once per column."""
-    classes = np.arange(student.num_classes)
+    """Writes the same noise at every w (rows) and the first classes (columns)."""
+    columns = min(student.num_classes, 10) or 10
+    classes = np.arange(columns) if student.num_classes else None
     if not (student.takes_w or student.can_be_guided):
         w = (None,)
     elif student.takes_w:
         low, high = student.method.w_range
         w = [strength for strength in w if low <= strength <= high] or [low]
-    rows = [student.sample(jax.random.key(0), len(classes), classes, strength) for strength in w]
-    logs.save_grid(path, np.asarray(jnp.concatenate(rows)), columns=len(classes))
+    rows = [student.sample(jax.random.key(0), columns, classes, strength) for strength in w]
+    logs.save_grid(path, np.asarray(jnp.concatenate(rows)), columns)

@@ -127,9 +127,8 @@ def _plan_stage(
     else:
         method.check(teacher.method)
         _check_conventions(binding, teacher.binding)
-        fresh = abstract_params(binding, method, dataset.shape)
-        shape = getattr(teacher, "shape", dataset.shape)
-        graft(fresh, abstract_params(teacher.binding, teacher.method, shape), spec.new)
+        fresh = abstract_params(binding, method)
+        graft(fresh, abstract_params(teacher.binding, teacher.method), spec.new)
     bind = Bind(binding, teacher.binding if teacher and method.needs_teacher else None)
     return Stage(name, len(before), spec, method, bind, workdir / name, teacher_dir)
 
@@ -198,7 +197,7 @@ def show(run: Run) -> str:
         )
     titles = ("stage", "method", "sampling steps", "w", "updates", "teacher", "state")
     last = run.stages[-1]
-    shapes = abstract_params(last.bind.student, last.method, run.dataset.shape)
+    shapes = abstract_params(last.bind.student, last.method)
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     updates = sum(stage.spec.steps for stage in run.stages)
     mesh = ", ".join(f"{axis} {size}" for axis, size in run.layout.mesh.shape.items())

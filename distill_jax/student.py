@@ -46,7 +46,7 @@ class Student:
 
     @property
     def num_classes(self) -> int:
-        """Labels are 0 .. num_classes - 1."""
+        """Labels are 0 .. num_classes - 1; 0 for a network without labels."""
         return self.manifest["num_classes"]
 
     @property
@@ -57,7 +57,8 @@ class Student:
     @property
     def can_be_guided(self) -> bool:
         """Whether classifier-free guidance around the network makes sense."""
-        return not self.takes_w and getattr(self.method, "label_dropout", 0) > 0
+        dropout = getattr(self.method, "label_dropout", 0)
+        return not self.takes_w and self.num_classes > 0 and dropout > 0
 
     @property
     def denoiser(self) -> Denoiser:
@@ -81,7 +82,8 @@ class Student:
         Args:
           key: PRNG key; the same key, num and label give the same image at every w and num_steps.
           num: how many.
-          label: one for all, or one each; None takes the classes in turn.
+          label: one for all, or one each; None takes the classes in turn, and is the only choice
+            for a network without labels.
           w: guidance strength >= 0, one for all or one each. A network that takes w gets it as an
             input (None: the smallest of its range); a teacher is guided with two calls per step
             (None: not guided).
@@ -95,7 +97,7 @@ class Student:
           ValueError: for a label, w or number of steps that the network does not know.
         """
         method = self._with_steps(num_steps)
-        cond, guidance = {"label": self._labels(label, num)}, None
+        cond, guidance = self._labels(label, num), None
         w = self._strengths(w, num)
         if self.takes_w:
             cond["w"] = w
@@ -110,13 +112,17 @@ class Student:
         steps = int(self._with_steps(num_steps).num_steps)
         return steps if self.takes_w or w is None else 2 * steps
 
-    def _labels(self, label: int | np.ndarray | None, num: int) -> jax.Array:
+    def _labels(self, label: int | np.ndarray | None, num: int) -> dict[str, jax.Array]:
+        if not self.num_classes:
+            if label is not None:
+                raise ValueError(f"label is {label!r}; this network knows no labels: leave it out")
+            return {}
         labels = np.arange(num) % self.num_classes if label is None else np.asarray(label)
         if not np.issubdtype(labels.dtype, np.integer) or labels.shape not in ((), (num,)):
             raise ValueError(f"label is {label!r}; expected an integer, or {num} of them")
         if labels.size and (labels.min() < 0 or labels.max() >= self.num_classes):
             raise ValueError(f"label is {label!r}; this network knows 0 to {self.num_classes - 1}")
-        return jnp.broadcast_to(jnp.asarray(labels, jnp.int32), (num,))
+        return {"label": jnp.broadcast_to(jnp.asarray(labels, jnp.int32), (num,))}
 
     def _strengths(self, w: float | np.ndarray | None, num: int) -> jax.Array | None:
         if w is None and not self.takes_w:
@@ -186,7 +192,7 @@ def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
     binding = make_binding(manifest, shape, num_classes)
     method = build(METHODS, "method", _tuples(manifest["method"]))
     layout = layout or make_layout({}, jax.devices()[:1])
-    like = layout.abstract(abstract_params(binding, method, shape))
+    like = layout.abstract(abstract_params(binding, method))
     return Student(manifest, binding, method, checkpoint.load_params(final, like))
 
 
@@ -221,26 +227,23 @@ def make_binding(spec: Mapping[str, Any], shape: tuple[int, ...], num_classes: i
 def _binding(spec: str, shape: tuple[int, ...], num_classes: int) -> Binding:
     spec = _tuples(json.loads(spec))
     parameterization = lookup(PARAMETERIZATIONS, "parameterization", spec["parameterization"])
-    sizes = Sizes(shape, num_classes, parameterization.channels * shape[-1])
+    schedule = build(SCHEDULES, "schedule", spec["schedule"])
+    sizes = Sizes(shape, num_classes, parameterization.channels * shape[-1], schedule)
     network = build(NETWORKS, "network", spec["model"], sizes)
-    return Binding(network, parameterization, build(SCHEDULES, "schedule", spec["schedule"]))
+    return Binding(network, parameterization, sizes)
 
 
-def initial_params(
-    key: jax.Array, binding: Binding, method: Method, shape: tuple[int, ...]
-) -> Tree:
+def initial_params(key: jax.Array, binding: Binding, method: Method) -> Tree:
     """Fresh parameters of the network that `method` trains."""
-    cond = {"label": jnp.zeros((1,), jnp.int32)}
-    if method.w_range is not None:
-        cond["w"] = jnp.zeros((1,))
-    return binding.network.init(key, jnp.zeros((1, *shape)), jnp.zeros((1,)), cond)
+    cond = binding.sizes.conditions(method.w_range is not None)
+    z = jnp.zeros((1, *binding.sizes.shape))
+    return binding.network.init(key, z, jnp.zeros((1,)), cond)
 
 
-def abstract_params(binding: Binding, method: Method, shape: tuple[int, ...]) -> Tree:
+@functools.cache
+def abstract_params(binding: Binding, method: Method) -> Tree:
     """Shapes and types of `initial_params`, computed without making any."""
-    return jax.eval_shape(
-        lambda key: initial_params(key, binding, method, shape), jax.random.key(0)
-    )
+    return jax.eval_shape(lambda key: initial_params(key, binding, method), jax.random.key(0))
 
 
 def _tuples(spec: Any) -> Any:

@@ -1,7 +1,8 @@
 """The only training loop: phases in, a trained state out."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -188,7 +189,7 @@ class Cadence(NamedTuple):
 def train(
     iterate: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
     state: TrainState,
-    batches: Callable[[int], Batch],
+    batches: Iterator[Batch],
     cadence: Cadence,
     log: Callable[[int, list[dict[str, float]]], None],
     save: Callable[[int, TrainState], None],
@@ -196,13 +197,14 @@ def train(
 ) -> TrainState:
     """Runs iterations from state.step to cadence.steps.
 
+    Beside the metrics of `iterate` stands "input_seconds", the wait for the batch.
     Metrics are fetched one iteration late, so that logging never waits for the device; they are
     all fetched, and found finite, before a state is saved.
 
     Args:
       iterate: one iteration; it may donate its state.
       state: to start from.
-      batches: batch of iteration n, from 0.
+      batches: those of the iterations from state.step on.
       cadence: see Cadence.
       log: sees the number of the last iteration fetched and the metrics of those since last time.
       save: called every save_every iterations, not after the last.
@@ -214,8 +216,11 @@ def train(
     """
     pending = _Pending(log)
     for step in range(int(state.step) + 1, cadence.steps + 1):
-        state, metrics = iterate(state, batches(step - 1))
-        pending.add(step, metrics)
+        began = time.perf_counter()
+        batch = next(batches)
+        waited = time.perf_counter() - began
+        state, metrics = iterate(state, batch)
+        pending.add(step, {**metrics, "input_seconds": waited})
         stopping = stop()
         if stopping or (step % cadence.save_every == 0 and step < cadence.steps):
             pending.drain(keep=0)

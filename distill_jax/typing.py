@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 # x, eps, v, z_t: NHWC images (or latents), x in [-1, 1], float32 outside the networks.
 Image = Float[Array, "b *s"]
+# The same on the way from disk to device: uint8 in 0 .. 255.
+Bytes = UInt8[Array, "b *s"]
 # What a network puts out: the same, but perhaps for the channels.
 Output = Float[Array, "b *o"]
 # t, s, mid in [0, 1]: 0 is clean, 1 is noise. Also everything that is one number per example.
@@ -21,9 +23,10 @@ Tree = Any
 class Batch(NamedTuple):
     """One batch: images, their conditions, and the conditions that stand for "no condition".
 
-    `x` is None for data-free methods. `null` has the keys of `cond` that can be dropped.
+    `x` is None for data-free methods, and uint8 0 .. 255 on its way to the device. `null` has the
+    keys of `cond` that can be dropped.
     """
 
-    x: Image | None
+    x: Image | Bytes | None
     cond: Cond
     null: Cond

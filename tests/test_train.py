@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,8 +49,9 @@ class Recorder:
         return self.polled == self.stop_at
 
     def run(self, cadence, start=0):
+        batches = itertools.count(start)
         return train(
-            self.iterate, state_at(start), lambda n: n, cadence, self.log, self.save, self.stop
+            self.iterate, state_at(start), batches, cadence, self.log, self.save, self.stop
         )
 
 

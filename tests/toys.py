@@ -15,7 +15,7 @@ from distill_jax.models.mlp import mlp
 def gaussian_denoiser(schedule, std, mean=0.0):
     """The exact denoiser of data N(mean, std^2): E[x | z_t], a straight line in z_t."""
 
-    def predict(z, t, cond):
+    def predict(z, t, cond, key=None):
         alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
         gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
         x = mean + gain * (z - alpha * mean)
@@ -27,7 +27,7 @@ def gaussian_denoiser(schedule, std, mean=0.0):
 def constant_denoiser(schedule, value):
     """The exact denoiser of a data set of one image."""
 
-    def predict(z, t, cond):
+    def predict(z, t, cond, key=None):
         x = jnp.full_like(z, value)
         return Prediction(x, eps_from_x(z, x, schedule, t))
 
@@ -37,8 +37,8 @@ def constant_denoiser(schedule, value):
 def tiny_binding(parameterization="v", schedule=None):
     """A 4x4 network of a few hundred parameters, 3 classes."""
     head = PARAMETERIZATIONS[parameterization]
-    network = mlp(Sizes((4, 4, 1), 3, head.channels), width=8, blocks=1)
-    return Binding(network, head, schedule or Cosine())
+    sizes = Sizes((4, 4, 1), 3, head.channels, schedule or Cosine())
+    return Binding(mlp(sizes, width=8, blocks=1), head, sizes)
 
 
 def filled(params, scale=0.3):

@@ -1,6 +1,6 @@
 """The datasets by name: (**options) -> Dataset."""
 
-from distill_jax.data.arrays import Dataset, Source
+from distill_jax.data.base import Dataset, Source, normalise
 from distill_jax.data.digits import digits
 from distill_jax.data.noise import noise
 
@@ -9,4 +9,4 @@ DATASETS = {
     "noise": noise,
 }
 
-__all__ = ["DATASETS", "Dataset", "Source"]
+__all__ = ["DATASETS", "Dataset", "Source", "normalise"]

@@ -1,27 +1,23 @@
-"""Small datasets in memory: batches as a function of (seed, step)."""
+"""Small datasets in memory."""
 
 import dataclasses
 import functools
-from typing import NamedTuple
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
-
-class Source(NamedTuple):
-    """Images in [-1, 1], float32 (n, h, w, c), and labels, int32 (n,)."""
-
-    x: np.ndarray
-    label: np.ndarray
+from distill_jax.data.base import Source
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-    """Labelled images with a fixed train and held-out split.
+class Arrays:
+    """A dataset whose images are all in memory.
 
     Attributes:
       train: what networks and reference statistics see.
       held_out: what they never see.
-      num_classes: labels are 0 .. num_classes - 1.
+      num_classes: see Dataset; a network is given the labels.
     """
 
     train: Source
@@ -30,21 +26,26 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(h, w, c) of one image."""
         return self.train.x.shape[1:]
 
+    @property
+    def num_labels(self) -> int:
+        return self.num_classes
+
+    def images(self, split: str, num: int | None = None) -> Source:
+        source = {"train": self.train, "held_out": self.held_out}[split]
+        if num is None or num >= len(source.label):
+            return source
+        order = np.sort(_permutation(0, 0, len(source.label))[:num])
+        return Source(source.x[order], source.label[order])
+
+    def batches(
+        self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Source]:
+        return (self.batch(seed, step, size, part) for step in itertools.count(start))
+
     def batch(self, seed: int, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Source:
-        """Batch number `step` of `size` training images, in an order that the seed decides.
-
-        Each epoch is a new permutation and no image is left out. Nothing is remembered between
-        calls, so a run may resume at any step, on any number of processes.
-
-        Args:
-          seed: from 0.
-          step: from 0.
-          size: of the whole batch.
-          part: (i, n) gives the i-th of n equal consecutive parts, for process i of n.
-        """
+        """Batch number `step`, in an order that the seed decides; see Dataset.batches."""
         index, count = part
         n = len(self.train.label)
         start = step * size + index * size // count

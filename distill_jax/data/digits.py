@@ -3,10 +3,11 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from distill_jax.data.arrays import Dataset, Source
+from distill_jax.data.arrays import Arrays
+from distill_jax.data.base import Source
 
 
-def digits() -> Dataset:
+def digits() -> Arrays:
     """1,797 digits (8, 8, 1) in 10 classes: 1,437 for training, 360 held out.
 
     The test set of Alpaydin & Kaynak's "Optical Recognition of Handwritten Digits" (UCI, 1998),
@@ -16,6 +17,6 @@ def digits() -> Dataset:
     x = (data.images / 8.0 - 1.0).astype(np.float32)[..., None]
     label = data.target.astype(np.int32)
     held_out = np.arange(len(label)) % 5 == 0
-    return Dataset(
+    return Arrays(
         Source(x[~held_out], label[~held_out]), Source(x[held_out], label[held_out]), num_classes=10
     )

@@ -8,55 +8,84 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.prediction import Parameterization, Prediction, eps_from_x
-from distill_jax.diffusion.schedule import Schedule, expand
+from distill_jax.diffusion.schedule import Cosine, Schedule, expand
 from distill_jax.typing import Cond, Image, Output, Time, Tree
 
 
 class Sizes(NamedTuple):
-    """What a network must fit: images (h, w, c), labels below num_classes, output channels."""
+    """What a network must fit.
+
+    Attributes:
+      shape: (h, w, c) of one image.
+      num_classes: labels are 0 .. num_classes - 1 and num_classes is the null label; 0 for a
+        network without labels.
+      channels_out: of its output.
+      schedule: of the times it is called with; networks that embed the noise level ask it.
+    """
 
     shape: tuple[int, ...]
     num_classes: int
     channels_out: int
+    schedule: Schedule = Cosine()  # Frozen, so a shared default is safe.
+
+    def conditions(self, takes_w: bool) -> Cond:
+        """One example of every condition that the network is called with."""
+        cond = {"label": jnp.zeros((1,), jnp.int32)} if self.num_classes else {}
+        return {**cond, "w": jnp.zeros((1,))} if takes_w else cond
 
 
 class Network(NamedTuple):
     """All that is known of a neural network: two pure functions.
 
     `init(key, z, t, cond) -> params`; the keys of `cond` decide which conditions it embeds.
-    `apply(params, z, t, cond) -> output` with the channels of its parameterization.
+    `apply(params, z, t, cond, key=None) -> output` with the channels of its parameterization. A
+    key switches dropout on.
     """
 
     init: Callable[[jax.Array, Image, Time, Cond], Tree]
-    apply: Callable[[Tree, Image, Time, Cond], Output]
+    apply: Callable[..., Output]
 
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """A function (z_t, t, cond) -> Prediction and the schedule of its times."""
+    """A function (z_t, t, cond) -> Prediction and the schedule of its times.
+
+    `predict` takes a fourth argument, the key of dropout or None, where the network has dropout
+    and trains on data.
+    """
 
     schedule: Schedule
-    predict: Callable[[Image, Time, Cond], Prediction]
+    predict: Callable[..., Prediction]
 
-    def __call__(self, z: Image, t: Time, cond: Cond) -> Prediction:
-        """The clean image and the noise in z at time t, in float32 or wider."""
-        return self.predict(z, t, cond)
+    def __call__(self, z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
+        """The clean image and the noise in z at time t, in float32 or wider.
+
+        A key switches dropout on. Distillation has none (Salimans & Ho 2022, released configs), so
+        only the loss of a teacher passes one.
+        """
+        return self.predict(z, t, cond) if key is None else self.predict(z, t, cond, key)
 
 
 @dataclasses.dataclass(frozen=True)
 class Binding:
-    """Network, parameterization and schedule, waiting for parameters."""
+    """Network, parameterization and sizes, waiting for parameters."""
 
     network: Network
     parameterization: Parameterization
-    schedule: Schedule
+    sizes: Sizes
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of the times that the network is called with."""
+        return self.sizes.schedule
 
     def __call__(self, params: Tree) -> Denoiser:
         """The denoiser with these parameters."""
+        head = self.parameterization
 
-        def predict(z: Image, t: Time, cond: Cond) -> Prediction:
-            output = self.network.apply(params, z, t, cond)
-            return self.parameterization.predict(output.astype(z.dtype), z, self.schedule, t)
+        def predict(z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
+            output = self.network.apply(params, head.scale(z, self.schedule, t), t, cond, key)
+            return head.predict(output.astype(z.dtype), z, self.schedule, t)
 
         return Denoiser(self.schedule, predict)
 

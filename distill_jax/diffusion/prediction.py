@@ -17,11 +17,23 @@ class Prediction(NamedTuple):
     eps: Image
 
 
+def unscaled(z: Image, schedule: Schedule, t: Time) -> Image:
+    """z itself."""
+    return z
+
+
 class Parameterization(NamedTuple):
-    """Output channels per image channel, and (output, z, schedule, t) -> Prediction."""
+    """What goes into a network and what comes out.
+
+    Attributes:
+      channels: of the output per channel of the image.
+      predict: (output, z, schedule, t) -> Prediction.
+      scale: (z, schedule, t) -> the network's input.
+    """
 
     channels: int
     predict: Callable[[Output, Image, Schedule, Time], Prediction]
+    scale: Callable[[Image, Schedule, Time], Image] = unscaled
 
 
 def eps_from_x(z: Image, x: Image, schedule: Schedule, t: Time) -> Image:
@@ -77,12 +89,42 @@ def from_flow(output: Output, z: Image, schedule: Schedule, t: Time) -> Predicti
     return Prediction((z - sigma * output) / total, (z + alpha * output) / total)
 
 
+SIGMA_DATA = 0.5  # The standard deviation of images in [-1, 1] that EDM assumes.
+
+
+def edm_scale(z: Image, schedule: Schedule, t: Time) -> Image:
+    """c_in z, of variance 1: z / sqrt(sigma^2 + alpha^2 sigma_data^2)."""
+    return z / expand(_edm_norm(schedule, t), z)
+
+
+def from_edm(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
+    """The preconditioning of EDM, x = c_skip z + c_out output, for a schedule with any alpha.
+
+        c_skip = alpha sigma_data^2 / n^2,   c_out = sigma sigma_data / n,
+        n^2 = sigma^2 + alpha^2 sigma_data^2
+
+    Karras et al. (2022, arXiv:2206.00364), equation 7 and Table 1, have alpha = 1; z / alpha at the
+    noise level sigma / alpha gives these. eps = sigma z / n^2 - alpha sigma_data output / n, which
+    divides by no small number.
+    """
+    alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
+    norm = expand(_edm_norm(schedule, t), z)
+    x = (alpha * SIGMA_DATA**2 / norm * z + sigma * SIGMA_DATA * output) / norm
+    eps = (sigma / norm * z - alpha * SIGMA_DATA * output) / norm
+    return Prediction(x, eps)
+
+
+def _edm_norm(schedule: Schedule, t: Time) -> Time:
+    return jnp.sqrt(schedule.sigma(t) ** 2 + (schedule.alpha(t) * SIGMA_DATA) ** 2)
+
+
 PARAMETERIZATIONS = {
     "x": Parameterization(1, from_x),
     "eps": Parameterization(1, from_eps),
     "v": Parameterization(1, from_v),
     "both": Parameterization(2, from_both),
     "flow": Parameterization(1, from_flow),
+    "edm": Parameterization(1, from_edm, edm_scale),
 }
 
 

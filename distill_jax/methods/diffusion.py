@@ -48,7 +48,7 @@ class Diffusion:
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Salimans & Ho (2022), Algorithm 1: weight(l) |x_hat(z_t, t, c) - x|^2, t ~ U[0, 1)."""
-        k_t, k_eps, k_drop = jax.random.split(key, 3)
+        k_t, k_eps, k_drop, k_dropout = jax.random.split(key, 4)
         x, shape = batch.x, batch.x.shape[:1]
         drop = jax.random.bernoulli(k_drop, self.label_dropout, shape)
         cond = {
@@ -58,7 +58,7 @@ class Diffusion:
         t = jax.random.uniform(k_t, shape, x.dtype)
         eps = jax.random.normal(k_eps, x.shape, x.dtype)
         z_t = add_noise(nets.student.schedule, x, eps, t)
-        x_hat = nets.student(z_t, t, cond).x
+        x_hat = nets.student(z_t, t, cond, k_dropout).x
         return weighted_mse(self.weighting, nets.student, x_hat, x, t), {}
 
     def check(self, teacher: Method | None) -> None:

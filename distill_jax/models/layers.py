@@ -68,12 +68,16 @@ def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def as_network(module: nn.Module) -> Network:
-    """The two functions of a Linen module that is called with (z, t, cond)."""
+    """The two functions of a Linen module that is called with (z, t, cond).
+
+    A layer of the module drops out exactly when it has a "dropout" stream (`self.has_rng`).
+    """
 
     def init(key: jax.Array, z: Image, t: Time, cond: Cond) -> Tree:
         return module.init(key, z, t, cond)["params"]
 
-    def apply(params: Tree, z: Image, t: Time, cond: Cond) -> Output:
-        return module.apply({"params": params}, z, t, cond)
+    def apply(params: Tree, z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Output:
+        rngs = {} if key is None else {"dropout": key}
+        return module.apply({"params": params}, z, t, cond, rngs=rngs)
 
     return Network(init, apply)

@@ -45,7 +45,7 @@ def test_guided_predictions_recombine_to_z():
 def test_guidance_calls_the_network_once_on_twice_the_batch():
     sizes = []
 
-    def predict(z, t, cond):
+    def predict(z, t, cond, key=None):
         sizes.append((z.shape, t.shape, cond["label"].shape))
         return Prediction(z, z)
 
@@ -59,7 +59,7 @@ def test_a_denoiser_that_takes_w_refuses_to_be_guided():
 
 
 def test_clipped_keeps_x_in_range_and_recombines_to_z(x64):
-    def predict(z, t, cond):
+    def predict(z, t, cond, key=None):
         x = 3 * z
         return Prediction(x, eps_from_x(z, x, Cosine(), t))
 

@@ -21,7 +21,7 @@ SCHEDULES = [Cosine(), RectifiedFlow(), RectifiedFlow(shift=3.0), Karras()]
 
 
 def toy(schedule):
-    def predict(z, t, cond):
+    def predict(z, t, cond, key=None):
         x = jnp.tanh(0.7 * z + 0.1 * schedule.logsnr(t)[:, None])
         return Prediction(x, eps_from_x(z, x, schedule, t))
 

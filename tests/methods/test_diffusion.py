@@ -52,7 +52,7 @@ def test_loss_of_the_exact_denoiser_of_a_gaussian_is_its_known_integral(x64):
 def test_labels_are_dropped_with_their_probability(dropout, low, high):
     seen = []
 
-    def predict(z, t, cond):
+    def predict(z, t, cond, key=None):
         seen.append(cond["label"])
         return constant_denoiser(Cosine(), 0.0).predict(z, t, cond)
 

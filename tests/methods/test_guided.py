@@ -23,8 +23,8 @@ BATCH = Batch(
 
 def teacher_and_grafted_student():
     binding = tiny_binding()
-    teacher = filled(initial_params(jax.random.key(1), binding, Diffusion(), SHAPE))
-    fresh = initial_params(jax.random.key(2), binding, Guided(), SHAPE)
+    teacher = filled(initial_params(jax.random.key(1), binding, Diffusion()))
+    fresh = initial_params(jax.random.key(2), binding, Guided())
     return binding(teacher), binding(graft(fresh, teacher, new=("w_embed",)))
 
 

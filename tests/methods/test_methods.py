@@ -38,10 +38,10 @@ def one_iteration(name):
     """State before and after, with the metrics, and the frozen networks."""
     method, binding = METHOD[name], tiny_binding()
     teacher = TEACHER.get(name)
-    params = filled(initial_params(jax.random.key(1), binding, method, SHAPE))
+    params = filled(initial_params(jax.random.key(1), binding, method))
     frozen = {}
     if teacher is not None:
-        frozen["teacher"] = filled(initial_params(jax.random.key(2), binding, teacher, SHAPE))
+        frozen["teacher"] = filled(initial_params(jax.random.key(2), binding, teacher))
     bind = Bind(binding, None if teacher is None else binding)
     state = new_state(jax.random.key(3), {"student": params}, TX)
     before = jax.tree.map(np.array, (state.params, state.ema, frozen))
@@ -87,10 +87,10 @@ def test_the_numbers_of_a_method_are_traced(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_loss_is_pure(name):
     method, binding = METHOD[name], tiny_binding()
-    params = filled(initial_params(jax.random.key(1), binding, method, SHAPE))
+    params = filled(initial_params(jax.random.key(1), binding, method))
     nets = Nets(binding(params), binding(params))
     if name == "guided":
-        teacher = filled(initial_params(jax.random.key(2), binding, METHOD["diffusion"], SHAPE))
+        teacher = filled(initial_params(jax.random.key(2), binding, METHOD["diffusion"]))
         nets = Nets(binding(params), binding(teacher))
     values = [method.phases[0].loss(method, jax.random.key(5), BATCH, nets)[0] for _ in range(2)]
     other = method.phases[0].loss(method, jax.random.key(6), BATCH, nets)[0]

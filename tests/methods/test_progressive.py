@@ -30,7 +30,7 @@ def exact_student(schedule, std, num_steps):
     """The student of a Gaussian teacher: two teacher steps, worked out as a straight line in z."""
     teacher = gaussian_denoiser(schedule, std)
 
-    def predict(z, t, cond):
+    def predict(z, t, cond, key=None):
         s, mid = t - 1 / num_steps, t - 0.5 / num_steps
         first = teacher(z, t, cond)
         alpha, sigma = (expand(level(mid), z) for level in (schedule.alpha, schedule.sigma))
@@ -66,7 +66,7 @@ def test_times_are_the_students_grid_and_the_teachers_midpoints():
     calls = {"teacher": [], "student": []}
 
     def spy(role):
-        def predict(z, t, cond):
+        def predict(z, t, cond, key=None):
             calls[role].append(np.asarray(t))
             return constant_denoiser(Cosine(), 0.0).predict(z, t, cond)
 
@@ -84,7 +84,7 @@ def test_times_are_the_students_grid_and_the_teachers_midpoints():
 def test_one_w_per_example_is_shared_by_teacher_and_student():
     seen = []
 
-    def predict(z, t, cond):
+    def predict(z, t, cond, key=None):
         seen.append(np.asarray(cond["w"]))
         return constant_denoiser(Cosine(), 0.0).predict(z, t, cond)
 
@@ -96,7 +96,7 @@ def test_one_w_per_example_is_shared_by_teacher_and_student():
 
 
 def test_with_a_frozen_w_the_loss_is_that_of_the_teacher_sliced_at_w():
-    def predict(z, t, cond):
+    def predict(z, t, cond, key=None):
         x = jnp.tanh(z + expand(cond["w"], z))
         return Prediction(x, eps_from_x(z, x, Cosine(), t))
 
