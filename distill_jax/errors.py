@@ -11,12 +11,16 @@ from absl import app, flags, logging
 PACKAGE = str(pathlib.Path(__file__).parent)
 
 
-def friendly(main: Callable[[], int | None]) -> None:
+def friendly(main: Callable[..., int | None], *names: str) -> None:
     """Parses the flags, runs a command line, and exits with its code.
 
     A mistake in the flags, an exception raised by a line of this package, and every OSError is a
     message for the user: it is printed alone, with exit code 1. Any other exception is a bug and
     keeps its traceback.
+
+    Args:
+      main: the command line; called with the arguments that are no flags.
+      *names: of those arguments, all of which must be given.
     """
 
     def parse(argv: Sequence[str]) -> Sequence[str]:
@@ -30,9 +34,7 @@ def friendly(main: Callable[[], int | None]) -> None:
             # The storage library reports every file, and again what it raises.
             logging.set_verbosity(logging.FATAL)
         try:
-            if len(argv) > 1:
-                raise ValueError(f"unexpected argument {argv[1]!r}; everything is a --flag")
-            code = main()
+            code = main(*_arguments(argv[1:], names))
         except (ValueError, KeyError, OSError) as error:
             if not is_message(error):
                 raise
@@ -40,6 +42,15 @@ def friendly(main: Callable[[], int | None]) -> None:
         sys.exit(code)
 
     app.run(run, flags_parser=parse)
+
+
+def _arguments(given: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+    if len(given) > len(names):
+        rest = f"{' '.join(names)} and --flags are all" if names else "everything is a --flag"
+        raise ValueError(f"unexpected argument {given[len(names)]!r}; {rest}")
+    if len(given) < len(names):
+        raise ValueError(f"{names[len(given)]} is missing; expected {' '.join(names)}")
+    return given
 
 
 def is_message(error: Exception) -> bool:
