@@ -5,7 +5,6 @@ plan. Every key is named in `base` or `stage`; what a method, network or dataset
 signature of the entry of METHODS, NETWORKS or DATASETS that its `name` picks.
 """
 
-import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -29,8 +28,9 @@ def base() -> ConfigDict:
             "log_every": 50,
             "save_every": 1000,
             "keep": 2,
-            # Guidance strengths of grids and report, and the report's samples per row.
-            "evaluate": {"w": (0.0, 1.0, 2.0, 4.0), "num_samples": 2000},
+            # Guidance strengths of grids and report, the report's samples per row, and variances
+            # at which it samples the teacher by the ancestral sampler too.
+            "evaluate": {"w": (0.0, 1.0, 2.0, 4.0), "num_samples": 2000, "ancestral": ()},
             "stages": {},
         },
         convert_dict=True,
@@ -95,15 +95,17 @@ def halvings(
       **options: of `stage` and of the method, alike for all rounds.
 
     Raises:
-      ValueError: unless start is end times a power of two.
+      ValueError: unless start is end times a power of two, or of the option `factor`.
     """
-    rounds = math.log2(start / end) if start >= end >= 1 else 0.5
-    if rounds != int(rounds):
+    factor = options.get("factor", 2)
+    numbers = [max(start, 1)]
+    while numbers[-1] > max(end, 1) and numbers[-1] % factor == 0:
+        numbers.append(numbers[-1] // factor)
+    if numbers[0] != start or numbers[-1] != end:
         raise ValueError(
-            f"halvings from {start} to {end} steps: start must be end times a power of two, "
-            "such as 32 to 1"
+            f"halvings from {start} to {end} steps: start must be end times a power of "
+            f"{'two' if factor == 2 else factor}, such as {factor**5} to 1"
         )
-    numbers = [start >> i for i in range(int(rounds) + 1)]
     table = steps if isinstance(steps, dict) else {"default": steps}
     return [
         stage(
