@@ -72,14 +72,26 @@ def stage(
     }
 
 
-def halvings(start: int, end: int = 1, *, steps: Any, **options: Any) -> list[dict[str, Any]]:
-    """Progressive stages of start, start / 2, ..., end steps.
+def halvings(
+    start: int,
+    end: int = 1,
+    *,
+    steps: Any,
+    method: str = "progressive",
+    prefix: str = "n",
+    teacher: str = "",
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Stages of start, start / 2, ..., end steps, each the teacher of the next.
 
     Args:
       start: sampling steps of the first student.
       end: sampling steps of the last.
       steps: iterations of a round; a dict {num_steps: iterations} with a "default" tells rounds
         apart.
+      method: of all rounds, an entry of METHODS.
+      prefix: of their names, before the number of steps in four digits.
+      teacher: of the first round; "" is the stage before.
       **options: of `stage` and of the method, alike for all rounds.
 
     Raises:
@@ -95,7 +107,12 @@ def halvings(start: int, end: int = 1, *, steps: Any, **options: Any) -> list[di
     table = steps if isinstance(steps, dict) else {"default": steps}
     return [
         stage(
-            f"n{n:04d}", "progressive", num_steps=n, steps=table.get(n, table["default"]), **options
+            f"{prefix}{n:04d}",
+            method,
+            num_steps=n,
+            steps=table.get(n, table["default"]),
+            teacher=teacher if n == start else "",
+            **options,
         )
         for n in numbers
     ]
