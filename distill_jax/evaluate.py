@@ -182,9 +182,12 @@ def write_report(
     path = workdir / "report.json"
     if path.exists() and json.loads(path.read_text()).get("made_of") == made_of:
         return False
-    students = [network for network in map(load, finals) if network.method.needs_teacher]
+    decoders = [network for network in map(load, finals) if network.method.decodes]
+    if not decoders:
+        return False
+    students = [network for network in decoders if network.method.needs_teacher]
     teacher = _root(students[-1], finals[-1]) if students else None
-    students = students or [load(finals[-1])]
+    students = students or decoders[-1:]
     yardstick = Yardstick(students[0].manifest["data"])
     counts = {int(student.method.num_steps) for student in students}
     per_w = len(students)

@@ -10,8 +10,8 @@ PACKAGE = ROOT / "distill_jax"
 # From the top; a file imports only from lines below its own, a folder also from itself.
 LINES = [
     {"main"},
-    {"sample", "evaluate"},
-    {"pipeline", "report"},
+    {"sample", "evaluate", "edit"},
+    {"pipeline", "report", "edits"},
     {"plan"},
     {"student"},
     {"train", "checkpoint", "sharding", "logs", "data", "metrics", "methods", "models"},

@@ -2,11 +2,13 @@
 
 from distill_jax.methods.base import Method, Nets, Phase
 from distill_jax.methods.diffusion import Diffusion
+from distill_jax.methods.encoder import Encoder
 from distill_jax.methods.guided import Guided
 from distill_jax.methods.progressive import Progressive
 
 METHODS = {
     "diffusion": Diffusion,
+    "encoder": Encoder,
     "guided": Guided,
     "progressive": Progressive,
 }

@@ -47,12 +47,14 @@ class Method(Protocol):
         takes none.
       continuous: whether the network is trained at all times in [0, 1], or on its grid alone.
       needs_teacher: whether a finished network must come before this method.
+      decodes: whether it is a sampler, from noise to images; an encoder goes the other way.
     """
 
     num_steps: Any
     w_range: tuple | None
     continuous: bool
     needs_teacher: bool
+    decodes: bool
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -64,7 +66,7 @@ class Method(Protocol):
         ...
 
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
-        """Images from standard normal noise z."""
+        """Images from standard normal noise z; raises ValueError for a method without."""
         ...
 
 
@@ -131,6 +133,34 @@ def check_w_range(w_range: tuple) -> None:
             f"w_range is {tuple(w_range)}; expected (smallest, largest) with "
             "0 <= smallest <= largest, for w = 0 is the model without guidance"
         )
+
+
+def check_halving(method: Method, teacher: Method) -> None:
+    """Raises ValueError unless the teacher makes two steps of each of the method's, at its w."""
+    n = method.num_steps
+    check_steps(n)
+    if not teacher.continuous and teacher.decodes != method.decodes:
+        raise ValueError(
+            "a decoder cannot be halved to an encoder, nor an encoder to a decoder; name a teacher "
+            "that knows all times, such as the guided stage"
+        )
+    if not teacher.continuous and teacher.num_steps != 2 * n:
+        raise ValueError(
+            f"a student of {n} steps needs a teacher of {2 * n}; this teacher was made for "
+            f"{teacher.num_steps}"
+        )
+    if (method.w_range is None) != (teacher.w_range is None):
+        raise ValueError(
+            f"w_range is {method.w_range}, the teacher's {teacher.w_range}; a halving keeps its "
+            "teacher's input w: give w_range exactly when the teacher was trained with one"
+        )
+    if method.w_range is not None:
+        check_w_range(method.w_range)
+        if method.w_range[0] < teacher.w_range[0] or method.w_range[1] > teacher.w_range[1]:
+            raise ValueError(
+                f"w_range {tuple(method.w_range)} leaves the teacher's {tuple(teacher.w_range)}; "
+                "stay inside it"
+            )
 
 
 def check_weighting(weighting: str) -> None:

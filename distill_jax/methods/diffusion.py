@@ -41,6 +41,7 @@ class Diffusion:
     w_range = None
     continuous = True
     needs_teacher = False
+    decodes = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -16,8 +16,7 @@ from distill_jax.methods.base import (
     Metrics,
     Nets,
     Phase,
-    check_steps,
-    check_w_range,
+    check_halving,
     check_weighting,
     draw_w,
     reachable,
@@ -48,6 +47,7 @@ class Progressive:
 
     continuous = False
     needs_teacher = True
+    decodes = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -77,25 +77,8 @@ class Progressive:
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
     def check(self, teacher: Method | None) -> None:
-        check_steps(self.num_steps)
         check_weighting(self.weighting)
-        if not teacher.continuous and teacher.num_steps != 2 * self.num_steps:
-            raise ValueError(
-                f"a student of {self.num_steps} steps needs a teacher of {2 * self.num_steps}; "
-                f"this teacher was made for {teacher.num_steps}"
-            )
-        if (self.w_range is None) != (teacher.w_range is None):
-            raise ValueError(
-                f"w_range is {self.w_range}, the teacher's {teacher.w_range}; a halving keeps its "
-                "teacher's input w: give w_range exactly when the teacher was trained with one"
-            )
-        if self.w_range is not None:
-            check_w_range(self.w_range)
-            if self.w_range[0] < teacher.w_range[0] or self.w_range[1] > teacher.w_range[1]:
-                raise ValueError(
-                    f"w_range {tuple(self.w_range)} leaves the teacher's {tuple(teacher.w_range)}; "
-                    "stay inside it"
-                )
+        check_halving(self, teacher)
 
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
         return sample_ddim(self, student, z, cond)

@@ -17,10 +17,15 @@ from tests.toys import filled, tiny_binding
 SHAPE = (4, 4, 1)
 METHOD = {
     "diffusion": METHODS["diffusion"](num_steps=4),
+    "encoder": METHODS["encoder"](num_steps=4, w_range=(0.0, 4.0)),
     "guided": METHODS["guided"](num_steps=4),
     "progressive": METHODS["progressive"](num_steps=4, w_range=(0.0, 4.0)),
 }
-TEACHER = {"guided": METHOD["diffusion"], "progressive": METHOD["guided"]}
+TEACHER = {
+    "encoder": METHOD["guided"],
+    "guided": METHOD["diffusion"],
+    "progressive": METHOD["guided"],
+}
 RATES = Rates(1e-2, 0, 1.0, 10, 0.5)
 TX = optimizer(0.9, 0.99, 0.0, 1.0)
 BATCH = Batch(
