@@ -120,6 +120,12 @@ def _plan_stage(
     if spec.steps < 1:
         raise ValueError(f"steps is {spec.steps}; expected at least 1")
     method = build(METHODS, "method", spec.method.to_dict())
+    heads = getattr(method, "parameterizations", None)
+    if heads and config.parameterization not in heads:
+        raise ValueError(
+            f"config.parameterization is {config.parameterization!r}; method {spec.method.name!r} "
+            f"works with {', '.join(heads)} alone, in its teacher too"
+        )
     binding = make_binding(config.to_dict(), dataset.shape, dataset.num_classes)
     teacher_dir, teacher = _find_teacher(spec, method, before)
     if teacher is None:
