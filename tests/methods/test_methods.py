@@ -27,7 +27,7 @@ TEACHER = {
     "stochastic": METHOD["guided"],
 }
 RATES = Rates(1e-2, 0, 1.0, 10, 0.5)
-TX = optimizer(0.9, 0.99, 0.0, 1.0)
+TX = optimizer(0.9, 0.99, 1.0)
 BATCH = Batch(
     jax.random.uniform(jax.random.key(0), (6, *SHAPE), minval=-1),
     {"label": jnp.asarray([0, 1, 2, 0, 1, 2], jnp.int32)},
