@@ -22,8 +22,9 @@ from distill_jax.diffusion.denoiser import Binding
 from distill_jax.flops import flops
 from distill_jax.methods import Method, Phase
 from distill_jax.plan import Bind, Run, Stage
+from distill_jax.student import abstract_params
 from distill_jax.tables import suggestion
-from distill_jax.train import Rates, make_update, new_state, optimizer
+from distill_jax.train import make_update, new_state, optimizer
 from distill_jax.typing import Batch, Tree
 
 # TFLOP/s of one device in dense bfloat16 products, and what JAX calls it. From NVIDIA's data sheets
@@ -151,9 +152,8 @@ def _traced_once(binding: Binding) -> Binding:
 
 def _arguments(run: Run, stage: Stage) -> tuple:
     """Shapes, types and shardings of what the updates of a stage are called with."""
-    config, spec, layout = run.config, stage.spec, run.layout
-    rates = Rates(spec.learning_rate, spec.warmup, spec.decay_to, spec.steps, spec.ema_decay)
-    method, rates = jax.eval_shape(lambda *numbers: numbers, stage.method, rates)
+    config, layout = run.config, run.layout
+    method, rates = jax.eval_shape(lambda *numbers: numbers, stage.method, stage.rates)
     tx = optimizer(**config.optimizer)
     trained = {phase.trains: stage.shapes[phase.trains] for phase in stage.method.phases}
     state = jax.eval_shape(lambda params: new_state(jax.random.key(0), params, tx), trained)
@@ -178,11 +178,7 @@ def _bytes_per_device(tree: Tree) -> int:
 def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
     """The costs as text: parameters by module, FLOPs and hours by stage, bytes per device."""
     last = run.stages[-1]
-    shapes, sizes = last.shapes["student"], last.bind.student.sizes
-    z = jax.ShapeDtypeStruct((1, *sizes.shape), np.float32)
-    t = jax.ShapeDtypeStruct((1,), np.float32)
-    cond = sizes.conditions(last.method.w_range is not None)
-    forward = flops(last.bind.student.network.apply, shapes, z, t, cond)
+    shapes, forward = last.shapes["student"], forward_flops(last.bind.student, last.method)
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     modules = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in by_module(shapes).items()]
     kept = []
@@ -200,6 +196,14 @@ def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
             logs.table(("stage", *cost.kept, "together"), kept),
         )
     )
+
+
+def forward_flops(binding: Binding, method: Method) -> int:
+    """Of one call of the network that `method` trains, on one image."""
+    z = jax.ShapeDtypeStruct((1, *binding.sizes.shape), np.float32)
+    t = jax.ShapeDtypeStruct((1,), np.float32)
+    cond = binding.sizes.conditions(method.w_range is not None)
+    return flops(binding.network.apply, abstract_params(binding, method), z, t, cond)
 
 
 def _show_stages(run: Run, costs: Mapping[str, Cost], where: Target) -> str:

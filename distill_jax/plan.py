@@ -18,7 +18,7 @@ from distill_jax.methods import METHODS, Method, Nets
 from distill_jax.sharding import Layout, make_layout
 from distill_jax.student import Student, abstract_params, find_final, load, make_binding
 from distill_jax.tables import build, suggestion
-from distill_jax.train import graft
+from distill_jax.train import Rates, graft
 from distill_jax.typing import Tree
 
 
@@ -57,6 +57,19 @@ class Stage:
     shapes: Mapping[str, Tree]
     directory: epath.Path
     teacher: epath.Path | None
+
+    @property
+    def rates(self) -> Rates:
+        """The numbers of its optimizer."""
+        spec = self.spec
+        return Rates(
+            learning_rate=spec.learning_rate,
+            warmup=spec.warmup,
+            decay_to=spec.decay_to,
+            steps=spec.steps,
+            ema_decay=spec.ema_decay,
+            weight_decay=spec.weight_decay,
+        )
 
     @property
     def finished(self) -> bool:

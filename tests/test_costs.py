@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from distill_jax import costs, plan
+from distill_jax.config import paper_unet
 from distill_jax.costs import Target
 from distill_jax.data import normalise
-from distill_jax.train import Rates, new_state, optimizer
+from distill_jax.methods import METHODS
+from distill_jax.student import abstract_params, make_binding
+from distill_jax.train import new_state, optimizer
 from distill_jax.typing import Batch
 from tests.test_plan import GUIDED, TEACHER, config_of, halved
 
@@ -38,6 +41,25 @@ def test_updates_cost_what_the_layers_of_the_mlp_add_up_to(tmp_path):
     # With and without the label, or before and at the middle of a step: two calls of the teacher.
     assert got["s01_guided"] == (2 * BATCH * (student_update + 2 * teacher),)
     assert got["s02_half"] == (2 * BATCH * (student_update + 2 * student),)
+
+
+# Parameters and forward GFLOP per image of the released networks, counted on their code.
+PUBLISHED = {
+    "cifar10": ((32, 32, 3), 0, 60_004_099, 34.1),
+    "imagenet64": ((64, 64, 3), 1000, 295_905_222, 210.7),
+    "lsun128": ((128, 128, 3), 0, 139_578_502, 129.9),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_networks_of_the_papers_cost_what_their_code_does(name):
+    shape, num_classes, parameters, gflop = PUBLISHED[name]
+    head = "x" if name == "cifar10" else "both"
+    spec = {"model": paper_unet(name), "schedule": {"name": "cosine"}, "parameterization": head}
+    binding, method = make_binding(spec, shape, num_classes), METHODS["diffusion"]()
+    assert sum(costs.by_module(abstract_params(binding, method)).values()) == parameters
+    # XLA's count, which they are from, has single elements beside products and convolutions.
+    assert costs.forward_flops(binding, method) == pytest.approx(gflop * 1e9, rel=0.01)
 
 
 def test_halvings_share_their_costs_so_that_a_chain_is_planned_in_seconds(tmp_path):
@@ -72,8 +94,7 @@ def test_the_compiled_update_has_the_flops_and_bytes_of_the_plan(tmp_path):
     source = next(run.dataset.batches(0, 0, 256))
     cond = {"label": source.label}
     batch = run.layout.place(Batch(normalise(source.x), cond, cond))
-    rates = Rates(1e-3, 0, 0.0, 2, 0.0)
-    state, _ = compiled(stage.method, rates, jax.device_put(state), {}, batch)
+    state, _ = compiled(stage.method, stage.rates, jax.device_put(state), {}, batch)
     assert int(state.step) == 1
 
 
