@@ -41,8 +41,8 @@ class Progressive:
         does not. Guidance is in the teacher's weights; none is added here.
       weighting: a name in WEIGHTINGS.
       clip: whether the sampler clips x to [-1, 1].
-      clip_target: whether the teacher's x is clipped in the target too, where the sampler clips. The
-        reference does not.
+      clip_target: whether the teacher's x is clipped in the target too, where the sampler clips.
+        The reference does not.
       factor: teacher steps per student step, from 2, which both papers recommend; the teacher has
         factor * N steps.
       label_dropout: probability in [0, 1] of the null condition, for a student without w that is
