@@ -23,7 +23,6 @@ from distill_jax.student import Student, find_final, initial_params, load
 from distill_jax.train import (
     Cadence,
     DivergedError,
-    Rates,
     TrainState,
     graft,
     make_update,
@@ -112,9 +111,7 @@ def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[Trai
         make_update(stage.method.phases, i, stage.bind, tx, layout.constrain)
         for i in range(len(stage.method.phases))
     ]
-    steady = (spec.steps, spec.ema_decay, spec.weight_decay)
-    rates = Rates(spec.learning_rate, spec.warmup, spec.decay_to, *steady)
-    method, rates = jax.device_put((stage.method, rates), layout.replicated)
+    method, rates = jax.device_put((stage.method, stage.rates), layout.replicated)
 
     def iterate(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         metrics = {}

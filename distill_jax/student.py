@@ -327,15 +327,23 @@ def _binding(spec: str, shape: tuple[int, ...], num_classes: int) -> Binding:
 
 def initial_params(key: jax.Array, binding: Binding, method: Method) -> Tree:
     """Fresh parameters of the network that `method` trains."""
-    cond = binding.sizes.conditions(method.w_range is not None)
+    return _initial(key, binding, method.w_range is not None)
+
+
+def _initial(key: jax.Array, binding: Binding, takes_w: bool) -> Tree:
+    cond = binding.sizes.conditions(takes_w)
     z = jnp.zeros((1, *binding.sizes.shape))
     return binding.network.init(key, z, jnp.zeros((1,)), cond)
 
 
-@functools.cache
 def abstract_params(binding: Binding, method: Method) -> Tree:
     """Shapes and types of `initial_params`, computed without making any."""
-    return jax.eval_shape(lambda key: initial_params(key, binding, method), jax.random.key(0))
+    return _shapes(binding, method.w_range is not None)
+
+
+@functools.cache  # All halvings of a chain have the same.
+def _shapes(binding: Binding, takes_w: bool) -> Tree:
+    return jax.eval_shape(lambda key: _initial(key, binding, takes_w), jax.random.key(0))
 
 
 def _tuples(spec: Any) -> Any:

@@ -11,12 +11,12 @@ PACKAGE = ROOT / "distill_jax"
 LINES = [
     {"main", "sweep"},
     {"sample", "evaluate", "edit"},
-    {"pipeline", "report", "edits"},
+    {"pipeline", "report", "edits", "costs"},
     {"plan"},
     {"student"},
     {"train", "checkpoint", "sharding", "logs", "data", "metrics", "methods", "models"},
     {"diffusion"},
-    {"typing", "tables", "signals", "errors"},
+    {"typing", "tables", "signals", "errors", "flops"},
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 FORBIDDEN = {"tensorflow", "torch", "tensorflow_probability"}
