@@ -95,7 +95,7 @@ BAD = {
     "unknown network": (
         config_of(TEACHER, model__name="unett"),
         KeyError,
-        "unknown network 'unett'; known: dit, mlp",
+        "unknown network 'unett'; known: dit, mlp, unet; did you mean 'unet'",
     ),
     "unknown dataset": (
         config_of(TEACHER, data__name="digit"),

@@ -1,0 +1,297 @@
+"""The pixel UNet of the papers, parameter for parameter.
+
+Salimans & Ho (2022), Progressive Distillation, arXiv:2202.00512: the network they released, with
+its parameter names, so that their checkpoints load as they are. Labels enter as one-hot vectors,
+and the null label as the zero vector, which adds no parameter.
+"""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Network, Sizes
+from distill_jax.models.layers import WEmbedding, as_network, modulate, sinusoid, zeros
+from distill_jax.typing import Cond, Image, Output, Time
+
+# logsnr -> u, which is embedded; inv_cos recovers the time of the cosine schedule.
+LOGSNR_INPUTS = {
+    "inv_cos": lambda logsnr: jnp.arctan(jnp.exp(-logsnr / 2)) / (math.pi / 2),
+    "sigmoid": jax.nn.sigmoid,
+    "linear": lambda logsnr: (logsnr + 10) / 20,
+}
+# What the blocks keep for the backward pass; the rest is computed again there.
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+}
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """The UNet's numbers, checked against each other.
+
+    Attributes:
+      sizes: what it must fit; label num_classes is the null label.
+      channels: of the first level, divisible by 32 (the groups of every normalisation).
+      embedding: width of the vector that times and conditions become, even; usually 4 channels.
+      multipliers: channels of each level over `channels`; a level halves the side of the last.
+      blocks: residual blocks of a level on the way down; one more on the way up.
+      attention: sides of the levels whose blocks are followed by attention.
+      heads: of every attention; or else
+      head_dim: channels of a head.
+      dropout: probability in [0, 1) inside every residual block, where a key is passed.
+      resblock_resample: whether residual blocks change the resolution, or single convolutions.
+      logsnr_input: a name in LOGSNR_INPUTS.
+      dtype: of the computation, "float32" or "bfloat16"; parameters, statistics of the
+        normalisations, softmax, embeddings and the output are float32.
+      remat: a name in REMAT: "none" keeps everything, "dots" the results of convolutions and
+        matrix products, "full" only the inputs of the blocks.
+      w_scale: the w that is embedded like t = 1.
+
+    Raises:
+      ValueError: when they do not fit each other.
+    """
+
+    sizes: Sizes
+    channels: int
+    embedding: int
+    multipliers: tuple[int, ...]
+    blocks: int
+    attention: tuple[int, ...]
+    heads: int | None = None
+    head_dim: int | None = None
+    dropout: float = 0.0
+    resblock_resample: bool = True
+    logsnr_input: str = "inv_cos"
+    dtype: str = "float32"
+    remat: str = "none"
+    w_scale: float = 4.0
+
+    def __post_init__(self):
+        for name, known in (
+            ("dtype", DTYPES),
+            ("remat", REMAT),
+            ("logsnr_input", LOGSNR_INPUTS),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}"
+                )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; expected a probability in [0, 1)")
+        self._check_widths()
+        self._check_sides()
+        self._check_heads()
+
+    def _check_widths(self) -> None:
+        if self.channels < 32 or self.channels % 32:
+            raise ValueError(f"channels is {self.channels}; expected a multiple of 32")
+        if self.embedding < 4 or self.embedding % 2:
+            raise ValueError(f"embedding is {self.embedding}; expected an even number from 4")
+        if not self.multipliers or min(*self.multipliers, self.blocks) < 1:
+            raise ValueError(
+                f"multipliers is {self.multipliers} and blocks {self.blocks}; expected at least "
+                "one multiplier, and whole numbers from 1"
+            )
+
+    def _check_sides(self) -> None:
+        height, width = self.sizes.shape[:2]
+        factor = 2 ** (len(self.multipliers) - 1)
+        if height != width or height % factor:
+            raise ValueError(
+                f"the image is {height}x{width}; expected a square whose side "
+                f"{len(self.multipliers)} levels can halve, a multiple of {factor}"
+            )
+        if not set(self.attention) <= set(self.sides):
+            raise ValueError(
+                f"attention is {self.attention}; expected sides that levels of this network have: "
+                f"{', '.join(map(str, self.sides))}"
+            )
+
+    def _check_heads(self) -> None:
+        if (self.heads is None) == (self.head_dim is None):
+            raise ValueError(
+                f"heads is {self.heads} and head_dim {self.head_dim}; set one of them and leave "
+                "the other None"
+            )
+        # The middle attends at the last level whatever `attention` says.
+        for side, multiplier in zip(self.sides, self.multipliers, strict=True):
+            width, by = multiplier * self.channels, self.heads or self.head_dim
+            if side in (*self.attention, self.sides[-1]) and (not by or by < 1 or width % by):
+                name = "head_dim" if self.heads is None else "heads"
+                raise ValueError(
+                    f"{name} is {by}; expected a divisor of the {width} channels at side {side}"
+                )
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of the image at every level."""
+        return tuple(self.sizes.shape[0] >> level for level in range(len(self.multipliers)))
+
+
+def unchanged(h: jax.Array) -> jax.Array:
+    """h itself."""
+    return h
+
+
+def halved(h: jax.Array) -> jax.Array:
+    """Means over 2x2 pixels: (b, h, w, c) -> (b, h/2, w/2, c)."""
+    batch, height, width, channels = h.shape
+    return h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def doubled(h: jax.Array) -> jax.Array:
+    """Every pixel repeated 2x2: (b, h, w, c) -> (b, 2h, 2w, c)."""
+    return h.repeat(2, axis=1).repeat(2, axis=2)
+
+
+class ResBlock(nn.Module):
+    """x + convolutions of x that the embedding modulates, at this or the next resolution."""
+
+    channels: int
+    spec: Architecture
+    resample: Callable[[jax.Array], jax.Array] = unchanged
+
+    @nn.compact
+    def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
+        dtype = jnp.dtype(self.spec.dtype)
+        h = self.resample(nn.swish(nn.GroupNorm(dtype=dtype, name="norm1")(x)))
+        x = self.resample(x)
+        h = nn.Conv(self.channels, (3, 3), dtype=dtype, name="conv1")(h)
+
+        mod = nn.Dense(2 * self.channels, dtype=dtype, name="temb_proj")(nn.swish(emb))
+        scale, shift = jnp.split(mod[:, None, None], 2, axis=-1)
+        h = nn.swish(modulate(nn.GroupNorm(dtype=dtype, name="norm2")(h), shift, scale))
+        h = nn.Dropout(self.spec.dropout, deterministic=not self.has_rng("dropout"))(h)
+        h = nn.Conv(self.channels, (3, 3), kernel_init=zeros, dtype=dtype, name="conv2")(h)
+        if x.shape[-1] != self.channels:
+            x = nn.Dense(self.channels, dtype=dtype, name="nin_shortcut")(x)
+        return x + h
+
+
+class Attention(nn.Module):
+    """x + self-attention among its pixels."""
+
+    spec: Architecture
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dtype, channels = jnp.dtype(self.spec.dtype), x.shape[-1]
+        heads = self.spec.heads or channels // self.spec.head_dim
+        h = nn.GroupNorm(dtype=dtype, name="norm")(x).reshape(x.shape[0], -1, channels)
+        shape = (heads, channels // heads)
+        q, k, v = (nn.DenseGeneral(shape, dtype=dtype, name=name)(h) for name in "qkv")
+        h = jax.nn.dot_product_attention(q, k, v)
+        h = nn.DenseGeneral(
+            channels, axis=(-2, -1), kernel_init=zeros, dtype=dtype, name="proj_out"
+        )(h)
+        return x + h.reshape(x.shape)
+
+
+class UNet(nn.Module):
+    """Down through the levels, across the middle, up again along the skip connections."""
+
+    spec: Architecture
+
+    @nn.compact
+    def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
+        spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
+        widths = [spec.channels * multiplier for multiplier in spec.multipliers]
+        last = len(widths) - 1
+        emb = self._embed(t, cond)
+
+        h = nn.Conv(spec.channels, (3, 3), dtype=dtype, name="conv_in")(z)
+        skips = [h]
+        for level, width in enumerate(widths):
+            for block in range(spec.blocks):
+                h = self._blocks(h, emb, width, f"down_{level}", block)
+                skips.append(h)
+            if level < last:
+                h = self._resample(h, emb, halved, f"down_{level}.downsample")
+                skips.append(h)
+
+        h = self._block(h, emb, widths[last], "mid.block_1")
+        h = self._attend(h, "mid.attn_1")
+        h = self._block(h, emb, widths[last], "mid.block_2")
+
+        for level, width in reversed(list(enumerate(widths))):
+            for block in range(spec.blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = self._blocks(h, emb, width, f"up_{level}", block)
+            if level > 0:
+                h = self._resample(h, emb, doubled, f"up_{level}.upsample")
+
+        h = nn.swish(nn.GroupNorm(dtype=dtype, name="norm_out")(h))
+        # In float32, for three or six channels cost nothing and the output is not rounded.
+        out = nn.Conv(spec.sizes.channels_out, (3, 3), kernel_init=zeros, name="conv_out")
+        return out(h.astype(jnp.float32))
+
+    def _embed(self, t: Time, cond: Cond) -> jax.Array:
+        """One vector per example from the noise level and the conditions, in float32."""
+        spec = self.spec
+        # The released schedule ends at +-20; others may be infinite at their ends.
+        logsnr = jnp.clip(spec.sizes.schedule.logsnr(t), -20.0, 20.0)
+        emb = sinusoid(LOGSNR_INPUTS[spec.logsnr_input](logsnr), spec.channels)
+        emb = nn.Dense(spec.embedding, name="dense0")(emb)
+        emb = nn.Dense(spec.embedding, name="dense1")(nn.swish(emb))
+        if "label" in cond:
+            label = jax.nn.one_hot(cond["label"], spec.sizes.num_classes)
+            emb += nn.Dense(spec.embedding, name="class_emb")(label)
+        if "w" in cond:
+            emb += WEmbedding(spec.embedding, spec.w_scale, name="w_embed")(cond["w"])
+        return emb
+
+    def _blocks(
+        self, h: jax.Array, emb: jax.Array, width: int, level: str, block: int
+    ) -> jax.Array:
+        """A residual block, and attention at the sides that have it."""
+        h = self._block(h, emb, width, f"{level}.block_{block}")
+        if h.shape[1] in self.spec.attention:
+            h = self._attend(h, f"{level}.attn_{block}")
+        return h
+
+    def _block(self, h: jax.Array, emb: jax.Array, width: int, name: str) -> jax.Array:
+        return self._remat(ResBlock)(width, self.spec, name=name)(h, emb)
+
+    def _attend(self, h: jax.Array, name: str) -> jax.Array:
+        return self._remat(Attention)(self.spec, name=name)(h)
+
+    def _resample(
+        self, h: jax.Array, emb: jax.Array, resample: Callable[[jax.Array], jax.Array], name: str
+    ) -> jax.Array:
+        width = h.shape[-1]
+        if self.spec.resblock_resample:
+            return self._remat(ResBlock)(width, self.spec, resample, name=name)(h, emb)
+        strides = (2, 2) if resample is halved else (1, 1)
+        h = h if resample is halved else resample(h)
+        dtype = jnp.dtype(self.spec.dtype)
+        return nn.Conv(width, (3, 3), strides=strides, dtype=dtype, name=name)(h)
+
+    def _remat(self, block: type[nn.Module]) -> type[nn.Module]:
+        policy = REMAT[self.spec.remat]
+        return block if policy is None else nn.remat(block, policy=policy)
+
+
+def unet(sizes: Sizes, **options: Any) -> Network:
+    """The UNet for images of these sizes.
+
+    Args:
+      sizes: what it must fit.
+      **options: the other attributes of Architecture.
+
+    Raises:
+      ValueError: when they do not fit each other.
+    """
+    return as_network(UNet(Architecture(sizes, **options)))
+
+
+# What tables.build lets a config set.
+unet.__signature__ = inspect.signature(Architecture)
