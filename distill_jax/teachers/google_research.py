@@ -93,7 +93,7 @@ def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
     steps = state.get("num_sample_steps") or 0
     if not isinstance(steps, (int, np.integer)) or steps < 0:
         raise ValueError(f"{path} has num_sample_steps {steps!r}; expected a whole number from 0")
-    spec = _published(path, params) if config is None else _configured(config)
+    spec = published(path, params) if config is None else _configured(config)
     imported = Imported(
         params,
         **{**spec, "num_steps": int(steps) or spec["num_steps"]},
@@ -103,7 +103,7 @@ def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
     return imported._replace(params=_reshaped(params, imported.expected_params()))
 
 
-def _published(path: epath.PathLike, params: Tree) -> Mapping[str, Any]:
+def published(path: epath.PathLike, params: Tree) -> Mapping[str, Any]:
     """The released architecture whose first convolution is as wide as this one."""
     kernel = params.get("conv_in", {}).get("kernel")
     width = kernel.shape[-1] if getattr(kernel, "ndim", 0) else None
