@@ -35,7 +35,7 @@ def main():
     x, label = next(data.batches(0, 0, SIZE))
     null = jnp.full((SIZE,), 10, jnp.int32)
     batch = Batch(jnp.asarray(x), {"label": jnp.asarray(label)}, {"label": null})
-    method, tx = METHODS["diffusion"](), optimizer(0.9, 0.99, 0.0, 1.0)
+    method, tx = METHODS["diffusion"](), optimizer(0.9, 0.99, 1.0)
     print("| network | parameters | compile s | updates/s | images/s |\n| - | - | - | - | - |")
     for name, options in FAMILIES:
         sizes = Sizes(data.shape, 10, 1)

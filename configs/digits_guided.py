@@ -6,11 +6,12 @@ Meng et al. (2023, arXiv:2210.03142) on the 1,797 real images that come with sci
     launch/local.sh --config=configs/digits_guided.py:smoke      # seconds; draws noise
 """
 
-from distill_jax.config import base, halvings, pipeline, smoke, stage
+from distill_jax.config import base, check_size, halvings, pipeline, smoke, stage
 
 
 def get_config(size="full"):
     """The chain teacher -> guided -> 32, 16, 8, 4, 2, 1 steps, w in [0, 4]."""
+    check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"
     config.model.update(name="mlp", width=256, blocks=3, expand=2)

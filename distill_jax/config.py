@@ -5,7 +5,6 @@ plan. Every key is named in `base` or `stage`; what a method, network or dataset
 signature of the entry of METHODS, NETWORKS or DATASETS that its `name` picks.
 """
 
-import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -22,15 +21,16 @@ def base() -> ConfigDict:
             "model": {"name": "mlp"},
             "schedule": {"name": "cosine"},
             "parameterization": "v",
-            "optimizer": {"b1": 0.9, "b2": 0.999, "weight_decay": 0.0, "clip_norm": 1.0},
+            "optimizer": {"b1": 0.9, "b2": 0.999, "clip_norm": 1.0},
             # Devices along each axis; -1 takes the rest.
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             # Iterations between lines of the log, and between saved states, of which `keep` stay.
             "log_every": 50,
             "save_every": 1000,
             "keep": 2,
-            # Guidance strengths of grids and report, and the report's samples per row.
-            "evaluate": {"w": (0.0, 1.0, 2.0, 4.0), "num_samples": 2000},
+            # Guidance strengths of grids and report, the report's samples per row, and variances
+            # at which it samples the teacher by the ancestral sampler too.
+            "evaluate": {"w": (0.0, 1.0, 2.0, 4.0), "num_samples": 2000, "ancestral": ()},
             "stages": {},
         },
         convert_dict=True,
@@ -57,9 +57,9 @@ def stage(
       teacher: a stage's name or the path of a finished network; "" is the stage before.
       new: modules of the student that the teacher lacks.
       **options: `warmup` (iterations), `decay_to` (fraction of the learning rate at the end),
-        `ema_decay`; every other option is an argument of the method.
+        `weight_decay` (decoupled), `ema_decay`; every other option is an argument of the method.
     """
-    rates = {"warmup": 0, "decay_to": 0.0, "ema_decay": 0.0}
+    rates = {"warmup": 0, "decay_to": 0.0, "weight_decay": 0.0, "ema_decay": 0.0}
     rates.update({key: options.pop(key) for key in list(options) if key in rates})
     return {
         "name": name,
@@ -72,33 +72,116 @@ def stage(
     }
 
 
-def halvings(start: int, end: int = 1, *, steps: Any, **options: Any) -> list[dict[str, Any]]:
-    """Progressive stages of start, start / 2, ..., end steps.
+def halvings(
+    start: int,
+    end: int = 1,
+    *,
+    steps: Any,
+    method: str = "progressive",
+    prefix: str = "n",
+    teacher: str = "",
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Stages of start, start / 2, ..., end steps, each the teacher of the next.
 
     Args:
       start: sampling steps of the first student.
       end: sampling steps of the last.
       steps: iterations of a round; a dict {num_steps: iterations} with a "default" tells rounds
         apart.
+      method: of all rounds, an entry of METHODS.
+      prefix: of their names, before the number of steps in four digits.
+      teacher: of the first round; "" is the stage before.
       **options: of `stage` and of the method, alike for all rounds.
 
     Raises:
-      ValueError: unless start is end times a power of two.
+      ValueError: unless start is end times a power of two, or of the option `factor`.
     """
-    rounds = math.log2(start / end) if start >= end >= 1 else 0.5
-    if rounds != int(rounds):
+    factor = options.get("factor", 2)
+    numbers = [max(start, 1)]
+    while numbers[-1] > max(end, 1) and numbers[-1] % factor == 0:
+        numbers.append(numbers[-1] // factor)
+    if numbers[0] != start or numbers[-1] != end:
         raise ValueError(
-            f"halvings from {start} to {end} steps: start must be end times a power of two, "
-            "such as 32 to 1"
+            f"halvings from {start} to {end} steps: start must be end times a power of "
+            f"{'two' if factor == 2 else factor}, such as {factor**5} to 1"
         )
-    numbers = [start >> i for i in range(int(rounds) + 1)]
     table = steps if isinstance(steps, dict) else {"default": steps}
     return [
         stage(
-            f"n{n:04d}", "progressive", num_steps=n, steps=table.get(n, table["default"]), **options
+            f"{prefix}{n:04d}",
+            method,
+            num_steps=n,
+            steps=table.get(n, table["default"]),
+            teacher=teacher if n == start else "",
+            **options,
         )
         for n in numbers
     ]
+
+
+# The networks that Salimans & Ho (2022, arXiv:2202.00512) released, with their teachers' dropout.
+PAPER_UNETS = {
+    "cifar10": {
+        "channels": 256,
+        "embedding": 1024,
+        "multipliers": (1, 1, 1),
+        "blocks": 3,
+        "attention": (8, 16),
+        "heads": 1,
+        "dropout": 0.2,
+    },
+    "imagenet64": {
+        "channels": 192,
+        "embedding": 768,
+        "multipliers": (1, 2, 3, 4),
+        "blocks": 3,
+        "attention": (8, 16, 32),
+        "head_dim": 64,
+        "dropout": 0.1,
+    },
+    "lsun128": {
+        "channels": 64,
+        "embedding": 768,
+        "multipliers": (1, 2, 4, 6, 8),
+        "blocks": 3,
+        "attention": (8, 16, 32),
+        "head_dim": 64,
+        "dropout": 0.1,
+    },
+}
+
+
+def paper_unet(name: str, **options: Any) -> dict[str, Any]:
+    """The `model` of a config: a network of PAPER_UNETS, with other options on top."""
+    return {"name": "unet", **PAPER_UNETS[name], **options}
+
+
+def check_size(size: str, *known: str) -> None:
+    """Raises ValueError unless the size, what follows a config file's name, is a known one."""
+    if size not in known:
+        raise ValueError(f"unknown size {size!r} of the config; known: {', '.join(known)}")
+
+
+def smoke_images(config: ConfigDict, size: int, **data: Any) -> ConfigDict:
+    """`smoke` for images of `size` pixels: fake data of that shape, and the smallest UNet.
+
+    Args:
+      config: the full size.
+      size: of the images, 32 times a power of two.
+      **data: other options of the fake data.
+    """
+    config = config.copy_and_resolve_references()
+    config.data = ConfigDict({"name": "noise", "size": size, "count": 64, **data})
+    levels = (1,) * (size // 32).bit_length()  # Down to 32 pixels, where the middle attends.
+    sizes = {"channels": 32, "embedding": 32, "multipliers": levels, "blocks": 1, "attention": ()}
+    config.model = ConfigDict({"name": "unet", **sizes, "heads": 1, "resblock_resample": False})
+    config = smoke(config)
+    config.batch_size, config.evaluate.num_samples = 4, 4
+    config.evaluate.w = config.evaluate.w[:2]
+    for entry in config.stages.values():
+        entry.steps, entry.method.num_steps = 3, min(entry.method.num_steps, 4)
+    return config
 
 
 def pipeline(*stages: dict[str, Any]) -> ConfigDict:

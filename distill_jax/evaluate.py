@@ -6,9 +6,10 @@ python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.
 
 import dataclasses
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,14 +18,17 @@ from etils import epath
 from threadpoolctl import threadpool_limits
 
 from distill_jax import checkpoint, logs, report
-from distill_jax.data import DATASETS
+from distill_jax.data import DATASETS, Source, normalise
 from distill_jax.errors import friendly
+from distill_jax.metrics.convnet import ConvNet
 from distill_jax.metrics.features import Classifier
 from distill_jax.metrics.frechet import Moments, frechet_distance, moments
 from distill_jax.student import Student, find_final, load
 from distill_jax.tables import build
 
 Row = dict[str, Any]
+MOST = 50_000  # Images of a split that statistics are made of.
+SMALL = 1024  # Numbers in an image up to which the classifier is a perceptron.
 
 
 class Yardstick:
@@ -37,14 +41,19 @@ class Yardstick:
       name: of its Frechet distance.
       floor: distances between real images: two halves of the training images, and training
         against held-out images.
-      real_accuracy: of the classifier on held-out images.
+      real_accuracy: of the classifier on held-out images, None for data without labels.
     """
 
     def __init__(self, data: dict[str, Any]):
         dataset = build(DATASETS, "dataset", data)
-        train, held_out = dataset.images("train"), dataset.images("held_out")
-        self.name = f"FD-{data['name']}"
-        self._classifier = Classifier(train.x, train.label)
+        train, held_out = (dataset.images(split, MOST) for split in ("train", "held_out"))
+        labelled = dataset.num_labels > 1
+        self.name = f"FD-{data.get('dataset', data['name']).replace('/', '_')}"
+        if np.prod(dataset.shape) <= SMALL and labelled:
+            train, held_out = (Source(normalise(part.x), part.label) for part in (train, held_out))
+            self._classifier = Classifier(train.x, train.label)
+        else:
+            self._classifier = ConvNet(train.x, train.label if labelled else None)
         features = self._classifier.features(train.x)
         self._real = moments(features)
         order = np.random.default_rng(0).permutation(len(features))
@@ -53,7 +62,9 @@ class Yardstick:
             "halves": frechet_distance(*halves),
             "held_out": frechet_distance(self._real, self.moments(held_out.x)),
         }
-        self.real_accuracy = self._classifier.accuracy(held_out.x, held_out.label)
+        self.real_accuracy = None
+        if labelled:
+            self.real_accuracy = self._classifier.accuracy(held_out.x, held_out.label)
 
     def summary(self) -> dict[str, Any]:
         """The name of the distance and what real images get."""
@@ -64,19 +75,20 @@ class Yardstick:
         return moments(self._classifier.features(x))
 
     @threadpool_limits.wrap(limits=1)
-    def measure(self, x: np.ndarray, label: np.ndarray, target: np.ndarray | None) -> Row:
+    def measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
         """Distances and accuracy of samples of these labels.
 
         Args:
           x: samples.
-          label: what they are meant to show.
+          label: what they are meant to show, None for a network without labels.
           target: the guided teacher's samples from the same noise, None when there is no teacher.
         """
         seen = self.moments(x)
         row = {self.name: frechet_distance(seen, self._real)}
         if target is not None:
             row[f"{self.name}-to-teacher"] = frechet_distance(seen, self.moments(target))
-        row["accuracy"] = self._classifier.accuracy(x, label)
+        if label is not None and self.real_accuracy is not None:
+            row["accuracy"] = self._classifier.accuracy(x, label)
         if target is not None:
             row["l2"] = float(np.sqrt(np.mean((x - target) ** 2)))
         return row
@@ -96,81 +108,133 @@ class Draw:
     batch: int = 1000
     seed: int = 0
 
+    def labels(self, student: Student) -> np.ndarray | None:
+        """The classes in turn, None for a network without labels."""
+        return np.arange(self.num) % student.num_classes if student.num_classes else None
+
     def __call__(
-        self, student: Student, w: float | None, num_steps: int | None = None
+        self,
+        student: Student,
+        w: float | None,
+        num_steps: int | None = None,
+        variance: float | None = None,
     ) -> tuple[np.ndarray, float]:
         """Samples (num, h, w, c), and the seconds they took."""
-        label, parts = np.arange(self.num) % student.num_classes, []
+        label, parts = self.labels(student), []
         began = time.perf_counter()
         for start in range(0, self.num, self.batch):
             key = jax.random.fold_in(jax.random.key(self.seed), start)
-            part = label[start : start + self.batch]
-            parts.append(np.asarray(student.sample(key, len(part), part, w, num_steps)))
+            part = None if label is None else label[start : start + self.batch]
+            size = min(self.batch, self.num - start)
+            parts.append(np.asarray(student.sample(key, size, part, w, num_steps, variance)))
         return np.concatenate(parts), time.perf_counter() - began
 
 
-def compare(
-    yardstick: Yardstick,
+class Entry(NamedTuple):
+    """One row to be measured; of several variances the one with the smallest distance counts."""
+
+    sampler: str
+    network: Student
+    w: float | None
+    num_steps: int
+    variances: tuple[float | None, ...] = (None,)
+
+
+def entries(
     teacher: Student | None,
     students: Sequence[Student],
     strengths: Sequence[float],
-    num: int,
-) -> Iterator[Row]:
-    """Rows of teacher and students at every w and number of steps.
+    ancestral: Sequence[float] = (),
+) -> list[Entry]:
+    """The rows of a comparison; for every w the first is the teacher's at its own steps.
 
     Args:
-      yardstick: of the dataset that all were trained on.
       teacher: a network without w, sampled at the step counts of the students and at its own,
-        which is the reference of the others; it is guided when the students take w. None leaves
-        the columns that need it out.
-      students: networks of one kind: all take w, or none does.
-      strengths: values of w; for networks that know none, one row without.
-      num: samples per row.
+        which is the reference of the others; it is guided when students know w. None leaves the
+        columns that need it out.
+      students: those that take w get the strengths of their range.
+      strengths: values of w; where no student knows any, one row without.
+      ancestral: weights of the large variance at which the teacher is sampled by the ancestral
+        sampler too, () for none.
     """
-    draw, label = Draw(num), np.arange(num) % students[0].num_classes
-    strengths = _strengths(teacher, students, strengths)
-    for network in students if teacher is None else (teacher, *students):
-        draw(network, strengths[0])  # Compiles, so that no row's time includes it.
+    if not any(s.takes_w or s.can_be_guided for s in students or [teacher]):
+        strengths = (None,)
+    counts, found = {int(student.method.num_steps) for student in students}, []
     for w in strengths:
-        target = None
-        if teacher is not None:
-            most = int(teacher.method.num_steps)
-            target, seconds = draw(teacher, w)
-            for steps in sorted({most, *(int(s.method.num_steps) for s in students)}, reverse=True):
-                x, took = (target, seconds) if steps == most else draw(teacher, w, steps)
-                measured = yardstick.measure(x, label, target)
-                yield _row("teacher", steps, w, measured, teacher.calls(w, steps), took / num)
+        for n in () if teacher is None else _downward(counts | {int(teacher.method.num_steps)}):
+            found.append(Entry("teacher", teacher, w, n))
+            if ancestral:
+                found.append(Entry("teacher, ancestral", teacher, w, n, tuple(ancestral)))
         for student in students:
-            x, took = draw(student, w)
-            measured = yardstick.measure(x, label, target)
-            steps = int(student.method.num_steps)
-            yield _row("student", steps, w, measured, student.calls(w), took / num)
+            if _knows(student, w):
+                name = student.manifest["method"]["name"]
+                plain = name in ("diffusion", "guided", "progressive")
+                kind = "student" if plain else f"student, {name}"
+                found.append(Entry(kind, student, w, int(student.method.num_steps)))
+    return found
 
 
-def _strengths(
-    teacher: Student | None, students: Sequence[Student], strengths: Sequence[float]
-) -> Sequence[float | None]:
-    """The values of w that make a row: one without w for networks that know none."""
-    known = students[0].takes_w or (teacher is None and students[0].can_be_guided)
-    return strengths if known else (None,)
+def _downward(counts: set[int]) -> list[int]:
+    return sorted(counts, reverse=True)
 
 
-def _row(
-    sampler: str, num_steps: int, w: float | None, measured: Row, calls: int, seconds: float
-) -> Row:
-    head = {"sampler": sampler, "num_steps": num_steps, "w": 0.0 if w is None else float(w)}
-    return {**head, **measured, "calls": calls, "seconds_per_image": seconds}
+def _knows(student: Student, w: float | None) -> bool:
+    low, high = student.method.w_range or (0.0, math.inf if student.can_be_guided else 0.0)
+    return w is None or low <= w <= high
+
+
+def compare(yardstick: Yardstick, planned: Sequence[Entry], num: int) -> Iterator[Row]:
+    """The measured rows of `entries`, with `num` samples each."""
+    draw, target, target_w = Draw(num), None, None
+    paired = any(entry.sampler.startswith("student") for entry in planned)
+    _compile(draw, planned)
+    for entry in planned:
+        if entry.w != target_w:
+            target, target_w = None, entry.w
+        rows = []
+        for variance in entry.variances:
+            x, seconds = draw(entry.network, _given(entry), entry.num_steps, variance)
+            if paired and target is None and entry.sampler == "teacher":
+                target = x
+            row = yardstick.measure(x, draw.labels(entry.network), target)
+            rows.append({**row, **_cost(entry, seconds / num), "variance": variance})
+        best = min(rows, key=lambda row: row[yardstick.name])
+        if best["variance"] is None:
+            del best["variance"]
+        yield {
+            "sampler": entry.sampler,
+            "num_steps": entry.num_steps,
+            "w": 0.0 if entry.w is None else float(entry.w),
+            **best,
+        }
+
+
+def _compile(draw: Draw, planned: Sequence[Entry]) -> None:
+    """Draws once with every program, so that no row's time includes a compilation."""
+    first = {(id(entry.network), entry.variances[0] is None): entry for entry in reversed(planned)}
+    for entry in first.values():
+        steps = 1 if entry.network.method.continuous else None
+        draw(entry.network, _given(entry), steps, entry.variances[0])
+
+
+def _given(entry: Entry) -> float | None:
+    """The w that the network is called with: none for one that knows none."""
+    return entry.w if entry.network.takes_w or entry.network.can_be_guided else None
+
+
+def _cost(entry: Entry, seconds: float) -> Row:
+    calls = entry.network.calls(_given(entry), entry.num_steps)
+    return {"calls": calls, "seconds_per_image": seconds}
 
 
 def write_report(
-    workdir: epath.Path, strengths: Sequence[float], num: int, stop: Callable[[], bool]
+    workdir: epath.Path, settings: Mapping[str, Any], stop: Callable[[], bool]
 ) -> bool:
     """Writes report.json, report.md and report.png over the finished stages of a workdir.
 
     Args:
       workdir: of a run whose stages are finished.
-      strengths: values of w.
-      num: samples per row.
+      settings: "w", "num_samples" and "ancestral" of the config's `evaluate`.
       stop: polled between rows; true raises InterruptedError, and nothing is written.
 
     Returns:
@@ -178,22 +242,17 @@ def write_report(
     """
     finals = [find_final(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))]
     prints = {final.parent.name: checkpoint.fingerprint(final) for final in finals}
-    made_of = {"networks": prints, "w": list(strengths), "num_samples": num}
+    made_of = {"networks": prints, **json.loads(json.dumps(dict(settings)))}
     path = workdir / "report.json"
     if path.exists() and json.loads(path.read_text()).get("made_of") == made_of:
         return False
     students = [network for network in map(load, finals) if network.method.needs_teacher]
-    teacher = _root(students[-1], finals[-1]) if students else None
-    students = students or [load(finals[-1])]
-    yardstick = Yardstick(students[0].manifest["data"])
-    counts = {int(student.method.num_steps) for student in students}
-    per_w = len(students)
-    if teacher is not None:
-        per_w += len(counts | {int(teacher.method.num_steps)})
-    total = per_w * len(_strengths(teacher, students, strengths))
-    progress, rows = logs.Progress("report", total), []
+    teacher = _root(students[-1], finals[-1]) if students else load(finals[-1])
+    yardstick, num = Yardstick((students or [teacher])[0].manifest["data"]), settings["num_samples"]
+    planned = entries(teacher, students, settings["w"], settings["ancestral"])
+    progress, rows = logs.Progress("report", len(planned)), []
     try:
-        for row in compare(yardstick, teacher, students, strengths, num):
+        for row in compare(yardstick, planned, num):
             rows.append(row)
             progress.update(len(rows), f"{row['sampler']} at {row['num_steps']} steps")
             if stop():
@@ -201,8 +260,7 @@ def write_report(
     finally:
         progress.close()
     for student in students:
-        mine = [row for row in rows if row["num_steps"] == student.method.num_steps]
-        mine = [row for row in mine if row["sampler"] == "student"]
+        mine = [row for entry, row in zip(planned, rows, strict=True) if entry.network is student]
         metrics = {"protocol": report.protocol(yardstick.name, num), "rows": mine}
         checkpoint.record(find_final(workdir / student.manifest["stage"]), metrics)
     report.write(workdir, {**yardstick.summary(), "made_of": made_of, "rows": rows})
@@ -224,8 +282,16 @@ def define_flags() -> None:
     """The flags of the command line; not at import, for `sample` has some of the same names."""
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
     flags.DEFINE_list("w", ["0", "1", "2", "4"], "Guidance strengths.")
+    flags.DEFINE_list("ancestral", [], "Also the teacher's ancestral sampler: large variances.")
     flags.DEFINE_integer("num", 2000, "Samples per row.", lower_bound=2)
     flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
+
+
+def _numbers(name: str, values: Sequence[str]) -> list[float]:
+    try:
+        return [float(value) for value in values]
+    except ValueError as error:
+        raise ValueError(f"--{name}={','.join(values)} is no list of numbers") from error
 
 
 def main() -> None:
@@ -233,15 +299,13 @@ def main() -> None:
     values = flags.FLAGS
     if values.student is None:
         raise ValueError("--student is needed: the directory of a finished run")
-    try:
-        strengths = [float(w) for w in values.w]
-    except ValueError as error:
-        raise ValueError(f"--w={','.join(values.w)} is no list of numbers") from error
+    strengths, ancestral = _numbers("w", values.w), _numbers("ancestral", values.ancestral)
     final = find_final(values.student)
     student = load(final)
     teacher = _root(student, final) if student.method.needs_teacher else None
     yardstick = Yardstick(student.manifest["data"])
-    rows = list(compare(yardstick, teacher, [student], strengths, values.num))
+    planned = entries(teacher, [student], strengths, ancestral)
+    rows = list(compare(yardstick, planned, values.num))
     logs.say(report.protocol(yardstick.name, values.num))
     logs.say(report.rows_table(rows))
     if values.out:

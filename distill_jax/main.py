@@ -41,8 +41,7 @@ def main() -> int:
     stop = StopFlag().install()
     try:
         trained = pipeline.run(run, stop, force=_RESUME.value == "force")
-        settings = run.config.evaluate
-        reported = evaluate.write_report(workdir, settings.w, settings.num_samples, stop)
+        reported = evaluate.write_report(workdir, run.config.evaluate.to_dict(), stop)
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
         logs.say(f"{error or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)

@@ -108,7 +108,8 @@ def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[Trai
         make_update(stage.method.phases, i, stage.bind, tx, layout.constrain)
         for i in range(len(stage.method.phases))
     ]
-    rates = Rates(spec.learning_rate, spec.warmup, spec.decay_to, spec.steps, spec.ema_decay)
+    steady = (spec.steps, spec.ema_decay, spec.weight_decay)
+    rates = Rates(spec.learning_rate, spec.warmup, spec.decay_to, *steady)
     method, rates = jax.device_put((stage.method, rates), layout.replicated)
 
     def iterate(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from distill_jax import checkpoint, logs
 
 Row = dict[str, Any]
+STYLES = ("-", "--", ":", "-.", (0, (1, 4)), (0, (5, 4)))  # Of a sampler's line.
 
 
 def protocol(name: str, num: int) -> str:
@@ -20,13 +21,17 @@ def protocol(name: str, num: int) -> str:
         "teacher's samples at its full number of steps. accuracy: of that classifier on the "
         "classes asked for. l2: root mean square difference per pixel, in [-1, 1], to the guided "
         "teacher's sample from the same noise. calls: network calls per image. seconds per image: "
-        "wall clock of the whole set over its size, compiled."
+        "wall clock of the whole set over its size, compiled. variance: of the ancestral sampler, "
+        "the weight of the large one in [0, 1], the best of those tried. student: DDIM with its "
+        "own number of steps; student, stochastic: the sampler of long steps and fresh noise."
     )
 
 
 def rows_table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    return logs.table(list(rows[0]), [[_shown(value) for value in row.values()] for row in rows])
+    titles = list({key: None for row in rows for key in row})
+    cells = [[_shown(row[key]) if key in row else "-" for key in titles] for row in rows]
+    return logs.table(titles, cells)
 
 
 def _shown(value: Any) -> str:
@@ -53,9 +58,9 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
         f"# {workdir.name}",
         protocol(name, content["made_of"]["num_samples"]),
         f"Floor of {name}: {floor['halves']:.3g} between two halves of the training images, "
-        f"{floor['held_out']:.3g} between training and held-out images. The classifier's accuracy "
-        f"on held-out images is {content['real_accuracy']:.3f}. Guidance (w > 0) moves samples "
-        "away from the data on purpose, so there the distance to the teacher is the one to read.",
+        f"{floor['held_out']:.3g} between training and held-out images. {_accuracy(content)}"
+        "Guidance (w > 0) moves samples away from the data on purpose, so there the distance to "
+        "the teacher is the one to read.",
         "![quality against steps](report.png)",
         *_headlines(name, rows),
         rows_table(rows),
@@ -72,9 +77,16 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _accuracy(content: dict[str, Any]) -> str:
+    value = content["real_accuracy"]
+    if value is None:
+        return "The data have no labels: the classifier learned to tell quarter turns. "
+    return f"The classifier's accuracy on held-out images is {value:.3f}. "
+
+
 def _headlines(name: str, rows: Sequence[Row]) -> list[str]:
-    """The fewest-step student beside the teacher at the same steps and at its own, per w."""
-    students = [row for row in rows if row["sampler"] == "student"]
+    """The fewest-step students beside the teacher at the same steps and at its own, per w."""
+    students = [row for row in rows if row["sampler"].startswith("student")]
     teachers = [row for row in rows if row["sampler"] == "teacher"]
     if not students or not teachers:
         return []
@@ -85,7 +97,8 @@ def _headlines(name: str, rows: Sequence[Row]) -> list[str]:
         same_w = {r["num_steps"]: r for r in teachers if r["w"] == row["w"]}
         few, full = same_w[fewest], same_w[most]
         lines.append(
-            f"* w = {row['w']:g}: {name} {row[name]:.3g} in {row['calls']} call(s); the teacher "
+            f"* w = {row['w']:g}, {row['sampler']}: {name} {row[name]:.3g} in {row['calls']} "
+            f"call(s); the teacher "
             f"has {few[name]:.3g} in {few['calls']} and {full[name]:.3g} in {full['calls']} calls, "
             f"{full['seconds_per_image'] / row['seconds_per_image']:.0f} times slower."
         )
@@ -98,11 +111,12 @@ def _figure(content: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(4.6 * len(measures), 4.2), layout="constrained")
     colors = matplotlib.colormaps["viridis"]
     strengths = sorted({row["w"] for row in rows})
+    samplers = sorted({row["sampler"] for row in rows})
     for axis, measure in zip(
         figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True
     ):
         for i, w in enumerate(strengths):
-            for sampler, style in (("teacher", "--"), ("student", "-")):
+            for sampler, style in zip(samplers, STYLES, strict=False):
                 mine = [row for row in rows if row["w"] == w and row["sampler"] == sampler]
                 mine = sorted(mine, key=lambda row: row["num_steps"])
                 steps = [row["num_steps"] for row in mine]

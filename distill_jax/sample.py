@@ -22,6 +22,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("label", None, "Class of all images; without it the classes in turn.")
     flags.DEFINE_float("w", None, "Guidance strength, (1 + w) cond - w uncond.")
     flags.DEFINE_integer("num_steps", None, "Sampling steps, for networks that leave a choice.")
+    flags.DEFINE_float(
+        "variance", None, "Ancestral sampling: 0 small variance, 1 large, or between."
+    )
     flags.DEFINE_integer("seed", 0, "Of the noise.")
     flags.DEFINE_string("out", "grid.png", "A .png grid, or a .npy array (num, h, w, c).")
 
@@ -36,13 +39,15 @@ def main() -> None:
         raise ValueError(f"--out={out} ends in neither .png nor .npy")
     student = load(values.student)
     key = jax.random.key(values.seed)
-    x = student.sample(key, values.num, values.label, values.w, values.num_steps)
+    choices = (values.label, values.w, values.num_steps, values.variance)
+    x = student.sample(key, values.num, *choices)
     x = np.asarray(x)
     if out.suffix == ".npy":
         with out.open("wb") as file:
             np.save(file, x)
     else:
-        columns = student.num_classes if values.label is None else math.ceil(math.sqrt(len(x)))
+        columns = student.num_classes if values.label is None else 0
+        columns = columns or math.ceil(math.sqrt(len(x)))
         logs.save_grid(out, x, min(columns, 20, len(x)))
     calls = student.calls(values.w, values.num_steps)
     logs.say(

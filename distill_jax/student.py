@@ -13,8 +13,9 @@ import numpy as np
 from etils import epath
 
 from distill_jax import checkpoint
-from distill_jax.diffusion.denoiser import Binding, Denoiser, Sizes, guided
+from distill_jax.diffusion.denoiser import Binding, Denoiser, Sizes, clipped, guided
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction
+from distill_jax.diffusion.samplers import ancestral
 from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.methods import METHODS, Method
 from distill_jax.models import NETWORKS
@@ -76,6 +77,7 @@ class Student:
         label: int | np.ndarray | None = None,
         w: float | np.ndarray | None = None,
         num_steps: int | None = None,
+        variance: float | None = None,
     ) -> jax.Array:
         """Draws images.
 
@@ -89,6 +91,8 @@ class Student:
             (None: not guided).
           num_steps: network steps; None is what the network was made for. Only a network trained
             in continuous time takes another number.
+          variance: None is the sampler that the network was made for; a number in [0, 1] is the
+            ancestral sampler with that weight of the large variance, see samplers.ancestral.
 
         Returns:
           (num, h, w, c) in [-1, 1].
@@ -97,6 +101,8 @@ class Student:
           ValueError: for a label, w or number of steps that the network does not know.
         """
         method = self._with_steps(num_steps)
+        if variance is not None and not 0 <= variance <= 1:
+            raise ValueError(f"variance is {variance!r}; expected a number in [0, 1], or None")
         cond, guidance = self._labels(label, num), None
         w = self._strengths(w, num)
         if self.takes_w:
@@ -105,7 +111,8 @@ class Student:
             guidance = (w, {"label": jnp.full((num,), self.num_classes, jnp.int32)})
         k_z, k_sampler = jax.random.split(key)
         z = jax.random.normal(k_z, (num, *self.shape))
-        return _draw(self.binding, method, self.params, k_sampler, z, cond, guidance)
+        networks = (self.params, guidance)
+        return _draw(self.binding, method, networks, k_sampler, z, cond, variance)
 
     def calls(self, w: float | None = None, num_steps: int | None = None) -> int:
         """Network calls per image of `sample` with these arguments."""
@@ -161,17 +168,21 @@ class Student:
 def _draw(
     binding: Binding,
     method: Method,
-    params: Tree,
+    networks: tuple[Tree, tuple[jax.Array, Cond] | None],
     key: jax.Array,
     z: Image,
     cond: Cond,
-    guidance: tuple[jax.Array, Cond] | None,
+    variance: float | jax.Array | None,
 ) -> Image:
     """Traced in everything but shapes: one program for all w and all numbers of steps."""
+    params, guidance = networks
     denoiser = binding(params)
     if guidance is not None:
         denoiser = guided(denoiser, *guidance)
-    return method.sample(key, denoiser, z, cond)
+    if variance is None:
+        return method.sample(key, denoiser, z, cond)
+    denoiser = clipped(denoiser) if method.clip else denoiser
+    return ancestral(key, denoiser, z, cond, method.num_steps, variance)
 
 
 def load(path: epath.PathLike, layout: Layout | None = None) -> Student:

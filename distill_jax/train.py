@@ -42,6 +42,7 @@ class Rates(NamedTuple):
       decay_to: the fraction of learning_rate reached linearly at the last iteration.
       steps: iterations of the stage.
       ema_decay: of the running mean; 0 keeps the parameters themselves.
+      weight_decay: decoupled, times the learning rate (Loshchilov & Hutter 2019).
     """
 
     learning_rate: Any
@@ -49,6 +50,7 @@ class Rates(NamedTuple):
     decay_to: Any
     steps: Any
     ema_decay: Any
+    weight_decay: Any = 0.0
 
     def at(self, step: jax.Array) -> jax.Array:
         """The learning rate of iteration `step`, from 0."""
@@ -74,13 +76,10 @@ class DivergedError(ValueError):
 
 
 @functools.cache
-def optimizer(b1: float, b2: float, weight_decay: float, clip_norm: float) -> Any:
-    """Adam on gradients clipped by global norm, with decoupled weight decay, at rate 1."""
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.scale_by_adam(b1=b1, b2=b2),
-        optax.add_decayed_weights(weight_decay),
-    )
+def optimizer(b1: float, b2: float, clip_norm: float) -> Any:
+    """Adam on gradients clipped by global norm, at rate 1; `Rates` has the rest."""
+    clip = optax.clip_by_global_norm(clip_norm)
+    return optax.chain(clip, optax.scale_by_adam(b1=b1, b2=b2))
 
 
 @functools.cache
@@ -112,7 +111,9 @@ def make_update(phases: tuple, index: int, bind: Callable, tx: Any, constrain: C
         (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
         updates, opt = tx.update(grads, opt, trained)
         rate = rates.at(state.step)
-        trained = jax.tree.map(lambda p, u: p - rate * u, trained, updates)
+        trained = jax.tree.map(
+            lambda p, u: p - rate * (u + rates.weight_decay * p), trained, updates
+        )
         ema = state.ema
         if phase.trains == "student":
             ema = optax.incremental_update(trained, ema, 1 - rates.ema_decay)

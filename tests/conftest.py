@@ -29,6 +29,5 @@ def chain(tmp_path_factory):
     workdir = epath.Path(tmp_path_factory.mktemp("chain") / "digits")
     run = plan.make(smoke_config(), workdir)
     assert pipeline.run(run, stop=lambda: False)
-    settings = run.config.evaluate
-    assert evaluate.write_report(workdir, settings.w, settings.num_samples, lambda: False)
+    assert evaluate.write_report(workdir, run.config.evaluate.to_dict(), lambda: False)
     return workdir

@@ -139,7 +139,7 @@ def test_a_second_run_does_nothing(chain):
     assert plan.show(run).count("done") == len(STAGES)
     assert not pipeline.run(run, never)
     settings = run.config.evaluate
-    assert not evaluate.write_report(chain, settings.w, settings.num_samples, never)
+    assert not evaluate.write_report(chain, settings.to_dict(), never)
     changed = {path.name for path, when in before.items() if path.stat().st_mtime_ns != when}
     assert changed <= {"config.json"}
 
@@ -163,13 +163,19 @@ def test_a_chain_without_guidance_is_halved_and_reported(tmp_path):
     workdir = epath.Path(tmp_path / "plain")
     run = plan.make(config, workdir)
     assert pipeline.run(run, never)
-    assert evaluate.write_report(workdir, (0.0, 1.0), 20, never)
+    settings = {"w": (0.0, 1.0), "num_samples": 20, "ancestral": (0.0, 1.0)}
+    assert evaluate.write_report(workdir, settings, never)
     rows = json.loads((workdir / "report.json").read_text())["rows"]
     keys = [(row["sampler"], row["num_steps"], row["w"], row["calls"]) for row in rows]
+    assert {row.get("variance", -1) for row in rows} <= {-1, 0.0, 1.0}
+    assert [row for row in rows if "variance" in row] == rows[1:6:2]
     assert keys == [
         ("teacher", 4, 0, 4),
+        ("teacher, ancestral", 4, 0, 4),
         ("teacher", 2, 0, 2),
+        ("teacher, ancestral", 2, 0, 2),
         ("teacher", 1, 0, 1),
+        ("teacher, ancestral", 1, 0, 1),
         ("student", 2, 0, 2),
         ("student", 1, 0, 1),
     ]

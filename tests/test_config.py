@@ -18,6 +18,15 @@ def test_halvings_go_down_to_the_last_with_their_own_iterations():
     assert all(r["method"]["w_range"] == (0.0, 1.0) for r in rounds)
 
 
+def test_halvings_of_another_method_have_their_own_names_and_first_teacher():
+    rounds = halvings(
+        4, 1, steps=5, method="other", prefix="s", teacher="guided", learning_rate=1.0
+    )
+    assert [r["name"] for r in rounds] == ["s0004", "s0002", "s0001"]
+    assert {r["method"]["name"] for r in rounds} == {"other"}
+    assert [r["teacher"] for r in rounds] == ["guided", "", ""]
+
+
 @pytest.mark.parametrize(("start", "end"), [(12, 5), (4, 8), (8, 0), (0, 0), (7, 1)])
 def test_halvings_that_are_no_powers_of_two_apart_are_refused(start, end):
     with pytest.raises(ValueError, match=f"halvings from {start} to {end} steps"):

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "distill_jax"
 # From the top; a file imports only from lines below its own, a folder also from itself.
 LINES = [
-    {"main"},
+    {"main", "sweep"},
     {"sample", "evaluate", "teachers"},
     {"pipeline", "report"},
     {"plan"},

@@ -17,7 +17,7 @@ from distill_jax.train import (
     train,
 )
 
-TX = optimizer(0.9, 0.99, 0.0, 1.0)
+TX = optimizer(0.9, 0.99, 1.0)
 
 
 def state_at(step):

@@ -2,11 +2,15 @@
 
 from distill_jax.data.base import Dataset, Source, normalise
 from distill_jax.data.digits import digits
+from distill_jax.data.folder import folder
 from distill_jax.data.noise import noise
+from distill_jax.data.tfds import tfds
 
 DATASETS = {
     "digits": digits,
+    "folder": folder,
     "noise": noise,
+    "tfds": tfds,
 }
 
 __all__ = ["DATASETS", "Dataset", "Source", "normalise"]

@@ -17,20 +17,18 @@ class Arrays:
     Attributes:
       train: what networks and reference statistics see.
       held_out: what they never see.
-      num_classes: see Dataset; a network is given the labels.
+      num_classes: see Dataset.
+      num_labels: see Dataset.
     """
 
     train: Source
     held_out: Source
     num_classes: int
+    num_labels: int
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.train.x.shape[1:]
-
-    @property
-    def num_labels(self) -> int:
-        return self.num_classes
 
     def images(self, split: str, num: int | None = None) -> Source:
         source = {"train": self.train, "held_out": self.held_out}[split]

@@ -17,6 +17,5 @@ def digits() -> Arrays:
     x = (data.images / 8.0 - 1.0).astype(np.float32)[..., None]
     label = data.target.astype(np.int32)
     held_out = np.arange(len(label)) % 5 == 0
-    return Arrays(
-        Source(x[~held_out], label[~held_out]), Source(x[held_out], label[held_out]), num_classes=10
-    )
+    train, test = (Source(x[part], label[part]) for part in (~held_out, held_out))
+    return Arrays(train, test, num_classes=10, num_labels=10)

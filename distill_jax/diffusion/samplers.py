@@ -58,15 +58,23 @@ def ddim(denoiser: Denoiser, z: Image, cond: Cond, num_steps: jax.Array | int) -
 
 
 def ancestral(
-    key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond, num_steps: jax.Array | int
+    key: jax.Array,
+    denoiser: Denoiser,
+    z: Image,
+    cond: Cond,
+    num_steps: jax.Array | int,
+    variance: jax.Array | float = 0.0,
 ) -> Image:
     """The stochastic sampler of DDPM: z_s ~ q(z_s | z_t, x), num_steps calls.
 
         mean = R (alpha_s / alpha_t) z_t + (1 - R) alpha_s x,   R = exp(l_t - l_s),
-        variance = (1 - R) sigma_s^2 (the "small" one)
+        log variance = log(1 - R) + (1 - f) log sigma_s^2 + f log sigma_t^2
 
     Ho et al. (2020, arXiv:2006.11239); logsnr form of Salimans & Ho (2022), appendix. The factor
     of z_t is written (alpha_t sigma_s^2) / (alpha_s sigma_t^2), which is finite at alpha_t = 0.
+    `variance` is f in [0, 1]: 0 is the exact posterior for data that are one point (the "small"
+    variance), 1 for data that are white noise ("large"); the best lies between and depends on
+    num_steps (Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1).
     """
     schedule = denoiser.schedule
 
@@ -79,8 +87,36 @@ def ancestral(
             expand(keep / schedule.alpha(s), z) * z + expand(one_minus_r * schedule.alpha(s), z) * x
         )
         noise = jax.random.normal(jax.random.fold_in(key, i), z.shape, z.dtype)
-        z_s = mean + expand(jnp.sqrt(one_minus_r) * schedule.sigma(s), z) * noise
+        level = schedule.sigma(s) ** (1 - variance) * schedule.sigma(t) ** variance
+        z_s = mean + expand(jnp.sqrt(one_minus_r) * level, z) * noise
         return jnp.where(expand(s, z) > 0, z_s, x)
+
+    return jax.lax.fori_loop(0, num_steps, step, _start(schedule, z))
+
+
+def stochastic(
+    key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond, num_steps: jax.Array | int
+) -> Image:
+    """Steps of double length, each diffused half the way back: num_steps calls.
+
+        t -> k = t - 2 / N by DDIM, then k -> u = t - 1 / N by noise:
+        z_u = (alpha_u / alpha_k) z_k + sqrt(1 - exp(l_u - l_k)) sigma_u noise
+
+    The last call, at t = 1 / N, is a plain step to x. Meng et al. (2023, arXiv:2210.03142), section
+    3.4. The network must know steps of length 2 / N: methods/stochastic.py trains one.
+    """
+    schedule = denoiser.schedule
+
+    def step(i: jax.Array, z: Image) -> Image:
+        t, u = _grid(i, num_steps, z)
+        _, k = _grid(jnp.minimum(i + 1, num_steps - 1), num_steps, z)
+        prediction = denoiser(z, t, cond)
+        z_k = ddim_step(schedule, prediction, k)
+        noise = jax.random.normal(jax.random.fold_in(key, i), z.shape, z.dtype)
+        added = -jnp.expm1(schedule.logsnr(u) - schedule.logsnr(k))
+        z_u = expand(schedule.alpha(u) / schedule.alpha(k), z) * z_k
+        z_u += expand(jnp.sqrt(added) * schedule.sigma(u), z) * noise
+        return jnp.where(expand(u, z) > 0, z_u, prediction.x)
 
     return jax.lax.fori_loop(0, num_steps, step, _start(schedule, z))
 

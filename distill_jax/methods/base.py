@@ -110,6 +110,15 @@ def reachable(target: Image, x_hat: Image) -> Image:
     return jnp.where(beyond, jax.lax.stop_gradient(x_hat), target)
 
 
+def drop_labels(key: jax.Array, batch: Batch, probability: float) -> dict[str, jax.Array]:
+    """The conditions of the batch, each example's replaced by the null ones with a probability.
+
+    Ho & Salimans (2022, arXiv:2207.12598), Algorithm 1.
+    """
+    drop = jax.random.bernoulli(key, probability, batch.x.shape[:1])
+    return {name: jnp.where(drop, batch.null[name], value) for name, value in batch.cond.items()}
+
+
 def draw_w(key: jax.Array, w_range: tuple, like: Image) -> Time:
     """w ~ U[w_range], one per example (Meng et al. 2023, Algorithm 1)."""
     low, high = w_range
@@ -130,6 +139,29 @@ def check_w_range(w_range: tuple) -> None:
         raise ValueError(
             f"w_range is {tuple(w_range)}; expected (smallest, largest) with "
             "0 <= smallest <= largest, for w = 0 is the model without guidance"
+        )
+
+
+def check_probability(name: str, value: float) -> None:
+    """Raises ValueError unless the value lies in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; expected a probability in [0, 1]")
+
+
+def check_inherited_w(w_range: tuple | None, teacher: "Method") -> None:
+    """Raises ValueError unless a student takes w exactly when its teacher does, and within it."""
+    if (w_range is None) != (teacher.w_range is None):
+        raise ValueError(
+            f"w_range is {w_range}, the teacher's {teacher.w_range}; a halving keeps its "
+            "teacher's input w: give w_range exactly when the teacher was trained with one"
+        )
+    if w_range is None:
+        return
+    check_w_range(w_range)
+    if w_range[0] < teacher.w_range[0] or w_range[1] > teacher.w_range[1]:
+        raise ValueError(
+            f"w_range {tuple(w_range)} leaves the teacher's {tuple(teacher.w_range)}; "
+            "stay inside it"
         )
 
 

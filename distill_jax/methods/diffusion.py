@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.schedule import add_noise
@@ -12,8 +11,10 @@ from distill_jax.methods.base import (
     Metrics,
     Nets,
     Phase,
+    check_probability,
     check_steps,
     check_weighting,
+    drop_labels,
     sample_ddim,
     traced,
     weighted_mse,
@@ -50,10 +51,7 @@ class Diffusion:
         """Salimans & Ho (2022), Algorithm 1: weight(l) |x_hat(z_t, t, c) - x|^2, t ~ U[0, 1)."""
         k_t, k_eps, k_drop, k_dropout = jax.random.split(key, 4)
         x, shape = batch.x, batch.x.shape[:1]
-        drop = jax.random.bernoulli(k_drop, self.label_dropout, shape)
-        cond = {
-            name: jnp.where(drop, batch.null[name], value) for name, value in batch.cond.items()
-        }
+        cond = drop_labels(k_drop, batch, self.label_dropout)
 
         t = jax.random.uniform(k_t, shape, x.dtype)
         eps = jax.random.normal(k_eps, x.shape, x.dtype)
@@ -64,10 +62,7 @@ class Diffusion:
     def check(self, teacher: Method | None) -> None:
         check_steps(self.num_steps)
         check_weighting(self.weighting)
-        if not 0 <= self.label_dropout <= 1:
-            raise ValueError(
-                f"label_dropout is {self.label_dropout}; expected a probability in [0, 1]"
-            )
+        check_probability("label_dropout", self.label_dropout)
 
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
         return sample_ddim(self, student, z, cond)

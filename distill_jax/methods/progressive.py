@@ -1,9 +1,10 @@
-"""One halving: a student of N steps learns two steps of a teacher of 2N, with or without w.
+"""One round: a student of N steps learns two steps of a teacher of 2N, with or without w.
 
 Salimans & Ho (2022), Progressive Distillation for Fast Sampling of Diffusion Models,
 arXiv:2202.00512, section 3; with w, stage 2 of Meng et al. (2023, arXiv:2210.03142), section 3.2.
 """
 
+import itertools
 from typing import Any
 
 import jax
@@ -16,10 +17,12 @@ from distill_jax.methods.base import (
     Metrics,
     Nets,
     Phase,
+    check_inherited_w,
+    check_probability,
     check_steps,
-    check_w_range,
     check_weighting,
     draw_w,
+    drop_labels,
     reachable,
     sample_ddim,
     traced,
@@ -39,12 +42,19 @@ class Progressive:
       weighting: a name in WEIGHTINGS.
       clip: whether the teacher's x is clipped to [-1, 1], in the target as in the sampler. The
         reference clips in the sampler alone.
+      factor: teacher steps per student step, from 2, which both papers recommend; the teacher has
+        factor * N steps.
+      label_dropout: probability in [0, 1] of the null condition, for a student without w that is
+        to be guided itself: the two-student baseline of Meng et al. (2023), whose conditional and
+        unconditional students here share a network.
     """
 
     num_steps: Any
     w_range: tuple | None = None
     weighting: str = "snr_trunc"
     clip: bool = True
+    factor: int = 2
+    label_dropout: float = 0.0
 
     continuous = False
     needs_teacher = True
@@ -55,22 +65,24 @@ class Progressive:
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Salimans & Ho (2022), Algorithm 2: t = (i + 1) / N, i ~ U{0, ..., N - 1}."""
-        k_i, k_eps, k_w = jax.random.split(key, 3)
+        k_i, k_eps, k_w, k_drop = jax.random.split(key, 4)
         x, schedule = batch.x, nets.student.schedule
         teacher = clipped(nets.teacher) if self.clip else nets.teacher
-        cond = dict(batch.cond)
+        cond = drop_labels(k_drop, batch, self.label_dropout)
         if self.w_range is not None:
             cond["w"] = draw_w(k_w, self.w_range, x)
 
         i = jax.random.randint(k_i, x.shape[:1], 0, self.num_steps).astype(x.dtype)
-        t, mid, s = ((i + part) / self.num_steps for part in (1.0, 0.5, 0.0))
+        t, *times = ((i + 1 - k / self.factor) / self.num_steps for k in range(self.factor + 1))
         eps = jax.random.normal(k_eps, x.shape, x.dtype)
         z_t = add_noise(schedule, x, eps, t)
 
         first = teacher(z_t, t, cond)
-        z_mid = ddim_step(schedule, first, mid)
-        second = teacher(z_mid, mid, cond)
-        target = ddim_target(schedule, first.x, second.x, t, mid, s)
+        z_mid, target = ddim_step(schedule, first, times[0]), first.x
+        for mid, s in itertools.pairwise(times):
+            prediction = teacher(z_mid, mid, cond)
+            z_mid = ddim_step(schedule, prediction, s)
+            target = ddim_target(schedule, target, prediction.x, t, mid, s)
         x_hat = nets.student(z_t, t, cond).x
         if self.clip:
             target = reachable(target, x_hat)
@@ -79,23 +91,27 @@ class Progressive:
     def check(self, teacher: Method | None) -> None:
         check_steps(self.num_steps)
         check_weighting(self.weighting)
-        if not teacher.continuous and teacher.num_steps != 2 * self.num_steps:
+        check_probability("label_dropout", self.label_dropout)
+        if self.factor != int(self.factor) or self.factor < 2:
+            raise ValueError(f"factor is {self.factor}; expected a whole number from 2")
+        if not (teacher.continuous or isinstance(teacher, Progressive)):
             raise ValueError(
-                f"a student of {self.num_steps} steps needs a teacher of {2 * self.num_steps}; "
+                f"the teacher was trained by {type(teacher).__name__.lower()}; a progressive "
+                "student learns from a progressive one, or from a network that knows all times"
+            )
+        steps = self.factor * self.num_steps
+        if not teacher.continuous and teacher.num_steps != steps:
+            raise ValueError(
+                f"a student of {self.num_steps} steps needs a teacher of {steps}; "
                 f"this teacher was made for {teacher.num_steps}"
             )
-        if (self.w_range is None) != (teacher.w_range is None):
+        check_inherited_w(self.w_range, teacher)
+        dropped = getattr(teacher, "label_dropout", 0)
+        if self.label_dropout > 0 and (self.w_range is not None or dropped == 0):
             raise ValueError(
-                f"w_range is {self.w_range}, the teacher's {teacher.w_range}; a halving keeps its "
-                "teacher's input w: give w_range exactly when the teacher was trained with one"
+                f"label_dropout is {self.label_dropout}; it is for a student without w, and its "
+                "teacher must have been trained with label_dropout too"
             )
-        if self.w_range is not None:
-            check_w_range(self.w_range)
-            if self.w_range[0] < teacher.w_range[0] or self.w_range[1] > teacher.w_range[1]:
-                raise ValueError(
-                    f"w_range {tuple(self.w_range)} leaves the teacher's {tuple(teacher.w_range)}; "
-                    "stay inside it"
-                )
 
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
         return sample_ddim(self, student, z, cond)

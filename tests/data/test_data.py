@@ -1,59 +1,119 @@
+import itertools
+
 import numpy as np
 import pytest
 
-from distill_jax.data import DATASETS
+from distill_jax.data import DATASETS, Dataset, normalise
 
 DIGITS = DATASETS["digits"]()
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_images_lie_in_range_and_labels_below_the_number_of_classes(name):
-    data = DATASETS[name]()
-    for part in (data.train, data.held_out):
-        assert part.x.dtype == np.float32
-        assert part.label.dtype == np.int32
-        assert part.x.shape == (len(part.label), *data.shape)
-        assert -1 <= part.x.min() < part.x.max() <= 1
-        assert set(part.label) == set(range(data.num_classes))
+@pytest.fixture(params=DATASETS)
+def data(request, pictures, prepared):
+    """Every dataset, small."""
+    options = {
+        "folder": {"path": str(pictures), "size": 4},
+        "noise": {"size": 2, "count": 30},
+        "tfds": {"dataset": "pictures", "size": 4, "data_dir": str(prepared)},
+    }
+    return DATASETS[request.param](**options.get(request.param, {}))
 
 
-def test_digits_have_a_fixed_split_without_overlap():
-    assert len(DIGITS.train.label) == 1437
-    assert len(DIGITS.held_out.label) == 360
-    train = {x.tobytes() for x in DIGITS.train.x}
-    assert not train & {x.tobytes() for x in DIGITS.held_out.x}
-    again = DATASETS["digits"]()
-    np.testing.assert_array_equal(again.held_out.x, DIGITS.held_out.x)
+def rows(batches):
+    """Every image as a value that can be compared, as it is or mirrored, and the labels."""
+    x, label = (np.concatenate(column) for column in zip(*batches, strict=True))
+    return [min(image.tobytes(), image[:, ::-1].tobytes()) for image in x], list(label)
 
 
-def test_a_batch_is_a_function_of_seed_and_step():
-    a, b = (DIGITS.batch(3, 17, 64) for _ in range(2))
+def batch(data, seed, step, size, part=(0, 1)):
+    return next(data.batches(seed, step, size, part))
+
+
+def test_images_lie_in_range_and_labels_below_the_number_of_classes(data):
+    assert isinstance(data, Dataset)
+    assert data.num_labels == data.num_classes > 1
+    for x, label in (data.images("train"), data.images("held_out"), batch(data, 0, 0, 16)):
+        assert x.dtype in (np.float32, np.uint8)
+        assert label.dtype == np.int32
+        assert x.shape == (len(label), *data.shape)
+        seen = normalise(x)
+        assert -1 <= seen.min() < -0.5 < 0.5 < seen.max() <= 1
+        assert set(label) <= set(range(data.num_classes))
+    assert set(data.images("train").label) == set(range(data.num_classes))
+
+
+def test_held_out_images_are_no_training_images(data):
+    train, held_out = (rows([data.images(split)])[0] for split in ("train", "held_out"))
+    assert not set(train) & set(held_out)
+
+
+def test_a_sample_of_images_is_fixed_and_part_of_all(data):
+    every, sample, again = (data.images("train", num) for num in (None, 7, 7))
+    np.testing.assert_array_equal(sample.x, again.x)
+    assert len(sample.label) == 7
+    known = set(zip(*rows([every]), strict=True))
+    assert set(zip(*rows([sample]), strict=True)) <= known
+    assert len(data.images("train", 10**6).label) == len(every.label)
+
+
+def test_a_batch_is_a_function_of_seed_and_step(data):
+    a, b = (batch(data, 3, 17, 12) for _ in range(2))
     np.testing.assert_array_equal(a.x, b.x)
-    assert not np.array_equal(a.x, DIGITS.batch(3, 18, 64).x)
-    assert not np.array_equal(a.x, DIGITS.batch(4, 17, 64).x)
+    np.testing.assert_array_equal(a.label, b.label)
+    assert not np.array_equal(a.x, batch(data, 3, 18, 12).x)
+    assert not np.array_equal(a.x, batch(data, 4, 17, 12).x)
 
 
-def test_every_image_is_seen_once_in_each_epoch_with_its_label():
-    data = DATASETS["noise"](size=2, count=30)
-    batches = [data.batch(0, step, 12) for step in range(5)]
-    x = np.concatenate([batch.x for batch in batches])
-    label = np.concatenate([batch.label for batch in batches])
-    for epoch in (slice(0, 30), slice(30, 60)):
-        seen = sorted(image.tobytes() for image in x[epoch])
-        assert seen == sorted(image.tobytes() for image in data.train.x)
-    known = {image.tobytes(): number for image, number in zip(*data.train, strict=True)}
-    assert [known[image.tobytes()] for image in x] == list(label)
-    assert not np.array_equal(x[:30], x[30:])
+def test_batches_that_start_later_are_those_of_the_run_from_the_beginning(data):
+    whole = list(itertools.islice(data.batches(2, 0, 8), 9))
+    later = list(itertools.islice(data.batches(2, 6, 8), 3))
+    for a, b in zip(whole[6:], later, strict=True):
+        np.testing.assert_array_equal(a.x, b.x)
+        np.testing.assert_array_equal(a.label, b.label)
 
 
-def test_a_batch_larger_than_the_data_is_made_of_several_epochs():
-    data = DATASETS["noise"](size=2, count=5)
-    assert DIGITS.batch(0, 0, 2000).x.shape[0] == 2000
-    assert data.batch(0, 1, 12).x.shape[0] == 12
+def test_every_image_is_seen_once_in_each_epoch_with_its_label(data):
+    known = dict(zip(*rows([data.images("train")]), strict=True))
+    n = len(data.images("train").label)
+    seen, label = rows(itertools.islice(data.batches(0, 0, n // 3), 6))
+    for epoch in (slice(0, n), slice(n, 2 * n)):
+        assert sorted(seen[epoch]) == sorted(rows([data.images("train")])[0])
+    assert [known[image] for image in seen] == label
+    assert seen[:n] != seen[n:]
+
+
+def test_a_batch_larger_than_the_data_is_made_of_several_epochs(data):
+    n = len(data.images("train").label)
+    seen, _ = rows([batch(data, 0, 1, 2 * n)])
+    assert sorted(seen) == sorted(2 * rows([data.images("train")])[0])
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_the_parts_of_all_processes_make_the_whole_batch(count):
-    whole = DIGITS.batch(1, 7, 64).x
-    parts = [DIGITS.batch(1, 7, 64, (index, count)).x for index in range(count)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+def test_the_parts_of_all_processes_make_the_whole_batch(data, count):
+    for step in (0, 7):
+        whole = batch(data, 1, step, 16)
+        parts = [batch(data, 1, step, 16, (index, count)) for index in range(count)]
+        np.testing.assert_array_equal(np.concatenate([part.x for part in parts]), whole.x)
+        np.testing.assert_array_equal(np.concatenate([part.label for part in parts]), whole.label)
+
+
+def test_digits_have_a_fixed_split_without_overlap():
+    train, held_out = DIGITS.images("train"), DIGITS.images("held_out")
+    assert len(train.label) == 1437
+    assert len(held_out.label) == 360
+    assert not {x.tobytes() for x in train.x} & {x.tobytes() for x in held_out.x}
+    again = DATASETS["digits"]()
+    np.testing.assert_array_equal(again.images("held_out").x, held_out.x)
+
+
+def test_noise_has_any_shape_with_and_without_classes():
+    data = DATASETS["noise"](size=5, channels=4, num_classes=7, count=20)
+    assert data.shape == (5, 5, 4)
+    assert data.images("train").x.dtype == np.uint8
+    assert set(data.images("train").label) == set(range(7))
+    data = DATASETS["noise"](num_classes=0, num_labels=3, count=20)
+    assert (data.num_classes, data.num_labels) == (0, 3)
+    assert set(data.images("train").label) == {0, 1, 2}
+    assert DATASETS["noise"](num_classes=0).num_labels == 1
+    with pytest.raises(ValueError, match="num_classes is 4 and num_labels 3; expected the same"):
+        DATASETS["noise"](num_classes=4, num_labels=3)

@@ -5,7 +5,7 @@ import pytest
 
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction, eps_from_x, v_from
-from distill_jax.diffusion.samplers import ancestral, ddim, ddim_step, ddim_target
+from distill_jax.diffusion.samplers import ancestral, ddim, ddim_step, ddim_target, stochastic
 from distill_jax.diffusion.schedule import Cosine, Karras, RectifiedFlow
 from tests.toys import constant_denoiser, gaussian_denoiser
 
@@ -127,6 +127,87 @@ def test_ancestral_sampling_of_a_gaussian_has_its_mean_and_spread(schedule):
     # Standard errors of 20,000 draws are 0.0035 and 0.0025; the grid adds about 0.01.
     assert abs(float(x.mean()) - 0.3) < 0.015
     assert abs(float(x.std()) - 0.5) < 0.02
+
+
+def linear_map_variance(schedule, gains, std):
+    """Variance of z after `gains` [(gain of z, added std), ...] from sigma(1)^2."""
+    variance = float(schedule.sigma(jnp.ones(()))) ** 2
+    for gain, added in gains:
+        variance = gain**2 * variance + added**2
+    return variance
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.4, 1.0])
+def test_ancestral_noise_lies_between_the_small_and_the_large_variance(x64, variance):
+    # For a Gaussian every step is a line in z plus noise, so the spread of x is known exactly.
+    schedule, std, num_steps, gains = Cosine(), 0.5, 3, []
+    for i in range(num_steps, 0, -1):
+        t, s = jnp.asarray(i / num_steps), jnp.asarray((i - 1) / num_steps)
+        (a_t, a_s), (b_t, b_s) = (
+            [float(f(u)) for u in (t, s)] for f in (schedule.alpha, schedule.sigma)
+        )
+        shrink = a_t * std**2 / (a_t**2 * std**2 + b_t**2)
+        r = (a_t * b_s / (a_s * b_t)) ** 2
+        level = (1 - variance) * np.log(b_s) + variance * np.log(b_t)
+        step = (r * a_s / a_t + (1 - r) * a_s * shrink, np.sqrt(1 - r) * np.exp(level))
+        gains.append(step if i > 1 else (shrink, 0.0))
+    expected = np.sqrt(linear_map_variance(schedule, gains, std))
+    z = jax.random.normal(jax.random.key(1), (20000, 1))
+    x = ancestral(jax.random.key(2), gaussian_denoiser(schedule, std), z, {}, num_steps, variance)
+    # Four standard errors of 20,000 draws.
+    np.testing.assert_allclose(float(x.std()), expected, rtol=0.02)
+
+
+def flow_denoiser(schedule, std):
+    """The denoiser whose DDIM step from t reaches the probability flow's z_s exactly, for one s.
+
+    For data N(0, std^2) the flow multiplies z by the ratio of spreads. The step that is asked for
+    is the one of the stochastic sampler: 2 / N, or 1 / N from 1 / N; the caller says N.
+    """
+
+    def at(num_steps):
+        def predict(z, t, cond, key=None):
+            s = jnp.maximum(jnp.round(t * num_steps) - 2, 0.0) / num_steps
+
+            def spread(time):
+                return jnp.sqrt((schedule.alpha(time) * std) ** 2 + schedule.sigma(time) ** 2)
+
+            target = z * (spread(s) / spread(t))[:, None]
+            alpha, sigma = schedule.alpha(s)[:, None], schedule.sigma(s)[:, None]
+            ratio = sigma / schedule.sigma(t)[:, None]
+            x = (target - ratio * z) / (alpha - ratio * schedule.alpha(t)[:, None])
+            return Prediction(x, eps_from_x(z, x, schedule, t))
+
+        return Denoiser(schedule, predict)
+
+    return at
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
+def test_the_stochastic_sampler_keeps_the_marginals_of_an_exact_flow_map(num_steps):
+    # Section 6.5: with the exact map the samples are N(0, std^2) at every N.
+    schedule, std = Cosine(), 0.5
+    z = jax.random.normal(jax.random.key(1), (40000, 1))
+    x = stochastic(jax.random.key(2), flow_denoiser(schedule, std)(num_steps), z, {}, num_steps)
+    # Four standard errors of 40,000 draws are 0.007.
+    assert abs(float(x.std()) - std) < 0.008
+    assert abs(float(x.mean())) < 0.01
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), RectifiedFlow()], ids=repr)
+@pytest.mark.parametrize("num_steps", [1, 2, 5])
+def test_the_stochastic_sampler_calls_the_network_once_per_step_of_its_grid(schedule, num_steps):
+    seen = []
+
+    def predict(z, t, cond, key=None):
+        jax.debug.callback(lambda time: seen.append(float(time)), t[0])
+        return constant_denoiser(schedule, 0.25).predict(z, t, cond)
+
+    z = jax.random.normal(jax.random.key(0), (2, 3))
+    x = stochastic(jax.random.key(1), Denoiser(schedule, predict), z, {}, num_steps)
+    jax.effects_barrier()
+    np.testing.assert_allclose(x, np.full((2, 3), 0.25), atol=1e-6)
+    np.testing.assert_allclose(sorted(seen), np.arange(1, num_steps + 1) / num_steps, rtol=1e-6)
 
 
 def test_ancestral_sampling_of_one_image_returns_it():

@@ -19,10 +19,15 @@ METHOD = {
     "diffusion": METHODS["diffusion"](num_steps=4),
     "guided": METHODS["guided"](num_steps=4),
     "progressive": METHODS["progressive"](num_steps=4, w_range=(0.0, 4.0)),
+    "stochastic": METHODS["stochastic"](num_steps=4, w_range=(0.0, 4.0)),
 }
-TEACHER = {"guided": METHOD["diffusion"], "progressive": METHOD["guided"]}
+TEACHER = {
+    "guided": METHOD["diffusion"],
+    "progressive": METHOD["guided"],
+    "stochastic": METHOD["guided"],
+}
 RATES = Rates(1e-2, 0, 1.0, 10, 0.5)
-TX = optimizer(0.9, 0.99, 0.0, 1.0)
+TX = optimizer(0.9, 0.99, 1.0)
 BATCH = Batch(
     jax.random.uniform(jax.random.key(0), (6, *SHAPE), minval=-1),
     {"label": jnp.asarray([0, 1, 2, 0, 1, 2], jnp.int32)},

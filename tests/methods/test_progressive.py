@@ -62,6 +62,31 @@ def test_the_optimal_student_samples_what_its_teacher_samples_in_twice_the_steps
     np.testing.assert_allclose(student, teacher, atol=1e-9)
 
 
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_one_step_of_the_target_lands_where_factor_steps_of_the_teacher_land(x64, factor):
+    schedule, num_steps, seen = Cosine(), 3, {}
+    teacher = gaussian_denoiser(schedule, 0.3)
+
+    def predict(z, t, cond, key=None):
+        # The exact target, from `factor` DDIM steps, so that the loss must be 0.
+        z_s = z
+        for k in range(factor):
+            time, after = t - k / factor / num_steps, t - (k + 1) / factor / num_steps
+            prediction = teacher(z_s, time, cond)
+            alpha, sigma = (expand(level(after), z) for level in (schedule.alpha, schedule.sigma))
+            z_s = alpha * prediction.x + sigma * prediction.eps
+        ratio = sigma / expand(schedule.sigma(t), z)
+        x = (z_s - ratio * z) / (alpha - ratio * expand(schedule.alpha(t), z))
+        seen["x"] = x = jnp.where(expand(after, z) > 1e-9, x, prediction.x)
+        return Prediction(x, eps_from_x(z, x, schedule, t))
+
+    batch = BATCH._replace(x=BATCH.x.astype(jnp.float64))
+    method = Progressive(num_steps=num_steps, factor=factor, clip=False)
+    loss, _ = method.loss(jax.random.key(1), batch, Nets(Denoiser(schedule, predict), teacher))
+    assert float(loss) < 1e-12
+    assert float(jnp.std(seen["x"])) > 0.1
+
+
 def test_times_are_the_students_grid_and_the_teachers_midpoints():
     calls = {"teacher": [], "student": []}
 
@@ -111,7 +136,47 @@ def test_with_a_frozen_w_the_loss_is_that_of_the_teacher_sliced_at_w():
     assert float(a) == float(b)
 
 
+def test_with_label_dropout_some_examples_learn_the_null_condition():
+    seen = []
+
+    def predict(z, t, cond, key=None):
+        seen.append(np.asarray(cond["label"]))
+        return constant_denoiser(Cosine(), 0.0).predict(z, t, cond)
+
+    label = jnp.arange(64) % 3
+    batch = Batch(BATCH.x, {"label": label}, {"label": jnp.full((64,), 3)})
+    nets = Nets(Denoiser(Cosine(), predict), Denoiser(Cosine(), predict))
+    Progressive(num_steps=4, label_dropout=0.5).loss(jax.random.key(1), batch, nets)
+    dropped = seen[0] == 3
+    assert 16 < dropped.sum() < 48
+    np.testing.assert_array_equal(seen[0][~dropped], label[~dropped])
+    for other in seen[1:]:
+        np.testing.assert_array_equal(seen[0], other)
+
+
+def test_label_dropout_needs_a_teacher_with_it_and_no_w():
+    teacher = METHODS["diffusion"](label_dropout=0.0)
+    with pytest.raises(ValueError, match="label_dropout is 0.5"):
+        Progressive(num_steps=4, label_dropout=0.5).check(teacher)
+    with pytest.raises(ValueError, match="label_dropout is 0.5"):
+        Progressive(num_steps=4, label_dropout=0.5, w_range=(0.0, 1.0)).check(Guided())
+    with pytest.raises(ValueError, match=r"label_dropout is 1.5; expected a probability"):
+        Progressive(num_steps=4, label_dropout=1.5).check(METHODS["diffusion"]())
+
+
+def test_a_stochastic_teacher_is_refused():
+    with pytest.raises(ValueError, match="trained by stochastic"):
+        Progressive(num_steps=4).check(METHODS["stochastic"](num_steps=8))
+
+
+def test_a_factor_below_two_is_refused():
+    with pytest.raises(ValueError, match="factor is 1"):
+        Progressive(num_steps=4, factor=1).check(METHODS["diffusion"]())
+
+
 def test_a_teacher_of_another_number_of_steps_is_refused():
+    with pytest.raises(ValueError, match="of 2 steps needs a teacher of 8"):
+        Progressive(num_steps=2, factor=4).check(Progressive(num_steps=4))
     with pytest.raises(ValueError, match="of 4 steps needs a teacher of 8; this"):
         Progressive(num_steps=4).check(Progressive(num_steps=4))
     Progressive(num_steps=4).check(Progressive(num_steps=8))

@@ -1,0 +1,53 @@
+"""CIFAR-10, class-conditional: guided distillation to 1 step, w in [0, 4].
+
+Meng et al. (2023, arXiv:2210.03142). Published: FID 5.98 in 1 step. The paper's text was not at
+hand: rates and updates of stage 1 are ours, the rest is as in progressive distillation.
+
+    python -m distill_jax.main --config=configs/cifar10_guided.py --workdir=runs/cifar10_guided
+    python -m distill_jax.main --config=configs/cifar10_guided.py:gpu      # 34 M parameters, hours
+    python -m distill_jax.main --config=configs/cifar10_guided.py:small    # 1.2 M parameters, CPU
+    python -m distill_jax.main --config=configs/cifar10_guided.py:smoke    # fake data, CPU
+"""
+
+from distill_jax.config import base, check_size, halvings, paper_unet, pipeline, smoke_images, stage
+
+# Batch size; updates of the teacher, of stage 1, of a round, of the rounds to 2 and 1; first N.
+SIZES = {
+    "full": (128, 800_000, 100_000, 50_000, 100_000, 512),
+    "gpu": (256, 40_000, 10_000, 2_000, 5_000, 64),
+    "small": (16, 300, 100, 50, 100, 4),
+    "smoke": (4, 8, 8, 8, 8, 2),
+}
+
+
+def get_config(size="full"):
+    """The chain teacher -> guided -> N, N / 2, ..., 1 steps."""
+    check_size(size, *SIZES)
+    batch, *updates, most, start = SIZES[size]
+    config = base()
+    config.data = dict(name="tfds", dataset="cifar10", size=32, num_labels=10)
+    config.model = paper_unet("cifar10")
+    if size == "gpu":
+        small = dict(channels=128, embedding=512, multipliers=(1, 2, 2), blocks=2, attention=(16,))
+        config.model.update(**small, dropout=0.1, dtype="bfloat16")
+    elif size == "small":
+        small = dict(channels=32, embedding=128, multipliers=(1, 2, 2), blocks=1, attention=(8,))
+        config.model.update(**small, dropout=0.0)
+    config.batch_size = batch
+    config.save_every = min(10_000, updates[0] // 2)
+    rates = dict(learning_rate=2e-4, warmup=min(1000, updates[0] // 10), decay_to=1.0)
+    rates.update(ema_decay=0.9999 if updates[0] > 9999 else 0.99, num_steps=1024)
+    w_range = (0.0, 4.0)
+    config.stages = pipeline(
+        stage("teacher", "diffusion", steps=updates[0], weight_decay=1e-3, **rates),
+        stage("guided", "guided", steps=updates[1], w_range=w_range, new=("w_embed",), **rates),
+        *halvings(
+            start=start,
+            steps={"default": updates[2], 2: most, 1: most},
+            learning_rate=5e-5,
+            w_range=w_range,
+        ),
+    )
+    if size != "smoke":
+        return config
+    return smoke_images(config, 32, num_classes=10)

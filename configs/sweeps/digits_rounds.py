@@ -1,0 +1,47 @@
+"""Digits: what the rounds of a chain need, all from one guided network.
+
+Updates per round and factor 4: Salimans & Ho (2022, arXiv:2202.00512), appendix. One w against an
+interval, and a conditional and an unconditional student guided after distillation: Meng et al.
+(2023, arXiv:2210.03142). Targets without clipping: the reference of the former.
+
+    python -m distill_jax.sweep configs/sweeps/digits_rounds.py
+"""
+
+from distill_jax.config import base, halvings, pipeline, smoke, stage
+
+CHAIN = {"learning_rate": 5e-4, "ema_decay": 0.98, "w_range": (0.0, 4.0)}
+GUIDED = "{sweep}/guided/s01_guided"
+TEACHER = "{sweep}/guided/s00_teacher"
+
+
+def runs():
+    """Stages by name; the first run is the teacher of the others."""
+    rates = {"ema_decay": 0.995, "num_steps": 64}
+    teacher = stage("teacher", "diffusion", steps=2500, learning_rate=1e-3, **rates)
+    options = {"w_range": (0.0, 4.0), "new": ("w_embed",), **rates}
+    yield "guided", [teacher, stage("guided", "guided", steps=3000, learning_rate=5e-4, **options)]
+    for steps in (50, 100, 200, 400, 800):
+        yield f"{steps} updates a round", halvings(32, steps=steps, teacher=GUIDED, **CHAIN)
+    quarters = halvings(16, steps=400, factor=4, teacher=GUIDED, **CHAIN)
+    yield "factor 4, 400 updates", quarters
+    single = {**CHAIN, "w_range": (1.0, 1.0)}
+    yield "w = 1 alone, 200 updates", halvings(32, steps=200, teacher=GUIDED, **single)
+    unclipped = halvings(32, steps=200, teacher=GUIDED, clip=False, **CHAIN)
+    yield "targets not clipped, 200 updates", unclipped
+    pair = {"learning_rate": 5e-4, "ema_decay": 0.98, "label_dropout": 0.5}
+    yield "guided after distillation, 400 updates", halvings(32, steps=400, teacher=TEACHER, **pair)
+
+
+def get_sweep(size="full"):
+    """A config for each run."""
+    configs = {}
+    for name, stages in runs():
+        config = base()
+        config.data.name = "digits"
+        config.model.update(name="mlp", width=256, blocks=3, expand=2)
+        config.batch_size = 256
+        config.optimizer.b2 = 0.99
+        config.evaluate.w = (1.0,)
+        config.stages = pipeline(*stages)
+        configs[name] = config if size == "full" else smoke(config, width=32, blocks=1)
+    return configs

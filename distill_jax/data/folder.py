@@ -1,0 +1,67 @@
+"""Any folder of images."""
+
+import pathlib
+from collections.abc import Sequence
+
+from distill_jax.data.images import Decoded, Encoded, Images
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+
+
+def folder(path: str, size: int, labelled: bool = True, flip: bool = True) -> Images:
+    """Images in path/class/*.png, the classes in alphabetical order, or path/*.png without any.
+
+    The suffixes are SUFFIXES, in either case. Every tenth file in sorted order is held out.
+
+    Args:
+      path: of the folder.
+      size: of the images; see square.
+      labelled: whether a network is given the classes.
+      flip: whether half of the training images are mirrored.
+
+    Raises:
+      ValueError: for a folder without images, or with images both in it and in its folders.
+    """
+    root = pathlib.Path(path).expanduser()
+    within, beside = _image_files(root, "*/*"), _image_files(root, "*")
+    if within and beside:
+        raise ValueError(
+            f"{root} has images in {within[0].parent.name}/ and others, such as {beside[0].name}, "
+            "beside it; expected folder/class/*.png, or folder/*.png without classes"
+        )
+    files = within or beside
+    if len(files) < 2:
+        there = f"has {len(files)} images" if root.is_dir() else "is no folder"
+        raise ValueError(
+            f"{root} {there}; expected at least 2 with a suffix of {', '.join(SUFFIXES)}, as "
+            "folder/class/*.png, or folder/*.png without classes"
+        )
+    classes = sorted({file.parent.name for file in files})
+    number = {name: label for label, name in enumerate(classes)}
+    labels = [number[file.parent.name] for file in files]
+    listed = list(zip(files, labels, strict=True))
+    train = [entry for i, entry in enumerate(listed) if i % 10]
+    train, held_out = (Decoded(_Files(part), size) for part in (train, listed[::10]))
+    return Images(train, held_out, len(classes), labelled, flip)
+
+
+def _image_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    return sorted(
+        file
+        for file in root.glob(pattern)
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
+
+
+class _Files:
+    """Files with their labels."""
+
+    def __init__(self, files: Sequence[tuple[pathlib.Path, int]]):
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Encoded:
+        file, label = self._files[index]
+        return Encoded(file.read_bytes(), label, str(file))

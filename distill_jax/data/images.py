@@ -1,0 +1,192 @@
+"""Images on disk, decoded by grain's threads as they are needed."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import grain
+import numpy as np
+from PIL import Image
+
+from distill_jax.data.base import Source
+
+CACHE_BYTES = 2**31  # Of decoded images of a split that are kept in memory; see Decoded.
+THREADS = min(16, os.cpu_count() or 1)  # Each makes a whole batch.
+
+
+class Encoded(NamedTuple):
+    """One image as it is stored.
+
+    Attributes:
+      data: a PNG, JPEG or other file.
+      label: from 0.
+      name: in messages.
+    """
+
+    data: bytes
+    label: int
+    name: str
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A split on disk; several threads may read it at once."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Encoded: ...
+
+
+class Decoded:
+    """Image and label by index: (size, size, 3) uint8, int32.
+
+    An image is decoded when it is first asked for. Where all of a split take at most
+    `cache_bytes`, it is then kept.
+
+    Args:
+      stored: where images are read.
+      size: of the images; see square.
+      cache_bytes: of memory.
+    """
+
+    def __init__(self, stored: Stored, size: int, cache_bytes: int = CACHE_BYTES):
+        self.shape = (size, size, 3)
+        self._stored = stored
+        self._cached = math.prod(self.shape) * len(stored) <= cache_bytes
+        kept = len(stored) if self._cached else 0
+        self._x = np.empty((kept, *self.shape), np.uint8)
+        self._label = np.zeros(kept, np.int32)
+        self._done = np.zeros(kept, bool)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.integer]:
+        if self._cached and self._done[index]:
+            return self._x[index], self._label[index]
+        data, label, name = self._stored[index]
+        x, label = square(decode(data, name), self.shape[0]), np.int32(label)
+        if self._cached:
+            # Two threads may both get here: they write the same, and `done` comes last.
+            self._x[index], self._label[index] = x, label
+            self._done[index] = True
+        return x, label
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+    """Images that are read and decoded as they are needed, in uint8; see Dataset.
+
+    Attributes:
+      train: what networks and reference statistics see.
+      held_out: what they never see.
+      num_labels: 1 where the data have none.
+      labelled: whether a network is given the labels.
+      flip: whether half of the training images are mirrored left to right, others in each epoch.
+    """
+
+    train: Decoded
+    held_out: Decoded
+    num_labels: int
+    labelled: bool = True
+    flip: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.train.shape
+
+    @property
+    def num_classes(self) -> int:
+        return self.num_labels if self.labelled and self.num_labels > 1 else 0
+
+    def images(self, split: str, num: int | None = None) -> Source:
+        source = {"train": self.train, "held_out": self.held_out}[split]
+        order = sorted(np.random.default_rng(0).permutation(len(source))[:num].tolist())
+        with ThreadPoolExecutor(THREADS) as threads:
+            return _stack(list(threads.map(source.__getitem__, order)))
+
+    def batches(
+        self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Source]:
+        index, count = part
+        order, flips = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
+        stream = grain.MapDataset.source(self.train).shuffle(order).repeat()
+        if self.flip:
+            stream = stream.random_map(_flip, seed=flips)
+        # Batches of a part's size: every count-th of them is this part of a whole batch.
+        parts = stream.batch(size // count, batch_fn=_stack)[start * count + index :: count]
+        return _iterate(parts)
+
+
+def _iterate(batches: grain.MapDataset) -> Iterator[Source]:
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=THREADS + 1)
+    with contextlib.closing(iter(batches.to_iter_dataset(options))) as iterator:
+        yield from iterator
+
+
+def _stack(examples: Sequence[tuple[np.ndarray, np.integer]]) -> Source:
+    return Source(*(np.stack(column) for column in zip(*examples, strict=True)))
+
+
+def _flip(
+    example: tuple[np.ndarray, np.integer], rng: np.random.Generator
+) -> tuple[np.ndarray, np.integer]:
+    x, label = example
+    return (x[:, ::-1] if rng.random() < 0.5 else x), label
+
+
+def decode(data: bytes, name: str) -> np.ndarray:
+    """The pixels (h, w, 3), uint8, of an image file; grey is repeated, transparency dropped.
+
+    Raises:
+      ValueError: naming the image when its bytes are none, or have more than 8 bits per channel.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode[0] not in "IF":  # The modes of 16 and 32 bits.
+                return np.asarray(image.convert("RGB"))
+            problem = f"its pixels are {image.mode}, expected 8 bits per channel"
+    except (OSError, SyntaxError, ValueError) as error:
+        problem = str(error)
+    raise ValueError(f"{name} cannot be read as an image ({problem}); repair or remove it")
+
+
+def square(x: np.ndarray, size: int) -> np.ndarray:
+    """The central square of an image (h, w, c), uint8, area-resized to (size, size, c).
+
+    A square image of the size is returned as it is.
+    """
+    n = min(x.shape[:2])
+    top, left = (x.shape[0] - n) // 2, (x.shape[1] - n) // 2
+    x = x[top : top + n, left : left + n]
+    return x if n == size else _area_resize(x, size)
+
+
+def _area_resize(x: np.ndarray, size: int) -> np.ndarray:
+    """Each new pixel is the mean over its area of the square image, rounded."""
+    rows, shares = _overlaps(len(x), size)
+    for _ in range(2):  # A sum of weighted rows: a matrix product would be threaded once more.
+        x = sum(share[:, None, None] * x[row] for row, share in zip(rows, shares, strict=True))
+        x = x.swapaxes(0, 1)
+    return np.rint(x).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=64)
+def _overlaps(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of n rows overlap each of `size` rows over the same length, and their shares of it.
+
+    Returns:
+      (k, size) integers and (k, size) float32, whose sum over k is 1.
+    """
+    edges = np.arange(size + 1) * n / size
+    row = np.floor(edges[:-1]).astype(int) + np.arange(math.ceil(n / size) + 1)[:, None]
+    overlap = np.minimum(row + 1, edges[1:]) - np.maximum(row, edges[:-1])
+    shares = np.maximum(overlap, 0) * size / n
+    used = shares.any(axis=1)
+    return np.minimum(row, n - 1)[used], shares[used].astype(np.float32)

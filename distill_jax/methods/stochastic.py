@@ -1,0 +1,97 @@
+"""One round of the students that the stochastic sampler needs: long steps on a fine grid.
+
+Meng et al. (2023), On Distillation of Guided Diffusion Models, arXiv:2210.03142, section 3.4.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Denoiser, clipped
+from distill_jax.diffusion.samplers import ddim_step, ddim_target, stochastic
+from distill_jax.diffusion.schedule import add_noise
+from distill_jax.methods.base import (
+    Method,
+    Metrics,
+    Nets,
+    Phase,
+    check_inherited_w,
+    check_steps,
+    check_weighting,
+    draw_w,
+    reachable,
+    traced,
+    weighted_mse,
+)
+from distill_jax.typing import Batch, Cond, Image
+
+
+@traced("num_steps", "w_range")
+class Stochastic:
+    """On a grid of N, one step of length 2 / N lands where two teacher steps of 1 / N land.
+
+    From the last time, 1 / N, where no two steps fit, one step of 1 / N leads to 0. But for that
+    time it is the deterministic student of N / 2 steps, trained on a grid twice as fine.
+
+    Args:
+      num_steps: N, the student's calls; the teacher is one of these for 2N, or knows all times.
+      w_range: as in Progressive.
+      weighting: a name in WEIGHTINGS.
+      clip: as in Progressive.
+    """
+
+    num_steps: Any
+    w_range: tuple | None = None
+    weighting: str = "snr_trunc"
+    clip: bool = True
+
+    continuous = False
+    needs_teacher = True
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("student", Stochastic.loss),)
+
+    def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
+        """Times t = i / N, i ~ U{1, ..., N}; teacher steps t -> t - 1 / N -> t - 2 / N.
+
+        At i = 1 the first step has length 0 and changes nothing, so one formula serves all i.
+        """
+        k_i, k_eps, k_w = jax.random.split(key, 3)
+        x, schedule = batch.x, nets.student.schedule
+        teacher = clipped(nets.teacher) if self.clip else nets.teacher
+        cond = dict(batch.cond)
+        if self.w_range is not None:
+            cond["w"] = draw_w(k_w, self.w_range, x)
+
+        i = jax.random.randint(k_i, x.shape[:1], 1, self.num_steps + 1).astype(x.dtype)
+        ends = (i, jnp.maximum(i - 1, 1), jnp.maximum(i - 2, 0))
+        t, mid, s = (end / self.num_steps for end in ends)
+        eps = jax.random.normal(k_eps, x.shape, x.dtype)
+        z_t = add_noise(schedule, x, eps, t)
+
+        first = teacher(z_t, t, cond)
+        z_mid = ddim_step(schedule, first, mid)
+        second = teacher(z_mid, mid, cond)
+        target = ddim_target(schedule, first.x, second.x, t, mid, s)
+        x_hat = nets.student(z_t, t, cond).x
+        if self.clip:
+            target = reachable(target, x_hat)
+        return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
+
+    def check(self, teacher: Method | None) -> None:
+        check_steps(self.num_steps)
+        check_weighting(self.weighting)
+        known = teacher.continuous or isinstance(teacher, Stochastic)
+        if not known or not (teacher.continuous or teacher.num_steps == 2 * self.num_steps):
+            raise ValueError(
+                f"a stochastic student of {self.num_steps} steps needs a stochastic teacher of "
+                f"{2 * self.num_steps}, or one that knows all times; this teacher was trained by "
+                f"{type(teacher).__name__.lower()} for {teacher.num_steps} steps"
+            )
+        check_inherited_w(self.w_range, teacher)
+
+    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
+        student = clipped(student) if self.clip else student
+        return stochastic(key, student, z, cond, self.num_steps)

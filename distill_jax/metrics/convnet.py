@@ -1,0 +1,97 @@
+"""Features and labels from a small convolutional network trained on the dataset itself."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from distill_jax.typing import Tree
+
+# (channels, stride) of the 3x3 convolutions; the mean over the last one's pixels is the features.
+LAYERS = ((32, 2), (64, 2), (128, 1), (128, 2))
+EPOCHS, BATCH, LEARNING_RATE = 3, 128, 1e-3
+
+
+class ConvNet:
+    """The yardstick where images are too large for a perceptron: see features.Classifier.
+
+    Without labels it learns to tell by how many quarter turns an image was rotated (Gidaris et al.
+    2018, arXiv:1803.07728), which needs features of what is to be seen as well.
+
+    Args:
+      x: training images (n, h, w, c), square, float32 in [-1, 1] or uint8.
+      label: their classes (n,), None where there are none.
+      seed: of its initialisation and order; the protocol's is 0.
+    """
+
+    def __init__(self, x: np.ndarray, label: np.ndarray | None, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self._classes = 4 if label is None else int(label.max()) + 1
+        updates = max(1, EPOCHS * len(x) // BATCH)
+        tx = optax.adam(optax.linear_schedule(LEARNING_RATE, 0.0, updates))
+        self._params = _init(jax.random.key(seed), x.shape[-1], self._classes)
+        state = tx.init(self._params)
+        for order in np.array_split(_orders(rng, len(x), updates * BATCH), updates):
+            images, target = x[order], None if label is None else label[order]
+            if target is None:
+                target = rng.integers(0, 4, len(order))
+                images = np.stack([np.rot90(i, k) for i, k in zip(images, target, strict=True)])
+            self._params, state = _update(tx.update, self._params, state, images, target)
+
+    def features(self, x: np.ndarray) -> np.ndarray:
+        """The mean activations of the last layer, (n, 128)."""
+        return self._batched(_features, x)
+
+    def accuracy(self, x: np.ndarray, label: np.ndarray) -> float:
+        """The fraction of images that it puts into the class they are meant to show."""
+        return float(np.mean(self._batched(_logits, x).argmax(-1) == label))
+
+    def _batched(self, function: jax.stages.Wrapped, x: np.ndarray, size: int = 500) -> np.ndarray:
+        parts = [function(self._params, x[i : i + size]) for i in range(0, len(x), size)]
+        return np.concatenate([np.asarray(part) for part in parts])
+
+
+def _orders(rng: np.random.Generator, n: int, count: int) -> np.ndarray:
+    """`count` indices below n, every epoch a permutation."""
+    return np.concatenate([rng.permutation(n) for _ in range(-(-count // n))])[:count]
+
+
+def _init(key: jax.Array, channels: int, classes: int) -> Tree:
+    params, normal = [], jax.nn.initializers.he_normal()
+    for i, (width, _) in enumerate(LAYERS):
+        kernel = normal(jax.random.fold_in(key, i), (3, 3, channels, width))
+        params.append((kernel, jnp.zeros(width)))
+        channels = width
+    return [*params, (jnp.zeros((channels, classes)), jnp.zeros(classes))]
+
+
+@jax.jit
+def _features(params: Tree, x: jax.Array) -> jax.Array:
+    h = x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
+    for (kernel, bias), (_, stride) in zip(params[:-1], LAYERS, strict=True):
+        h = jax.lax.conv_general_dilated(
+            h, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        h = jax.nn.relu(h + bias)
+    return h.mean(axis=(1, 2))
+
+
+@jax.jit
+def _logits(params: Tree, x: jax.Array) -> jax.Array:
+    kernel, bias = params[-1]
+    return _features(params, x) @ kernel + bias
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _update(
+    update: Callable, params: Tree, state: Tree, x: jax.Array, label: jax.Array
+) -> tuple[Tree, Tree]:
+    def loss(params: Tree) -> jax.Array:
+        logits = _logits(params, x)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+
+    updates, state = update(jax.grad(loss)(params), state, params)
+    return optax.apply_updates(params, updates), state

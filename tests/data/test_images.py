@@ -1,0 +1,333 @@
+"""Images on disk: what is read of them, when, by whom, and what is said when it cannot be read."""
+
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import tensorflow_datasets
+from PIL import Image
+
+from distill_jax.data.folder import folder
+from distill_jax.data.images import Decoded, Encoded, Images, decode, square
+from distill_jax.data.tfds import tfds
+from tests.data.pictures import CIFAR10, Rooms, Sounds, picture, png, write_folder, write_tfds
+from tests.toys import ROOT
+
+needs_cifar10 = pytest.mark.skipif(
+    not (CIFAR10 / "cifar10").is_dir(),
+    reason=f"no CIFAR-10 in {CIFAR10}; DISTILL_JAX_TEST_DATA is the data_dir to look in",
+)
+
+
+class Shelf:
+    """Pictures in memory as they would be stored, and which of them were read."""
+
+    def __init__(self, count, size=4):
+        self.pictures = [picture(i, size, size) for i in range(count)]
+        self.read = []
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return Encoded(png(self.pictures[index]), index, f"picture {index}")
+
+
+def images_of(shelf, cache_bytes=2**20, flip=True):
+    train = Decoded(shelf, 4, cache_bytes)
+    return Images(train, Decoded(Shelf(2), 4), num_labels=len(shelf), flip=flip)
+
+
+def threads():
+    return {thread for thread in threading.enumerate() if "grain" in thread.name}
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 12), (12, 40), (41, 12)])
+def test_images_are_cropped_to_the_central_square(height, width):
+    x = picture(0, height, width)
+    top, left = (height - 12) // 2, (width - 12) // 2
+    np.testing.assert_array_equal(square(x, 12), x[top : top + 12, left : left + 12])
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_an_area_resize_by_a_whole_factor_is_the_mean_of_blocks(factor):
+    x = picture(1, 6 * factor, 6 * factor)
+    blocks = x.reshape(6, factor, 6, factor, 3).mean(axis=(1, 3))
+    # Half of a grey level is rounding; float32 sums may round a tie to the other side.
+    np.testing.assert_allclose(square(x, 6), blocks, atol=0.5 + 1e-4)
+
+
+@pytest.mark.parametrize(("n", "size"), [(7, 5), (9, 4), (5, 8)])
+def test_an_area_resize_weighs_pixels_by_the_share_of_them_within(n, size):
+    x = picture(2, n, n)
+    # Every pixel as size x size equal ones: then whole blocks of n x n make the new pixels.
+    fine = x.repeat(size, axis=0).repeat(size, axis=1)
+    blocks = fine.reshape(size, n, size, n, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(square(x, size), blocks, atol=0.5 + 1e-4)
+
+
+def test_an_image_of_the_size_is_not_touched(tmp_path):
+    write_folder(tmp_path, count=20)
+    data = folder(str(tmp_path), 8)
+    crops = {picture(i)[:, 1:9].tobytes() for i in range(20)}
+    assert {x.tobytes() for x in data.images("train").x} < crops
+
+
+def test_grey_transparent_and_indexed_images_have_three_channels():
+    x = picture(3)
+    for mode in ("L", "LA", "RGBA", "P", "1"):
+        buffer = io.BytesIO()
+        Image.fromarray(x).convert(mode).save(buffer, "PNG")
+        seen = decode(buffer.getvalue(), "picture")
+        assert seen.shape == x.shape
+        assert seen.dtype == np.uint8
+        if mode in ("L", "LA", "1"):
+            assert (seen == seen[..., :1]).all()
+        elif mode == "RGBA":
+            np.testing.assert_array_equal(seen, x)
+
+
+def test_half_of_the_training_images_are_mirrored_and_others_in_the_next_epoch():
+    shelf = Shelf(64)
+    epochs = list(itertools.islice(images_of(shelf).batches(0, 0, 64), 2))
+    mirrored = []
+    for x, label in epochs:
+        known = np.stack([shelf.pictures[i] for i in label])
+        flips = (x == known[:, :, ::-1]).all(axis=(1, 2, 3))
+        assert ((x == known).all(axis=(1, 2, 3)) ^ flips).all()
+        mirrored.append(flips[np.argsort(label)])
+    # Of 64 fair coins 12 to 52 come up heads but for one time in two million.
+    assert all(12 < flips.sum() < 52 for flips in (*mirrored, mirrored[0] ^ mirrored[1]))
+
+
+def test_without_flip_and_in_samples_no_image_is_mirrored():
+    shelf = Shelf(16)
+    batch = next(images_of(shelf, flip=False).batches(0, 0, 32))
+    for x, label in (batch, images_of(shelf).images("train")):
+        np.testing.assert_array_equal(x, np.stack([shelf.pictures[i] for i in label]))
+
+
+def test_small_data_are_decoded_once():
+    shelf = Shelf(24)
+    data = images_of(shelf)
+    for _ in itertools.islice(data.batches(0, 0, 24), 3):
+        pass
+    data.images("train")
+    # Threads that decode the same image at the same time each read it.
+    assert set(shelf.read) == set(range(24))
+    read = len(shelf.read)
+    next(data.batches(1, 0, 48))
+    data.images("train")
+    assert len(shelf.read) == read
+
+
+def test_larger_data_are_read_each_time_and_are_the_same():
+    shelf, large = Shelf(24), Shelf(24)
+    a = next(images_of(shelf).batches(5, 2, 24))
+    data = images_of(large, cache_bytes=1000)
+    b = next(data.batches(5, 2, 24))
+    np.testing.assert_array_equal(a.x, b.x)
+    assert len(data.images("train").label) == 24
+    assert len(large.read) > 24
+
+
+def test_a_process_reads_nothing_but_its_part_and_a_resumed_run_nothing_before():
+    shelves = Shelf(4096), Shelf(4096)
+    iterators = [
+        images_of(shelf).batches(3, 10**6, 8, (index, 2)) for index, shelf in enumerate(shelves)
+    ]
+    labels = [set(np.concatenate([next(it).label for _ in range(5)])) for it in iterators]
+    for iterator in iterators:
+        iterator.close()
+    for shelf, mine, others in zip(shelves, labels, labels[::-1], strict=True):
+        assert mine <= set(shelf.read)
+        assert not others & set(shelf.read)
+        assert len(shelf.read) < 400  # What is read ahead grows with the number of cores.
+
+
+def test_an_iterator_that_is_dropped_stops_its_threads():
+    before = threads()
+    iterator = images_of(Shelf(16)).batches(0, 0, 4)
+    next(iterator)
+    started = threads() - before
+    assert started
+    del iterator
+    for thread in started:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+def test_a_network_without_labels_leaves_them_to_the_evaluation(pictures, prepared):
+    for data in (
+        folder(str(pictures), 4, labelled=False),
+        tfds("pictures", 4, str(prepared), labelled=False),
+    ):
+        assert (data.num_classes, data.num_labels) == (0, 3)
+        assert set(data.images("train").label) == {0, 1, 2}
+
+
+def test_a_folder_without_classes_has_one_label(tmp_path):
+    write_folder(tmp_path, count=20, classes=(".",))
+    (tmp_path / "list.txt").write_text("no image")
+    (tmp_path / "._000.png").write_text("no image either")
+    data = folder(str(tmp_path), 4)
+    assert (data.num_classes, data.num_labels) == (0, 1)
+    assert len(data.images("train").label) == 18
+    assert len(data.images("held_out").label) == 2
+
+
+def test_every_tenth_file_is_held_out_and_classes_are_in_alphabetical_order(pictures):
+    data = folder(str(pictures), 8)
+    files = sorted(pictures.glob("*/*.png"))
+    held_out = data.images("held_out")
+    assert list(held_out.label) == [0, 1, 2]
+    for x, file in zip(held_out.x, files[::10], strict=True):
+        np.testing.assert_array_equal(x, picture(int(file.stem))[:, 1:9])
+
+
+def test_a_dataset_without_a_label_has_one_and_its_only_image_may_have_any_name(tmp_path):
+    data = tfds("rooms", 8, str(write_tfds(tmp_path, Rooms)), flip=False)
+    assert (data.num_classes, data.num_labels) == (0, 1)
+    x, label = data.images("held_out")
+    assert list(label) == [0] * 6
+    assert {image.tobytes() for image in x} == {
+        picture(i)[:, 1:9].tobytes() for i in range(100, 106)
+    }
+
+
+def test_a_slice_of_a_split_can_be_held_out(prepared):
+    options = {"data_dir": str(prepared), "held_out_split": "train[20:]"}
+    data = tfds("pictures", 8, train_split="train[:20]", **options)
+    assert len(data.images("train").label) == 20
+    assert len(data.images("held_out").label) == 7
+
+
+def as_tfrecord(root):
+    """The same files, said to be in the other format."""
+    folder = write_tfds(root) / "pictures" / "1.0.0"
+    for path in folder.glob("*array_record*"):
+        path.rename(folder / path.name.replace("array_record", "tfrecord"))
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
+    return root
+
+
+def in_and_beside_a_class(root):
+    (write_folder(root) / "other.png").write_bytes(png(picture(0)))
+    return root
+
+
+BAD = {
+    "dataset that is not prepared": (
+        lambda root: tfds("cifar10", 8, str(root)),
+        r"dataset 'cifar10' is not prepared in /.*; set data_dir .*`tfds build cifar10 "
+        r"--file_format=array_record --data_dir=/.*` \(needs TensorFlow, training does not\)",
+    ),
+    "data_dir that is not there": (
+        lambda root: tfds("lsun/bedroom", 8, str(root / "nothing")),
+        r"'lsun/bedroom' is not prepared in /.*/nothing; .*`tfds build lsun/bedroom",
+    ),
+    "dataset that nobody knows": (
+        lambda root: tfds("imagenet_resize/64x64", 8, str(root)),
+        "unknown dataset 'imagenet_resize/64x64': .*; did you mean 'imagenet_resized'",
+    ),
+    "name that is none": (
+        lambda root: tfds("cifar10/", 8, str(root)),
+        r"dataset 'cifar10/': Parsing builder name string",
+    ),
+    "dataset in the other format": (
+        lambda root: tfds("pictures", 8, str(as_tfrecord(root))),
+        r"'pictures' is prepared in /.* as tfrecord, which only TensorFlow reads; prepare it in "
+        "another folder: `tfds build pictures --file_format=array_record",
+    ),
+    "split that is none": (
+        lambda root: tfds("pictures", 8, str(write_tfds(root)), held_out_split="validation"),
+        r"'pictures' has no split 'validation'; it has train, test, and slices",
+    ),
+    "dataset without images": (
+        lambda root: tfds("sounds", 8, str(write_tfds(root, Sounds))),
+        "dataset 'sounds' has the features number; expected an image",
+    ),
+    "folder that is not there": (
+        lambda root: folder(str(root / "nothing"), 8),
+        "/nothing is no folder; expected at least 2",
+    ),
+    "folder without images": (
+        lambda root: folder(str(root), 8),
+        "has 0 images; expected at least 2 with a suffix of .*png",
+    ),
+    "folder of one image": (
+        lambda root: folder(str(write_folder(root, count=1)), 8),
+        "has 1 images; expected at least 2",
+    ),
+    "images beside the classes": (
+        lambda root: folder(str(in_and_beside_a_class(root)), 8),
+        r"has images in cat/ and others, such as other.png, beside it",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_cannot_be_read_is_one_message(kind, tmp_path):
+    make, message = BAD[kind]
+    with pytest.raises(ValueError, match=message) as caught:
+        make(tmp_path)
+    assert len(caught.value.args) == 1
+
+
+def test_a_damaged_image_is_named_by_batches_and_samples(tmp_path):
+    write_folder(tmp_path)
+    damaged = tmp_path / "cat" / "003.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    data = folder(str(tmp_path), 4)
+    for read in (lambda: data.images("train"), lambda: next(data.batches(0, 0, 54))):
+        with pytest.raises(ValueError, match=r"cat/003.png cannot be read as an image .*; repair"):
+            read()
+
+
+def test_pixels_of_more_than_8_bits_are_refused():
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(buffer, "PNG")
+    with pytest.raises(ValueError, match=r"deep.png .* are I;16, expected 8 bits per channel"):
+        decode(buffer.getvalue(), "deep.png")
+
+
+PROGRAM = """
+import sys
+from distill_jax.data import DATASETS
+data = DATASETS["tfds"]("pictures", 8, sys.argv[1])
+assert next(data.batches(0, 0, 16)).x.shape == (16, 8, 8, 3)
+assert data.images("held_out", 5).x.shape == (5, 8, 8, 3)
+"""
+
+
+def test_tensorflow_is_not_imported_where_it_is_installed_and_nothing_is_printed(
+    prepared, tmp_path
+):
+    (tmp_path / "tensorflow.py").write_text("raise AssertionError('TensorFlow was imported')")
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(prepared)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs_cifar10
+def test_cifar10_is_read_as_tfds_reads_it():
+    split = {"data_dir": str(CIFAR10), "held_out_split": "test[:50]"}
+    data = tfds("cifar10", 32, flip=False, **split)
+    assert (data.shape, data.num_classes, len(data.train)) == ((32, 32, 3), 10, 50_000)
+    records = tensorflow_datasets.data_source("cifar10", split="test", data_dir=str(CIFAR10))
+    for x, label, i in zip(*data.images("held_out"), range(50), strict=True):
+        np.testing.assert_array_equal(x, records[i]["image"])
+        assert label == records[i]["label"]
+    assert next(data.batches(0, 0, 16)).x.shape == (16, 32, 32, 3)
+    assert "tensorflow" not in sys.modules

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from distill_jax.metrics.convnet import ConvNet
+from distill_jax.metrics.frechet import frechet_distance, moments
+
+RNG = np.random.default_rng(0)
+
+
+def stripes(count, kinds=4):
+    """Images with stripes of one of four widths, in uint8, and which."""
+    label = RNG.integers(0, kinds, count).astype(np.int32)
+    x = np.arange(16)[None, :] // (2 ** label[:, None]) % 2
+    x = np.broadcast_to(x[:, None, :, None], (count, 16, 16, 3)) * 120
+    return (x + RNG.integers(0, 120, x.shape)).astype(np.uint8), label
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return ConvNet(*stripes(2000))
+
+
+def test_the_classifier_tells_classes_apart(classifier):
+    x, label = stripes(300)
+    assert classifier.accuracy(x, label) > 0.9
+    assert classifier.accuracy(x, (label + 1) % 4) < 0.1
+
+
+def test_bytes_and_floats_of_the_same_images_have_the_same_features(classifier):
+    x, _ = stripes(20)
+    floats = (x / 127.5 - 1).astype(np.float32)
+    np.testing.assert_allclose(classifier.features(x), classifier.features(floats), atol=1e-5)
+    assert classifier.features(x).shape == (20, 128)
+
+
+def test_the_distance_in_its_features_grows_with_noise(classifier):
+    real = moments(classifier.features(stripes(500)[0]))
+    distances = []
+    for noise in (0, 40, 80):
+        x, _ = stripes(500)
+        damaged = np.clip(x + RNG.normal(scale=noise, size=x.shape), 0, 255).astype(np.uint8)
+        distances.append(frechet_distance(real, moments(classifier.features(damaged))))
+    assert distances[0] < distances[1] < distances[2]
+
+
+def test_without_labels_it_learns_to_tell_quarter_turns():
+    x, _ = stripes(2000, kinds=1)
+    x[..., 8:, :] //= 2  # Darker on the right: every turn looks different.
+    classifier = ConvNet(x, None)
+    turned = np.stack([np.rot90(image, k % 4) for k, image in enumerate(x[:200])])
+    assert classifier.accuracy(turned, np.arange(200) % 4) > 0.9
