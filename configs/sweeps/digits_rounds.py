@@ -26,7 +26,7 @@ def runs():
     yield "factor 4, 400 updates", quarters
     single = {**CHAIN, "w_range": (1.0, 1.0)}
     yield "w = 1 alone, 200 updates", halvings(32, steps=200, teacher=GUIDED, **single)
-    unclipped = halvings(32, steps=200, teacher=GUIDED, clip=False, **CHAIN)
+    unclipped = halvings(32, steps=200, teacher=GUIDED, clip_target=False, **CHAIN)
     yield "targets not clipped, 200 updates", unclipped
     pair = {"learning_rate": 5e-4, "ema_decay": 0.98, "label_dropout": 0.5}
     yield "guided after distillation, 400 updates", halvings(32, steps=400, teacher=TEACHER, **pair)

@@ -34,14 +34,15 @@ class Guided:
       w_range: guidance strengths (smallest, largest) drawn uniformly, 0 <= smallest.
       num_steps: DDIM steps of `sample`; the network itself knows all times.
       weighting: a name in WEIGHTINGS.
-      clip: whether the guided x is clipped to [-1, 1], in the target as in the sampler. Large w
-        pushes it far outside.
+      clip: whether the sampler clips the guided x to [-1, 1]. Large w pushes it far outside.
+      clip_target: whether the target is clipped too, where the sampler clips.
     """
 
     w_range: tuple = (0.0, 4.0)
     num_steps: Any = 64
     weighting: str = "snr_trunc"
     clip: bool = True
+    clip_target: bool = True
 
     continuous = True
     needs_teacher = True
@@ -60,9 +61,10 @@ class Guided:
         z_t = add_noise(nets.student.schedule, x, eps, t)
 
         teacher = guided(nets.teacher, w, batch.null)
-        target = (clipped(teacher) if self.clip else teacher)(z_t, t, batch.cond).x
+        clip = self.clip and self.clip_target
+        target = (clipped(teacher) if clip else teacher)(z_t, t, batch.cond).x
         x_hat = nets.student(z_t, t, {**batch.cond, "w": w}).x
-        if self.clip:
+        if clip:
             target = reachable(target, x_hat)
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 

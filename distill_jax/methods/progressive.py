@@ -40,8 +40,9 @@ class Progressive:
       w_range: guidance strengths drawn uniformly for a teacher that takes w, None for one that
         does not. Guidance is in the teacher's weights; none is added here.
       weighting: a name in WEIGHTINGS.
-      clip: whether the teacher's x is clipped to [-1, 1], in the target as in the sampler. The
-        reference clips in the sampler alone.
+      clip: whether the sampler clips x to [-1, 1].
+      clip_target: whether the teacher's x is clipped in the target too, where the sampler clips.
+        The reference does not.
       factor: teacher steps per student step, from 2, which both papers recommend; the teacher has
         factor * N steps.
       label_dropout: probability in [0, 1] of the null condition, for a student without w that is
@@ -53,6 +54,7 @@ class Progressive:
     w_range: tuple | None = None
     weighting: str = "snr_trunc"
     clip: bool = True
+    clip_target: bool = True
     factor: int = 2
     label_dropout: float = 0.0
 
@@ -67,7 +69,8 @@ class Progressive:
         """Salimans & Ho (2022), Algorithm 2: t = (i + 1) / N, i ~ U{0, ..., N - 1}."""
         k_i, k_eps, k_w, k_drop = jax.random.split(key, 4)
         x, schedule = batch.x, nets.student.schedule
-        teacher = clipped(nets.teacher) if self.clip else nets.teacher
+        clip = self.clip and self.clip_target
+        teacher = clipped(nets.teacher) if clip else nets.teacher
         cond = drop_labels(k_drop, batch, self.label_dropout)
         if self.w_range is not None:
             cond["w"] = draw_w(k_w, self.w_range, x)
@@ -84,7 +87,7 @@ class Progressive:
             z_mid = ddim_step(schedule, prediction, s)
             target = ddim_target(schedule, target, prediction.x, t, mid, s)
         x_hat = nets.student(z_t, t, cond).x
-        if self.clip:
+        if clip:
             target = reachable(target, x_hat)
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 

@@ -39,12 +39,14 @@ class Stochastic:
       w_range: as in Progressive.
       weighting: a name in WEIGHTINGS.
       clip: as in Progressive.
+      clip_target: as in Progressive.
     """
 
     num_steps: Any
     w_range: tuple | None = None
     weighting: str = "snr_trunc"
     clip: bool = True
+    clip_target: bool = True
 
     continuous = False
     needs_teacher = True
@@ -60,7 +62,8 @@ class Stochastic:
         """
         k_i, k_eps, k_w = jax.random.split(key, 3)
         x, schedule = batch.x, nets.student.schedule
-        teacher = clipped(nets.teacher) if self.clip else nets.teacher
+        clip = self.clip and self.clip_target
+        teacher = clipped(nets.teacher) if clip else nets.teacher
         cond = dict(batch.cond)
         if self.w_range is not None:
             cond["w"] = draw_w(k_w, self.w_range, x)
@@ -76,7 +79,7 @@ class Stochastic:
         second = teacher(z_mid, mid, cond)
         target = ddim_target(schedule, first.x, second.x, t, mid, s)
         x_hat = nets.student(z_t, t, cond).x
-        if self.clip:
+        if clip:
             target = reachable(target, x_hat)
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 

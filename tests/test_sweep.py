@@ -1,0 +1,94 @@
+"""Sweeps: every file plans, rows come one by one, a second run does nothing."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from etils import epath
+
+from distill_jax import plan
+from distill_jax.config import base, halvings, pipeline, smoke, stage
+from distill_jax.sweep import load_sweep, run_sweep, table
+from tests.toys import ROOT
+
+SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("*.py"))
+RATES = {"steps": 2, "learning_rate": 1e-3}
+
+
+def never():
+    return False
+
+
+def small(*stages, weighting="snr"):
+    config = base()
+    config.data.name, config.evaluate.w = "digits", (0.0,)
+    config.stages = pipeline(*stages)
+    config = smoke(config, width=8, blocks=1)
+    config.evaluate.num_samples = 20
+    return config
+
+
+def tiny_sweep():
+    teacher = small(stage("teacher", "diffusion", num_steps=2, **RATES))
+    shared = "{sweep}/teacher/s00_teacher"
+    return {"teacher": teacher, "halved": small(*halvings(1, teacher=shared, **RATES))}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_file_is_planned_at_both_sizes(name, tmp_path):
+    path = str(ROOT / "configs" / "sweeps" / f"{name}.py")
+    full, small = load_sweep(path), load_sweep(f"{path}:smoke")
+    assert list(full) == list(small)
+    for configs in (full, small):
+        for run, config in configs.items():
+            if "{sweep}" not in str(config):
+                plan.make(config, tmp_path / run)
+    text = (ROOT / "configs" / "sweeps" / f"{name}.py").read_text()
+    assert f"distill_jax.sweep configs/sweeps/{name}.py" in text
+    assert "arXiv:" in text
+
+
+def test_rows_are_written_one_by_one_and_a_second_run_does_nothing(tmp_path):
+    workdir = epath.Path(tmp_path)
+    first, second = tiny_sweep().items()
+    rows = run_sweep(dict([first]), workdir, never)
+    assert [row["run"] for row in rows] == ["teacher"]
+    assert "teacher, N = 2, w = 0" in (workdir / "table.md").read_text()
+    rows = run_sweep(dict([first, second]), workdir, never)
+    assert [row["run"] for row in rows] == ["teacher", "halved"]
+    assert rows[1]["student, N = 1, w = 0"] > 0
+    lines = (workdir / "rows.jsonl").read_text()
+    assert [json.loads(line) for line in lines.splitlines()] == rows
+    assert run_sweep(tiny_sweep(), workdir, never) == rows
+    assert (workdir / "rows.jsonl").read_text() == lines
+
+
+def test_a_run_that_diverges_is_a_row_and_not_the_end(tmp_path):
+    configs = tiny_sweep()
+    configs["teacher"].stages.s00_teacher.learning_rate = float("inf")
+    configs = {"bad": configs["teacher"], "good": tiny_sweep()["teacher"]}
+    rows = run_sweep(configs, epath.Path(tmp_path), never)
+    assert rows[0]["diverged"].startswith("iteration 2")
+    assert rows[1]["teacher, N = 2, w = 0"] > 0
+
+
+def test_the_table_has_a_column_for_everything_that_any_run_has():
+    rows = [{"run": "a", "x": 0.12345}, {"run": "b", "y": "no"}]
+    assert table(rows).splitlines()[0].split() == ["|", "run", "|", "x", "|", "y", "|"]
+    assert "0.123" in table(rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("configs/nothing.py", "configs/nothing.py does not exist"),
+        ("configs/digits_guided.py", "is a config, for distill_jax.main"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_one_message(given, message):
+    command = [sys.executable, "-m", "distill_jax.sweep", given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr
