@@ -14,6 +14,7 @@ BASE = [
     "jaxtyping>=0.3.2",
     "matplotlib>=3.9",
     "ml-collections>=1.1",
+    "msgpack>=1.0.5",
     "numpy>=2.0",
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30",

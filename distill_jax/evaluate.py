@@ -274,9 +274,9 @@ def _root(student: Student, final: epath.Path) -> Student | None:
     """The undistilled network at the start of the lineage, None when it is not there any more."""
     while student.method.needs_teacher:
         parent = student.manifest["parent"]
-        final = final / parent
-        if not (final / "manifest.json").exists():
+        if parent is None or not (final / parent / "manifest.json").exists():
             return None
+        final = final / parent
         student = load(final)
     return student
 

@@ -155,6 +155,7 @@ def _plan_stage(
     else:
         method.check(teacher.method)
         _check_conventions(binding, teacher.binding)
+        _check_labels(method, dataset.num_classes, teacher.binding.sizes.num_classes)
         shapes["teacher"] = abstract_params(teacher.binding, teacher.method)
         graft(shapes["student"], shapes["teacher"], spec.new)
     if not method.needs_teacher:
@@ -174,6 +175,21 @@ def _check_conventions(student: Binding, teacher: Binding) -> None:
                 f"the config's {name} is {mine}, the teacher's {theirs}; the student starts from "
                 f"the teacher's weights, so set config.{name} to the teacher's"
             )
+
+
+def _check_labels(method: Method, mine: int, theirs: int) -> None:
+    """A method calls student and teacher with the same labels, and guides by them."""
+    if method.needs_teacher and mine != theirs:
+        raise ValueError(
+            f"the data has {mine or 'no'} classes, the teacher {theirs or 'none'}; take data with "
+            "the teacher's, or first fine-tune the teacher with a diffusion stage on these, its "
+            "module for labels in `new`"
+        )
+    if method.w_range is not None and not mine:
+        raise ValueError(
+            "neither data nor teacher has classes, so there is nothing to guide by; use "
+            "progressive halvings without w_range, or data with labels"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "distill_jax"
 # From the top; a file imports only from lines below its own, a folder also from itself.
 LINES = [
     {"main", "sweep"},
-    {"sample", "evaluate", "edit"},
+    {"sample", "evaluate", "edit", "teachers"},
     {"pipeline", "report", "edits", "costs"},
     {"plan"},
     {"student"},

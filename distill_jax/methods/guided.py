@@ -84,7 +84,11 @@ class Guided:
         if getattr(teacher, "label_dropout", None) == 0:
             raise ValueError(
                 "the teacher was trained with label_dropout=0, so it has no null condition to "
-                "guide against; fine-tune it with a diffusion stage at label_dropout=0.1 first"
+                "guide against. Fine-tune it in a stage before this one: "
+                'stage("finetune", "diffusion", teacher="DIRECTORY", label_dropout=0.1, '
+                "steps=20000, learning_rate=1e-4), and let this one take its teacher from there. A "
+                "teacher that has no labels learns them there, if `new` names its module for them, "
+                'such as new=("class_emb",)'
             )
 
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:

@@ -1,0 +1,71 @@
+"""Imports a foreign teacher, or checks a network that is there.
+
+python -m distill_jax.teachers google_research cifar_original --out=teachers/cifar
+python -m distill_jax.teachers edm edm-cifar10-32x32-cond-vp.pkl --out=teachers/edm_cifar
+python -m distill_jax.teachers check teachers/cifar
+"""
+
+import jax
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from distill_jax import logs
+from distill_jax.errors import friendly
+from distill_jax.student import load
+from distill_jax.tables import lookup
+from distill_jax.teachers import TEACHERS, checks, writer
+
+_OUT = flags.DEFINE_string("out", None, "Directory to write the network to.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config that describes the network, where the checkpoint does not."
+)
+_NUM = flags.DEFINE_integer("num", 16, "check: images in the grid.", lower_bound=1)
+_NUM_STEPS = flags.DEFINE_integer("num_steps", 16, "check: DDIM steps at most.", lower_bound=1)
+
+COLUMNS = 8
+TOLERANCE = 1e-4  # Of float32, after a division by sigma or alpha at the times that are checked.
+
+
+def main(what: str, source: str) -> None:
+    """The command line."""
+    if what == "check":
+        check(epath.Path(source))
+    else:
+        convert(what, epath.Path(source))
+
+
+def convert(kind: str, source: epath.Path) -> None:
+    """Reads a foreign checkpoint and writes it as a finished stage."""
+    read = lookup({**TEACHERS, "check": check}, "format", kind)
+    if not _OUT.value:
+        raise ValueError("--out is needed: the directory to write the network to")
+    if not source.exists() or source.is_dir():
+        raise ValueError(f"{source} is no file; expected a checkpoint in the format {kind}")
+    writer.check_free(_OUT.value)
+    config = None if _CONFIG.value is None else _CONFIG.value.to_dict()
+    imported = read(source, config)
+    origin = {"format": kind, "file": source.name, "sha256": writer.sha256(source)}
+    data = {"name": "none"} if config is None else config["data"]
+    final = writer.write(imported, origin, data, _OUT.value)
+    logs.say(f"wrote {final}; next: python -m distill_jax.teachers check {_OUT.value}")
+
+
+def check(directory: epath.Path) -> None:
+    """Prints what a network is, tries it, and draws a grid beside it."""
+    student = load(directory)
+    logs.say(checks.describe(student))
+    deviation = checks.deviation(student, jax.random.key(0))
+    if deviation > TOLERANCE:
+        raise ValueError(
+            f"z differs from alpha x + sigma eps by {deviation:.1e}, more than {TOLERANCE:g}: "
+            "parameterization and schedule do not belong to each other"
+        )
+    x = checks.draw(student, _NUM.value, _NUM_STEPS.value)
+    grid = directory / "grid.png"
+    logs.save_grid(grid, x, min(COLUMNS, len(x)))
+    logs.say(f"\nfinite; z = alpha x + sigma eps to {deviation:.0e}; samples: {grid}")
+
+
+if __name__ == "__main__":
+    friendly(main, "FORMAT", "SOURCE")

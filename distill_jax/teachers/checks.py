@@ -1,0 +1,84 @@
+"""What can be said of a finished network without training: its parts, and that its numbers fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax import logs
+from distill_jax.diffusion.schedule import add_noise, expand
+from distill_jax.student import Student
+
+TIMES = (0.05, 0.3, 0.6, 0.95)
+
+
+def describe(student: Student) -> str:
+    """Architecture, parameters by group, schedule, steps, guidance and origin as text."""
+    manifest = student.manifest
+    model = {key: value for key, value in manifest["model"].items() if key != "name"}
+    options = ", ".join(f"{key} {value}" for key, value in model.items())
+    source = manifest.get("source") or {"stage": manifest["stage"]}
+    times = "all times" if student.method.continuous else "the times of its steps alone"
+    return "\n".join(
+        (
+            f"network          {manifest['model']['name']}: {options}",
+            f"images           {'x'.join(map(str, student.shape))}, "
+            f"{student.num_classes or 'no'} classes",
+            f"parameterization {manifest['parameterization']}",
+            f"schedule         {student.binding.schedule}",
+            f"steps            {int(student.method.num_steps):,}; it knows {times}",
+            f"guidance         {guidance(student)}",
+            f"source           {', '.join(f'{key} {value}' for key, value in source.items())}",
+            "",
+            _parameters(student),
+        )
+    )
+
+
+def guidance(student: Student) -> str:
+    """Whether the network can be guided, and if not, why."""
+    if student.takes_w:
+        return "an input of the network"
+    if student.can_be_guided:
+        return "possible: it was trained with label dropout"
+    if not student.num_classes:
+        return "impossible: it has no labels"
+    return "impossible: it was trained without label dropout; fine-tune it, see docs/teachers.md"
+
+
+def _parameters(student: Student) -> str:
+    groups: dict[str, int] = {}
+    for name, part in student.params.items():
+        group = name.partition(".")[0]
+        size = sum(leaf.size for leaf in jax.tree.leaves(part))
+        groups[group] = groups.get(group, 0) + size
+    total = sum(groups.values())
+    rows = [(name, f"{size:,}") for name, size in {**groups, "all": total}.items()]
+    return logs.table(("part", "parameters"), rows)
+
+
+def deviation(student: Student, key: jax.Array) -> float:
+    """Largest |z - alpha x - sigma eps| / max(1, |z|) over a few times, x and eps as predicted.
+
+    Raises:
+      ValueError: when a prediction is not finite.
+    """
+    k_x, k_eps = jax.random.split(key)
+    t = jnp.asarray(TIMES)
+    x = jnp.clip(jax.random.normal(k_x, (len(TIMES), *student.shape)) / 2, -1, 1)
+    z = add_noise(student.binding.schedule, x, jax.random.normal(k_eps, x.shape), t)
+    cond = student.binding.sizes.conditions(student.takes_w)
+    cond = {name: jnp.repeat(value, len(TIMES), axis=0) for name, value in cond.items()}
+    predict = jax.jit(lambda params: student.binding(params)(z, t, cond))
+    x_hat, eps_hat = predict(student.params)
+    if not (np.isfinite(x_hat).all() and np.isfinite(eps_hat).all()):
+        raise ValueError("the network's predictions are not finite; its parameters are damaged")
+    schedule = student.binding.schedule
+    rebuilt = expand(schedule.alpha(t), z) * x_hat + expand(schedule.sigma(t), z) * eps_hat
+    return float(jnp.max(jnp.abs(z - rebuilt) / jnp.maximum(1, jnp.abs(z))))
+
+
+def draw(student: Student, num: int, num_steps: int) -> np.ndarray:
+    """`num` images, classes in turn, in `num_steps` DDIM steps, or fewer where it has fewer."""
+    own = int(student.method.num_steps)
+    steps = min(num_steps, own) if student.method.continuous else own
+    return np.asarray(student.sample(jax.random.key(0), num, num_steps=steps))

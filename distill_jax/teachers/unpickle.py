@@ -1,0 +1,335 @@
+"""Reads PyTorch's pickles without PyTorch, and runs nothing that they name.
+
+A pickle is a program: it names functions, and loading it calls them. Here every name resolves to a
+record of our own that remembers what it was called with, a name outside ALLOWED ends the reading,
+and what the records mean is worked out afterwards. Formats: torch.save of torch 1.6 and later (a
+zip archive) and before (a row of pickles), and the plain pickles of NVIDIA's torch_utils, whose
+networks carry their source code, which is never compiled.
+"""
+
+import contextlib
+import io
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+# The element type of every storage that is read; bfloat16 is no type of numpy.
+STORAGES = {
+    "torch.FloatStorage": "f4",
+    "torch.HalfStorage": "f2",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.DoubleStorage": "f8",
+    "torch.LongStorage": "i8",
+    "torch.IntStorage": "i4",
+    "torch.ShortStorage": "i2",
+    "torch.CharStorage": "i1",
+    "torch.ByteStorage": "u1",
+    "torch.BoolStorage": "?",
+}
+DICTS = {"collections.OrderedDict", "dnnlib.util.EasyDict"}
+SCALARS = {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"}
+TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+BYTES = "torch.storage._load_from_bytes"
+PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
+CONTAINERS = {f"torch.nn.modules.container.{n}" for n in ("ModuleDict", "ModuleList", "Sequential")}
+ALLOWED = {
+    *STORAGES,
+    *DICTS,
+    *SCALARS,
+    "numpy.dtype",
+    TENSOR,
+    PARAMETER,
+    BYTES,
+    PERSISTENT,
+    *CONTAINERS,
+}
+LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
+MAX_PARTS = 20_000  # Many times any network; what holds another thing twice doubles the work.
+
+
+class Persisted(NamedTuple):
+    """A network of NVIDIA's torch_utils: what it was made with, and its tensors.
+
+    Attributes:
+      class_name: of the outermost module, such as EDMPrecond.
+      init_args: positional arguments that it was made with.
+      init_kwargs: the named ones.
+      state: tensors under PyTorch's names, such as "model.enc.32x32_conv.weight".
+    """
+
+    class_name: str
+    init_args: tuple
+    init_kwargs: dict[str, Any]
+    state: dict[str, np.ndarray]
+
+
+class ForbiddenError(Exception):
+    """A file that asks for what no network needs."""
+
+
+class Record:
+    """Stands for whatever a pickle calls or makes, and does nothing.
+
+    Attributes:
+      origin: the name in the pickle, MODULE.NAME; "storage" where the pickle points to data.
+      args: what it was called with.
+      state: what it was told to become; of a storage, its elements.
+      items: what was put into it.
+    """
+
+    origin = "storage"
+
+    def __new__(cls, *args: Any) -> "Record":
+        record = super().__new__(cls)
+        record.args, record.state, record.items = args, None, {}
+        return record
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items[key] = value
+
+
+class Unpickler(pickle._Unpickler):
+    """Turns a pickle into records, lists, tuples, dicts, sets, strings and numbers.
+
+    The one written in Python: it keeps its memo in a dict, so that a forged index of 2^32 takes no
+    memory, and stops at the end of a pickle that others follow. A large network has ten thousand
+    small objects, which take it under a second.
+
+    Attributes:
+      storages: what the pickle says of the data that lie elsewhere, by key.
+    """
+
+    def __init__(self, file: io.BytesIO):
+        super().__init__(file)
+        self.storages: dict[str, Record] = {}
+
+    def find_class(self, module: str, name: str) -> type[Record]:
+        origin = f"{module}.{name}"
+        if origin not in ALLOWED:
+            raise ForbiddenError(f"it names {origin}, which is not needed to store a network")
+        return type(name, (Record,), {"origin": origin})
+
+    def persistent_load(self, pid: Any) -> Record:
+        kind, storage, key, _, size = pid[:5]
+        if kind != "storage" or storage.origin not in STORAGES or not isinstance(size, int):
+            raise ForbiddenError(f"it points to a {kind!r} that is no storage of numbers")
+        known = self.storages.setdefault(key, Record(storage.origin, size))
+        if known.args != (storage.origin, size):
+            raise ForbiddenError(f"it describes the storage {key!r} in two ways")
+        return known
+
+
+def read_state(path: epath.PathLike) -> dict[str, np.ndarray]:
+    """The tensors of a state dict that torch.save wrote, by name.
+
+    Returns:
+      Arrays as in the file, but every float as float32. They share its memory: read only.
+
+    Raises:
+      ValueError: when the file is damaged, is something else, or names what is not allowed.
+    """
+    with _reading(path, "a state dict of PyTorch"):
+        content = epath.Path(path).read_bytes()
+        found = _open_zip(content) if zipfile.is_zipfile(io.BytesIO(content)) else _legacy(content)
+        return {_string(name): _tensor(value) for name, value in _mapping(found).items()}
+
+
+def read_persisted(path: epath.PathLike, key: str = "ema") -> Persisted:
+    """One network of a dict that was pickled with NVIDIA's torch_utils.persistence.
+
+    Args:
+      path: of the pickle.
+      key: of the network.
+
+    Raises:
+      ValueError: when the file is damaged, is something else, or names what is not allowed.
+    """
+    with _reading(path, f"a pickled dict with a network under {key!r}"):
+        found = _mapping(Unpickler(io.BytesIO(epath.Path(path).read_bytes())).load())
+        meta, fields = _persistent(found[key])
+        budget = iter(range(MAX_PARTS))
+        args, kwargs = (_plain(fields[name], budget) for name in ("_init_args", "_init_kwargs"))
+        state: dict[str, np.ndarray] = {}
+        _collect(found[key], "", state, budget)
+        return Persisted(_string(meta["class_name"]), args, kwargs, state)
+
+
+@contextlib.contextmanager
+def _reading(path: epath.PathLike, what: str) -> Iterator[None]:
+    """Turns whatever a damaged or hostile file raises into one message.
+
+    The opcodes of a forged pickle can raise any exception.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except ForbiddenError as error:
+        raise ValueError(
+            f"{path} is refused: {error}. Nothing in it was executed. Only take files from where "
+            "the network was published"
+        ) from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise ValueError(
+            f"{path} is cut short, damaged, or not {what} ({reason}). Nothing in it was executed. "
+            "Compare its size and checksum with those of the original, and download it again"
+        ) from error
+
+
+def _open_zip(content: bytes) -> Any:
+    """The object in an archive of torch.save, its storages filled.
+
+    PREFIX/data.pkl is the pickle, PREFIX/data/KEY the bytes of a storage, PREFIX/byteorder "little"
+    or "big" (absent before torch 2.1: little).
+    """
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    # PyTorch stores without compression, so an archive cannot hold more than its own size.
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+        raise ForbiddenError("its archive is compressed, which PyTorch never does")
+    if sum(entry.file_size for entry in entries.values()) > len(content):
+        raise ForbiddenError("its archive claims to hold more than its own size")
+    (pickled,) = (name for name in entries if name.rpartition("/")[2] == "data.pkl")
+    prefix = pickled.removesuffix("data.pkl")
+    order = f"{prefix}byteorder"
+    big = order in entries and archive.read(order) == b"big"
+    reader = Unpickler(io.BytesIO(archive.read(pickled)))
+    found = reader.load()
+    for key, storage in reader.storages.items():
+        storage.state = _numbers(storage, archive.read(f"{prefix}data/{key}"), big)
+    return found
+
+
+def _legacy(content: bytes) -> Any:
+    """The object in a file of torch.save before 1.6, its storages filled.
+
+    Five pickles (a magic number, a version, facts about the machine, the object, the keys of its
+    storages), then for each key the number of elements in 8 bytes and the elements.
+    """
+    file = io.BytesIO(content)
+    if (Unpickler(file).load(), Unpickler(file).load()) != (LEGACY_MAGIC, LEGACY_VERSION):
+        raise ValueError("it does not begin as files of torch.save do")
+    big = not Unpickler(file).load()["little_endian"]
+    reader = Unpickler(file)
+    found = reader.load()
+    for key in Unpickler(file).load():
+        storage = reader.storages[key]
+        origin, size = storage.args
+        if int.from_bytes(file.read(8), "big" if big else "little") != size:
+            raise ValueError(f"storage {key!r} has another size than the {size} it should have")
+        width = 2 if STORAGES[origin] == "bfloat16" else np.dtype(STORAGES[origin]).itemsize
+        storage.state = _numbers(storage, file.read(size * width), big)
+    return found
+
+
+def _numbers(storage: Record, data: bytes, big: bool) -> np.ndarray:
+    """The elements of a storage, every float as float32."""
+    origin, size = storage.args
+    bfloat16 = STORAGES[origin] == "bfloat16"
+    dtype = np.dtype("u2" if bfloat16 else STORAGES[origin]).newbyteorder(">" if big else "<")
+    if len(data) != size * dtype.itemsize:
+        raise ValueError(f"a storage of {size} elements has {len(data)} bytes")
+    elements = np.frombuffer(data, dtype)
+    if bfloat16:  # The upper half of a float32.
+        return (elements.astype(np.uint32) << 16).view(np.float32)
+    target = np.float32 if dtype.kind == "f" else dtype.newbyteorder("=")
+    return elements.astype(target, copy=False)
+
+
+def _tensor(record: Any) -> np.ndarray:
+    """The array that a record of a tensor or a parameter describes."""
+    while _origin(record) == PARAMETER:
+        record = record.args[0]
+    if _origin(record) != TENSOR:
+        raise ValueError(f"a tensor was expected, not {_origin(record)}")
+    storage, offset, shape, strides = record.args[:4]
+    if _origin(storage) == BYTES:
+        (content,) = storage.args
+        storage = _legacy(content)
+    elements = storage.state
+    if not isinstance(elements, np.ndarray):
+        raise ValueError("the data of a tensor are missing")
+    if min(offset, *shape, *strides, 0) < 0 or len(shape) != len(strides):
+        raise ValueError(f"a tensor has offset {offset}, shape {shape} and strides {strides}")
+    size = int(np.prod(shape, dtype=object))
+    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    # A parameter fills its storage or a part of it; more would be memory from nothing.
+    if size > elements.size or (size and last >= elements.size):
+        raise ForbiddenError(
+            f"a tensor of shape {shape} reaches outside its storage of {elements.size} elements"
+        )
+    steps = tuple(step * elements.itemsize for step in strides)
+    rest = elements[offset:]
+    return np.lib.stride_tricks.as_strided(rest, shape, steps, writeable=False)
+
+
+def _collect(module: Any, prefix: str, state: dict[str, np.ndarray], budget: Iterator[int]) -> None:
+    """Puts the parameters and buffers of a module and those in it into `state`, by name."""
+    _spend(budget)
+    fields = module.state if _origin(module) in CONTAINERS else _persistent(module)[1]
+    passing = fields.get("_non_persistent_buffers_set", ())
+    tensors = {**_mapping(fields["_parameters"]), **_mapping(fields["_buffers"])}
+    for name, value in tensors.items():
+        if value is not None and name not in passing:
+            state[prefix + name] = _tensor(value)
+    for name, value in _mapping(fields["_modules"]).items():
+        if value is not None:
+            _collect(value, f"{prefix}{name}.", state, budget)
+
+
+def _persistent(record: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What is said of a persistent object, and its attributes. Its `module_src` stays text."""
+    if _origin(record) != PERSISTENT:
+        raise ValueError(f"a network was expected, not {_origin(record)}")
+    (meta,) = record.args
+    return _mapping(meta), _mapping(_mapping(meta)["state"])
+
+
+def _plain(value: Any, budget: Iterator[int]) -> Any:
+    """Arguments as Python's own types."""
+    _spend(budget)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item, budget) for item in value)
+    if isinstance(value, dict) or _origin(value) in DICTS:
+        return {_string(key): _plain(item, budget) for key, item in _mapping(value).items()}
+    if _origin(value) in SCALARS:
+        dtype, data = value.args
+        if dtype.args[0][0] not in "fiub":
+            raise ForbiddenError(f"it has a number of type {dtype.args[0]!r}")
+        return np.frombuffer(data, np.dtype(dtype.args[0]).newbyteorder(dtype.state[1])).item()
+    if isinstance(value, Record):
+        raise ForbiddenError(f"it was made with an argument of type {_origin(value)}")
+    return value
+
+
+def _spend(budget: Iterator[int]) -> None:
+    if next(budget, None) is None:
+        raise ForbiddenError(f"its network has more than {MAX_PARTS:,} parts")
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    """A dict, or the record of one."""
+    if isinstance(value, dict):
+        return value
+    if _origin(value) not in DICTS:
+        raise ValueError(f"a dict was expected, not {_origin(value)}")
+    return {**dict(*value.args), **value.items}
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"a name was expected, not {_origin(value)}")
+    return value
+
+
+def _origin(value: Any) -> str:
+    """The name that a record stands for; of anything else, its type's."""
+    return value.origin if isinstance(value, Record) else type(value).__name__

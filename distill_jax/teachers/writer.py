@@ -1,0 +1,136 @@
+"""Writes an imported network as a finished stage: student.load and a stage's `teacher` read it."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from distill_jax import checkpoint
+from distill_jax.student import find_final
+from distill_jax.teachers.base import Imported
+from distill_jax.typing import Tree
+
+BLOCK = 1 << 24  # Bytes read at a time.
+
+
+def check_free(out: epath.PathLike) -> None:
+    """Raises ValueError when a directory holds a network, or something in the way of one."""
+    out = epath.Path(out).absolute()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out={out} is a file; choose the name of a new directory")
+    try:
+        final = find_final(out)
+    except FileNotFoundError:
+        final = out / "final"
+        if not final.exists():
+            return
+    raise ValueError(f"--out={out} holds a network already: {final}; choose another directory")
+
+
+def check_params(params: Tree, like: Tree) -> None:
+    """Compares parameters with those that a network expects.
+
+    Raises:
+      ValueError: naming the first that is missing, left over, of another shape or type, or not
+        finite.
+    """
+    have, want = _by_name(params), _by_name(like)
+    for what, names in (
+        ("lacks", want.keys() - have.keys()),
+        ("has, and the network does not,", have.keys() - want.keys()),
+    ):
+        if names:
+            raise ValueError(
+                f"the checkpoint {what} {len(names)} of {len(want)} parameters, the first of them "
+                f"{min(names)}; it belongs to another network than it is read as"
+            )
+    for name, leaf in have.items():
+        expected = want[name]
+        if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(
+                f"{name} is {leaf.dtype} of shape {leaf.shape}; the network expects "
+                f"{expected.dtype} of shape {expected.shape}"
+            )
+        if not np.isfinite(leaf).all():
+            raise ValueError(f"{name} has values that are not finite; the checkpoint is damaged")
+
+
+def _by_name(tree: Tree) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def write(
+    imported: Imported, source: Mapping[str, Any], data: Mapping[str, Any], out: epath.PathLike
+) -> epath.Path:
+    """Writes OUT/final/ in one step: a kill leaves nothing there, or all of it.
+
+    Args:
+      imported: is checked against its network first.
+      source: where it came from; "format" becomes part of its name.
+      data: spec of the dataset to evaluate it with.
+      out: a directory without a network; made when absent.
+
+    Returns:
+      The final/ directory.
+
+    Raises:
+      ValueError: when the parameters do not fit, or `out` holds a network.
+    """
+    out = epath.Path(out).absolute()
+    check_free(out)
+    check_params(imported.params, imported.expected_params())
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(imported.params))
+    checkpoint.check_room(out, size)
+    partial = out.parent / f".{out.name}.partial"
+    try:
+        if partial.exists():
+            partial.rmtree()
+        params = jax.tree.map(np.ascontiguousarray, imported.params)
+        checkpoint.save_final(partial, params, _manifest(imported, source, data))
+        out.mkdir(parents=True, exist_ok=True)
+        partial.rename(out / "final")
+    finally:
+        if partial.exists():
+            partial.rmtree()
+    return out / "final"
+
+
+def _manifest(
+    imported: Imported, source: Mapping[str, Any], data: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What pipeline writes of a stage that was trained here, and the source."""
+    steps = imported.num_steps
+    times = None if imported.continuous else [(i + 1) / steps for i in reversed(range(steps))]
+    return {
+        "stage": f"imported_{source['format']}",
+        "method": imported.method_spec(),
+        "num_steps": steps,
+        "times": times,
+        "w_range": None,
+        "shape": imported.shape,
+        "num_classes": imported.num_classes,
+        "model": imported.model,
+        "schedule": imported.schedule,
+        "parameterization": imported.parameterization,
+        "data": data,
+        "parent": None,
+        "source": source,
+        "updates": 0,
+        "metrics": {},
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
+        "config": {},
+    }
+
+
+def sha256(path: epath.PathLike) -> str:
+    """The checksum of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with epath.Path(path).open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

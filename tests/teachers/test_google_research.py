@@ -1,0 +1,139 @@
+"""Against files that flax.serialization writes, as the released ones were."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import serialization
+
+from distill_jax.student import load
+from distill_jax.teachers import Imported, writer
+from distill_jax.teachers.google_research import PUBLISHED, published, read
+from tests.teachers.toys import MLP, UNET, binding_of, config_of, params_of, save
+
+CONFIG = config_of(MLP)
+PARAMS = params_of(CONFIG)
+SOURCE = {"format": "google_research", "file": "state", "sha256": "0"}
+T = jnp.asarray([0.2, 0.9])
+COND = {"label": jnp.asarray([0, 2])}
+
+
+def test_a_unet_predicts_the_same_after_a_round_trip_through_flax_and_a_final(tmp_path):
+    config = config_of(UNET)
+    params = params_of(config)
+    imported = read(save(tmp_path / "state", params), config.to_dict())
+    student = load(writer.write(imported, SOURCE, config.data.to_dict(), tmp_path / "out"))
+    z = jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
+    predict = jax.jit(lambda params: binding_of(config)(params)(z, T, COND))
+    for ours, theirs in zip(predict(student.params), predict(params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert student.binding is binding_of(config)
+
+
+def assert_read_as(params, path):
+    jax.tree.map(np.testing.assert_array_equal, read(path, CONFIG.to_dict()).params, params)
+
+
+def test_arrays_in_pieces_and_of_other_types_are_read(tmp_path, monkeypatch):
+    # Flax cuts arrays at a gigabyte.
+    monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 64)
+    path = save(tmp_path / "state", PARAMS)
+    assert b"__msgpack_chunked_array__" in path.read_bytes()
+    assert_read_as(PARAMS, path)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
+    assert_read_as(
+        jax.tree.map(lambda leaf: leaf.astype(np.float32), half), save(tmp_path / "half", half)
+    )
+
+
+def test_leaves_in_the_shapes_of_an_old_flax_are_reshaped(tmp_path):
+    old = jax.tree.map(lambda leaf: leaf.reshape(1, -1), PARAMS)
+    assert_read_as(PARAMS, save(tmp_path / "state", old))
+
+
+@pytest.mark.parametrize(
+    ("saved", "num_steps", "continuous"), [(0, 1024, True), (np.int32(8), 8, False)]
+)
+def test_a_student_is_one_on_its_grid_and_a_teacher_knows_all_times(
+    saved, num_steps, continuous, tmp_path
+):
+    imported = read(save(tmp_path / "state", PARAMS, saved), CONFIG.to_dict())
+    assert (imported.num_steps, imported.method().continuous) == (num_steps, continuous)
+    assert imported.label_dropout == 0
+
+
+@pytest.mark.parametrize(
+    ("width", "size", "num_steps"),
+    [(256, 60_004_099, 8192), (192, 295_905_222, 1024), (64, 139_578_502, 1024)],
+)
+def test_a_published_network_is_known_by_its_first_convolution(width, size, num_steps):
+    params = {"conv_in": {"kernel": np.zeros((3, 3, 3, width), np.float32)}}
+    imported = Imported(params, **published("state", params), label_dropout=0.0)
+    expected = imported.expected_params()
+    assert expected["conv_in"]["kernel"].shape[-1] == width
+    # Salimans & Ho (2022), released code.
+    assert sum(leaf.size for leaf in jax.tree.leaves(expected)) == size
+    assert imported.num_steps == num_steps
+    assert imported.num_classes == (1000 if width == 192 else 0)
+
+
+def test_a_network_that_is_not_published_needs_a_config(tmp_path):
+    with pytest.raises(ValueError, match=r"none of the published.*no channels.*--config"):
+        read(save(tmp_path / "state", PARAMS), None)
+    assert [spec["model"]["channels"] for spec in PUBLISHED.values()] == [256, 192, 64]
+
+
+def test_another_dict_is_refused_with_what_it_has(tmp_path):
+    path = tmp_path / "state"
+    path.write_bytes(serialization.to_bytes({"step": 1, "params": PARAMS}))
+    with pytest.raises(ValueError, match="has the entries step, params; expected ema_params"):
+        read(path, CONFIG.to_dict())
+
+
+def test_a_file_cut_short_or_of_another_kind_is_refused(tmp_path):
+    content = save(tmp_path / "state", PARAMS).read_bytes()
+    path = tmp_path / "cut"
+    for size in range(0, len(content), 211):
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match="cut short, damaged"):
+            read(path, CONFIG.to_dict())
+    for other in (b"\x93NUMPY\x01", b"\x01", b"\x91" * 100_000):
+        path.write_bytes(other)
+        with pytest.raises(ValueError, match=r"cut short, damaged|holds a"):
+            read(path, CONFIG.to_dict())
+
+
+def changed(change):
+    params = copy.deepcopy(PARAMS)
+    change(params)
+    return params
+
+
+MISFITS = {
+    "missing leaf": (lambda p: p["input"].pop("bias"), "lacks 1 of .* them input/bias"),
+    "missing module": (lambda p: p.pop("output"), "lacks 2 of .* them output/bias"),
+    "extra leaf": (
+        lambda p: p["input"].update(scale=np.zeros(3)),
+        "has, and the network does not, 1 of .* them input/scale",
+    ),
+    "another shape": (
+        lambda p: p["input"].update(kernel=np.zeros((3, 3))),
+        r"input/kernel is float32 of shape \(3, 3\); the network expects .* \(16, 8\)",
+    ),
+    "leaf that is no array": (
+        lambda p: p["input"].update(kernel=1.0),
+        r"input/kernel is float32 of shape \(\)",
+    ),
+    "not finite": (lambda p: p["input"]["bias"].fill(np.nan), "input/bias has values that are not"),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_parameters_that_do_not_fit_are_named_and_nothing_is_written(kind, tmp_path):
+    change, message = MISFITS[kind]
+    imported = read(save(tmp_path / "state", changed(change)), CONFIG.to_dict())
+    with pytest.raises(ValueError, match=message):
+        writer.write(imported, SOURCE, {"name": "none"}, tmp_path / "teachers" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
