@@ -95,7 +95,7 @@ def main(task: str) -> None:
             np.save(file, np.asarray(x))
     else:
         save_rows(out, [*before, x])
-    logs.say(f"{task} of {len(x)} images: {out}")
+    logs.say(f"{task}: {out}")
 
 
 def save_rows(path: epath.Path, rows: Sequence[np.ndarray], columns: int = 10) -> None:
@@ -156,7 +156,7 @@ def _roundtrip_images(values: Any) -> Sequence[Any]:
     out = epath.Path(values.out)
     out.with_suffix(".md").write_text(text + "\n")
     checkpoint.write_json(out.with_suffix(".json"), {"num": len(x), "rows": rows})
-    return seen
+    return [images[:10] for images in seen]
 
 
 TASKS = {

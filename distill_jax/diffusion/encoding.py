@@ -23,9 +23,10 @@ def ddim_encode(denoiser: Denoiser, x: Image, cond: Cond, num_steps: jax.Array |
     4.3). Its error falls like 1 / N; that of a distilled encoder need not.
 
     Nothing is clipped, though `ddim` may be: to clip x is to compute eps again as
-    (z - alpha x) / sigma, and sigma is 4.5e-5 at t = 0 (0 for a flow). An image needs no
-    clipping there, and later on clipping moves z_1 less than a step of any few-step grid does.
-    For the same reason eps must be the network's own: see methods.encoder.
+    (z - alpha x) / sigma, and sigma is 4.5e-5 at t = 0 (0 for a flow). An image needs no clipping
+    there; further up an encoder that clips is a little nearer to the inverse of a sampler that
+    does (under 1 dB in round trips of digits, 1 to 32 steps). For the same reason eps must be the
+    network's own: see methods.encoder.
 
     Args:
       denoiser: guided or not, but not clipped, and with a head whose eps is accurate at t = 0.
@@ -55,10 +56,10 @@ def encode_target(
         eps = d eps_1 + (1 - d) eps_2,   d = expm1((l_t - l_mid) / 2) / expm1((l_t - l_s) / 2)
 
     with l = logsnr, `first` the teacher's prediction at (z_t, t) and `second` at (z_mid, mid).
-    Salimans & Ho (2022, arXiv:2202.00512), Algorithm 2, in closed form and with time reversed:
-    Meng et al. (2023, arXiv:2210.03142) distil encoders so, without giving the formula. d at t is
-    the weight c of the sampler's target at 1 - t. As l decreases no expm1 overflows in c, and
-    d = c exp((l_s - l_mid) / 2); logsnr may be infinite at both ends.
+    Salimans & Ho (2022, arXiv:2202.00512), Algorithm 2, in closed form and with time reversed.
+    Where logsnr(1 - t) = -logsnr(t), d is the weight c of the sampler's target at 1 - t. As l
+    decreases no expm1 overflows in c, and d = c exp((l_s - l_mid) / 2); logsnr may be infinite at
+    both ends.
     """
     l_t, l_mid, l_s = (schedule.logsnr(time) for time in (t, mid, s))
     c = jnp.expm1((l_mid - l_t) / 2) / jnp.expm1((l_s - l_t) / 2)
