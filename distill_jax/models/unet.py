@@ -122,11 +122,11 @@ class Architecture:
                 f"heads is {self.heads} and head_dim {self.head_dim}; set one of them and leave "
                 "the other None"
             )
+        name, by = ("heads", self.heads) if self.head_dim is None else ("head_dim", self.head_dim)
         # The middle attends at the last level whatever `attention` says.
         for side, multiplier in zip(self.sides, self.multipliers, strict=True):
-            width, by = multiplier * self.channels, self.heads or self.head_dim
-            if side in (*self.attention, self.sides[-1]) and (not by or by < 1 or width % by):
-                name = "head_dim" if self.heads is None else "heads"
+            width = multiplier * self.channels
+            if side in (*self.attention, self.sides[-1]) and (by < 1 or width % by):
                 raise ValueError(
                     f"{name} is {by}; expected a divisor of the {width} channels at side {side}"
                 )

@@ -1,5 +1,6 @@
 """The papers' UNet against the one they released."""
 
+import functools
 import gzip
 import pathlib
 
@@ -8,8 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.diffusion.denoiser import Sizes
+from distill_jax.diffusion.denoiser import Network, Sizes
+from distill_jax.diffusion.schedule import SCHEDULES
+from distill_jax.models import NETWORKS
 from distill_jax.models.unet import unet
+from distill_jax.tables import build
+from tests.toys import filled
 
 TREES = pathlib.Path(__file__).parent / "unet_trees"
 PUBLISHED = {
@@ -40,6 +45,7 @@ GOLDEN_A = {
     "blocks": 2,
     "attention": (8,),
     "heads": 2,
+    "dropout": 0.2,  # No effect, for no key is passed.
 }
 GOLDEN_B = {
     "channels": 32,
@@ -51,16 +57,18 @@ GOLDEN_B = {
     "resblock_resample": False,
 }
 X = np.sin(0.1 * np.arange(2 * 16 * 16 * 3)).reshape(2, 16, 16, 3).astype(np.float32)
+SIZES = Sizes((4, 4, 3), 3, 3)
 SMALL = {
     "channels": 32,
     "embedding": 32,
-    "multipliers": (1, 2),
+    "multipliers": (1,),
     "blocks": 1,
-    "attention": (2,),
+    "attention": (),
     "heads": 2,
+    "dropout": 0.5,
 }
-SIZES = Sizes((4, 4, 3), 3, 3)
-Z = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+KEY = jax.random.key(0)
+Z = jax.random.normal(KEY, (2, 4, 4, 3))
 T = jnp.asarray([0.2, 0.7])
 LABEL = {"label": jnp.asarray([0, 2], jnp.int32)}
 
@@ -142,3 +150,118 @@ def test_golden_output_with_labels_and_resampling_blocks(logsnr_input, first, se
     output = golden(Sizes((16, 16, 3), 10, 6), options, power=2)
     np.testing.assert_allclose(output[0, 0, 0], first, atol=2e-5)
     np.testing.assert_allclose(output[1, 8, 5], second, atol=2e-5)
+
+
+@functools.cache
+def small(**options):
+    """A tiny network, its functions compiled, and parameters that are not zero."""
+    network = Network(*map(jax.jit, unet(SIZES, **{**SMALL, **options})))
+    return network, filled(shapes(network, SIZES))
+
+
+def test_the_null_label_is_embedded_as_no_class():
+    network, params = small()
+    kernel = 2 * params["class_emb"]["kernel"]
+    changed = {**params, "class_emb": {**params["class_emb"], "kernel": kernel}}
+    cond = {"label": jnp.asarray([SIZES.num_classes, 1], jnp.int32)}
+    difference = network.apply(params, Z, T, cond) - network.apply(changed, Z, T, cond)
+    np.testing.assert_array_equal(difference[0], 0)
+    assert float(jnp.abs(difference[1]).max()) > 0.1
+
+
+def test_infinite_logsnr_at_the_ends_is_a_legal_input():
+    sizes = SIZES._replace(schedule=SCHEDULES["rectified_flow"]())
+    ends = jnp.asarray([0.0, 1.0])
+    assert not jnp.isfinite(sizes.schedule.logsnr(ends)).any()
+    network = unet(sizes, **SMALL, logsnr_input="linear")
+    _, params = small()
+    assert jnp.isfinite(jax.jit(network.apply)(params, Z, ends, LABEL)).all()
+
+
+def test_dropout_needs_a_key_and_is_a_function_of_it():
+    # That it does nothing without one is part of the golden test.
+    network, params = small()
+    still = network.apply(params, Z, T, LABEL)
+    first, again, other = (
+        network.apply(params, Z, T, LABEL, jax.random.key(seed)) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert float(jnp.abs(first - other).max()) > 0.1
+    assert float(jnp.abs(first - still).max()) > 0.1
+
+
+def test_in_bfloat16_parameters_and_output_stay_float32_and_agree():
+    network, params = small()
+    half, _ = small(dtype="bfloat16")
+    made = jax.eval_shape(half.init, KEY, Z, T, LABEL)
+    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype("float32")}
+    single, rounded = (made.apply(params, Z, T, LABEL) for made in (network, half))
+    assert rounded.dtype == jnp.float32
+    # 8 bits are steps of 0.4%; a dozen layers of them add up to about 1% of the output's spread.
+    error = float(jnp.sqrt(jnp.mean((single - rounded) ** 2)) / single.std())
+    assert 1e-4 < error < 0.04
+
+
+def gradient(remat):
+    network, params = small(remat=remat)
+
+    def loss(params, key):
+        return jnp.mean(network.apply(params, Z, T, LABEL, key) ** 2)
+
+    return jax.grad(loss), params
+
+
+def test_gradients_are_the_same_when_blocks_are_computed_again():
+    # With dropout: the second computation must drop what the first did.
+    pairs = map(gradient, ("none", "full"))
+    kept, again = (named(jax.jit(function)(params, KEY)) for function, params in pairs)
+    assert kept.keys() == again.keys()
+    for path, grad in kept.items():
+        # Some biases have no effect but rounding, 1e-8: the next layer takes the mean away.
+        np.testing.assert_allclose(again[path], grad, rtol=1e-4, atol=1e-7, err_msg=path)
+
+
+def test_remat_decides_what_is_computed_twice():
+    def count(remat, primitive):
+        function, params = gradient(remat)
+        return str(jax.make_jaxpr(function)(params, KEY)).count(f"= {primitive}")
+
+    for primitive in ("conv_general_dilated", "dot_general"):
+        assert count("full", primitive) > count("none", primitive)
+        assert count("dots", primitive) == count("none", primitive)
+    assert count("dots", "rsqrt") > count("none", "rsqrt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 48}, "channels is 48; expected a multiple of 32"),
+        ({"embedding": 33}, "embedding is 33; expected an even number"),
+        ({"multipliers": ()}, "multipliers is .*; expected at least one multiplier"),
+        ({"multipliers": (1, 0)}, "multipliers is .1, 0."),
+        ({"blocks": 0}, "blocks 0; expected .* whole numbers from 1"),
+        ({"multipliers": (1, 1, 1, 1)}, "image is 4x4; .* a multiple of 8"),
+        ({"sizes": SIZES._replace(shape=(4, 6, 3))}, "image is 4x6; expected a square"),
+        ({"attention": (4, 8)}, "attention is .4, 8.; expected sides .*: 4"),
+        ({"heads": None}, "heads is None and head_dim None; set one"),
+        ({"head_dim": 16}, "heads is 2 and head_dim 16; set one"),
+        ({"heads": 5}, "heads is 5; expected a divisor of the 32 channels at side 4"),
+        ({"heads": None, "head_dim": 64}, "head_dim is 64; expected a divisor of the 32"),
+        ({"heads": 0}, "heads is 0; expected a divisor"),
+        ({"dropout": 1.0}, "dropout is 1.0; expected a probability"),
+        ({"dtype": "float16"}, "dtype is 'float16'; expected one of float32, bfloat16"),
+        ({"remat": "all"}, "remat is 'all'; expected one of none, full, dots"),
+        ({"logsnr_input": "cos"}, "logsnr_input is 'cos'; expected one of inv_cos, sigmoid"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        unet(**{"sizes": SIZES, **SMALL, **options})
+
+
+def test_a_config_is_told_what_the_unet_takes():
+    with pytest.raises(KeyError, match="does not take 'chanels'.*did you mean 'channels'"):
+        build(NETWORKS, "network", {"name": "unet", "chanels": 32}, SIZES)
+    with pytest.raises(KeyError, match="needs a value for 'channels'"):
+        build(NETWORKS, "network", {"name": "unet"}, SIZES)
+    assert isinstance(build(NETWORKS, "network", {"name": "unet", **SMALL}, SIZES), Network)
