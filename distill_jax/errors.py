@@ -25,7 +25,7 @@ def friendly(main: Callable[..., int | None], *names: str) -> None:
 
     def parse(argv: Sequence[str]) -> Sequence[str]:
         try:
-            return flags.FLAGS(argv)
+            return flags.FLAGS([_underscored(argument) for argument in argv])
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             _end(error)
 
@@ -42,6 +42,14 @@ def friendly(main: Callable[..., int | None], *names: str) -> None:
         sys.exit(code)
 
     app.run(run, flags_parser=parse)
+
+
+def _underscored(argument: str) -> str:
+    """--source-label=3 as --source_label=3: both spellings are in use, absl knows one."""
+    name, separator, value = argument.partition("=")
+    if not name.startswith("--"):
+        return argument
+    return f"--{name[2:].replace('-', '_')}{separator}{value}"
 
 
 def _arguments(given: Sequence[str], names: Sequence[str]) -> Sequence[str]:

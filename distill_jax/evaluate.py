@@ -246,9 +246,12 @@ def write_report(
     path = workdir / "report.json"
     if path.exists() and json.loads(path.read_text()).get("made_of") == made_of:
         return False
-    students = [network for network in map(load, finals) if network.method.needs_teacher]
-    teacher = _root(students[-1], finals[-1]) if students else load(finals[-1])
-    yardstick, num = Yardstick((students or [teacher])[0].manifest["data"]), settings["num_samples"]
+    decoders = [network for network in map(load, finals) if network.method.decodes]
+    if not decoders:
+        return False
+    students = [network for network in decoders if network.method.needs_teacher]
+    teacher = _root(students[-1], finals[-1]) if students else decoders[-1]
+    yardstick, num = Yardstick(teacher.manifest["data"]), settings["num_samples"]
     planned = entries(teacher, students, settings["w"], settings["ancestral"])
     progress, rows = logs.Progress("report", len(planned)), []
     try:

@@ -13,7 +13,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from distill_jax import evaluate, logs, pipeline, plan
+from distill_jax import costs, evaluate, logs, pipeline, plan
 from distill_jax.errors import friendly
 from distill_jax.signals import StopFlag
 from distill_jax.train import StoppedError
@@ -23,7 +23,23 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; runs/<config> w
 _RESUME = flags.DEFINE_enum(
     "resume", "auto", ["auto", "force"], "force: go on in a workdir begun with another config."
 )
-_PLAN = flags.DEFINE_bool("plan", False, "Print what would run, and stop.")
+_PLAN = flags.DEFINE_flag(
+    flags.Flag(
+        parser=flags.EnumParser(["true", "false", "compile"]),
+        serializer=None,
+        name="plan",
+        default="false",
+        help_string="Print what would run and what it costs, and stop. --plan=compile adds the "
+        "memory of the compiled updates.",
+        boolean=True,  # So that it may stand alone.
+    )
+)
+_PLAN_FOR = flags.DEFINE_string(
+    "plan_for",
+    None,
+    "--plan for other devices than these: COUNTxDEVICE, such as 64xv4, 8xh100@0.35 (the fraction "
+    "of the peak that is reached) or 8x2250 (the peak in TFLOP/s).",
+)
 
 
 def main() -> int:
@@ -32,10 +48,11 @@ def main() -> int:
         raise ValueError("--config is needed, such as --config=configs/digits_guided.py")
     began = time.monotonic()
     workdir = epath.Path(_WORKDIR.value or _default_workdir()).absolute()
-    run = plan.make(_CONFIG.value, workdir)
+    where = costs.target(_PLAN_FOR.value)
+    run = plan.make(_CONFIG.value, workdir, where.count)
     logs.say(plan.show(run))
-    if _PLAN.value:
-        return 0
+    if _PLAN.value != "false" or _PLAN_FOR.value:
+        return _show_costs(run, where)
     workdir.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
     stop = StopFlag().install()
@@ -54,6 +71,17 @@ def main() -> int:
     logs.say(f"  report   {workdir / 'report.md'}")
     logs.say(f"  student  {run.stages[-1].directory}")
     logs.say(f"  sample   python -m distill_jax.sample --student={run.stages[-1].directory} --w=2")
+    return 0
+
+
+def _show_costs(run: plan.Run, where: costs.Target) -> int:
+    compiling = _PLAN.value == "compile"
+    if compiling:
+        costs.check_compile(run)
+    measured = costs.measure(run)
+    logs.say("\n" + costs.show(run, measured, where))
+    if compiling:
+        logs.say("\n" + costs.show_compiled(run, measured))
     return 0
 
 

@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from distill_jax import checkpoint, logs
-from distill_jax.data import normalise
+from distill_jax.data import Source, normalise
 from distill_jax.diffusion.denoiser import Binding
 from distill_jax.methods import Method
 from distill_jax.plan import Run, Stage
@@ -23,7 +23,6 @@ from distill_jax.student import Student, find_final, initial_params, load
 from distill_jax.train import (
     Cadence,
     DivergedError,
-    Rates,
     TrainState,
     graft,
     make_update,
@@ -56,7 +55,11 @@ def run(planned: Run, stop: Callable[[], bool], force: bool = False) -> bool:
         for stage in planned.stages:
             grid = stage.directory / "grid.png"
             if not grid.exists():
-                draw_grid(load(stage.directory), grid, planned.config.evaluate.w)
+                student = load(stage.directory)
+                if student.method.decodes:
+                    draw_grid(student, grid, planned.config.evaluate.w)
+                else:
+                    draw_codes(student, grid, planned.dataset.images("held_out", 200))
     return bool(todo)
 
 
@@ -108,9 +111,7 @@ def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[Trai
         make_update(stage.method.phases, i, stage.bind, tx, layout.constrain)
         for i in range(len(stage.method.phases))
     ]
-    steady = (spec.steps, spec.ema_decay, spec.weight_decay)
-    rates = Rates(spec.learning_rate, spec.warmup, spec.decay_to, *steady)
-    method, rates = jax.device_put((stage.method, rates), layout.replicated)
+    method, rates = jax.device_put((stage.method, stage.rates), layout.replicated)
 
     def iterate(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         metrics = {}
@@ -184,7 +185,7 @@ def _finish(run: Run, stage: Stage, state: TrainState, teacher: Student | None) 
         "stage": stage.name,
         "method": {"name": stage.spec.method.name, **dataclasses.asdict(method)},
         "num_steps": steps,
-        "times": None if method.continuous else [(i + 1) / steps for i in reversed(range(steps))],
+        "times": _times(method),
         "w_range": method.w_range,
         "shape": run.dataset.shape,
         "num_classes": run.dataset.num_classes,
@@ -196,6 +197,14 @@ def _finish(run: Run, stage: Stage, state: TrainState, teacher: Student | None) 
         "config": config,
     }
     checkpoint.save_final(final, state.ema, manifest)
+
+
+def _times(method: Method) -> list[float] | None:
+    """The times that the network is called with, in order; None where it knows all."""
+    n = method.num_steps
+    if method.continuous:
+        return None
+    return [i / n for i in (range(n, 0, -1) if method.decodes else range(n))]
 
 
 def _relative(path: epath.Path, start: epath.Path) -> str:
@@ -216,3 +225,15 @@ def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...]) -> None:
         w = [strength for strength in w if low <= strength <= high] or [low]
     rows = [student.sample(jax.random.key(0), columns, classes, strength) for strength in w]
     logs.save_grid(path, np.asarray(jnp.concatenate(rows)), columns)
+
+
+def draw_codes(student: Student, path: epath.Path, held_out: Source) -> None:
+    """Writes an image of each of the first classes, and below it the noise that an encoder finds.
+
+    The noise is divided by 3, so that black and white are three standard deviations.
+    """
+    classes = range(min(student.num_classes, 10))
+    first = [int(np.argmax(held_out.label == label)) for label in classes] or [*range(10)]
+    x, label = normalise(held_out.x[first]), held_out.label[first]
+    z = student.encode(x, label if student.num_classes else None)
+    logs.save_grid(path, np.concatenate([x, np.asarray(z) / 3]), len(first))

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
 from distill_jax import config as configs
@@ -17,7 +18,7 @@ from distill_jax.methods import METHODS, Method, Nets
 from distill_jax.sharding import Layout, make_layout
 from distill_jax.student import Student, abstract_params, find_final, load, make_binding
 from distill_jax.tables import build, suggestion
-from distill_jax.train import graft
+from distill_jax.train import Rates, graft
 from distill_jax.typing import Tree
 
 
@@ -43,6 +44,7 @@ class Stage:
       spec: its entry in the config.
       method: what its losses are.
       bind: its networks.
+      shapes: of their parameters, by role.
       directory: where it writes.
       teacher: the directory of the finished network it starts from, None without one.
     """
@@ -52,8 +54,22 @@ class Stage:
     spec: ConfigDict
     method: Method
     bind: Bind
+    shapes: Mapping[str, Tree]
     directory: epath.Path
     teacher: epath.Path | None
+
+    @property
+    def rates(self) -> Rates:
+        """The numbers of its optimizer."""
+        spec = self.spec
+        return Rates(
+            learning_rate=spec.learning_rate,
+            warmup=spec.warmup,
+            decay_to=spec.decay_to,
+            steps=spec.steps,
+            ema_decay=spec.ema_decay,
+            weight_decay=spec.weight_decay,
+        )
 
     @property
     def finished(self) -> bool:
@@ -72,8 +88,13 @@ class Run:
     stages: tuple[Stage, ...]
 
 
-def make(config: ConfigDict, workdir: epath.PathLike) -> Run:
+def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None) -> Run:
     """Looks up every name and checks every number of a config, and starts nothing.
+
+    Args:
+      config: one that no one has checked.
+      workdir: of the run; it need not exist.
+      devices: to plan for; a run for another number than are here can be looked at alone.
 
     Raises:
       KeyError: for a key or name that nobody knows, with a suggestion.
@@ -90,7 +111,7 @@ def make(config: ConfigDict, workdir: epath.PathLike) -> Run:
     if not config.stages:
         raise ValueError("config.stages is empty: a run needs at least one stage")
     dataset = build(DATASETS, "dataset", config.data.to_dict())
-    layout = make_layout(config.mesh.to_dict())
+    layout = make_layout(config.mesh.to_dict(), devices)
     layout.check_batch(config.batch_size)
     workdir = epath.Path(workdir).absolute()
     stages: list[Stage] = []
@@ -120,18 +141,27 @@ def _plan_stage(
     if spec.steps < 1:
         raise ValueError(f"steps is {spec.steps}; expected at least 1")
     method = build(METHODS, "method", spec.method.to_dict())
+    heads = getattr(method, "parameterizations", None)
+    if heads and config.parameterization not in heads:
+        raise ValueError(
+            f"config.parameterization is {config.parameterization!r}; method {spec.method.name!r} "
+            f"works with {', '.join(heads)} alone, in its teacher too"
+        )
     binding = make_binding(config.to_dict(), dataset.shape, dataset.num_classes)
     teacher_dir, teacher = _find_teacher(spec, method, before)
+    shapes = {"student": abstract_params(binding, method)}
     if teacher is None:
         method.check(None)
     else:
         method.check(teacher.method)
         _check_conventions(binding, teacher.binding)
         _check_labels(method, dataset.num_classes, teacher.binding.sizes.num_classes)
-        fresh = abstract_params(binding, method)
-        graft(fresh, abstract_params(teacher.binding, teacher.method), spec.new)
-    bind = Bind(binding, teacher.binding if teacher and method.needs_teacher else None)
-    return Stage(name, len(before), spec, method, bind, workdir / name, teacher_dir)
+        shapes["teacher"] = abstract_params(teacher.binding, teacher.method)
+        graft(shapes["student"], shapes["teacher"], spec.new)
+    if not method.needs_teacher:
+        shapes.pop("teacher", None)
+    bind = Bind(binding, teacher.binding if "teacher" in shapes else None)
+    return Stage(name, len(before), spec, method, bind, shapes, workdir / name, teacher_dir)
 
 
 def _check_conventions(student: Binding, teacher: Binding) -> None:
@@ -212,18 +242,17 @@ def show(run: Run) -> str:
             )
         )
     titles = ("stage", "method", "sampling steps", "w", "updates", "teacher", "state")
-    last = run.stages[-1]
-    shapes = abstract_params(last.bind.student, last.method)
-    size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    size = sum(leaf.size for leaf in jax.tree.leaves(run.stages[-1].shapes["student"]))
     updates = sum(stage.spec.steps for stage in run.stages)
-    mesh = ", ".join(f"{axis} {size}" for axis, size in run.layout.mesh.shape.items())
+    mesh = run.layout.mesh
+    kind = "planned" if isinstance(mesh, AbstractMesh) else jax.devices()[0].device_kind
+    axes = ", ".join(f"{axis} {length}" for axis, length in mesh.shape.items())
     return "\n".join(
         (
             logs.table(titles, rows),
             f"{size:,} parameters ({run.config.model.name}), {updates:,} updates of "
             f"{run.config.batch_size} images {'x'.join(map(str, run.dataset.shape))} "
-            f"({run.config.data.name}) on {jax.device_count()} {jax.devices()[0].device_kind} "
-            f"device(s), mesh: {mesh}",
+            f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
             f"workdir {run.workdir}",
         )
     )

@@ -68,7 +68,8 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
         "DDIM at that number of steps: absorbing guidance leaves an error that halvings keep, and "
         "longer guided training lowers.",
         "## Samples",
-        "One row for each w, one column for each class, the same noise in every stage.",
+        "One row for each w, one column for each class, the same noise in every stage; of an "
+        "encoder, held-out images above the noise they are taken to.",
         *(
             f"{path.parent.name}\n\n![{path.parent.name}]({path.parent.name}/grid.png)"
             for path in grids

@@ -87,21 +87,31 @@ class Layout:
         return PartitionSpec(*(None,) * largest, "fsdp")
 
 
-def make_layout(sizes: Mapping[str, int], devices: list[jax.Device] | None = None) -> Layout:
-    """A layout over all devices, with the axis sizes of the config; -1 takes the rest.
+def make_layout(sizes: Mapping[str, int], devices: list[jax.Device] | int | None = None) -> Layout:
+    """A layout with the axis sizes of the config; -1 takes the rest.
+
+    Args:
+      sizes: of the axes; those without one have size 1.
+      devices: to lay out; None is all that are here, and a number that is not theirs a layout
+        that can be planned with and not run on.
 
     Raises:
       ValueError: when the sizes do not multiply to the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
+    if devices is None or devices == jax.device_count():
+        devices = jax.devices()
+    count = devices if isinstance(devices, int) else len(devices)
     shape = [sizes.get(axis, 1) for axis in AXES]
     fixed = math.prod(size for size in shape if size != -1)
-    if shape.count(-1) == 1 and fixed > 0 and len(devices) % fixed == 0:
-        shape[shape.index(-1)] = len(devices) // fixed
-    if math.prod(shape) != len(devices) or min(shape) < 1:
+    if shape.count(-1) == 1 and fixed > 0 and count % fixed == 0:
+        shape[shape.index(-1)] = count // fixed
+    if math.prod(shape) != count or min(shape) < 1:
         raise ValueError(
-            f"mesh {dict(sizes)} does not fit {len(devices)} devices: data x fsdp x tensor must be "
-            f"{len(devices)}, and one axis may be -1 for the rest"
+            f"mesh {dict(sizes)} does not fit {count} devices: data x fsdp x tensor must be "
+            f"{count}, and one axis may be -1 for the rest"
         )
-    mesh = jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    if isinstance(devices, int):
+        return Layout(AbstractMesh(tuple(shape), AXES, axis_types=types))
+    mesh = jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
     return Layout(mesh)

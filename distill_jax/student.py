@@ -14,6 +14,7 @@ from etils import epath
 
 from distill_jax import checkpoint
 from distill_jax.diffusion.denoiser import Binding, Denoiser, Sizes, clipped, guided
+from distill_jax.diffusion.encoding import ddim_encode
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from distill_jax.diffusion.samplers import ancestral
 from distill_jax.diffusion.schedule import SCHEDULES
@@ -22,6 +23,9 @@ from distill_jax.models import NETWORKS
 from distill_jax.sharding import Layout, make_layout
 from distill_jax.tables import build, lookup
 from distill_jax.typing import Cond, Image, Time, Tree
+
+# Strengths w (num,) and the conditions that stand for "no condition": see denoiser.guided.
+Guidance = tuple[jax.Array, Cond]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,26 +102,83 @@ class Student:
           (num, h, w, c) in [-1, 1].
 
         Raises:
-          ValueError: for a label, w or number of steps that the network does not know.
+          ValueError: for a label, w or number of steps that the network does not know, and from
+            an encoder.
         """
-        method = self._with_steps(num_steps)
-        if variance is not None and not 0 <= variance <= 1:
-            raise ValueError(f"variance is {variance!r}; expected a number in [0, 1], or None")
-        cond, guidance = self._labels(label, num), None
-        w = self._strengths(w, num)
-        if self.takes_w:
-            cond["w"] = w
-        elif w is not None:
-            guidance = (w, {"label": jnp.full((num,), self.num_classes, jnp.int32)})
         k_z, k_sampler = jax.random.split(key)
         z = jax.random.normal(k_z, (num, *self.shape))
-        networks = (self.params, guidance)
-        return _draw(self.binding, method, networks, k_sampler, z, cond, variance)
+        return self.decode(z, label, w, num_steps, variance, k_sampler)
+
+    def decode(
+        self,
+        z: jax.Array | np.ndarray,
+        label: int | np.ndarray | None = None,
+        w: float | np.ndarray | None = None,
+        num_steps: int | None = None,
+        variance: float | None = None,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """The images (num, h, w, c) of given noise, such as that of `encode`; else as `sample`.
+
+        A key matters to samplers that add noise on their way alone; None is key 0.
+        """
+        if variance is not None and not 0 <= variance <= 1:
+            raise ValueError(f"variance is {variance!r}; expected a number in [0, 1], or None")
+        method, (cond, guidance) = self.with_steps(num_steps), self.conditions(len(z), label, w)
+        key, networks = jax.random.key(0) if key is None else key, (self.params, guidance)
+        return _draw(self.binding, method, networks, key, jnp.asarray(z), cond, variance)
+
+    def encode(
+        self,
+        x: jax.Array | np.ndarray,
+        label: int | np.ndarray | None = None,
+        w: float | np.ndarray | None = None,
+        num_steps: int | None = None,
+    ) -> jax.Array:
+        """The noise (num, h, w, c) that `decode` takes back to the images x, in [-1, 1].
+
+        A distilled encoder takes its own steps; a network trained in continuous time takes
+        `num_steps` of reverse DDIM. `label` must be given to a network that knows labels; w is as
+        in `sample`.
+
+        Raises:
+          ValueError: for a label, w or number of steps that the network does not know, and from a
+            few-step sampler.
+        """
+        method = self.with_steps(num_steps)
+        if method.decodes and not method.continuous:
+            raise ValueError(
+                "this student only decodes; encode with the encoder stage of "
+                f"{int(method.num_steps)} steps, or with the teacher, which knows all times"
+            )
+        if x.shape[1:] != self.shape:
+            raise ValueError(
+                f"images are of shape {x.shape[1:]}; this network was trained on {self.shape}"
+            )
+        if label is None and self.num_classes:
+            raise ValueError("label is None; say what the images show, one for all or one each")
+        cond, guidance = self.conditions(len(x), label, w)
+        return _encode(self.binding, method, self.params, jnp.asarray(x), cond, guidance)
 
     def calls(self, w: float | None = None, num_steps: int | None = None) -> int:
         """Network calls per image of `sample` with these arguments."""
-        steps = int(self._with_steps(num_steps).num_steps)
+        steps = int(self.with_steps(num_steps).num_steps)
         return steps if self.takes_w or w is None else 2 * steps
+
+    def conditions(
+        self, num: int, label: int | np.ndarray | None, w: float | np.ndarray | None
+    ) -> tuple[dict[str, jax.Array], Guidance | None]:
+        """What the network is called with for `num` images, and how it is guided around that.
+
+        Raises:
+          ValueError: for a label or w that the network does not know.
+        """
+        cond, w = self._labels(label, num), self._strengths(w, num)
+        if self.takes_w:
+            return {**cond, "w": w}, None
+        if w is None:
+            return cond, None
+        return cond, (w, {"label": jnp.full((num,), self.num_classes, jnp.int32)})
 
     def _labels(self, label: int | np.ndarray | None, num: int) -> dict[str, jax.Array]:
         if not self.num_classes:
@@ -151,7 +212,12 @@ class Student:
                 )
         return jnp.broadcast_to(jnp.asarray(strengths), (num,))
 
-    def _with_steps(self, num_steps: int | None) -> Method:
+    def with_steps(self, num_steps: int | None) -> Method:
+        """The method with another number of steps; None leaves it.
+
+        Raises:
+          ValueError: when the network does not leave a choice.
+        """
         if num_steps in (None, self.method.num_steps):
             return self.method
         if not self.method.continuous:
@@ -168,21 +234,36 @@ class Student:
 def _draw(
     binding: Binding,
     method: Method,
-    networks: tuple[Tree, tuple[jax.Array, Cond] | None],
+    networks: tuple[Tree, Guidance | None],
     key: jax.Array,
     z: Image,
     cond: Cond,
     variance: float | jax.Array | None,
 ) -> Image:
     """Traced in everything but shapes: one program for all w and all numbers of steps."""
-    params, guidance = networks
-    denoiser = binding(params)
-    if guidance is not None:
-        denoiser = guided(denoiser, *guidance)
-    if variance is None:
+    denoiser = bound(binding, *networks)
+    if variance is None or not method.decodes:
         return method.sample(key, denoiser, z, cond)
     denoiser = clipped(denoiser) if method.clip else denoiser
     return ancestral(key, denoiser, z, cond, method.num_steps, variance)
+
+
+@functools.partial(jax.jit, static_argnames="binding")
+def _encode(
+    binding: Binding,
+    method: Method,
+    params: Tree,
+    x: Image,
+    cond: Cond,
+    guidance: Guidance | None,
+) -> Image:
+    return ddim_encode(bound(binding, params, guidance), x, cond, method.num_steps)
+
+
+def bound(binding: Binding, params: Tree, guidance: Guidance | None) -> Denoiser:
+    """The denoiser with these parameters, guided where there is guidance."""
+    denoiser = binding(params)
+    return denoiser if guidance is None else guided(denoiser, *guidance)
 
 
 def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
@@ -246,15 +327,23 @@ def _binding(spec: str, shape: tuple[int, ...], num_classes: int) -> Binding:
 
 def initial_params(key: jax.Array, binding: Binding, method: Method) -> Tree:
     """Fresh parameters of the network that `method` trains."""
-    cond = binding.sizes.conditions(method.w_range is not None)
+    return _initial(key, binding, method.w_range is not None)
+
+
+def _initial(key: jax.Array, binding: Binding, takes_w: bool) -> Tree:
+    cond = binding.sizes.conditions(takes_w)
     z = jnp.zeros((1, *binding.sizes.shape))
     return binding.network.init(key, z, jnp.zeros((1,)), cond)
 
 
-@functools.cache
 def abstract_params(binding: Binding, method: Method) -> Tree:
     """Shapes and types of `initial_params`, computed without making any."""
-    return jax.eval_shape(lambda key: initial_params(key, binding, method), jax.random.key(0))
+    return _shapes(binding, method.w_range is not None)
+
+
+@functools.cache  # All halvings of a chain have the same.
+def _shapes(binding: Binding, takes_w: bool) -> Tree:
+    return jax.eval_shape(lambda key: _initial(key, binding, takes_w), jax.random.key(0))
 
 
 def _tuples(spec: Any) -> Any:

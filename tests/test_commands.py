@@ -56,10 +56,20 @@ def test_evaluate_prints_the_rows_beside_the_teacher(chain, tmp_path):
     assert out.exists()
 
 
+def test_a_plan_for_other_devices_starts_nothing(tmp_path):
+    flags = (f"--workdir={tmp_path / 'run'}", "--plan_for=8xh100", "--config.mesh.fsdp=4")
+    code, stdout, _ = run("main", CONFIG, *flags)
+    assert code == 0
+    assert "8 planned device(s), mesh: data 2, fsdp 4, tensor 1" in stdout
+    assert "hours on 8 h100" in stdout
+    assert not (tmp_path / "run").exists()
+
+
 def test_plan_prints_the_stages_and_starts_nothing(tmp_path):
     code, stdout, _ = run("main", CONFIG, f"--workdir={tmp_path / 'run'}", "--plan")
     assert code == 0
     assert "s07_n0001" in stdout
+    assert "FLOP per image" in stdout
     assert not (tmp_path / "run").exists()
 
 
@@ -71,6 +81,12 @@ MISTAKES = {
         "main",
         (CONFIG, "--config.batch_size=0"),
         "batch_size is 0",
+    ),
+    "plan of another kind": ("main", (CONFIG, "--plan=nonsense"), "<true|false|compile>"),
+    "programs for devices that are elsewhere": (
+        "main",
+        (CONFIG, "--plan=compile", "--plan_for=8xh100"),
+        "--plan=compile is for the 1 device(s) here",
     ),
     "workdir that is a file": ("main", (CONFIG, "--workdir=README.md"), "README.md"),
     "workdir that cannot be written": ("main", (CONFIG, "--workdir=/proc/nowhere/run"), "/proc"),

@@ -10,6 +10,7 @@ from distill_jax.methods import METHODS
 RATES = {"steps": 2, "learning_rate": 1e-3}
 TEACHER = stage("teacher", "diffusion", num_steps=8, **RATES)
 GUIDED = stage("guided", "guided", w_range=(0.0, 4.0), new=("w_embed",), **RATES)
+ENCODER = stage("encoder", "encoder", num_steps=8, **RATES)
 
 
 def halved(num_steps, **options):
@@ -90,12 +91,12 @@ BAD = {
     "unknown method": (
         config_of(stage("a", "difusion", **RATES)),
         KeyError,
-        "unknown method 'difusion'; known: diffusion, guided, progressive; did you mean",
+        "unknown method 'difusion'; known: diffusion, encoder, .*; did you mean",
     ),
     "unknown network": (
         config_of(TEACHER, model__name="unett"),
         KeyError,
-        "unknown network 'unett'; known: dit, mlp, unet; did you mean 'unet'",
+        "unknown network 'unett'; known: .*; did you mean 'unet'",
     ),
     "unknown dataset": (
         config_of(TEACHER, data__name="digit"),
@@ -123,7 +124,7 @@ BAD = {
     "teacher of another number of steps": (
         config_of(TEACHER, GUIDED, halved(4), halved(1)),
         ValueError,
-        "stage s03_half: a student of 1 steps needs a teacher of 2; this teacher was made for 4",
+        "stage s03_half: a progressive student of 1 steps needs a progressive teacher of 2",
     ),
     "reversed w range": (
         config_of(TEACHER, {**GUIDED, "method": {"name": "guided", "w_range": (4.0, 0.0)}}),
@@ -134,6 +135,16 @@ BAD = {
         config_of(TEACHER, {**GUIDED, "method": {"name": "guided", "w_range": (-1.0, 4.0)}}),
         ValueError,
         r"w_range is \(-1.0, 4.0\)",
+    ),
+    "encoder with a head that loses eps at t = 0": (
+        config_of(TEACHER, ENCODER, parameterization="x"),
+        ValueError,
+        "parameterization is 'x'; method 'encoder' works with v, eps, flow, edm alone",
+    ),
+    "decoder from an encoder": (
+        config_of(TEACHER, ENCODER, stage("half", "progressive", num_steps=4, **RATES)),
+        ValueError,
+        "stage s02_half: a progressive student of 4 .* this teacher is an encoder one of 8",
     ),
     "teacher that takes w": (config_of(TEACHER, GUIDED, GUIDED), ValueError, "would guide twice"),
     "weights that do not fit": (
@@ -192,3 +203,4 @@ def test_every_method_is_in_the_table_with_the_attributes_of_a_method():
     for kind in METHODS.values():
         assert isinstance(kind.continuous, bool)
         assert isinstance(kind.needs_teacher, bool)
+        assert isinstance(kind.decodes, bool)

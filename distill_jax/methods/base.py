@@ -47,12 +47,14 @@ class Method(Protocol):
         takes none.
       continuous: whether the network is trained at all times in [0, 1], or on its grid alone.
       needs_teacher: whether a finished network must come before this method.
+      decodes: whether it is a sampler, from noise to images; an encoder goes the other way.
     """
 
     num_steps: Any
     w_range: tuple | None
     continuous: bool
     needs_teacher: bool
+    decodes: bool
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -64,7 +66,7 @@ class Method(Protocol):
         ...
 
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
-        """Images from standard normal noise z."""
+        """Images from standard normal noise z; raises ValueError for a method without."""
         ...
 
 
@@ -123,49 +125,3 @@ def draw_w(key: jax.Array, w_range: tuple, like: Image) -> Time:
     """w ~ U[w_range], one per example (Meng et al. 2023, Algorithm 1)."""
     low, high = w_range
     return low + (high - low) * jax.random.uniform(key, like.shape[:1], like.dtype)
-
-
-def check_steps(num_steps: Any) -> None:
-    """Raises ValueError unless num_steps is a whole number from 1."""
-    if num_steps != int(num_steps) or num_steps < 1:
-        raise ValueError(
-            f"num_steps is {num_steps}; a sampler takes a whole number of steps from 1"
-        )
-
-
-def check_w_range(w_range: tuple) -> None:
-    """Raises ValueError unless w_range is (low, high) with 0 <= low <= high."""
-    if len(w_range) != 2 or not 0 <= w_range[0] <= w_range[1]:
-        raise ValueError(
-            f"w_range is {tuple(w_range)}; expected (smallest, largest) with "
-            "0 <= smallest <= largest, for w = 0 is the model without guidance"
-        )
-
-
-def check_probability(name: str, value: float) -> None:
-    """Raises ValueError unless the value lies in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}; expected a probability in [0, 1]")
-
-
-def check_inherited_w(w_range: tuple | None, teacher: "Method") -> None:
-    """Raises ValueError unless a student takes w exactly when its teacher does, and within it."""
-    if (w_range is None) != (teacher.w_range is None):
-        raise ValueError(
-            f"w_range is {w_range}, the teacher's {teacher.w_range}; a halving keeps its "
-            "teacher's input w: give w_range exactly when the teacher was trained with one"
-        )
-    if w_range is None:
-        return
-    check_w_range(w_range)
-    if w_range[0] < teacher.w_range[0] or w_range[1] > teacher.w_range[1]:
-        raise ValueError(
-            f"w_range {tuple(w_range)} leaves the teacher's {tuple(teacher.w_range)}; "
-            "stay inside it"
-        )
-
-
-def check_weighting(weighting: str) -> None:
-    """Raises ValueError for an unknown weighting."""
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting is {weighting!r}; known: {', '.join(WEIGHTINGS)}")

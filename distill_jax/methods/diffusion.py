@@ -11,14 +11,12 @@ from distill_jax.methods.base import (
     Metrics,
     Nets,
     Phase,
-    check_probability,
-    check_steps,
-    check_weighting,
     drop_labels,
     sample_ddim,
     traced,
     weighted_mse,
 )
+from distill_jax.methods.checks import check_probability, check_steps, check_weighting
 from distill_jax.typing import Batch, Cond, Image
 
 
@@ -42,6 +40,7 @@ class Diffusion:
     w_range = None
     continuous = True
     needs_teacher = False
+    decodes = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -14,15 +14,13 @@ from distill_jax.methods.base import (
     Metrics,
     Nets,
     Phase,
-    check_steps,
-    check_w_range,
-    check_weighting,
     draw_w,
     reachable,
     sample_ddim,
     traced,
     weighted_mse,
 )
+from distill_jax.methods.checks import check_steps, check_w_range, check_weighting
 from distill_jax.typing import Batch, Cond, Image
 
 
@@ -46,6 +44,7 @@ class Guided:
 
     continuous = True
     needs_teacher = True
+    decodes = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -76,6 +75,11 @@ class Guided:
             raise ValueError(
                 f"the teacher already takes w in {tuple(teacher.w_range)}: guiding it would guide "
                 "twice; name the unguided teacher, or go on with progressive halvings"
+            )
+        if not teacher.continuous:
+            raise ValueError(
+                f"the teacher knows the times of its {teacher.num_steps} steps alone, and guidance "
+                "is absorbed at all times; name a diffusion stage"
             )
         if getattr(teacher, "label_dropout", None) == 0:
             raise ValueError(

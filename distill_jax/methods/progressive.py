@@ -17,10 +17,6 @@ from distill_jax.methods.base import (
     Metrics,
     Nets,
     Phase,
-    check_inherited_w,
-    check_probability,
-    check_steps,
-    check_weighting,
     draw_w,
     drop_labels,
     reachable,
@@ -28,6 +24,7 @@ from distill_jax.methods.base import (
     traced,
     weighted_mse,
 )
+from distill_jax.methods.checks import check_probability, check_round, check_weighting
 from distill_jax.typing import Batch, Cond, Image
 
 
@@ -60,6 +57,7 @@ class Progressive:
 
     continuous = False
     needs_teacher = True
+    decodes = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -92,23 +90,11 @@ class Progressive:
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
     def check(self, teacher: Method | None) -> None:
-        check_steps(self.num_steps)
         check_weighting(self.weighting)
         check_probability("label_dropout", self.label_dropout)
         if self.factor != int(self.factor) or self.factor < 2:
             raise ValueError(f"factor is {self.factor}; expected a whole number from 2")
-        if not (teacher.continuous or isinstance(teacher, Progressive)):
-            raise ValueError(
-                f"the teacher was trained by {type(teacher).__name__.lower()}; a progressive "
-                "student learns from a progressive one, or from a network that knows all times"
-            )
-        steps = self.factor * self.num_steps
-        if not teacher.continuous and teacher.num_steps != steps:
-            raise ValueError(
-                f"a student of {self.num_steps} steps needs a teacher of {steps}; "
-                f"this teacher was made for {teacher.num_steps}"
-            )
-        check_inherited_w(self.w_range, teacher)
+        check_round(self, teacher, self.factor)
         dropped = getattr(teacher, "label_dropout", 0)
         if self.label_dropout > 0 and (self.w_range is not None or dropped == 0):
             raise ValueError(

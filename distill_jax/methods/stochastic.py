@@ -16,14 +16,12 @@ from distill_jax.methods.base import (
     Metrics,
     Nets,
     Phase,
-    check_inherited_w,
-    check_steps,
-    check_weighting,
     draw_w,
     reachable,
     traced,
     weighted_mse,
 )
+from distill_jax.methods.checks import check_round, check_weighting
 from distill_jax.typing import Batch, Cond, Image
 
 
@@ -50,6 +48,7 @@ class Stochastic:
 
     continuous = False
     needs_teacher = True
+    decodes = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -84,16 +83,8 @@ class Stochastic:
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
     def check(self, teacher: Method | None) -> None:
-        check_steps(self.num_steps)
         check_weighting(self.weighting)
-        known = teacher.continuous or isinstance(teacher, Stochastic)
-        if not known or not (teacher.continuous or teacher.num_steps == 2 * self.num_steps):
-            raise ValueError(
-                f"a stochastic student of {self.num_steps} steps needs a stochastic teacher of "
-                f"{2 * self.num_steps}, or one that knows all times; this teacher was trained by "
-                f"{type(teacher).__name__.lower()} for {teacher.num_steps} steps"
-            )
-        check_inherited_w(self.w_range, teacher)
+        check_round(self, teacher)
 
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
         student = clipped(student) if self.clip else student

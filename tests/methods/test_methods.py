@@ -17,11 +17,13 @@ from tests.toys import filled, tiny_binding
 SHAPE = (4, 4, 1)
 METHOD = {
     "diffusion": METHODS["diffusion"](num_steps=4),
+    "encoder": METHODS["encoder"](num_steps=4, w_range=(0.0, 4.0)),
     "guided": METHODS["guided"](num_steps=4),
     "progressive": METHODS["progressive"](num_steps=4, w_range=(0.0, 4.0)),
     "stochastic": METHODS["stochastic"](num_steps=4, w_range=(0.0, 4.0)),
 }
 TEACHER = {
+    "encoder": METHOD["guided"],
     "guided": METHOD["diffusion"],
     "progressive": METHOD["guided"],
     "stochastic": METHOD["guided"],

@@ -165,7 +165,7 @@ def test_label_dropout_needs_a_teacher_with_it_and_no_w():
 
 
 def test_a_stochastic_teacher_is_refused():
-    with pytest.raises(ValueError, match="trained by stochastic"):
+    with pytest.raises(ValueError, match="this teacher is a stochastic one"):
         Progressive(num_steps=4).check(METHODS["stochastic"](num_steps=8))
 
 
@@ -175,9 +175,9 @@ def test_a_factor_below_two_is_refused():
 
 
 def test_a_teacher_of_another_number_of_steps_is_refused():
-    with pytest.raises(ValueError, match="of 2 steps needs a teacher of 8"):
+    with pytest.raises(ValueError, match="of 2 steps needs a progressive teacher of 8"):
         Progressive(num_steps=2, factor=4).check(Progressive(num_steps=4))
-    with pytest.raises(ValueError, match="of 4 steps needs a teacher of 8; this"):
+    with pytest.raises(ValueError, match="of 4 steps needs a progressive teacher of 8"):
         Progressive(num_steps=4).check(Progressive(num_steps=4))
     Progressive(num_steps=4).check(Progressive(num_steps=8))
     Progressive(num_steps=4).check(METHODS["diffusion"](num_steps=64))

@@ -75,9 +75,9 @@ def test_only_a_stochastic_teacher_of_twice_the_steps_or_one_for_all_times_will_
     student = Stochastic(num_steps=4, w_range=w_range)
     student.check(Guided(w_range=w_range))
     student.check(Stochastic(num_steps=8, w_range=w_range))
-    with pytest.raises(ValueError, match="stochastic teacher of 8.* by stochastic for 4 steps"):
+    with pytest.raises(ValueError, match="a stochastic teacher of 8.* a stochastic one of 4"):
         student.check(Stochastic(num_steps=4, w_range=w_range))
-    with pytest.raises(ValueError, match="trained by progressive for 8 steps"):
+    with pytest.raises(ValueError, match="this teacher is a progressive one of 8"):
         student.check(METHODS["progressive"](num_steps=8, w_range=w_range))
     with pytest.raises(ValueError, match="w_range"):
         student.check(METHODS["diffusion"]())

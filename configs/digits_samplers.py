@@ -1,0 +1,39 @@
+"""Handwritten digits, 8x8: deterministic and stochastic students beside the teacher's two samplers.
+
+Meng et al. (2023, arXiv:2210.03142), section 3.4, at every number of steps from 32 to 1; the
+teacher's ancestral sampler with the variance tuned for every number of steps.
+
+    python -m distill_jax.main --config=configs/digits_samplers.py
+    python -m distill_jax.main --config=configs/digits_samplers.py:smoke
+"""
+
+from distill_jax.config import base, check_size, halvings, pipeline, smoke, stage
+
+
+def get_config(size="full"):
+    """The chain teacher -> guided -> 32, ..., 1 steps, deterministic and again stochastic."""
+    check_size(size, "full", "smoke")
+    config = base()
+    config.data.name = "digits"
+    config.model.update(name="mlp", width=256, blocks=3, expand=2)
+    config.batch_size = 256
+    config.optimizer.b2 = 0.99
+    config.evaluate.update(w=(0.0, 1.0, 4.0), ancestral=(0.0, 0.25, 0.5, 0.75, 1.0))
+    rates = dict(ema_decay=0.995, num_steps=64)
+    w_range = (0.0, 4.0)
+    rounds = dict(
+        start=32,
+        steps={"default": 200, 4: 400, 2: 500, 1: 800},
+        learning_rate=5e-4,
+        ema_decay=0.98,
+        w_range=w_range,
+        teacher="guided",
+    )
+    options = dict(w_range=w_range, new=("w_embed",), **rates)
+    config.stages = pipeline(
+        stage("teacher", "diffusion", steps=2500, learning_rate=1e-3, **rates),
+        stage("guided", "guided", steps=3000, learning_rate=5e-4, **options),
+        *halvings(**rounds),
+        *halvings(method="stochastic", prefix="s", **rounds),
+    )
+    return config if size == "full" else smoke(config, width=32, blocks=1)

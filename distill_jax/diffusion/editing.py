@@ -1,0 +1,89 @@
+"""Editing with the deterministic sampler: functions of a denoiser, an image and noise.
+
+Grids, times and the traced number of steps are those of samplers.ddim.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.samplers import ddim_step
+from distill_jax.diffusion.schedule import add_noise
+from distill_jax.typing import Cond, Image, Time
+
+Count = jax.Array | int
+
+
+def sdedit(
+    denoiser: Denoiser, x: Image, eps: Image, cond: Cond, num_steps: Count, start: Count
+) -> Image:
+    """The image that the sampler makes of alpha_t x + sigma_t eps from t = start / num_steps on.
+
+    SDEdit (Meng et al. 2022, arXiv:2108.01073), there with a stochastic sampler; with a distilled
+    one it is the image-to-image translation of Meng et al. (2023, arXiv:2210.03142).
+
+    Args:
+      denoiser: guided, clipped or neither.
+      x: images to start from (b, *s).
+      eps: standard normal noise of their shape.
+      cond: what they are to become.
+      num_steps: N of the sampler's grid.
+      start: network calls, 1 to N: few keep x, many keep cond alone.
+    """
+    z = add_noise(denoiser.schedule, x, eps, _time(start, num_steps, x))
+    return _descend(denoiser, z, cond, num_steps, start, lambda z, s: z)
+
+
+def inpaint(
+    denoiser: Denoiser, x: Image, mask: jax.Array, eps: Image, cond: Cond, num_steps: Count
+) -> Image:
+    """The sampler's image where mask is 1, and x where it is 0.
+
+        z_s <- mask z_s + (1 - mask) (alpha_s x + sigma_s eps)   at t = 1 and after each step
+
+    Replacement: Song et al. (2021, arXiv:2011.13456), section 5; RePaint (Lugmayr et al. 2022,
+    arXiv:2201.09865) resamples on top of it. It works with any sampler, but the known part is
+    only pasted, never asked for; Meng et al. (2023, arXiv:2210.03142) instead distil a network
+    that takes mask and known part as inputs. One eps serves all steps, as the known part's own
+    deterministic path.
+
+    Args:
+      denoiser: guided, clipped or neither.
+      x: images (b, *s), of which the part under the mask is never looked at.
+      mask: broadcasts against x.
+      eps: standard normal noise of the shape of x.
+      cond: the conditions of every call.
+      num_steps: N >= 1.
+    """
+
+    def known(z: Image, s: Time) -> Image:
+        return jnp.where(mask > 0, z, add_noise(denoiser.schedule, x, eps, s))
+
+    one = _time(num_steps, num_steps, x)
+    z = known(denoiser.schedule.sigma(one[0]) * eps, one)
+    z = _descend(denoiser, z, cond, num_steps, num_steps, known)
+    return jnp.where(mask > 0, z, x)
+
+
+def _descend(
+    denoiser: Denoiser,
+    z: Image,
+    cond: Cond,
+    num_steps: Count,
+    start: Count,
+    after: Callable[[Image, Time], Image],
+) -> Image:
+    """DDIM from z at t = start / num_steps to x, with `after(z_s, s)` in the place of every z_s."""
+
+    def step(i: jax.Array, z: Image) -> Image:
+        t, s = (_time(start - i - done, num_steps, z) for done in (0, 1))
+        return after(ddim_step(denoiser.schedule, denoiser(z, t, cond), s), s)
+
+    return jax.lax.fori_loop(0, start, step, z)
+
+
+def _time(i: Count, num_steps: Count, z: Image) -> Time:
+    """t = i / N, one per example."""
+    return i * jnp.ones(z.shape[:1], z.dtype) / num_steps

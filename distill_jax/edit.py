@@ -1,0 +1,249 @@
+"""Edits images with finished networks: style transfer, image to image, inpainting, round trips.
+
+python -m distill_jax.edit style --encoder=runs/digits_encoder/s05_e0004 \
+    --student=runs/digits_encoder/s11_n0004 --source-label=3 --target-label=8 --out=style.png
+python -m distill_jax.edit sdedit --student=runs/digits_encoder/s11_n0004 --strength=0.5 --w=1
+python -m distill_jax.edit inpaint --student=runs/digits_encoder/s11_n0004 --mask=left --w=1
+python -m distill_jax.edit roundtrip --workdir=runs/digits_encoder --out=roundtrip.png
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import PIL.Image
+from absl import flags
+from etils import epath
+
+from distill_jax import checkpoint, logs
+from distill_jax.data import DATASETS, normalise
+from distill_jax.edits import Labels, inpaint, psnr, roundtrip, sdedit, style
+from distill_jax.errors import friendly
+from distill_jax.student import Student, load
+from distill_jax.tables import build, lookup
+
+
+def pairs(workdir: epath.Path) -> tuple[Student, list[tuple[Student, Student]]]:
+    """The teacher of a workdir, and its encoders, each with the progressive stage of its steps.
+
+    Raises:
+      ValueError: when there is no such pair, or no network that knows all times.
+    """
+    found = [load(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))]
+    decoders = {
+        int(student.method.num_steps): student
+        for student in found
+        if student.manifest["method"]["name"] == "progressive"
+    }
+    encoders = [student for student in found if not student.method.decodes]
+    teachers = [student for student in found if student.method.continuous]
+    both = [(e, decoders[n]) for e in encoders if (n := int(e.method.num_steps)) in decoders]
+    if not both or not teachers:
+        raise ValueError(
+            f"{workdir} has {len(encoders)} encoder and {len(decoders)} progressive stage(s), and "
+            "none of the same number of steps beside a teacher; train configs/digits_encoder.py"
+        )
+    return teachers[0], both
+
+
+def compare(
+    teacher: Student, both: Sequence[tuple[Student, Student]], x: np.ndarray, label: Labels
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """Round trips of every pair, and of the teacher by reverse DDIM and DDIM in as many steps.
+
+    Returns:
+      One row for each number of steps, with the mean PSNR in dB over x; the images, x first, then
+      for each row those of the pair and those of the teacher.
+    """
+    rows, seen = [], [x]
+    for encoder, decoder in both:
+        n = int(encoder.method.num_steps)
+        mine = np.asarray(roundtrip(encoder, decoder, x, label))
+        theirs = np.asarray(roundtrip(teacher, teacher, x, label, n))
+        psnrs = [float(np.mean(psnr(x, y))) for y in (mine, theirs)]
+        rows.append({"num_steps": n, "distilled": psnrs[0], "ddim": psnrs[1]})
+        seen += [mine, theirs]
+    return rows, seen
+
+
+def define_flags() -> None:
+    """The flags of the command line; not at import, for other command lines share names."""
+    flags.DEFINE_string("student", None, "The sampler: a workdir, a stage or a final/ directory.")
+    flags.DEFINE_string("encoder", None, "style: an encoder; without it the student backwards.")
+    flags.DEFINE_string("workdir", None, "roundtrip: a workdir with encoders and decoders.")
+    flags.DEFINE_string("images", None, "A .npy or a folder; without it held-out images.")
+    flags.DEFINE_integer("source_label", None, "Class of the images.")
+    flags.DEFINE_integer("target_label", None, "Class to make of them; without it their own.")
+    flags.DEFINE_float("w", None, "Guidance strength of sampling.")
+    flags.DEFINE_integer("num", 10, "How many images.", lower_bound=1)
+    flags.DEFINE_integer("num_steps", None, "Sampling steps, for networks that leave a choice.")
+    flags.DEFINE_float("strength", 0.5, "sdedit: t to start from, a multiple of 1 / steps.")
+    flags.DEFINE_string("mask", "left", "inpaint: left, right or center is new, or where FILE.npy.")
+    flags.DEFINE_integer("seed", 0, "Of the noise.")
+    flags.DEFINE_string("out", "edit.png", "A .png, or a .npy array of the new images.")
+
+
+def main(task: str) -> None:
+    """The command line."""
+    work, out = lookup(TASKS, "task", task), epath.Path(flags.FLAGS.out)
+    if out.suffix not in (".png", ".npy"):
+        raise ValueError(f"--out={out} ends in neither .png nor .npy")
+    *before, x = work(flags.FLAGS)
+    if out.suffix == ".npy":
+        with out.open("wb") as file:
+            np.save(file, np.asarray(x))
+    else:
+        save_rows(out, [*before, x])
+    logs.say(f"{task}: {out}")
+
+
+def save_rows(path: epath.Path, rows: Sequence[np.ndarray], columns: int = 10) -> None:
+    """Writes images that belong together below each other, `columns` at a time."""
+    stacked = np.stack([np.asarray(row) for row in rows])
+    columns = min(columns, stacked.shape[1])
+    blank = np.full_like(stacked[:, : -stacked.shape[1] % columns], -1.0)
+    stacked = np.concatenate([stacked, blank], axis=1)
+    parts = np.split(stacked, stacked.shape[1] // columns, axis=1)
+    logs.save_grid(path, np.concatenate(parts).reshape(-1, *stacked.shape[2:]), columns)
+
+
+def _style(values: Any) -> Sequence[Any]:
+    student = _student(values)
+    encoder = load(values.encoder) if values.encoder else student
+    x, label = _images(values, student)
+    if student.num_classes and values.target_label is None:
+        raise ValueError("--target_label is needed: the class to make of the images")
+    return x, style(encoder, student, x, label, values.target_label, values.w, values.num_steps)
+
+
+def _sdedit_images(values: Any) -> Sequence[Any]:
+    student = _student(values)
+    x, label = _images(values, student)
+    target = label if values.target_label is None else values.target_label
+    n = int(student.with_steps(values.num_steps).num_steps)
+    start = round(values.strength * n)
+    if abs(start - values.strength * n) > max(0.05, 0.005 * n):  # 0.33 means 1 of 3.
+        steps = ", ".join(f"{i / n:g}" for i in range(1, min(n, 32) + 1))
+        raise ValueError(f"--strength={values.strength:g} is no k / {n}; choose among {steps}")
+    key = jax.random.key(values.seed)
+    return x, sdedit(student, key, x, start, target, values.w, values.num_steps)
+
+
+def _inpaint_images(values: Any) -> Sequence[Any]:
+    student = _student(values)
+    x, label = _images(values, student)
+    target = label if values.target_label is None else values.target_label
+    mask = read_mask(values.mask, student.shape)
+    key = jax.random.key(values.seed)
+    y = inpaint(student, key, x, mask, target, values.w, values.num_steps)
+    return x, np.where(mask[..., None] > 0, 0.0, x), y
+
+
+def _roundtrip_images(values: Any) -> Sequence[Any]:
+    if values.workdir is None:
+        raise ValueError("--workdir is needed: of a finished run with encoders and decoders")
+    teacher, both = pairs(epath.Path(values.workdir))
+    x, label = _images(values, teacher)
+    rows, seen = compare(teacher, both, x, label)
+    titles = ("steps", "distilled encoder and decoder", "reverse DDIM and DDIM of the teacher")
+    cells = [[row["num_steps"], *(f"{row[k]:.1f}" for k in ("distilled", "ddim"))] for row in rows]
+    text = (
+        f"Mean PSNR in dB of {len(x)} images encoded and decoded as their own class, w = 0.\n\n"
+        + logs.table(titles, cells)
+    )
+    logs.say(text)
+    out = epath.Path(values.out)
+    out.with_suffix(".md").write_text(text + "\n")
+    checkpoint.write_json(out.with_suffix(".json"), {"num": len(x), "rows": rows})
+    return [images[:10] for images in seen]
+
+
+TASKS = {
+    "style": _style,
+    "sdedit": _sdedit_images,
+    "inpaint": _inpaint_images,
+    "roundtrip": _roundtrip_images,
+}
+
+
+def _student(values: Any) -> Student:
+    if values.student is None:
+        raise ValueError("--student is needed: the directory of a finished run")
+    return load(values.student)
+
+
+def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
+    """Images in [-1, 1], and their labels where the network knows any."""
+    if values.images:
+        x, label = read_images(epath.Path(values.images)), values.source_label
+        if student.num_classes and label is None:
+            raise ValueError("--source_label is needed with --images: the class they show")
+        return x[: values.num], label
+    num = values.num if values.source_label is None else None
+    source = build(DATASETS, "dataset", student.manifest["data"]).images("held_out", num)
+    x, label = normalise(source.x), source.label
+    if values.source_label is not None:
+        x, label = x[label == values.source_label], label[label == values.source_label]
+    if not len(x):
+        raise ValueError(f"no held-out image has --source_label={values.source_label}")
+    return x[: values.num], label[: values.num] if student.num_classes else None
+
+
+def read_images(path: epath.Path) -> np.ndarray:
+    """Images (n, h, w, c) in [-1, 1] of a .npy file or of the pictures in a folder, by name.
+
+    Raises:
+      ValueError: when they are no images of one size in [-1, 1] or 0 .. 255.
+    """
+    if path.suffix == ".npy":
+        with path.open("rb") as file:
+            x = np.load(file)
+    else:
+        files = sorted(file for file in path.iterdir() if file.suffix in (".png", ".jpg", ".jpeg"))
+        arrays = []
+        for file in files:
+            with file.open("rb") as opened, PIL.Image.open(opened) as image:
+                arrays.append(np.atleast_3d(np.asarray(image)))
+        if len({array.shape for array in arrays}) != 1:
+            raise ValueError(f"--images={path} has {len(files)} pictures, not all of one size")
+        x = np.stack(arrays)
+    x = normalise(x if x.dtype == np.uint8 else x.astype(np.float32))
+    if x.ndim != 4 or not (np.abs(x) <= 1).all():
+        raise ValueError(
+            f"--images={path} holds {x.dtype} of shape {x.shape}; expected (n, h, w, c), uint8 or "
+            "in [-1, 1]"
+        )
+    return x
+
+
+def read_mask(name: str, shape: Sequence[int]) -> np.ndarray:
+    """0 and 1 (h, w): 1 where an image of this shape is to be made anew.
+
+    Args:
+      name: left, right or center (a square of half the height), or a .npy file, new where not 0.
+      shape: (h, w, c).
+
+    Raises:
+      ValueError: for another name or a file of another shape.
+    """
+    height, width = shape[:2]
+    row, column = np.arange(height)[:, None], np.arange(width)[None]
+    inside = (abs(2 * row + 1 - height) * 2 < height) & (abs(2 * column + 1 - width) * 2 < width)
+    masks = {"left": column + 0 * row < width / 2, "right": column + 0 * row >= width / 2}
+    masks["center"] = inside
+    if name.endswith(".npy"):
+        with epath.Path(name).open("rb") as file:
+            mask = np.load(file) != 0
+    elif name in masks:
+        mask = masks[name]
+    else:
+        raise ValueError(f"--mask={name} is none of {', '.join(masks)} and no FILE.npy")
+    if mask.shape != (height, width):
+        raise ValueError(f"--mask={name} is of shape {mask.shape}; expected {(height, width)}")
+    return mask.astype(np.float32)
+
+
+if __name__ == "__main__":
+    define_flags()
+    friendly(main, "TASK")

@@ -1,0 +1,97 @@
+"""One halving of an encoder: N steps from image to noise learn two steps each of a teacher of 2N.
+
+Meng et al. (2023), On Distillation of Guided Diffusion Models, arXiv:2210.03142, distil an encoder
+beside the decoder for style transfer; the target is Salimans & Ho (2022, arXiv:2202.00512),
+Algorithm 2, with time reversed.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.encoding import ddim_encode, encode_target
+from distill_jax.diffusion.prediction import mean_squared, v_from
+from distill_jax.diffusion.samplers import ddim_step
+from distill_jax.diffusion.schedule import add_noise
+from distill_jax.diffusion.weighting import WEIGHTINGS, snr_plus_one
+from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, traced
+from distill_jax.methods.checks import check_round, check_weighting
+from distill_jax.typing import Batch, Cond, Image, Time
+
+
+@traced("num_steps", "w_range")
+class Encoder:
+    """One step of the encoder lands where two steps of reverse DDIM land.
+
+    Nothing is clipped: see encoding.ddim_encode. The heads it takes are those whose eps is
+    accurate at t = 0; x and both divide by sigma(0) = 4.5e-5 there.
+
+    Args:
+      num_steps: N, the steps of `encode`; the teacher must be an encoder of 2N steps, or a network
+        that knows all times.
+      w_range: guidance strengths drawn uniformly for a teacher that takes w, None for one that
+        does not.
+      weighting: a name in WEIGHTINGS.
+    """
+
+    num_steps: Any
+    w_range: tuple | None = None
+    weighting: str = "snr_plus_one"
+
+    continuous = False
+    needs_teacher = True
+    decodes = False
+    parameterizations = ("v", "eps", "flow", "edm")
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("student", Encoder.loss),)
+
+    def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
+        """weight(l) |x_hat - x_target|^2 written in v, t = i / N, i ~ U{0, ..., N - 1}.
+
+        In x the error of v at t = 0 would be sigma(0) times its size, and lost to rounding.
+        """
+        k_i, k_eps, k_w = jax.random.split(key, 3)
+        x, schedule = batch.x, nets.student.schedule
+        cond = dict(batch.cond)
+        if self.w_range is not None:
+            cond["w"] = draw_w(k_w, self.w_range, x)
+
+        i = jax.random.randint(k_i, x.shape[:1], 0, self.num_steps).astype(x.dtype)
+        t, mid, s = ((i + part) / self.num_steps for part in (0.0, 0.5, 1.0))
+        eps = jax.random.normal(k_eps, x.shape, x.dtype)
+        z_t = add_noise(schedule, x, eps, t)
+
+        first = nets.teacher(z_t, t, cond)
+        z_mid = ddim_step(schedule, first, mid)
+        second = nets.teacher(z_mid, mid, cond)
+        target = encode_target(schedule, first, second, t, mid, s)
+        v = v_from(target, schedule, t)
+        v_hat = v_from(nets.student(z_t, t, cond), schedule, t)
+        return jnp.mean(self._weight(nets.student, t) * mean_squared(v_hat, v)), {}
+
+    def _weight(self, student: Denoiser, t: Time) -> Time:
+        """The weight of |v_hat - v|^2 that is weight(l) of |x_hat - x|^2.
+
+        weight(l) sigma^2 / power^2, power = alpha^2 + sigma^2 and 1 + e^l = power / sigma^2.
+        """
+        schedule, logsnr = student.schedule, student.schedule.logsnr(t)
+        power = schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2
+        return WEIGHTINGS[self.weighting](logsnr) / snr_plus_one(logsnr) / power
+
+    def check(self, teacher: Method | None) -> None:
+        check_weighting(self.weighting)
+        check_round(self, teacher)
+
+    def encode(self, student: Denoiser, x: Image, cond: Cond) -> Image:
+        """Noise from images: what `samplers.ddim` of a decoder takes."""
+        return ddim_encode(student, x, cond, self.num_steps)
+
+    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
+        raise ValueError(
+            "this network is an encoder: it takes images to noise and draws none; call "
+            "student.encode(x, label), and sample with a decoder, such as a progressive stage"
+        )

@@ -1,0 +1,220 @@
+"""Edits of the smoke chain's networks, with encoders of two rounds beside them."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+import distill_jax
+from distill_jax import edit, edits, evaluate, pipeline, plan
+from distill_jax.config import halvings
+from distill_jax.config import pipeline as pipeline_of
+from distill_jax.diffusion.denoiser import Binding, Sizes
+from distill_jax.diffusion.prediction import PARAMETERIZATIONS
+from distill_jax.methods import METHODS
+from distill_jax.models.mlp import mlp
+from distill_jax.student import Student, initial_params
+from tests.test_commands import one_message, run
+from tests.toys import filled, smoke_config
+
+KEY = jax.random.key(0)
+X = jax.random.uniform(KEY, (4, 8, 8, 1), minval=-1)
+LABEL = np.asarray([1, 2, 3, 4])
+LEFT = edit.read_mask("left", (8, 8, 1))
+
+
+def never():
+    return False
+
+
+@pytest.fixture(scope="module")
+def workdir(chain, tmp_path_factory):
+    """Encoders of 2 steps and 1 from the chain's guided stage, beside its teacher and decoders."""
+    config = smoke_config()
+    rates = {"steps": 2, "learning_rate": 1e-3, "w_range": (0.0, 4.0)}
+    guided = str(chain / "s01_guided")
+    config.stages = pipeline_of(*halvings(2, 1, method="encoder", teacher=guided, **rates))
+    workdir = epath.Path(tmp_path_factory.mktemp("edit") / "digits")
+    assert pipeline.run(plan.make(config, workdir), never)
+    for stage in ("s00_teacher", "s06_n0002", "s07_n0001"):
+        shutil.copytree(chain / stage / "final", workdir / stage / "final")
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def encoder(workdir):
+    return distill_jax.load(workdir / "s00_n0002")
+
+
+@pytest.fixture(scope="module")
+def decoder(chain):
+    return distill_jax.load(chain / "s06_n0002")
+
+
+@pytest.fixture(scope="module")
+def teacher(chain):
+    return distill_jax.load(chain / "s00_teacher")
+
+
+def test_an_encoder_leaves_its_times_and_a_picture_of_images_and_noise(workdir, encoder):
+    assert encoder.manifest["times"] == [0.0, 0.5]
+    assert encoder.manifest["num_steps"] == 2
+    with Image.open(workdir / "s00_n0002" / "grid.png") as image:
+        assert image.size == (10 * 50, 2 * 50)
+
+
+def test_an_encoder_draws_no_images_and_a_decoder_encodes_none(encoder, decoder):
+    with pytest.raises(ValueError, match=r"is an encoder: .* call student.encode\(x, label\)"):
+        encoder.sample(KEY, 4)
+    with pytest.raises(ValueError, match="only decodes; encode with the encoder stage of 2 steps"):
+        decoder.encode(X, LABEL)
+
+
+def test_what_an_encoder_does_not_know_is_refused(encoder):
+    for arguments, message in (
+        ((X, None), "label is None; say what the images show"),
+        ((X, 10), "label is 10; this network knows 0 to 9"),
+        ((X, LABEL, -1.0), "expected a number from 0"),
+        ((X, LABEL, 0.0, 4), "num_steps is 4; this student was made for 2"),
+        ((X[:, :4], LABEL), r"images are of shape \(4, 8, 1\); this network was trained on"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder.encode(*arguments)
+
+
+def test_a_sample_is_decoded_noise(decoder):
+    k_z, _ = jax.random.split(KEY)
+    z = jax.random.normal(k_z, (4, 8, 8, 1))
+    x = decoder.decode(z, LABEL, 1.0)
+    np.testing.assert_array_equal(x, decoder.sample(KEY, 4, LABEL, 1.0))
+
+
+def test_a_teacher_encodes_backwards_in_any_number_of_steps_and_guided(teacher):
+    listening = dataclasses.replace(teacher, params=filled(teacher.params))
+    z = listening.encode(X, LABEL, num_steps=3)
+    np.testing.assert_allclose(listening.encode(X, LABEL, 0.0, 3), z, atol=1e-3)
+    assert not np.allclose(listening.encode(X, LABEL, 3.0, 3), z, atol=0.1)
+    errors = [
+        float(np.abs(edits.roundtrip(teacher, teacher, X, LABEL, n) - X).mean()) for n in (2, 64)
+    ]
+    assert errors[1] < errors[0] / 2
+
+
+def test_style_transfer_is_the_source_encoded_and_the_target_decoded(encoder, decoder):
+    y = edits.style(encoder, decoder, X, LABEL, 8, w=1.0)
+    z = encoder.encode(X, LABEL, 0.0)
+    np.testing.assert_array_equal(y, decoder.decode(z, np.full(4, 8), 1.0))
+    assert not np.allclose(y, edits.style(encoder, decoder, X, LABEL, 3, w=1.0))
+
+
+def test_edits_listen_to_label_w_and_noise_and_compile_once(decoder):
+    def both(label, w, key):
+        first = edits.sdedit(decoder, key, X, 1, label, w)
+        return first, edits.inpaint(decoder, key, X, LEFT, label, w)
+
+    base = both(3, 1.0, KEY)
+    sizes = [f._cache_size() for f in (edits._sdedit, edits._inpaint)]
+    for other in (both(4, 1.0, KEY), both(3, 4.0, KEY), both(3, 1.0, jax.random.key(1))):
+        for a, b in zip(base, other, strict=True):
+            assert not np.allclose(a, b)
+    edits.sdedit(decoder, KEY, X, 2, 3, 1.0)
+    assert [f._cache_size() for f in (edits._sdedit, edits._inpaint)] == sizes
+    np.testing.assert_array_equal(base[1][:, :, 4:], X[:, :, 4:])
+
+
+def test_a_start_outside_the_grid_and_an_encoder_to_edit_with_are_refused(encoder, decoder):
+    for start in (0, 3):
+        with pytest.raises(ValueError, match=f"start is {start}; expected 1 to 2"):
+            edits.sdedit(decoder, KEY, X, start)
+    with pytest.raises(ValueError, match="s00_n0002 is of method 'encoder'; editing starts or"):
+        edits.inpaint(encoder, KEY, X, LEFT)
+
+
+def test_a_network_without_labels_and_w_is_edited_without_them():
+    sizes = Sizes((8, 8, 1), 0, 1)
+    binding = Binding(mlp(sizes, width=8, blocks=1), PARAMETERIZATIONS["v"], sizes)
+    method = METHODS["diffusion"](num_steps=3, label_dropout=0.0)
+    manifest = {"stage": "a", "shape": (8, 8, 1), "num_classes": 0, "method": {"name": "diffusion"}}
+    student = Student(manifest, binding, method, filled(initial_params(KEY, binding, method)))
+    again = edits.roundtrip(student, student, X, None)
+    found = (again, edits.sdedit(student, KEY, X, 2), edits.inpaint(student, KEY, X, LEFT))
+    assert all(np.isfinite(x).all() and x.shape == X.shape for x in found)
+    with pytest.raises(ValueError, match="label is 3; this network knows no labels"):
+        edits.style(student, student, X, None, 3)
+
+
+def test_psnr_counts_decibels_per_image():
+    y = X + np.asarray([0.02, 0.2, 2.0, 0.2]).reshape(4, 1, 1, 1)
+    np.testing.assert_allclose(edits.psnr(X, y), [40, 20, 0, 20], atol=1e-3)
+
+
+def test_the_report_is_of_the_samplers_alone(workdir):
+    assert evaluate.write_report(workdir, (0.0,), 40, never)
+    rows = json.loads((workdir / "report.json").read_text())["rows"]
+    students = [row["num_steps"] for row in rows if row["sampler"] == "student"]
+    assert students == [2, 1]
+
+
+def test_roundtrip_writes_a_table_and_a_picture_beside_reverse_ddim(workdir, tmp_path):
+    out = tmp_path / "roundtrip.png"
+    code, stdout, stderr = run("edit", "roundtrip", f"--workdir={workdir}", f"--out={out}")
+    assert code == 0, stderr
+    content = json.loads(out.with_suffix(".json").read_text())
+    assert [row["num_steps"] for row in content["rows"]] == [2, 1]
+    assert all(np.isfinite([row["distilled"], row["ddim"]]).all() for row in content["rows"])
+    assert "| 2     |" in stdout
+    assert out.with_suffix(".md").read_text().strip() in stdout
+    with Image.open(out) as image:
+        assert image.size == (10 * 50, 5 * 50)
+
+
+def test_the_command_of_the_issue_transfers_held_out_images(workdir, tmp_path):
+    out = tmp_path / "x.npy"
+    flags = ("--source-label=3", "--target-label", "8", "--num=6", f"--out={out}")
+    networks = (f"--encoder={workdir / 's00_n0002'}", f"--student={workdir / 's06_n0002'}")
+    code, stdout, stderr = run("edit", "style", *networks, *flags)
+    assert code == 0, stderr
+    assert f"style: {out}" in stdout.replace("\n", "")
+    assert np.load(out).shape == (6, 8, 8, 1)
+
+
+def test_a_task_that_nobody_knows_is_one_message():
+    message = one_message(*run("edit", "stile"))
+    assert "unknown task 'stile'; known: inpaint, roundtrip, sdedit, style; did you" in message
+
+
+def test_masks_are_the_half_or_square_to_make_anew(tmp_path):
+    assert LEFT[:, :4].all()
+    assert not LEFT[:, 4:].any()
+    np.testing.assert_array_equal(edit.read_mask("right", (8, 8, 1)), 1 - LEFT)
+    center = edit.read_mask("center", (8, 8, 3))
+    assert center.sum() == center[2:6, 2:6].sum() == 16
+    np.save(tmp_path / "m.npy", np.eye(8) * 7)
+    np.testing.assert_array_equal(edit.read_mask(str(tmp_path / "m.npy"), (8, 8, 1)), np.eye(8))
+    with pytest.raises(ValueError, match=r"is of shape \(8, 8\); expected \(4, 4\)"):
+        edit.read_mask(str(tmp_path / "m.npy"), (4, 4, 1))
+    with pytest.raises(ValueError, match="--mask=top is none of left, right, center and no FILE"):
+        edit.read_mask("top", (8, 8, 1))
+
+
+def test_images_are_read_from_an_array_or_a_folder(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, image in enumerate(x):
+        Image.fromarray(image[..., 0]).save(folder / f"{i}.png")
+    expected = x / np.float32(127.5) - 1
+    np.testing.assert_allclose(edit.read_images(epath.Path(tmp_path / "x.npy")), expected)
+    np.testing.assert_allclose(edit.read_images(epath.Path(folder)), expected)
+    np.save(tmp_path / "x.npy", 3.0 * expected)
+    with pytest.raises(ValueError, match=r"expected \(n, h, w, c\), uint8 or in \[-1, 1\]"):
+        edit.read_images(epath.Path(tmp_path / "x.npy"))
+    Image.fromarray(x[0, :4, :, 0]).save(folder / "2.png")
+    with pytest.raises(ValueError, match="has 3 pictures, not all of one size"):
+        edit.read_images(epath.Path(folder))
