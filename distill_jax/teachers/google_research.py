@@ -26,8 +26,8 @@ PUBLISHED = {
             **UNET,
             "channels": 256,
             "embedding": 1024,
-            "multipliers": [1, 1, 1],
-            "attention": [16, 8],
+            "multipliers": (1, 1, 1),
+            "attention": (8, 16),
             "heads": 1,
         },
         "parameterization": "x",
@@ -40,8 +40,8 @@ PUBLISHED = {
             **UNET,
             "channels": 192,
             "embedding": 768,
-            "multipliers": [1, 2, 3, 4],
-            "attention": [32, 16, 8],
+            "multipliers": (1, 2, 3, 4),
+            "attention": (8, 16, 32),
             "head_dim": 64,
         },
         "parameterization": "both",
@@ -54,8 +54,8 @@ PUBLISHED = {
             **UNET,
             "channels": 64,
             "embedding": 768,
-            "multipliers": [1, 2, 4, 6, 8],
-            "attention": [32, 16, 8],
+            "multipliers": (1, 2, 4, 6, 8),
+            "attention": (8, 16, 32),
             "head_dim": 64,
         },
         "parameterization": "both",
@@ -105,7 +105,8 @@ def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
 
 def published(path: epath.PathLike, params: Tree) -> Mapping[str, Any]:
     """The released architecture whose first convolution is as wide as this one."""
-    kernel = params.get("conv_in", {}).get("kernel")
+    conv_in = params.get("conv_in")
+    kernel = conv_in.get("kernel") if isinstance(conv_in, dict) else None
     width = kernel.shape[-1] if getattr(kernel, "ndim", 0) else None
     for spec in PUBLISHED.values():
         if spec["model"]["channels"] == width:
@@ -135,6 +136,8 @@ def _reshaped(params: Tree, like: Tree) -> Tree:
     if isinstance(params, Mapping):
         inside = like if isinstance(like, Mapping) else {}
         return {str(name): _reshaped(leaf, inside.get(name)) for name, leaf in params.items()}
+    if not isinstance(params, (np.ndarray, np.generic, int, float)):
+        raise ValueError(f"the checkpoint has {params!r:.50} among its parameters; expected arrays")
     leaf = np.asarray(params, np.float32)
     return leaf.reshape(like.shape) if getattr(like, "size", None) == leaf.size else leaf
 

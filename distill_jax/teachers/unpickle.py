@@ -106,6 +106,13 @@ class Unpickler(pickle._Unpickler):
       storages: what the pickle says of the data that lie elsewhere, by key.
     """
 
+    # Without those that take memory before reading, or find names in a table of Python's.
+    dispatch = {
+        opcode: load
+        for opcode, load in pickle._Unpickler.dispatch.items()
+        if bytes([opcode]) not in (pickle.BYTEARRAY8, pickle.EXT1, pickle.EXT2, pickle.EXT4)
+    }
+
     def __init__(self, file: io.BytesIO):
         super().__init__(file)
         self.storages: dict[str, Record] = {}

@@ -92,5 +92,5 @@ def test_a_teacher_that_takes_w_is_refused():
 
 
 def test_a_teacher_without_label_dropout_is_refused_naming_the_remedy():
-    with pytest.raises(ValueError, match="fine-tune it with a diffusion stage"):
+    with pytest.raises(ValueError, match=r"Fine-tune it.*stage\(\"finetune\", \"diffusion\""):
         Guided().check(Diffusion(label_dropout=0.0))

@@ -1,6 +1,13 @@
-"""Writes pickles that name anything, without importing it: what an attacker would send."""
+"""Writes pickles that name anything without importing it, and PyTorch's formats from them.
+
+What an attacker would send, and networks without PyTorch; test_unpickle.py reads files of
+PyTorch's own beside them.
+"""
 
 import struct
+import zipfile
+
+import numpy as np
 
 
 class Global:
@@ -61,3 +68,62 @@ OPCODES = {
     bool: lambda value: b"\x88" if value else b"\x89",
     int: lambda value: b"\x8a\x10" + value.to_bytes(16, "little", signed=True),
 }
+
+
+MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
+FLOAT = Global("torch", "FloatStorage")
+
+
+def tensor(storage, shape, strides=None, offset=0):
+    strides = strides or tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
+    arguments = (storage, offset, shape, strides, False, {})
+    return Call("torch._utils", "_rebuild_tensor_v2", *arguments)
+
+
+def archive(folder, entries, **options):
+    """A file like torch.save's, with these entries."""
+    path = folder / "model.pt"
+    with zipfile.ZipFile(path, "w", **options) as file:
+        for name, content in entries.items():
+            file.writestr(f"model/{name}", content)
+    return path
+
+
+def legacy(value, keys=(), data=b""):
+    """The bytes of a file like torch.save's before 1.6."""
+    parts = (MAGIC, VERSION, {"little_endian": True}, value, list(keys))
+    return b"".join(map(dump, parts)) + data
+
+
+def module(parameters, modules=None, class_name="Net", **attributes):
+    """A network like those of torch_utils.persistence."""
+    state = {
+        "_parameters": parameters,
+        "_buffers": {},
+        "_modules": modules or {},
+        "_init_args": (),
+        "_init_kwargs": {},
+        **attributes,
+    }
+    source = "raise SystemExit('the source in a pickle was executed')"
+    meta = {"type": "class", "module_src": source, "class_name": class_name, "state": state}
+    return Call("torch_utils.persistence", "_reconstruct_persistent_obj", meta)
+
+
+def stored_bytes(content):
+    return Call("torch.storage", "_load_from_bytes", content)
+
+
+def network(state, class_name="Net", **attributes):
+    """A network that holds the arrays {"a.b.weight": array}, in modules within modules."""
+    parameters, inside = {}, {}
+    for name, array in state.items():
+        first, _, rest = name.partition(".")
+        if rest:
+            inside.setdefault(first, {})[rest] = array
+        else:
+            data = struct.pack("<q", array.size) + array.astype("<f4").tobytes()
+            content = legacy(Stored("storage", FLOAT, "7", "cpu", array.size, False), ["7"], data)
+            parameters[name] = tensor(stored_bytes(content), array.shape)
+    modules = {name: network(arrays) for name, arrays in inside.items()}
+    return module(parameters, modules, class_name, **attributes)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import serialization
 
+from distill_jax.config import PAPER_UNETS
 from distill_jax.student import load
 from distill_jax.teachers import Imported, writer
 from distill_jax.teachers.google_research import PUBLISHED, published, read
@@ -79,10 +80,15 @@ def test_a_published_network_is_known_by_its_first_convolution(width, size, num_
     assert imported.num_classes == (1000 if width == 192 else 0)
 
 
+def test_published_networks_are_those_of_the_configs():
+    for spec, theirs in zip(PUBLISHED.values(), PAPER_UNETS.values(), strict=True):
+        # Dropout is no part of a finished network.
+        assert {**spec["model"], "dropout": theirs["dropout"]}.items() >= theirs.items()
+
+
 def test_a_network_that_is_not_published_needs_a_config(tmp_path):
     with pytest.raises(ValueError, match=r"none of the published.*no channels.*--config"):
         read(save(tmp_path / "state", PARAMS), None)
-    assert [spec["model"]["channels"] for spec in PUBLISHED.values()] == [256, 192, 64]
 
 
 def test_another_dict_is_refused_with_what_it_has(tmp_path):
@@ -90,6 +96,12 @@ def test_another_dict_is_refused_with_what_it_has(tmp_path):
     path.write_bytes(serialization.to_bytes({"step": 1, "params": PARAMS}))
     with pytest.raises(ValueError, match="has the entries step, params; expected ema_params"):
         read(path, CONFIG.to_dict())
+
+
+def test_a_parameter_that_is_no_number_is_refused(tmp_path):
+    params = {**PARAMS, "input": "x"}
+    with pytest.raises(ValueError, match="has 'x' among its parameters"):
+        read(save(tmp_path / "state", params), CONFIG.to_dict())
 
 
 def test_a_file_cut_short_or_of_another_kind_is_refused(tmp_path):

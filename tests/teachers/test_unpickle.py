@@ -14,10 +14,21 @@ import pytest
 
 from distill_jax.teachers import unpickle
 from distill_jax.teachers.unpickle import read_persisted, read_state
-from tests.teachers.pickles import Call, Global, Stored, Twice, dump
+from tests.teachers.pickles import (
+    FLOAT,
+    Call,
+    Global,
+    Stored,
+    Twice,
+    archive,
+    dump,
+    legacy,
+    module,
+    stored_bytes,
+    tensor,
+)
 
 FILES = pathlib.Path(__file__).parent / "files"
-MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
 def values(*shape):
@@ -71,46 +82,6 @@ def test_a_persisted_network_is_read_without_running_its_source():
         np.testing.assert_array_equal(network.state[key], value)
 
 
-FLOAT = Global("torch", "FloatStorage")
-PERSISTENT = ("torch_utils.persistence", "_reconstruct_persistent_obj")
-
-
-def tensor(storage, shape, strides=None, offset=0):
-    strides = strides or tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
-    arguments = (storage, offset, shape, strides, False, {})
-    return Call("torch._utils", "_rebuild_tensor_v2", *arguments)
-
-
-def archive(folder, entries, **options):
-    """A file like torch.save's, with these entries."""
-    path = folder / "model.pt"
-    with zipfile.ZipFile(path, "w", **options) as file:
-        for name, content in entries.items():
-            file.writestr(f"model/{name}", content)
-    return path
-
-
-def legacy(value, keys=(), data=b""):
-    """The bytes of a file like torch.save's before 1.6."""
-    parts = (MAGIC, VERSION, {"little_endian": True}, value, list(keys))
-    return b"".join(map(dump, parts)) + data
-
-
-def module(parameters, modules=None, **more):
-    """A network like those of torch_utils.persistence."""
-    state = {
-        "_parameters": parameters,
-        "_buffers": {},
-        "_modules": modules or {},
-        "_init_args": (),
-        "_init_kwargs": {},
-        **more,
-    }
-    source = "raise SystemExit('the source in a pickle was executed')"
-    meta = {"type": "class", "module_src": source, "class_name": "Net", "state": state}
-    return Call(*PERSISTENT, meta)
-
-
 def attacks(trap):
     """Values whose loading would write the file `trap`, or would lead there."""
     command = f"touch {trap}"
@@ -145,10 +116,6 @@ PLACES = {
         folder, dump({"ema": module({"weight": tensor(stored_bytes(legacy(bad)), (1,))})})
     ),
 }
-
-
-def stored_bytes(content):
-    return Call("torch.storage", "_load_from_bytes", content)
 
 
 def written(folder, content):
@@ -233,6 +200,21 @@ def test_an_argument_of_a_trillion_parts_in_few_bytes_is_refused(tmp_path):
     assert path.stat().st_size < 1000
     with pytest.raises(ValueError, match="more than 20,000 parts"):
         read_persisted(path)
+
+
+@pytest.mark.parametrize(
+    "opcodes",
+    [pickle.BYTEARRAY8 + b"\0\0\0\0\0\1\0\0", pickle.EXT1 + b"\1"],
+    ids=["a terabyte of zeros", "a name from copyreg's table"],
+)
+def test_opcodes_that_no_network_needs_are_refused(opcodes, tmp_path):
+    with pytest.raises(ValueError, match="KeyError"):
+        read_persisted(written(tmp_path, b"\x80\x05" + opcodes + b"."))
+
+
+def test_an_index_of_the_memo_beyond_all_memory_takes_none(tmp_path):
+    content = b"\x80\x04N" + pickle.LONG_BINPUT + b"\xff\xff\xff\xff" + b"."
+    assert unpickle.Unpickler(io.BytesIO(content)).load() is None
 
 
 @pytest.mark.parametrize("name", ["state.pt", "state_before_1_6.pt", "persisted.pkl"])
