@@ -8,13 +8,13 @@ import time
 import jax
 import jax.numpy as jnp
 
+from distill_jax.binding import initial_params
 from distill_jax.data import DATASETS
 from distill_jax.diffusion.denoiser import Binding, Sizes
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
 from distill_jax.plan import Bind
-from distill_jax.student import initial_params
 from distill_jax.train import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
 

@@ -18,11 +18,11 @@ import numpy as np
 from jax.sharding import AbstractMesh
 
 from distill_jax import logs
+from distill_jax.binding import abstract_params
 from distill_jax.diffusion.denoiser import Binding
 from distill_jax.flops import flops
 from distill_jax.methods import Method, Phase
 from distill_jax.plan import Bind, Run, Stage
-from distill_jax.student import abstract_params
 from distill_jax.tables import suggestion
 from distill_jax.train import make_update, new_state, optimizer
 from distill_jax.typing import Batch, Tree

@@ -11,12 +11,13 @@ from ml_collections import ConfigDict
 
 from distill_jax import config as configs
 from distill_jax import logs
+from distill_jax.binding import abstract_params, make_binding
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import Binding
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.methods import METHODS, Method, Nets
 from distill_jax.sharding import Layout, make_layout
-from distill_jax.student import Student, abstract_params, find_final, load, make_binding
+from distill_jax.student import Student, find_final, load
 from distill_jax.tables import build, suggestion
 from distill_jax.train import Rates, graft
 from distill_jax.typing import Tree

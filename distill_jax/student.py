@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -13,15 +12,14 @@ import numpy as np
 from etils import epath
 
 from distill_jax import checkpoint
-from distill_jax.diffusion.denoiser import Binding, Denoiser, Sizes, clipped, guided
+from distill_jax.binding import abstract_params, as_tuples, make_binding
+from distill_jax.diffusion.denoiser import Binding, Denoiser, clipped, guided
 from distill_jax.diffusion.encoding import ddim_encode
-from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction
+from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.samplers import ancestral
-from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.methods import METHODS, Method
-from distill_jax.models import NETWORKS
 from distill_jax.sharding import Layout, make_layout
-from distill_jax.tables import build, lookup
+from distill_jax.tables import build
 from distill_jax.typing import Cond, Image, Time, Tree
 
 # Strengths w (num,) and the conditions that stand for "no condition": see denoiser.guided.
@@ -282,7 +280,7 @@ def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
     manifest = checkpoint.read_manifest(final)
     shape, num_classes = tuple(manifest["shape"]), manifest["num_classes"]
     binding = make_binding(manifest, shape, num_classes)
-    method = build(METHODS, "method", _tuples(manifest["method"]))
+    method = build(METHODS, "method", as_tuples(manifest["method"]))
     layout = layout or make_layout({}, jax.devices()[:1])
     like = layout.abstract(abstract_params(binding, method))
     return Student(manifest, binding, method, checkpoint.load_params(final, like))
@@ -301,53 +299,3 @@ def find_final(path: epath.PathLike) -> epath.Path:
         f"{path} has no finished network: expected manifest.json in it, in its final/, or in the "
         "final/ of a stage below it"
     )
-
-
-def make_binding(spec: Mapping[str, Any], shape: tuple[int, ...], num_classes: int) -> Binding:
-    """Network, parameterization and schedule of a config or manifest; equal ones are identical.
-
-    Args:
-      spec: with "model", "schedule" and "parameterization".
-      shape: (h, w, c) of one image.
-      num_classes: of its labels.
-    """
-    names = ("model", "schedule", "parameterization")
-    return _binding(json.dumps({name: spec[name] for name in names}), tuple(shape), num_classes)
-
-
-@functools.cache
-def _binding(spec: str, shape: tuple[int, ...], num_classes: int) -> Binding:
-    spec = _tuples(json.loads(spec))
-    parameterization = lookup(PARAMETERIZATIONS, "parameterization", spec["parameterization"])
-    schedule = build(SCHEDULES, "schedule", spec["schedule"])
-    sizes = Sizes(shape, num_classes, parameterization.channels * shape[-1], schedule)
-    network = build(NETWORKS, "network", spec["model"], sizes)
-    return Binding(network, parameterization, sizes)
-
-
-def initial_params(key: jax.Array, binding: Binding, method: Method) -> Tree:
-    """Fresh parameters of the network that `method` trains."""
-    return _initial(key, binding, method.w_range is not None)
-
-
-def _initial(key: jax.Array, binding: Binding, takes_w: bool) -> Tree:
-    cond = binding.sizes.conditions(takes_w)
-    z = jnp.zeros((1, *binding.sizes.shape))
-    return binding.network.init(key, z, jnp.zeros((1,)), cond)
-
-
-def abstract_params(binding: Binding, method: Method) -> Tree:
-    """Shapes and types of `initial_params`, computed without making any."""
-    return _shapes(binding, method.w_range is not None)
-
-
-@functools.cache  # All halvings of a chain have the same.
-def _shapes(binding: Binding, takes_w: bool) -> Tree:
-    return jax.eval_shape(lambda key: _initial(key, binding, takes_w), jax.random.key(0))
-
-
-def _tuples(spec: Any) -> Any:
-    """JSON lists back to tuples, which are hashable."""
-    if isinstance(spec, Mapping):
-        return {key: _tuples(value) for key, value in spec.items()}
-    return tuple(_tuples(value) for value in spec) if isinstance(spec, list) else spec

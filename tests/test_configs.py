@@ -11,7 +11,7 @@ from distill_jax.config import base, stage
 from tests.toys import ROOT
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-READERS = [ROOT / "distill_jax" / f"{name}.py" for name in ("main", "plan", "pipeline", "student")]
+READERS = [ROOT / "distill_jax" / f"{name}.py" for name in ("main", "plan", "pipeline", "binding")]
 
 
 def load_config(name, size):

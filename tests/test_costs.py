@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from distill_jax import costs, plan
+from distill_jax.binding import abstract_params, make_binding
 from distill_jax.config import paper_unet
 from distill_jax.costs import Target
 from distill_jax.data import normalise
 from distill_jax.methods import METHODS
-from distill_jax.student import abstract_params, make_binding
 from distill_jax.train import new_state, optimizer
 from distill_jax.typing import Batch
 from tests.test_plan import GUIDED, TEACHER, config_of, halved

@@ -12,13 +12,14 @@ from PIL import Image
 
 import distill_jax
 from distill_jax import edit, edits, evaluate, pipeline, plan
+from distill_jax.binding import initial_params
 from distill_jax.config import halvings
 from distill_jax.config import pipeline as pipeline_of
 from distill_jax.diffusion.denoiser import Binding, Sizes
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.methods import METHODS
 from distill_jax.models.mlp import mlp
-from distill_jax.student import Student, initial_params
+from distill_jax.student import Student
 from tests.test_commands import one_message, run
 from tests.toys import filled, smoke_config
 

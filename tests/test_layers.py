@@ -14,6 +14,7 @@ LINES = [
     {"pipeline", "report", "edits", "costs"},
     {"plan"},
     {"student"},
+    {"binding"},
     {"train", "checkpoint", "sharding", "logs", "data", "metrics", "methods", "models"},
     {"diffusion"},
     {"typing", "tables", "signals", "errors", "flops"},

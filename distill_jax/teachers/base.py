@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+from distill_jax.binding import abstract_params, make_binding
 from distill_jax.diffusion.denoiser import Binding
 from distill_jax.methods import METHODS, Method
-from distill_jax.student import abstract_params, make_binding
 from distill_jax.tables import build
 from distill_jax.typing import Tree
 

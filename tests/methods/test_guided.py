@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.binding import initial_params
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.schedule import Cosine, expand
 from distill_jax.methods import METHODS, Nets
-from distill_jax.student import initial_params
 from distill_jax.train import graft
 from distill_jax.typing import Batch
 from tests.toys import constant_denoiser, filled, tiny_binding

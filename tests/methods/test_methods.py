@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.binding import initial_params
 from distill_jax.methods import METHODS, Nets
 from distill_jax.plan import Bind
-from distill_jax.student import initial_params
 from distill_jax.train import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
 from tests.toys import filled, tiny_binding

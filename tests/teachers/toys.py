@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from flax import serialization
 
+from distill_jax.binding import abstract_params, make_binding
 from distill_jax.config import base
 from distill_jax.methods import METHODS
-from distill_jax.student import abstract_params, make_binding
 
 MLP = {"name": "mlp", "width": 8, "blocks": 1}
 UNET = {
