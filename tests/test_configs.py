@@ -11,7 +11,9 @@ from distill_jax.config import base, stage
 from tests.toys import ROOT
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-READERS = [ROOT / "distill_jax" / f"{name}.py" for name in ("main", "plan", "pipeline", "binding")]
+READERS = [
+    ROOT / "distill_jax" / f"{name}.py" for name in ("plan", "pipeline", "binding", "evaluate")
+]
 
 
 def load_config(name, size):
@@ -41,6 +43,6 @@ def test_every_key_is_read():
     for key in base():
         assert re.search(rf"(config|spec|settings)(\.{key}\b|\[\"{key}\"\])|\"{key}\"", source), key
     for key in base().evaluate:
-        assert f".{key}" in source, key
+        assert f".{key}" in source or f'settings["{key}"]' in source, key
     for key in stage("", "", steps=1, learning_rate=1.0):
         assert key == "name" or f"spec.{key}" in source, key  # The name becomes the stage's key.
