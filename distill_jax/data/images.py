@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from distill_jax.data.base import Source
 
@@ -152,6 +152,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
             if image.mode[0] not in "IF":  # The modes of 16 and 32 bits.
                 return np.asarray(image.convert("RGB"))
             problem = f"its pixels are {image.mode}, expected 8 bits per channel"
+    except UnidentifiedImageError:
+        problem = "its format is none that Pillow knows"
     except (OSError, SyntaxError, ValueError) as error:
         problem = str(error)
     raise ValueError(f"{name} cannot be read as an image ({problem}); repair or remove it")

@@ -73,9 +73,11 @@ def _builder(dataset: str, data_dir: str) -> Any:
 
 
 def _prepare(dataset: str, data_dir: str) -> str:
+    # Not `tfds build`, which needs still more packages and imports them all.
     return (
-        f"`tfds build {dataset} --file_format=array_record --data_dir={data_dir}` (needs "
-        "TensorFlow, training does not)"
+        f"python -c \"import tensorflow_datasets as t; t.builder('{dataset}', "
+        f"data_dir='{data_dir}', file_format='array_record').download_and_prepare()\" (this may "
+        "need TensorFlow, training does not; see docs/data.md)"
     )
 
 
