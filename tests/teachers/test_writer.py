@@ -57,7 +57,7 @@ def test_an_imported_student_keeps_its_number_of_steps(tmp_path):
     with pytest.raises(ValueError, match="this student was made for 8"):
         student.sample(jax.random.key(0), 2, num_steps=16)
     halving = stage("half", "progressive", teacher=str(tmp_path / "out"), num_steps=2, **RATES)
-    with pytest.raises(ValueError, match="a student of 2 steps needs a teacher of 4"):
+    with pytest.raises(ValueError, match="needs a progressive teacher of 4"):
         plan.make(chain(halving), tmp_path / "run")
 
 
