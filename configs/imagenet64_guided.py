@@ -16,7 +16,7 @@ def get_config(size="full"):
     check_size(size, "full", "deterministic", "stochastic", "smoke")
     config = base()
     config.data = dict(name="tfds", dataset="imagenet2012", size=64, num_labels=1000)
-    config.data.update(held_out_split="validation")
+    config.data.splits = ("train", "validation")
     config.model = paper_unet("imagenet64", dtype="bfloat16")
     config.batch_size = 2048
     config.save_every = 5000

@@ -18,7 +18,7 @@ def get_config(size="full"):
     check_size(size, *DATASETS)
     config = base()
     config.data = dict(name="tfds", dataset=DATASETS[size], size=128, num_labels=1)
-    config.data.update(held_out_split="validation")
+    config.data.splits = ("train", "validation")
     config.model = paper_unet("lsun128")
     config.parameterization = "both"
     config.batch_size = 2048

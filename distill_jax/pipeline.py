@@ -45,8 +45,11 @@ def run(planned: Run, stop: Callable[[], bool], force: bool = False) -> bool:
     Returns:
       Whether there was anything to do.
     """
-    _claim(planned.workdir, planned.config, force)
     todo = [stage for stage in planned.stages if not stage.finished]
+    if todo:
+        for split in ("train", "held_out"):  # Data that are missing end a run before it begins.
+            planned.dataset.images(split, 1)
+    _claim(planned.workdir, planned.config, force)
     with logs.compilations(planned.workdir / "compilations.jsonl"):
         for stage in todo:
             began = time.monotonic()

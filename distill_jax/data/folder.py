@@ -1,5 +1,6 @@
 """Any folder of images."""
 
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -41,8 +42,8 @@ def folder(path: str, size: int, labelled: bool = True, flip: bool = True) -> Im
     labels = [number[file.parent.name] for file in files]
     listed = list(zip(files, labels, strict=True))
     train = [entry for i, entry in enumerate(listed) if i % 10]
-    train, held_out = (Decoded(_Files(part), size) for part in (train, listed[::10]))
-    return Images(train, held_out, len(classes), labelled, flip)
+    parts = (functools.partial(_Files, part) for part in (train, listed[::10]))
+    return Images(*(Decoded(part, size) for part in parts), len(classes), labelled, flip)
 
 
 def _image_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:

@@ -6,7 +6,7 @@ import functools
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -47,24 +47,29 @@ class Decoded:
     """Image and label by index: (size, size, 3) uint8, int32.
 
     An image is decoded when it is first asked for. Where all of a split take at most
-    `cache_bytes`, it is then kept.
+    `cache_bytes`, it is then kept. Nothing is read before the length is asked for, so that a run
+    can be planned where the data are not.
 
     Args:
-      stored: where images are read.
+      read: finds where images are read.
       size: of the images; see square.
       cache_bytes: of memory.
     """
 
-    def __init__(self, stored: Stored, size: int, cache_bytes: int = CACHE_BYTES):
+    def __init__(self, read: Callable[[], Stored], size: int, cache_bytes: int = CACHE_BYTES):
         self.shape = (size, size, 3)
-        self._stored = stored
-        self._cached = math.prod(self.shape) * len(stored) <= cache_bytes
-        kept = len(stored) if self._cached else 0
-        self._x = np.empty((kept, *self.shape), np.uint8)
-        self._label = np.zeros(kept, np.int32)
-        self._done = np.zeros(kept, bool)
+        self._read, self._cache_bytes = read, cache_bytes
+        self._stored = None
 
     def __len__(self) -> int:
+        if self._stored is None:
+            self._stored = self._read()
+            count = len(self._stored)
+            self._cached = math.prod(self.shape) * count <= self._cache_bytes
+            kept = count if self._cached else 0
+            self._x = np.empty((kept, *self.shape), np.uint8)
+            self._label = np.zeros(kept, np.int32)
+            self._done = np.zeros(kept, bool)
         return len(self._stored)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.integer]:

@@ -1,12 +1,13 @@
 """Any image dataset of TFDS, without TensorFlow."""
 
+import functools
 import os
 from typing import Any
 
 import tensorflow_datasets
 from tensorflow_datasets.core import read_only_builder
 
-from distill_jax.data.images import Decoded, Encoded, Images
+from distill_jax.data.images import Decoded, Encoded, Images, Stored
 from distill_jax.tables import suggestion
 
 
@@ -14,10 +15,10 @@ def tfds(
     dataset: str,
     size: int,
     data_dir: str = "",
-    train_split: str = "train",
-    held_out_split: str = "test",
+    splits: tuple[str, str] = ("train", "test"),
     labelled: bool = True,
     flip: bool = True,
+    num_labels: int | None = None,
 ) -> Images:
     """An image dataset that TFDS prepared as array_record, read without TensorFlow.
 
@@ -27,28 +28,55 @@ def tfds(
       dataset: such as "cifar10" or "imagenet_resized/64x64".
       size: of the images; see square.
       data_dir: where it was prepared; "" is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-      train_split: a split or a slice of one, such as "train[:90%]".
-      held_out_split: another.
+      splits: what to train on and what to hold out; each a split or a slice of one, such as
+        "train[:90%]".
       labelled: whether a network is given the labels.
       flip: whether half of the training images are mirrored.
+      num_labels: of the data, 1 for none. With it a run can be planned where the data are not;
+        None looks it up.
 
     Raises:
-      ValueError: for a dataset that is unknown, not prepared, prepared in another format or
-        without images, and for an unknown split.
+      ValueError: when the data are looked up or read: for a dataset that is unknown, not prepared,
+        prepared in another format, without images or with other labels, and for an unknown split.
     """
-    builder = _builder(dataset, os.path.expanduser(data_dir))
-    features = builder.info.features
-    image = _feature(features, "Image", "image")
-    label = _feature(features, "ClassLabel", "label")
-    if image is None:
-        raise ValueError(
-            f"dataset {dataset!r} has the features {', '.join(features)}; expected an image named "
-            "'image', or only one"
-        )
-    stored = (_Records(builder, dataset, s, (image, label)) for s in (train_split, held_out_split))
-    train, held_out = (Decoded(split, size) for split in stored)
-    num_labels = 1 if label is None else features[label].num_classes
-    return Images(train, held_out, num_labels, labelled, flip)
+    prepared = _Prepared(dataset, os.path.expanduser(data_dir), num_labels)
+    train, held_out = (Decoded(functools.partial(prepared.split, s), size) for s in splits)
+    return Images(train, held_out, num_labels or prepared.num_labels, labelled, flip)
+
+
+class _Prepared:
+    """A dataset on disk, found when it is needed."""
+
+    def __init__(self, dataset: str, data_dir: str, num_labels: int | None):
+        self._dataset, self._data_dir, self._expected = dataset, data_dir, num_labels
+
+    @functools.cached_property
+    def _found(self) -> tuple[Any, tuple[str, str | None]]:
+        """What describes it, and its features of image and label."""
+        builder = _builder(self._dataset, self._data_dir)
+        features = builder.info.features
+        image = _feature(features, "Image", "image")
+        label = _feature(features, "ClassLabel", "label")
+        if image is None:
+            raise ValueError(
+                f"dataset {self._dataset!r} has the features {', '.join(features)}; expected an "
+                "image named 'image', or only one"
+            )
+        there = 1 if label is None else features[label].num_classes
+        if self._expected not in (None, there):
+            raise ValueError(
+                f"num_labels is {self._expected}, but dataset {self._dataset!r} has {there}"
+            )
+        return builder, (image, label)
+
+    @property
+    def num_labels(self) -> int:
+        builder, (_, label) = self._found
+        return 1 if label is None else builder.info.features[label].num_classes
+
+    def split(self, name: str) -> Stored:
+        builder, keys = self._found
+        return _Records(builder, self._dataset, name, keys)
 
 
 def _builder(dataset: str, data_dir: str) -> Any:

@@ -41,8 +41,8 @@ class Shelf:
 
 
 def images_of(shelf, cache_bytes=2**20, flip=True):
-    train = Decoded(shelf, 4, cache_bytes)
-    return Images(train, Decoded(Shelf(2), 4), num_labels=len(shelf), flip=flip)
+    train = Decoded(lambda: shelf, 4, cache_bytes)
+    return Images(train, Decoded(lambda: Shelf(2), 4), num_labels=len(shelf), flip=flip)
 
 
 def threads():
@@ -203,8 +203,7 @@ def test_a_dataset_without_a_label_has_one_and_its_only_image_may_have_any_name(
 
 
 def test_a_slice_of_a_split_can_be_held_out(prepared):
-    options = {"data_dir": str(prepared), "held_out_split": "train[20:]"}
-    data = tfds("pictures", 8, train_split="train[:20]", **options)
+    data = tfds("pictures", 8, str(prepared), splits=("train[:20]", "train[20:]"))
     assert len(data.images("train").label) == 20
     assert len(data.images("held_out").label) == 7
 
@@ -244,13 +243,19 @@ BAD = {
         r"dataset 'cifar10/': Parsing builder name string",
     ),
     "dataset in the other format": (
-        lambda root: tfds("pictures", 8, str(as_tfrecord(root))),
+        lambda root: tfds("pictures", 8, str(as_tfrecord(root))).images("train", 1),
         r"'pictures' is prepared in /.* as tfrecord, which only TensorFlow reads; prepare it in "
         r"another folder: .*t.builder\('pictures', data_dir='FOLDER', file_format='array_record'",
     ),
     "split that is none": (
-        lambda root: tfds("pictures", 8, str(write_tfds(root)), held_out_split="validation"),
+        lambda root: tfds(
+            "pictures", 8, str(write_tfds(root)), splits=("train", "validation")
+        ).images("held_out", 1),
         r"'pictures' has no split 'validation'; it has train, test, and slices",
+    ),
+    "other labels than promised": (
+        lambda root: tfds("pictures", 8, str(write_tfds(root)), num_labels=7).images("train", 1),
+        "num_labels is 7, but dataset 'pictures' has ",
     ),
     "dataset without images": (
         lambda root: tfds("sounds", 8, str(write_tfds(root, Sounds))),
@@ -324,9 +329,16 @@ def test_tensorflow_is_not_imported_where_it_is_installed_and_nothing_is_printed
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_with_its_number_of_labels_a_dataset_is_described_where_it_is_not(tmp_path):
+    data = tfds("imagenet2012", 64, str(tmp_path), num_labels=1000)
+    assert (data.shape, data.num_classes, data.num_labels) == ((64, 64, 3), 1000, 1000)
+    with pytest.raises(ValueError, match="'imagenet2012' is not prepared"):
+        data.images("train", 1)
+
+
 @needs_cifar10
 def test_cifar10_is_read_as_tfds_reads_it():
-    split = {"data_dir": str(CIFAR10), "held_out_split": "test[:50]"}
+    split = {"data_dir": str(CIFAR10), "splits": ("train", "test[:50]")}
     data = tfds("cifar10", 32, flip=False, **split)
     assert (data.shape, data.num_classes, len(data.train)) == ((32, 32, 3), 10, 50_000)
     records = tensorflow_datasets.data_source("cifar10", split="test", data_dir=str(CIFAR10))
