@@ -76,11 +76,8 @@ class Architecture:
     w_scale: float = 4.0
 
     def __post_init__(self):
-        for name, known in (
-            ("dtype", DTYPES),
-            ("remat", REMAT),
-            ("logsnr_input", LOGSNR_INPUTS),
-        ):
+        tables = {"dtype": DTYPES, "remat": REMAT, "logsnr_input": LOGSNR_INPUTS}
+        for name, known in tables.items():
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}"
