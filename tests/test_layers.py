@@ -10,7 +10,7 @@ PACKAGE = ROOT / "distill_jax"
 # From the top; a file imports only from lines below its own, a folder also from itself.
 LINES = [
     {"main"},
-    {"sample", "evaluate"},
+    {"sample", "evaluate", "teachers"},
     {"pipeline", "report"},
     {"plan"},
     {"student"},

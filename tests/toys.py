@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from distill_jax.diffusion.denoiser import Binding, Denoiser, Sizes
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction, eps_from_x
@@ -43,12 +44,10 @@ def tiny_binding(parameterization="v", schedule=None):
 
 def filled(params, scale=0.3):
     """Parameters that are not zero anywhere, so that zero-initialised layers take part."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    new = [
-        scale * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, new)
+    rng = np.random.default_rng(7)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32), params
+    )
 
 
 ROOT = pathlib.Path(__file__).parent.parent

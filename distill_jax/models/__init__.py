@@ -1,11 +1,15 @@
 """The network families by name: (sizes, **options) -> Network."""
 
+from distill_jax.models.adm_unet import adm_unet
 from distill_jax.models.dit import dit
 from distill_jax.models.mlp import mlp
+from distill_jax.models.song_unet import song_unet
 
 NETWORKS = {
+    "adm_unet": adm_unet,
     "dit": dit,
     "mlp": mlp,
+    "song_unet": song_unet,
 }
 
 __all__ = ["NETWORKS"]

@@ -1,0 +1,1 @@
+"""Foreign checkpoints as ours, without torch and TensorFlow."""
