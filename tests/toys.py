@@ -44,10 +44,12 @@ def tiny_binding(parameterization="v", schedule=None):
 
 def filled(params, scale=0.3):
     """Parameters that are not zero anywhere, so that zero-initialised layers take part."""
-    rng = np.random.default_rng(7)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32), params
-    )
+    rng = np.random.default_rng(7)  # Compiles nothing, unlike jax.random for every new shape.
+
+    def fill(leaf):
+        return jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32)
+
+    return jax.tree.map(fill, params)
 
 
 ROOT = pathlib.Path(__file__).parent.parent
