@@ -72,32 +72,16 @@ class Cosine(VariancePreserving):
         return (jnp.arctan(jnp.exp(-logsnr / 2)) - b) / a
 
 
-@functools.cache
-def _ddpm_logsnr(beta_min: float, beta_max: float, num_steps: int, power: int) -> np.ndarray:
-    """Float64 logsnr at t = 0, 1/T, ..., 1; index k of the beta table is t = (k + 1) / T."""
-    root = np.linspace(beta_min ** (1 / power), beta_max ** (1 / power), num_steps)
-    log_alpha_bar = np.cumsum(np.log1p(-(root**power)))
-    logsnr = log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
-    return np.concatenate([[20.0], logsnr])
+class BetaTable(VariancePreserving):
+    """alpha^2 = prod(1 - beta_k), index k of `betas` at t = (k + 1) / num_steps.
 
-
-@dataclasses.dataclass(frozen=True)
-class LinearBeta(VariancePreserving):
-    """The DDPM table: alpha^2 = prod(1 - beta_k), index k at t = (k + 1) / num_steps.
-
-    beta_k^(1/power) is linear in k from beta_min to beta_max: power 1 is Ho et al. (2020,
-    arXiv:2006.11239), power 2 ("scaled linear", 0.00085 to 0.012) Stable Diffusion. Between the
-    entries logsnr is linear in t. t = 0 is given logsnr 20, which no table reaches.
+    Between the entries logsnr is linear in t. t = 0 is given logsnr 20, which no table reaches.
     """
 
-    beta_min: float = 1e-4
-    beta_max: float = 0.02
-    num_steps: int = 1000
-    power: int = 1
-
-    def _table(self) -> tuple[jax.Array, jax.Array]:
-        logsnr = _ddpm_logsnr(self.beta_min, self.beta_max, self.num_steps, self.power)
-        return jnp.asarray(np.linspace(0.0, 1.0, self.num_steps + 1)), jnp.asarray(logsnr)
+    @property
+    def betas(self) -> np.ndarray:
+        """Share of the variance that each step replaces by noise, float64 (num_steps,)."""
+        raise NotImplementedError
 
     def logsnr(self, t: jax.Array) -> jax.Array:
         times, logsnrs = self._table()
@@ -106,6 +90,56 @@ class LinearBeta(VariancePreserving):
     def time(self, logsnr: jax.Array) -> jax.Array:
         times, logsnrs = self._table()
         return jnp.interp(logsnr, logsnrs[::-1], times[::-1])
+
+    def _table(self) -> tuple[jax.Array, jax.Array]:
+        logsnr = _table_logsnr(self)
+        return jnp.asarray(np.linspace(0.0, 1.0, len(logsnr))), jnp.asarray(logsnr)
+
+
+@functools.cache
+def _table_logsnr(schedule: BetaTable) -> np.ndarray:
+    """Float64 logsnr at t = 0, 1/T, ..., 1."""
+    log_alpha_bar = np.cumsum(np.log1p(-schedule.betas))
+    logsnr = log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
+    return np.concatenate([[20.0], logsnr])
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearBeta(BetaTable):
+    """The DDPM table: beta_k^(1/power) is linear in k from beta_min to beta_max.
+
+    Power 1 is Ho et al. (2020, arXiv:2006.11239), power 2 ("scaled linear", 0.00085 to 0.012)
+    Stable Diffusion.
+    """
+
+    beta_min: float = 1e-4
+    beta_max: float = 0.02
+    num_steps: int = 1000
+    power: int = 1
+
+    @property
+    def betas(self) -> np.ndarray:
+        ends = self.beta_min ** (1 / self.power), self.beta_max ** (1 / self.power)
+        return np.linspace(*ends, self.num_steps) ** self.power
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineBeta(BetaTable):
+    """The iDDPM table: alpha^2 = f(t) / f(0), f(t) = cos^2((t + offset) / (1 + offset) pi / 2).
+
+    Nichol & Dhariwal (2021, arXiv:2102.09672), equation 17. No beta is above beta_max, which
+    changes the last entry alone: alpha(1) is 4.9e-5 with the defaults, not 0.
+    """
+
+    offset: float = 0.008
+    beta_max: float = 0.999
+    num_steps: int = 1000
+
+    @property
+    def betas(self) -> np.ndarray:
+        t = np.linspace(0.0, 1.0, self.num_steps + 1)
+        f = np.cos((t + self.offset) / (1 + self.offset) * math.pi / 2) ** 2
+        return np.minimum(1 - f[1:] / f[:-1], self.beta_max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +194,7 @@ class RectifiedFlow:
 SCHEDULES = {
     "cosine": Cosine,
     "ddpm": LinearBeta,
+    "iddpm": CosineBeta,
     "karras": Karras,
     "rectified_flow": RectifiedFlow,
 }

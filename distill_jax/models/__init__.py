@@ -1,13 +1,17 @@
 """The network families by name: (sizes, **options) -> Network."""
 
+from distill_jax.models.adm_unet import adm_unet
 from distill_jax.models.dit import dit
 from distill_jax.models.mlp import mlp
+from distill_jax.models.song_unet import song_unet
 from distill_jax.models.unet import unet
 
 NETWORKS = {
+    "adm_unet": adm_unet,
     "dit": dit,
     "mlp": mlp,
     "unet": unet,
+    "song_unet": song_unet,
 }
 
 __all__ = ["NETWORKS"]

@@ -6,6 +6,7 @@ import pytest
 from distill_jax.diffusion.schedule import (
     SCHEDULES,
     Cosine,
+    CosineBeta,
     Karras,
     LinearBeta,
     RectifiedFlow,
@@ -55,7 +56,9 @@ def test_time_is_the_inverse_of_logsnr(x64, schedule):
     np.testing.assert_allclose(schedule.time(schedule.logsnr(t)), t, atol=1e-9)
 
 
-@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), LinearBeta(power=2)], ids=repr)
+@pytest.mark.parametrize(
+    "schedule", [Cosine(), CosineBeta(), LinearBeta(), LinearBeta(power=2)], ids=repr
+)
 def test_variance_preserving_schedules_preserve_variance(x64, schedule):
     t = jnp.linspace(0, 1, 11)
     power = schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2
@@ -81,6 +84,16 @@ def test_stable_diffusions_table_ends_at_its_known_signal_level(x64):
     # papers/boot_sid_swd.md 2.4: a_999 = .0683 for scaled-linear betas from 0.00085 to 0.012.
     schedule = LinearBeta(beta_min=0.00085, beta_max=0.012, power=2)
     np.testing.assert_allclose(schedule.alpha(jnp.ones(1)), [0.0683], atol=5e-5)
+
+
+def test_iddpm_table_is_a_squared_cosine_until_its_last_entry(x64):
+    # Nichol & Dhariwal (2021), equation 17; betas are at most 0.999, which the last one is.
+    t = np.asarray([0.001, 0.25, 0.5, 0.999])
+    alpha_bar = (np.cos((t + 0.008) / 1.008 * np.pi / 2) / np.cos(0.008 / 1.008 * np.pi / 2)) ** 2
+    np.testing.assert_allclose(CosineBeta().alpha(jnp.asarray(t)) ** 2, alpha_bar, rtol=1e-9)
+    assert CosineBeta().betas.max() == 0.999
+    last = CosineBeta().alpha(jnp.ones(1)) ** 2
+    np.testing.assert_allclose(last, alpha_bar[-1:] * 0.001, rtol=1e-9)
 
 
 def test_karras_schedule_runs_between_its_noise_levels(x64):

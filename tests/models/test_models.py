@@ -26,6 +26,8 @@ SMALL = {
         "attention": (4,),
         "heads": 2,
     },
+    "adm_unet": {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": (4,), "heads": 2},
+    "song_unet": {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": (4,)},
 }
 SHAPE = (4, 6, 3)
 Z = jax.random.normal(jax.random.key(0), (5, *SHAPE))

@@ -1,0 +1,280 @@
+"""What the UNets of foreign teachers share: resampling, residual blocks, attention, the U.
+
+Song et al. (2021, arXiv:2011.13456) and Dhariwal & Nichol (2021, arXiv:2105.05233) in the one form
+of Karras et al. (2022, arXiv:2206.00364), appendix F.2. The two families differ in what enters the
+blocks (song_unet.py, adm_unet.py) and in the constants of an Architecture.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Sizes
+from distill_jax.models.layers import modulate, zeros
+from distill_jax.typing import Image, Output, Time
+
+Taps = tuple[int, ...]
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """The numbers of a UNet, checked against each other; a family adds its own.
+
+    Attributes:
+      sizes: what it must fit; label num_classes is the null label, a vector of zeros.
+      channels: that the multipliers multiply, even.
+      multipliers: channels of each level over `channels`; a level halves the sides of the last.
+      blocks: residual blocks of a level on the way down; one more on the way up.
+      attention: heights of the levels that have attention; the middle always has.
+      dropout: probability in [0, 1) inside every residual block, where a key is passed.
+      dtype: of the computation, "float32" or "bfloat16"; parameters, statistics, softmax,
+        embeddings and the output are float32.
+      remat: whether the backward pass computes the inside of every block again.
+
+    Raises:
+      ValueError: when they do not fit each other.
+    """
+
+    sizes: Sizes
+    channels: int = 128
+    multipliers: tuple[int | float, ...] = (2, 2, 2)
+    blocks: int = 4
+    attention: tuple[int, ...] = (16,)
+    dropout: float = 0.0
+    dtype: str = "float32"
+    remat: bool = False
+
+    epsilon: ClassVar[float]  # Of the group normalisations.
+    gain: ClassVar[float]  # On every sum of a layer's input and output.
+    modulated: ClassVar[bool]  # Whether the embedding scales features too, or only shifts them.
+    projected: ClassVar[bool]  # Whether a skip connection that is resampled is also mixed.
+    attends_last: ClassVar[bool]  # On the way up: only after the last block of a level.
+    filter: ClassVar[Taps] = (1, 1)  # Of the resampling: means and copies.
+    pyramid: ClassVar[bool] = False  # Whether every level adds the image again on the way down.
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; expected 'float32' or 'bfloat16'")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; expected a probability in [0, 1)")
+        if self.channels < 4 or self.channels % 2 or self.blocks < 1 or not self.multipliers:
+            raise ValueError(
+                f"channels is {self.channels}, blocks {self.blocks} and multipliers "
+                f"{self.multipliers}; expected an even number from 4, a whole number from 1, and "
+                "at least one level"
+            )
+        height, width = self.sizes.shape[:2]
+        factor = 2 ** (len(self.multipliers) - 1)
+        if height % factor or width % factor:
+            raise ValueError(
+                f"the image is {height}x{width}; {len(self.multipliers)} levels halve its sides "
+                f"{len(self.multipliers) - 1} times, so expected multiples of {factor}"
+            )
+        if not set(self.attention) <= set(self.heights):
+            raise ValueError(
+                f"attention is {self.attention}; expected heights that levels of this network "
+                f"have: {', '.join(map(str, self.heights))}"
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every level."""
+        return tuple(int(self.channels * multiplier) for multiplier in self.multipliers)
+
+    @property
+    def heights(self) -> tuple[int, ...]:
+        """Of the image at every level."""
+        return tuple(self.sizes.shape[0] >> level for level in range(len(self.multipliers)))
+
+    @property
+    def first(self) -> int:
+        """Channels after the first convolution."""
+        return self.channels
+
+    def groups_of(self, width: int) -> int:
+        """Groups of a normalisation of so many channels: 32, but of at least 4 channels each."""
+        return min(32, max(width // 4, 1))
+
+    def heads_of(self, width: int) -> int:
+        """Heads of an attention among so many channels."""
+        return 1
+
+
+def noise_level(spec: Architecture, t: Time) -> Time:
+    """c_noise = log(sigma / alpha) / 4 = -logsnr / 8, the input of EDM's networks.
+
+    Karras et al. (2022), Table 1, for a schedule with any alpha. Clipped at logsnr = +-20, where
+    other schedules are infinite: EDM samples between 12.4 and -8.8.
+    """
+    return -jnp.clip(spec.sizes.schedule.logsnr(t), -20.0, 20.0) / 8
+
+
+def downsample(h: jax.Array, taps: Taps, pad: int | None = None) -> jax.Array:
+    """Filtered and every second pixel kept: (b, h, w, c) -> (b, h/2, w/2, c).
+
+    `pad` is the zeros around it; None keeps the filter centred.
+    """
+    pad = (len(taps) - 1) // 2 if pad is None else pad
+    weights = [tap / sum(taps) for tap in taps]
+    for axis in (1, 2):
+        h = _filter(h, weights, axis, (pad, pad, 0), stride=2)
+    return h
+
+
+def upsample(h: jax.Array, taps: Taps) -> jax.Array:
+    """Zeros between the pixels, then filtered: (b, h, w, c) -> (b, 2h, 2w, c)."""
+    pad = (len(taps) - 1) // 2
+    weights = [2 * tap / sum(taps) for tap in reversed(taps)]
+    for axis in (1, 2):
+        h = _filter(h, weights, axis, (len(taps) - 1 - pad, pad + 1, 1), stride=1)
+    return h
+
+
+def _filter(
+    h: jax.Array, weights: list[float], axis: int, padding: tuple[int, int, int], stride: int
+) -> jax.Array:
+    """sum_k weights[k] h[stride i + k] after padding, as shifted sums: no convolution is as fast.
+
+    `padding` is the zeros before, behind and between.
+    """
+    config = [padding if i == axis else (0, 0, 0) for i in range(h.ndim)]
+    h = jax.lax.pad(h, jnp.zeros((), h.dtype), config)
+    span = (h.shape[axis] - len(weights)) // stride * stride + 1
+    return sum(
+        weight * jax.lax.slice_in_dim(h, k, k + span, stride, axis)
+        for k, weight in enumerate(weights)
+    )
+
+
+def _norm(spec: Architecture, h: jax.Array, name: str) -> jax.Array:
+    width = h.shape[-1]
+    groups = spec.groups_of(width)
+    if width % groups:
+        raise ValueError(
+            f"a layer has {width} channels, which {groups} groups do not divide; choose channels "
+            f"({spec.channels}) and multipliers {spec.multipliers} so that they do"
+        )
+    layer = nn.GroupNorm(
+        groups,
+        epsilon=spec.epsilon,
+        dtype=jnp.dtype(spec.dtype),
+        use_fast_variance=False,
+        name=name,
+    )
+    return layer(h)
+
+
+def _unchanged(h: jax.Array, taps: Taps) -> jax.Array:
+    return h
+
+
+class Attention(nn.Module):
+    """h + self-attention among its pixels."""
+
+    spec: Architecture
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> jax.Array:
+        spec, dtype, width = self.spec, jnp.dtype(self.spec.dtype), h.shape[-1]
+        heads = spec.heads_of(width)
+        if heads < 1 or width % heads:
+            raise ValueError(f"{heads} heads do not divide {width} channels: set others")
+        y = _norm(spec, h, "norm").reshape(h.shape[0], -1, width)
+        y = nn.DenseGeneral((3, heads, width // heads), dtype=dtype, name="qkv")(y)
+        y = jax.nn.dot_product_attention(*jnp.moveaxis(y, -3, 0))
+        proj = nn.DenseGeneral(width, (-2, -1), kernel_init=zeros, dtype=dtype, name="proj")
+        return spec.gain * (h + proj(y).reshape(h.shape))
+
+
+class Block(nn.Module):
+    """h + two convolutions of h that the embedding modulates, then perhaps attention."""
+
+    spec: Architecture
+    width: int
+    resample: Callable[[jax.Array, Taps], jax.Array] = _unchanged
+    attention: bool = False
+
+    @nn.compact
+    def __call__(self, h: jax.Array, emb: jax.Array) -> jax.Array:
+        spec, dtype, width = self.spec, jnp.dtype(self.spec.dtype), self.width
+        y = self.resample(nn.swish(_norm(spec, h, "norm_0")), spec.filter)
+        y = nn.Conv(width, (3, 3), dtype=dtype, name="conv_0")(y)
+
+        mod = nn.Dense((1 + spec.modulated) * width, dtype=dtype, name="emb")(emb)[:, None, None]
+        if spec.modulated:
+            scale, shift = jnp.split(mod, 2, axis=-1)
+            y = modulate(_norm(spec, y, "norm_1"), shift, scale)
+        else:
+            y = _norm(spec, y + mod, "norm_1")
+        y = nn.Dropout(spec.dropout, deterministic=not self.has_rng("dropout"))(nn.swish(y))
+        y = nn.Conv(width, (3, 3), kernel_init=zeros, dtype=dtype, name="conv_1")(y)
+
+        resampled = self.resample is not _unchanged
+        h = self.resample(h, spec.filter)
+        if h.shape[-1] != width or (resampled and spec.projected):
+            h = nn.Dense(width, dtype=dtype, name="skip")(h)
+        h = spec.gain * (h + y)
+        return Attention(spec, name="attention")(h) if self.attention else h
+
+
+class ResidualUNet(nn.Module):
+    """Down through the levels, across the middle, up again along the skip connections."""
+
+    spec: Architecture
+
+    @nn.compact
+    def __call__(self, z: Image, emb: jax.Array) -> Output:
+        spec = self.spec
+        skips = self._down(z, emb)
+        last = len(spec.widths) - 1
+        h = self._block(skips[-1], emb, spec.widths[last], "mid_0", attention=True)
+        h = self._block(h, emb, spec.widths[last], "mid_1")
+        for level, width in reversed(list(enumerate(spec.widths))):
+            if level < last:
+                h = self._block(h, emb, h.shape[-1], f"up_{level}", resample=upsample)
+            for i in range(spec.blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                attends = spec.heights[level] in spec.attention
+                attends &= i == spec.blocks or not spec.attends_last
+                h = self._block(h, emb, width, f"up_{level}_block_{i}", attention=attends)
+        h = nn.swish(_norm(spec, h, "norm"))
+        # In float32, for a few channels cost nothing and the output is not rounded.
+        output = nn.Conv(spec.sizes.channels_out, (3, 3), kernel_init=zeros, name="output")
+        return output(h.astype(jnp.float32))
+
+    def _down(self, z: Image, emb: jax.Array) -> list[jax.Array]:
+        """The skip connections, the last of which goes on to the middle."""
+        spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
+        skips = [nn.Conv(spec.first, (3, 3), dtype=dtype, name="input")(z)]
+        pyramid = z
+        for level, width in enumerate(spec.widths):
+            if level:
+                h = skips[-1]
+                h = self._block(h, emb, h.shape[-1], f"down_{level}", resample=downsample)
+                if spec.pyramid:
+                    h = pyramid = (h + self._smaller(pyramid, h, level)) * 0.5**0.5
+                skips.append(h)
+            for i in range(spec.blocks):
+                attends = spec.heights[level] in spec.attention
+                name = f"down_{level}_block_{i}"
+                skips.append(self._block(skips[-1], emb, width, name, attention=attends))
+        return skips
+
+    def _smaller(self, pyramid: jax.Array, h: jax.Array, level: int) -> jax.Array:
+        """The pyramid at the resolution of h and with its channels.
+
+        The convolution is padded by the filter's share too, so at the border the filter sees what
+        the convolution makes of zeros, and not zeros.
+        """
+        pad, dtype = 1 + (len(self.spec.filter) - 1) // 2, jnp.dtype(self.spec.dtype)
+        conv = nn.Conv(h.shape[-1], (3, 3), padding=pad, dtype=dtype, name=f"pyramid_{level}")
+        return downsample(conv(pyramid), self.spec.filter, pad=0)
+
+    def _block(self, h: jax.Array, emb: jax.Array, width: int, name: str, **kind: Any) -> jax.Array:
+        block = nn.remat(Block) if self.spec.remat else Block
+        return block(self.spec, width, name=name, **kind)(h, emb)

@@ -1,0 +1,104 @@
+"""DDPM++ and NCSN++, the UNets of Song et al. (2021, arXiv:2011.13456) as EDM trained them.
+
+Karras et al. (2022, arXiv:2206.00364), appendix F.2 and Table 7. DDPM++ is the default; NCSN++ has
+embedding "fourier", noise_multiplier 2, filter (1, 3, 3, 1) and pyramid True.
+"""
+
+import dataclasses
+import inspect
+import math
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Network, Sizes
+from distill_jax.models.layers import WEmbedding, as_network, sinusoid
+from distill_jax.models.residual_unet import Architecture, ResidualUNet, Taps, noise_level
+from distill_jax.typing import Cond, Image, Output, Time
+
+EMBEDDINGS = ("positional", "fourier")
+
+
+@dataclasses.dataclass(frozen=True)
+class SongArchitecture(Architecture):
+    """The numbers of DDPM++ and NCSN++, beside those that every residual UNet has.
+
+    Attributes:
+      embedding: of the noise level, "positional" or "fourier" (fixed random frequencies, which are
+        kept with the parameters and get no gradient).
+      noise_multiplier: width of that embedding over `channels`.
+      filter: of the resampling, symmetric and of even length.
+      pyramid: whether the image is added again at every level on the way down ("residual").
+      w_scale: the w that is embedded like t = 1.
+    """
+
+    embedding: str = "positional"
+    noise_multiplier: int = 1
+    filter: Taps = (1, 1)
+    pyramid: bool = False
+    w_scale: float = 4.0
+
+    epsilon: ClassVar[float] = 1e-6
+    gain: ClassVar[float] = 0.5**0.5
+    modulated: ClassVar[bool] = False
+    projected: ClassVar[bool] = True
+    attends_last: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.embedding not in EMBEDDINGS:
+            raise ValueError(
+                f"embedding is {self.embedding!r}; expected one of {', '.join(EMBEDDINGS)}"
+            )
+        if not self.filter or len(self.filter) % 2 or self.filter != self.filter[::-1]:
+            raise ValueError(
+                f"filter is {self.filter}; expected a symmetric one of even length, such as (1, 1) "
+                "or (1, 3, 3, 1)"
+            )
+
+
+class SongUNet(nn.Module):
+    """The embedding of DDPM++ and NCSN++, and the U."""
+
+    spec: SongArchitecture
+
+    @nn.compact
+    def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
+        spec, width = self.spec, 4 * self.spec.channels
+        emb = self._noise(noise_level(spec, t))
+        if "label" in cond:
+            classes = spec.sizes.num_classes
+            label = jax.nn.one_hot(cond["label"], classes) * math.sqrt(classes)
+            emb += nn.Dense(emb.shape[-1], name="label_embed")(label)
+        emb = nn.Dense(width, name="t_embed_0")(emb)
+        emb = nn.Dense(width, name="t_embed_1")(nn.swish(emb))
+        if "w" in cond:
+            emb += WEmbedding(width, spec.w_scale, name="w_embed")(cond["w"])
+        return ResidualUNet(spec, name="unet")(z, nn.swish(emb))
+
+    def _noise(self, c_noise: Time) -> jax.Array:
+        width = self.spec.channels * self.spec.noise_multiplier
+        if self.spec.embedding == "positional":
+            return sinusoid(c_noise / 1000, width)
+        frequencies = self.param("frequencies", nn.initializers.normal(16.0), (width // 2,))
+        angle = 2 * math.pi * c_noise[:, None] * jax.lax.stop_gradient(frequencies)
+        return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def song_unet(sizes: Sizes, **options: Any) -> Network:
+    """DDPM++ or NCSN++ for images of these sizes.
+
+    Args:
+      sizes: what it must fit.
+      **options: the other attributes of SongArchitecture.
+
+    Raises:
+      ValueError: when they do not fit each other.
+    """
+    return as_network(SongUNet(SongArchitecture(sizes, **options)))
+
+
+# What tables.build lets a config set.
+song_unet.__signature__ = inspect.signature(SongArchitecture)
