@@ -1,10 +1,42 @@
 """Foreign checkpoints by format: (path, config or None) -> Imported. No PyTorch, no TensorFlow."""
 
-from distill_jax.teachers import google_research
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from distill_jax.teachers import adm, edm, google_research
 from distill_jax.teachers.base import Imported
+from distill_jax.teachers.unpickle import read_persisted, read_state
+
+
+def read_edm(path: epath.PathLike, config: Mapping[str, Any] | None = None) -> Imported:
+    """The network in a pickle of EDM (Karras et al. 2022), which describes itself."""
+    _check_no_config(path, config)
+    network = read_persisted(path)
+    if network.init_args:
+        raise ValueError(
+            f"{path}: its network was made with unnamed arguments {network.init_args}; EDM's own "
+            "training names all of them"
+        )
+    return edm.convert(network.class_name, network.init_kwargs, network.state)
+
+
+def read_adm(path: epath.PathLike, config: Mapping[str, Any] | None = None) -> Imported:
+    """The network in a state dict of guided-diffusion (Dhariwal & Nichol 2021)."""
+    _check_no_config(path, config)
+    return adm.convert(read_state(path))
+
+
+def _check_no_config(path: epath.PathLike, config: Mapping[str, Any] | None) -> None:
+    if config is not None:
+        raise ValueError(f"{path} says itself what its network is; leave --config out")
+
 
 TEACHERS = {
     "google_research": google_research.read,
+    "edm": read_edm,
+    "adm": read_adm,
 }
 
 __all__ = ["TEACHERS", "Imported"]

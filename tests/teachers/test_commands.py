@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from tests.teachers.pickles import Call, dump
 from tests.teachers.toys import MLP, config_of, params_of, save
 from tests.test_commands import one_message, run
 
@@ -45,6 +46,14 @@ def test_check_prints_the_network_tries_it_and_draws_a_grid(folder):
         assert line in stdout
     with Image.open(folder / "out" / "grid.png") as image:
         assert image.size == (6 * 50, 50)
+
+
+def test_a_hostile_pickle_ends_in_one_message_and_nothing_is_written(tmp_path):
+    path = tmp_path / "net.pkl"
+    path.write_bytes(dump({"ema": Call("os", "system", f"touch {tmp_path / 'trap'}")}))
+    result = run("teachers", "edm", str(path), f"--out={tmp_path / 'out'}")
+    assert "it names os.system" in one_message(*result)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net.pkl"]
 
 
 def test_an_unknown_format_is_one_message_with_the_known_ones(tmp_path):
