@@ -69,8 +69,10 @@ def main() -> int:
     seconds = time.monotonic() - began
     logs.say(f"done in {seconds:.0f} s ({cpu.user + cpu.system:.0f} CPU-seconds): ")
     logs.say(f"  report   {workdir / 'report.md'}")
-    logs.say(f"  student  {run.stages[-1].directory}")
-    logs.say(f"  sample   python -m distill_jax.sample --student={run.stages[-1].directory} --w=2")
+    last = run.stages[-1]
+    guidance = "" if last.method.w_range is None else f" --w={last.method.w_range[1]:g}"
+    logs.say(f"  student  {last.directory}")
+    logs.say(f"  sample   python -m distill_jax.sample --student={last.directory}{guidance}")
     return 0
 
 
