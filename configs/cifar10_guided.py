@@ -25,7 +25,7 @@ def get_config(size="full"):
     check_size(size, *SIZES)
     batch, *updates, most, start = SIZES[size]
     config = base()
-    config.data = dict(name="tfds", dataset="cifar10", size=32, num_labels=10)
+    config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)
     config.model = paper_unet("cifar10")
     if size == "gpu":
         small = dict(channels=128, embedding=512, multipliers=(1, 2, 2), blocks=2, attention=(16,))

@@ -14,7 +14,9 @@ def get_config(size="full"):
     """The chain teacher -> 4096, 2048, ..., 1 steps."""
     check_size(size, "full", "smoke")
     config = base()
-    config.data = dict(name="tfds", dataset="cifar10", size=32, num_labels=10, labelled=False)
+    config.data = dict(
+        name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10, labelled=False
+    )
     config.model = paper_unet("cifar10")
     config.parameterization = "x"
     config.save_every = 10_000

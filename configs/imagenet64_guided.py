@@ -15,7 +15,7 @@ def get_config(size="full"):
     """The chain teacher -> guided -> 512, ..., 1 steps, deterministic and again stochastic."""
     check_size(size, "full", "deterministic", "stochastic", "smoke")
     config = base()
-    config.data = dict(name="tfds", dataset="imagenet2012", size=64, num_labels=1000)
+    config.data = dict(name="tfds", dataset="imagenet2012", data_dir="", size=64, num_labels=1000)
     config.data.splits = ("train", "validation")
     config.model = paper_unet("imagenet64", dtype="bfloat16")
     config.batch_size = 2048

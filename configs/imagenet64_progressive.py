@@ -15,7 +15,7 @@ def get_config(size="full"):
     """The chain teacher -> 512, 256, ..., 1 steps."""
     check_size(size, "full", "smoke")
     config = base()
-    config.data = dict(name="tfds", dataset="imagenet2012", size=64, num_labels=1000)
+    config.data = dict(name="tfds", dataset="imagenet2012", data_dir="", size=64, num_labels=1000)
     config.data.splits = ("train", "validation")
     config.model = paper_unet("imagenet64")
     config.parameterization = "both"

@@ -17,7 +17,7 @@ def get_config(size="full"):
     """The chain teacher -> 512, 256, ..., 1 steps."""
     check_size(size, *DATASETS)
     config = base()
-    config.data = dict(name="tfds", dataset=DATASETS[size], size=128, num_labels=1)
+    config.data = dict(name="tfds", dataset=DATASETS[size], data_dir="", size=128, num_labels=1)
     config.data.splits = ("train", "validation")
     config.model = paper_unet("lsun128")
     config.parameterization = "both"
