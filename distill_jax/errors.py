@@ -77,7 +77,16 @@ def message(error: Exception) -> str:
             return message(inner)
         text = str(inner)
         return f"unknown key {text}".replace("\n", ". ") if text.startswith("'") else text
-    return str(error)
+    return _without_traceback(str(error))
+
+
+def _without_traceback(text: str) -> str:
+    """The message of what a config file raised, where it was a line of this package that did."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    frames = [line for line in lines if line.lstrip().startswith('File "')]
+    if frames and frames[-1].lstrip().startswith(f'File "{PACKAGE}'):
+        return lines[-1].partition(": ")[2]
+    return text
 
 
 def _end(error: Exception) -> None:

@@ -76,6 +76,11 @@ def test_plan_prints_the_stages_and_starts_nothing(tmp_path):
 MISTAKES = {
     "misspelt key": ("main", (CONFIG, "--config.batch_sise=8"), 'Did you mean "batch_size"'),
     "value of another type": ("main", (CONFIG, "--config.batch_size=many"), "batch_size"),
+    "size that the config does not have": (
+        "main",
+        ("--config=configs/digits_guided.py:smok",),
+        "error: unknown size 'smok' of the config; known: full, smoke",
+    ),
     "config that does not exist": ("main", ("--config=configs/digit.py",), "configs/digit.py"),
     "batch that devices do not divide": (
         "main",
