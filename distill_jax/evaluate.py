@@ -28,6 +28,7 @@ from distill_jax.tables import build
 
 Row = dict[str, Any]
 MOST = 50_000  # Images of a split that statistics are made of.
+PIXELS = 2**18  # Drawn at once: 256 of 32x32, 64 of 64x64.
 SMALL = 1024  # Numbers in an image up to which the classifier is a perceptron.
 
 
@@ -99,7 +100,7 @@ class Draw:
     """The same noise, and the classes in turn, for every network: samples compare in pairs.
 
     Attributes:
-      num: samples, drawn in batches of at most `batch`.
+      num: samples, drawn in batches of at most `batch`, fewer where images are large.
       batch: larger ones are slower on a CPU, whose caches they leave.
       seed: of the noise.
     """
@@ -121,11 +122,12 @@ class Draw:
     ) -> tuple[np.ndarray, float]:
         """Samples (num, h, w, c), and the seconds they took."""
         label, parts = self.labels(student), []
+        batch = min(self.batch, max(1, PIXELS // math.prod(student.shape[:2])))
         began = time.perf_counter()
-        for start in range(0, self.num, self.batch):
+        for start in range(0, self.num, batch):
             key = jax.random.fold_in(jax.random.key(self.seed), start)
-            part = None if label is None else label[start : start + self.batch]
-            size = min(self.batch, self.num - start)
+            part = None if label is None else label[start : start + batch]
+            size = min(batch, self.num - start)
             parts.append(np.asarray(student.sample(key, size, part, w, num_steps, variance)))
         return np.concatenate(parts), time.perf_counter() - began
 
