@@ -39,6 +39,6 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.8"],
         "cuda": ["jax[cuda13]>=0.8"],
-        "dev": ["beartype>=0.20", "pytest>=8.2", "ruff>=0.9"],
+        "dev": ["beartype>=0.20", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9"],
     },
 )

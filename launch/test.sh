@@ -7,4 +7,5 @@ set -euo pipefail
 cd "$root"
 ruff check .
 ruff format --check .
-exec python -m pytest "$@"
+# Compilation is most of the time and takes one core.
+exec python -m pytest -n 2 --dist loadfile "$@"

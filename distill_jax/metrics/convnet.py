@@ -12,7 +12,7 @@ from distill_jax.typing import Tree
 
 # (channels, stride) of the 3x3 convolutions; the mean over the last one's pixels is the features.
 LAYERS = ((32, 2), (64, 2), (128, 1), (128, 2))
-EPOCHS, BATCH, LEARNING_RATE = 3, 128, 1e-3
+EPOCHS, BATCH, LEARNING_RATE = 3, 128, 4e-3
 
 
 class ConvNet:
