@@ -177,7 +177,7 @@ def smoke_images(config: ConfigDict, size: int, **data: Any) -> ConfigDict:
     sizes = {"channels": 32, "embedding": 32, "multipliers": levels, "blocks": 1, "attention": ()}
     config.model = ConfigDict({"name": "unet", **sizes, "heads": 1, "resblock_resample": False})
     config = smoke(config)
-    config.batch_size, config.evaluate.num_samples = 4, 4
+    config.batch_size, config.evaluate.num_samples = 4, 10  # As many as a row of a grid.
     config.evaluate.w = config.evaluate.w[:2]
     for entry in config.stages.values():
         entry.steps, entry.method.num_steps = 3, min(entry.method.num_steps, 4)

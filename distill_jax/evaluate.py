@@ -253,7 +253,7 @@ def write_report(
         return False
     students = [network for network in decoders if network.method.needs_teacher]
     teacher = _root(students[-1], finals[-1]) if students else decoders[-1]
-    yardstick, num = Yardstick(teacher.manifest["data"]), settings["num_samples"]
+    yardstick, num = Yardstick(decoders[-1].manifest["data"]), settings["num_samples"]
     planned = entries(teacher, students, settings["w"], settings["ancestral"])
     progress, rows = logs.Progress("report", len(planned)), []
     try:

@@ -8,4 +8,4 @@ cd "$root"
 ruff check .
 ruff format --check .
 # Compilation is most of the time and takes one core.
-exec python -m pytest -n 2 --dist loadfile "$@"
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
