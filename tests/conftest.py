@@ -7,9 +7,6 @@ CACHE = pathlib.Path(tempfile.gettempdir()) / "distill_jax_test_compilations"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# They run for milliseconds and compile for seconds.
-FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-os.environ.setdefault("XLA_FLAGS", FAST)
 
 import jax
 import pytest

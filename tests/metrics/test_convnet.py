@@ -29,7 +29,9 @@ def test_the_classifier_tells_classes_apart(classifier):
 def test_bytes_and_floats_of_the_same_images_have_the_same_features(classifier):
     x, _ = stripes(20)
     floats = (x / 127.5 - 1).astype(np.float32)
-    np.testing.assert_allclose(classifier.features(x), classifier.features(floats), rtol=1e-5)
+    np.testing.assert_allclose(
+        classifier.features(x), classifier.features(floats), rtol=1e-5, atol=1e-4
+    )
     assert classifier.features(x).shape == (20, 128)
 
 
