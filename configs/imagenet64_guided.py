@@ -24,7 +24,7 @@ def get_config(size="full"):
     rates = dict(learning_rate=3e-4, warmup=1000, decay_to=1.0, ema_decay=0.9999, num_steps=1024)
     w_range = (0.0, 4.0)
     options = dict(
-        start=2 if size == "smoke" else 512,
+        start=1 if size == "smoke" else 512,
         steps={"default": 50_000, 2: 100_000, 1: 100_000},
         learning_rate=1e-4,
         w_range=w_range,

@@ -34,7 +34,7 @@ def get_config(size="full"):
         label_dropout=0.0,
     )
     rounds = halvings(
-        start=512 if size == "full" else 2,
+        start=512 if size == "full" else 1,
         steps={"default": 50_000, 2: 100_000, 1: 100_000},
         learning_rate=1e-4,
     )

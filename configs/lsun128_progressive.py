@@ -35,7 +35,7 @@ def get_config(size="full"):
         label_dropout=0.0,
     )
     rounds = halvings(
-        start=2 if size == "smoke" else 512,
+        start=1 if size == "smoke" else 512,
         steps={"default": 50_000, 2: 100_000, 1: 100_000},
         learning_rate=1e-4,
     )
