@@ -16,12 +16,13 @@ import numpy as np
 from PIL import Image
 
 from distill_jax.binding import initial_params
-from distill_jax.data import DATASETS, normalise
+from distill_jax.data import DATASETS
 from distill_jax.data.images import CACHE_BYTES, THREADS
 from distill_jax.diffusion.denoiser import Binding, Sizes
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
+from distill_jax.pixels import normalise
 from distill_jax.plan import Bind
 from distill_jax.train import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch

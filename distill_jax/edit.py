@@ -17,9 +17,10 @@ from absl import flags
 from etils import epath
 
 from distill_jax import checkpoint, logs
-from distill_jax.data import DATASETS, normalise
+from distill_jax.data import DATASETS
 from distill_jax.edits import Labels, inpaint, psnr, roundtrip, sdedit, style
 from distill_jax.errors import friendly
+from distill_jax.pixels import normalise
 from distill_jax.student import Student, load
 from distill_jax.tables import build, lookup
 
@@ -34,7 +35,7 @@ def pairs(workdir: epath.Path) -> tuple[Student, list[tuple[Student, Student]]]:
     decoders = {
         int(student.method.num_steps): student
         for student in found
-        if student.manifest["method"]["name"] == "progressive"
+        if student.method.walks_ddim and not student.method.continuous
     }
     encoders = [student for student in found if not student.method.decodes]
     teachers = [student for student in found if student.method.continuous]

@@ -119,8 +119,8 @@ def _free(student: Student, num_steps: int | None) -> int | None:
 
 
 def _ddim_method(student: Student, num_steps: int | None) -> Method:
-    name = student.manifest["method"]["name"]
-    if name not in ("diffusion", "guided", "progressive"):
+    if not student.method.walks_ddim:
+        name = type(student.method).__name__.lower()
         raise ValueError(
             f"{student.manifest['stage']} is of method {name!r}; editing starts or looks in the "
             "middle of DDIM, so take a diffusion, guided or progressive stage"

@@ -18,11 +18,12 @@ from etils import epath
 from threadpoolctl import threadpool_limits
 
 from distill_jax import checkpoint, logs, report
-from distill_jax.data import DATASETS, Source, normalise
+from distill_jax.data import DATASETS, Source
 from distill_jax.errors import friendly
 from distill_jax.metrics.convnet import ConvNet
 from distill_jax.metrics.features import Classifier
 from distill_jax.metrics.frechet import Moments, frechet_distance, moments
+from distill_jax.pixels import normalise
 from distill_jax.student import Student, find_final, load
 from distill_jax.tables import build
 
@@ -163,21 +164,16 @@ def entries(
         strengths = (None,)
     counts, found = {int(student.method.num_steps) for student in students}, []
     for w in strengths:
-        for n in () if teacher is None else _downward(counts | {int(teacher.method.num_steps)}):
+        for n in () if teacher is None else sorted({*counts, int(teacher.method.num_steps)})[::-1]:
             found.append(Entry("teacher", teacher, w, n))
             if ancestral:
                 found.append(Entry("teacher, ancestral", teacher, w, n, tuple(ancestral)))
         for student in students:
             if _knows(student, w):
                 name = student.manifest["method"]["name"]
-                plain = name in ("diffusion", "guided", "progressive")
-                kind = "student" if plain else f"student, {name}"
+                kind = "student" if student.method.walks_ddim else f"student, {name}"
                 found.append(Entry(kind, student, w, int(student.method.num_steps)))
     return found
-
-
-def _downward(counts: set[int]) -> list[int]:
-    return sorted(counts, reverse=True)
 
 
 def _knows(student: Student, w: float | None) -> bool:
@@ -212,11 +208,15 @@ def compare(yardstick: Yardstick, planned: Sequence[Entry], num: int) -> Iterato
 
 
 def _compile(draw: Draw, planned: Sequence[Entry]) -> None:
-    """Draws once with every program, so that no row's time includes a compilation."""
+    """Draws once with every program, so that no row's time includes a compilation.
+
+    In one step each, whatever the network was made for: the number of steps is traced.
+    """
     first = {(id(entry.network), entry.variances[0] is None): entry for entry in reversed(planned)}
     for entry in first.values():
-        steps = 1 if entry.network.method.continuous else None
-        draw(entry.network, _given(entry), steps, entry.variances[0])
+        method = dataclasses.replace(entry.network.method, num_steps=1)
+        network = dataclasses.replace(entry.network, method=method)
+        draw(network, _given(entry), variance=entry.variances[0])
 
 
 def _given(entry: Entry) -> float | None:

@@ -15,6 +15,8 @@ import rich.progress
 from etils import epath
 from tensorboardX import SummaryWriter
 
+from distill_jax.pixels import to_uint8
+
 console = rich.console.Console(highlight=False, soft_wrap=True)
 
 
@@ -122,11 +124,6 @@ def compilations(path: epath.Path) -> Iterator[None]:
         yield
     finally:
         listening = False  # A listener cannot be taken back.
-
-
-def to_uint8(x: np.ndarray) -> np.ndarray:
-    """[-1, 1] to 0 .. 255, rounded to the nearest, values outside clipped."""
-    return np.clip(np.rint((np.asarray(x) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def save_grid(path: epath.Path, x: np.ndarray, columns: int, side: int = 48) -> None:

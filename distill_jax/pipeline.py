@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 
 from distill_jax import checkpoint, logs
 from distill_jax.binding import initial_params
-from distill_jax.data import Source, normalise
+from distill_jax.data import Source
 from distill_jax.diffusion.denoiser import Binding
 from distill_jax.methods import Method
+from distill_jax.pixels import normalise
 from distill_jax.plan import Run, Stage
 from distill_jax.student import Student, find_final, load
 from distill_jax.train import (

@@ -28,7 +28,7 @@ def protocol(name: str, num: int) -> str:
 
 
 def rows_table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
+    """The rows as a Markdown table, with a column for everything that any of them has."""
     titles = list({key: None for row in rows for key in row})
     cells = [[_shown(row[key]) if key in row else "-" for key in titles] for row in rows]
     return logs.table(titles, cells)

@@ -21,7 +21,7 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from distill_jax import evaluate, logs, pipeline, plan
+from distill_jax import evaluate, logs, pipeline, plan, report
 from distill_jax.errors import friendly
 from distill_jax.signals import StopFlag
 from distill_jax.train import DivergedError, StoppedError
@@ -72,7 +72,7 @@ def run_sweep(
         rows.append({"run": name, **_measure(config, workdir, name, stop)})
         with path.open("a") as lines:
             lines.write(json.dumps(rows[-1]) + "\n")
-        (workdir / "table.md").write_text(table(rows) + "\n")
+        (workdir / "table.md").write_text(report.rows_table(rows) + "\n")
     return rows
 
 
@@ -91,25 +91,14 @@ def _measure(config: ConfigDict, workdir: epath.Path, name: str, stop: Callable[
         logs.say(f"{name}: {error}")
         return {"diverged": str(error.__cause__)}
     evaluate.write_report(directory, config.evaluate.to_dict(), stop)
-    report = json.loads((directory / "report.json").read_text())
+    content = json.loads((directory / "report.json").read_text())
     measured = {}
-    for row in report["rows"]:
+    for row in content["rows"]:
         column = f"{row['sampler']}, N = {row['num_steps']}, w = {row['w']:g}"
-        measured[column] = row[report["name"]]
+        measured[column] = row[content["name"]]
         if "variance" in row:
             measured[f"{column}: variance"] = row["variance"]
-    return {"distance": report["name"], **measured, "seconds": time.monotonic() - began}
-
-
-def table(rows: list[Row]) -> str:
-    """The rows as a Markdown table, with a column for everything that any of them has."""
-    titles = list({key: None for row in rows for key in row if key != "distance"})
-    cells = [[_shown(row.get(key, "-")) for key in titles] for row in rows]
-    return logs.table(titles, cells)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return {"distance": content["name"], **measured, "seconds": time.monotonic() - began}
 
 
 def main(path: str) -> int:
@@ -126,7 +115,7 @@ def main(path: str) -> int:
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
         logs.say(f"{error or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)
-    logs.say(table(rows))
+    logs.say(report.rows_table(rows))
     logs.say(f"{workdir / 'table.md'}")
     return 0
 

@@ -9,8 +9,8 @@ from distill_jax import costs, plan
 from distill_jax.binding import abstract_params, make_binding
 from distill_jax.config import paper_unet
 from distill_jax.costs import Target
-from distill_jax.data import normalise
 from distill_jax.methods import METHODS
+from distill_jax.pixels import normalise
 from distill_jax.train import new_state, optimizer
 from distill_jax.typing import Batch
 from tests.test_plan import GUIDED, TEACHER, config_of, halved

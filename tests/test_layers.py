@@ -17,7 +17,7 @@ LINES = [
     {"binding"},
     {"train", "checkpoint", "sharding", "logs", "data", "metrics", "methods", "models"},
     {"diffusion"},
-    {"typing", "tables", "signals", "errors", "flops"},
+    {"typing", "tables", "signals", "errors", "flops", "pixels"},
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 FORBIDDEN = {"tensorflow", "torch", "tensorflow_probability"}

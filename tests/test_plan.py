@@ -204,3 +204,4 @@ def test_every_method_is_in_the_table_with_the_attributes_of_a_method():
         assert isinstance(kind.continuous, bool)
         assert isinstance(kind.needs_teacher, bool)
         assert isinstance(kind.decodes, bool)
+        assert isinstance(kind.walks_ddim, bool)

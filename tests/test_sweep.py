@@ -9,7 +9,8 @@ from etils import epath
 
 from distill_jax import plan
 from distill_jax.config import base, halvings, pipeline, smoke, stage
-from distill_jax.sweep import load_sweep, run_sweep, table
+from distill_jax.report import rows_table
+from distill_jax.sweep import load_sweep, run_sweep
 from tests.toys import ROOT
 
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("*.py"))
@@ -75,8 +76,8 @@ def test_a_run_that_diverges_is_a_row_and_not_the_end(tmp_path):
 
 def test_the_table_has_a_column_for_everything_that_any_run_has():
     rows = [{"run": "a", "x": 0.12345}, {"run": "b", "y": "no"}]
-    assert table(rows).splitlines()[0].split() == ["|", "run", "|", "x", "|", "y", "|"]
-    assert "0.123" in table(rows)
+    assert rows_table(rows).splitlines()[0].split() == ["|", "run", "|", "x", "|", "y", "|"]
+    assert "0.123" in rows_table(rows)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The datasets by name: (**options) -> Dataset."""
 
-from distill_jax.data.base import Dataset, Source, normalise
+from distill_jax.data.base import Dataset, Source
 from distill_jax.data.digits import digits
 from distill_jax.data.folder import folder
 from distill_jax.data.noise import noise
@@ -13,4 +13,4 @@ DATASETS = {
     "tfds": tfds,
 }
 
-__all__ = ["DATASETS", "Dataset", "Source", "normalise"]
+__all__ = ["DATASETS", "Dataset", "Source"]

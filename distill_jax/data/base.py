@@ -1,12 +1,9 @@
 """What a dataset is: batches as a function of (seed, step), and fixed samples to compare with."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-import jax
 import numpy as np
-
-Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 class Source(NamedTuple):
@@ -56,8 +53,3 @@ class Dataset(Protocol):
           num: how many.
         """
         ...
-
-
-def normalise(x: Array) -> Array:
-    """uint8 0 .. 255 to float32 x / 127.5 - 1 in [-1, 1]; float32 as it is."""
-    return x.astype(np.float32) / 127.5 - 1 if x.dtype == np.uint8 else x

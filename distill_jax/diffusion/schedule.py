@@ -76,12 +76,13 @@ class BetaTable(VariancePreserving):
     """alpha^2 = prod(1 - beta_k), index k of `betas` at t = (k + 1) / num_steps.
 
     Between the entries logsnr is linear in t. t = 0 is given logsnr 20, which no table reaches.
+
+    Attributes:
+      betas: share of the variance that each step replaces by noise, float64 (num_steps,); every
+        table has its own.
     """
 
-    @property
-    def betas(self) -> np.ndarray:
-        """Share of the variance that each step replaces by noise, float64 (num_steps,)."""
-        raise NotImplementedError
+    betas: np.ndarray
 
     def logsnr(self, t: jax.Array) -> jax.Array:
         times, logsnrs = self._table()

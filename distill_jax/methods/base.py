@@ -48,6 +48,7 @@ class Method(Protocol):
       continuous: whether the network is trained at all times in [0, 1], or on its grid alone.
       needs_teacher: whether a finished network must come before this method.
       decodes: whether it is a sampler, from noise to images; an encoder goes the other way.
+      walks_ddim: whether that sampler is DDIM, so that editing may start or look in its middle.
     """
 
     num_steps: Any
@@ -55,6 +56,7 @@ class Method(Protocol):
     continuous: bool
     needs_teacher: bool
     decodes: bool
+    walks_ddim: bool
 
     @property
     def phases(self) -> tuple[Phase, ...]:

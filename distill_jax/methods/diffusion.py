@@ -41,6 +41,7 @@ class Diffusion:
     continuous = True
     needs_teacher = False
     decodes = True
+    walks_ddim = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -43,6 +43,7 @@ class Encoder:
     continuous = False
     needs_teacher = True
     decodes = False
+    walks_ddim = False
     parameterizations = ("v", "eps", "flow", "edm")
 
     @property

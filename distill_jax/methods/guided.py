@@ -45,6 +45,7 @@ class Guided:
     continuous = True
     needs_teacher = True
     decodes = True
+    walks_ddim = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:

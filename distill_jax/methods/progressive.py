@@ -58,6 +58,7 @@ class Progressive:
     continuous = False
     needs_teacher = True
     decodes = True
+    walks_ddim = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -49,6 +49,7 @@ class Stochastic:
     continuous = False
     needs_teacher = True
     decodes = True
+    walks_ddim = False
 
     @property
     def phases(self) -> tuple[Phase, ...]:

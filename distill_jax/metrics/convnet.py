@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from distill_jax.pixels import normalise
 from distill_jax.typing import Tree
 
 # (channels, stride) of the 3x3 convolutions; the mean over the last one's pixels is the features.
@@ -29,10 +30,10 @@ class ConvNet:
 
     def __init__(self, x: np.ndarray, label: np.ndarray | None, seed: int = 0):
         rng = np.random.default_rng(seed)
-        self._classes = 4 if label is None else int(label.max()) + 1
+        classes = 4 if label is None else int(label.max()) + 1
         updates = max(1, EPOCHS * len(x) // BATCH)
         tx = optax.adam(optax.linear_schedule(LEARNING_RATE, 0.0, updates))
-        self._params = _init(jax.random.key(seed), x.shape[-1], self._classes)
+        self._params = _init(jax.random.key(seed), x.shape[-1], classes)
         state = tx.init(self._params)
         for order in np.array_split(_orders(rng, len(x), updates * BATCH), updates):
             images, target = x[order], None if label is None else label[order]
@@ -70,7 +71,7 @@ def _init(key: jax.Array, channels: int, classes: int) -> Tree:
 
 @jax.jit
 def _features(params: Tree, x: jax.Array) -> jax.Array:
-    h = x.astype(jnp.float32) / 127.5 - 1 if x.dtype == jnp.uint8 else x
+    h = normalise(x)
     for (kernel, bias), (_, stride) in zip(params[:-1], LAYERS, strict=True):
         h = jax.lax.conv_general_dilated(
             h, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")

@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from distill_jax.data import DATASETS, Dataset, normalise
+from distill_jax.data import DATASETS, Dataset
+from distill_jax.pixels import normalise
 
 DIGITS = DATASETS["digits"]()
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax.config import PAPER_UNETS
 from distill_jax.diffusion.denoiser import Network, Sizes
 from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.models import NETWORKS
@@ -18,24 +19,9 @@ from tests.toys import filled
 
 TREES = pathlib.Path(__file__).parent / "unet_trees"
 PUBLISHED = {
-    "cifar10": (
-        Sizes((32, 32, 3), 0, 3),
-        {"channels": 256, "embedding": 1024, "multipliers": (1, 1, 1), "heads": 1},
-        {"blocks": 3, "attention": (16, 8)},
-        60_004_099,
-    ),
-    "imagenet64": (
-        Sizes((64, 64, 3), 1000, 6),
-        {"channels": 192, "embedding": 768, "multipliers": (1, 2, 3, 4), "head_dim": 64},
-        {"blocks": 3, "attention": (32, 16, 8)},
-        295_905_222,
-    ),
-    "lsun128": (
-        Sizes((128, 128, 3), 0, 6),
-        {"channels": 64, "embedding": 768, "multipliers": (1, 2, 4, 6, 8), "head_dim": 64},
-        {"blocks": 3, "attention": (32, 16, 8)},
-        139_578_502,
-    ),
+    "cifar10": (Sizes((32, 32, 3), 0, 3), 60_004_099),
+    "imagenet64": (Sizes((64, 64, 3), 1000, 6), 295_905_222),
+    "lsun128": (Sizes((128, 128, 3), 0, 6), 139_578_502),
 }
 # Golden architectures A and B of papers/progressive_and_guided.md, section 8.6.
 GOLDEN_A = {
@@ -88,8 +74,8 @@ def shapes(network, sizes):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_those_of_the_released_checkpoints(name):
-    sizes, widths, depths, count = PUBLISHED[name]
-    tree = named(shapes(unet(sizes, **widths, **depths), sizes))
+    sizes, count = PUBLISHED[name]
+    tree = named(shapes(unet(sizes, **PAPER_UNETS[name]), sizes))
     listing = gzip.decompress((TREES / f"{name}.txt.gz").read_bytes()).decode().splitlines()
     assert sorted(f"{path} {leaf.shape}" for path, leaf in tree.items()) == sorted(listing)
     assert sum(leaf.size for leaf in tree.values()) == count
