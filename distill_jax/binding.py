@@ -41,23 +41,23 @@ def _binding(spec: str, shape: tuple[int, ...], num_classes: int) -> Binding:
 
 def initial_params(key: jax.Array, binding: Binding, method: Method) -> Tree:
     """Fresh parameters of the network that `method` trains."""
-    return _initial(key, binding, method.w_range is not None)
+    return _initial(key, binding, method.inputs)
 
 
-def _initial(key: jax.Array, binding: Binding, takes_w: bool) -> Tree:
-    cond = binding.sizes.conditions(takes_w)
+def _initial(key: jax.Array, binding: Binding, inputs: tuple[str, ...]) -> Tree:
+    cond = binding.sizes.conditions(inputs)
     z = jnp.zeros((1, *binding.sizes.shape))
     return binding.network.init(key, z, jnp.zeros((1,)), cond)
 
 
 def abstract_params(binding: Binding, method: Method) -> Tree:
     """Shapes and types of `initial_params`, computed without making any."""
-    return _shapes(binding, method.w_range is not None)
+    return _shapes(binding, method.inputs)
 
 
 @functools.cache  # All halvings of a chain have the same.
-def _shapes(binding: Binding, takes_w: bool) -> Tree:
-    return jax.eval_shape(lambda key: _initial(key, binding, takes_w), jax.random.key(0))
+def _shapes(binding: Binding, inputs: tuple[str, ...]) -> Tree:
+    return jax.eval_shape(lambda key: _initial(key, binding, inputs), jax.random.key(0))
 
 
 def as_tuples(spec: Any) -> Any:

@@ -202,7 +202,7 @@ def forward_flops(binding: Binding, method: Method) -> int:
     """Of one call of the network that `method` trains, on one image."""
     z = jax.ShapeDtypeStruct((1, *binding.sizes.shape), np.float32)
     t = jax.ShapeDtypeStruct((1,), np.float32)
-    cond = binding.sizes.conditions(method.w_range is not None)
+    cond = binding.sizes.conditions(method.inputs)
     return flops(binding.network.apply, abstract_params(binding, method), z, t, cond)
 
 

@@ -28,34 +28,47 @@ class Sizes(NamedTuple):
     channels_out: int
     schedule: Schedule = Cosine()  # Frozen, so a shared default is safe.
 
-    def conditions(self, takes_w: bool) -> Cond:
-        """One example of every condition that the network is called with."""
+    def conditions(self, inputs: tuple[str, ...] = ()) -> Cond:
+        """One example of every condition that the network is called with: label and `inputs`."""
         cond = {"label": jnp.zeros((1,), jnp.int32)} if self.num_classes else {}
-        return {**cond, "w": jnp.zeros((1,))} if takes_w else cond
+        return {**cond, **{name: jnp.zeros((1,)) for name in inputs}}
 
 
 class Network(NamedTuple):
-    """All that is known of a neural network: two pure functions.
+    """All that is known of a neural network: pure functions.
 
     `init(key, z, t, cond) -> params`; the keys of `cond` decide which conditions it embeds.
     `apply(params, z, t, cond, key=None) -> output` with the channels of its parameterization. A
     key switches dropout on.
+    `features(params, z, t, cond) -> (b, positions, channels)`, from its middle; None where it has
+    none to offer.
     """
 
     init: Callable[[jax.Array, Image, Time, Cond], Tree]
     apply: Callable[..., Output]
+    features: Callable[..., jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
     """A function (z_t, t, cond) -> Prediction and the schedule of its times.
 
-    `predict` takes a fourth argument, the key of dropout or None, where the network has dropout
-    and trains on data.
+    Attributes:
+      schedule: of the times.
+      predict: takes a fourth argument, the key of dropout or None, where the network has dropout
+        and trains on data.
+      shape: (h, w, c) of the images it was made for; () where nobody needs to know.
+      features: (z_t, t, cond) -> (b, positions, channels), from the middle of the network; None
+        where it has none to offer.
+      critic: (z_t, t, cond) -> (b,), the logit that z_t is noisy data rather than a noisy sample;
+        None without the head that says so.
     """
 
     schedule: Schedule
     predict: Callable[..., Prediction]
+    shape: tuple[int, ...] = ()
+    features: Callable[[Image, Time, Cond], jax.Array] | None = None
+    critic: Callable[[Image, Time, Cond], Time] | None = None
 
     def __call__(self, z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
         """The clean image and the noise in z at time t, in float32 or wider.
@@ -87,7 +100,11 @@ class Binding:
             output = self.network.apply(params, head.scale(z, self.schedule, t), t, cond, key)
             return head.predict(output.astype(z.dtype), z, self.schedule, t)
 
-        return Denoiser(self.schedule, predict)
+        def features(z: Image, t: Time, cond: Cond) -> jax.Array:
+            return self.network.features(params, head.scale(z, self.schedule, t), t, cond)
+
+        known = self.network.features is not None
+        return Denoiser(self.schedule, predict, self.sizes.shape, features if known else None)
 
 
 def guided(denoiser: Denoiser, w: Time | float, null: Cond) -> Denoiser:
@@ -101,14 +118,14 @@ def guided(denoiser: Denoiser, w: Time | float, null: Cond) -> Denoiser:
       ValueError: when called with a cond that has "w", for then guidance is in the network.
     """
 
-    def predict(z: Image, t: Time, cond: Cond) -> Prediction:
+    def predict(z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
         if "w" in cond:
             raise ValueError(
                 "guidance on top of guidance: this denoiser takes w as an input, so guidance is "
                 "already in its weights; pass w to it and do not guide it again"
             )
         pairs = {key: _interleave(value, null.get(key, value)) for key, value in cond.items()}
-        both = denoiser(_interleave(z, z), _interleave(t, t), pairs)
+        both = denoiser(_interleave(z, z), _interleave(t, t), pairs, key)
         strength = expand(jnp.broadcast_to(jnp.asarray(w, z.dtype), t.shape), z)
 
         def extrapolate(y: jax.Array) -> jax.Array:
@@ -116,7 +133,7 @@ def guided(denoiser: Denoiser, w: Time | float, null: Cond) -> Denoiser:
 
         return Prediction(extrapolate(both.x), extrapolate(both.eps))
 
-    return Denoiser(denoiser.schedule, predict)
+    return dataclasses.replace(denoiser, predict=predict)
 
 
 def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -131,4 +148,4 @@ def clipped(denoiser: Denoiser) -> Denoiser:
         x = jnp.clip(denoiser(z, t, cond).x, -1.0, 1.0)
         return Prediction(x, eps_from_x(z, x, denoiser.schedule, t))
 
-    return Denoiser(denoiser.schedule, predict)
+    return dataclasses.replace(denoiser, predict=predict)

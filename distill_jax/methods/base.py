@@ -1,8 +1,9 @@
 """What a method is: phases, each a network to train and a pure loss. One loop runs them all."""
 
+import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,21 +22,31 @@ class Nets(NamedTuple):
 
     student: Denoiser
     teacher: Denoiser | None = None
+    fake: Denoiser | None = None
 
 
 class Phase(NamedTuple):
-    """One update of one network.
+    """The updates of one network in one iteration.
 
     `loss(method, key, batch, nets) -> (scalar, metrics)` is pure; the gradient is taken in the
     parameters of the role `trains` alone, and every other network is a constant.
+
+    Attributes:
+      trains: "student" or "fake".
+      loss: see above.
+      repeats: updates in one iteration, each with a batch and a key of its own.
+      turns: programs that take turns: iteration n runs number n mod turns, and where there are
+        several the loss gets that number as a fifth argument. For losses whose arrays change their
+        shape.
     """
 
     trains: str
-    loss: Callable[[Any, jax.Array, Batch, Nets], tuple[jax.Array, Metrics]]
+    loss: Callable[..., tuple[jax.Array, Metrics]]
+    repeats: int = 1
+    turns: int = 1
 
 
-@runtime_checkable
-class Method(Protocol):
+class Method(abc.ABC):
     """A paper's training losses and its sampler.
 
     A method is a frozen dataclass and a pytree. Numbers that differ between the rounds of a chain
@@ -45,31 +56,55 @@ class Method(Protocol):
       num_steps: network calls of `sample`.
       w_range: (smallest, largest) guidance strength the network takes as an input, None when it
         takes none.
+      baked_w: the guidance strength in the weights of a network that takes none.
       continuous: whether the network is trained at all times in [0, 1], or on its grid alone.
+      any_steps: whether `sample` takes any number of steps.
       needs_teacher: whether a finished network must come before this method.
+      data_free: whether it sees no images: batch.x is None.
       decodes: whether it is a sampler, from noise to images; an encoder goes the other way.
       walks_ddim: whether that sampler is DDIM, so that editing may start or look in its middle.
+      needs_features: whether it looks into the middle of its networks.
+      has_critic: whether its fake network has a head that tells data from samples.
+      sides: of the square images that the network is trained on, () for the data's own alone.
+      parameterizations: the ones it works with, () for all.
     """
 
     num_steps: Any
-    w_range: tuple | None
-    continuous: bool
-    needs_teacher: bool
-    decodes: bool
-    walks_ddim: bool
+    w_range: Any = None
+    baked_w: float = 0.0
+    continuous: bool = False
+    any_steps: bool = False
+    needs_teacher: bool = True
+    data_free: bool = False
+    decodes: bool = True
+    walks_ddim: bool = False
+    needs_features: bool = False
+    has_critic: bool = False
+    sides: tuple[int, ...] = ()
+    parameterizations: tuple[str, ...] = ()
 
     @property
+    @abc.abstractmethod
     def phases(self) -> tuple[Phase, ...]:
         """The phases of one iteration, in order."""
-        ...
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the network takes beside z, t and label."""
+        return () if self.w_range is None else ("w",)
+
+    @property
+    def guides(self) -> bool:
+        """Whether it needs a null condition to guide against."""
+        return self.w_range is not None
+
+    @abc.abstractmethod
     def check(self, teacher: "Method | None") -> None:
         """Raises ValueError when the method's numbers, or its teacher's, make no sense."""
-        ...
 
+    @abc.abstractmethod
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
         """Images from standard normal noise z; raises ValueError for a method without."""
-        ...
 
 
 def traced(*names: str) -> Callable[[type], type]:
@@ -119,7 +154,7 @@ def drop_labels(key: jax.Array, batch: Batch, probability: float) -> dict[str, j
 
     Ho & Salimans (2022, arXiv:2207.12598), Algorithm 1.
     """
-    drop = jax.random.bernoulli(key, probability, batch.x.shape[:1])
+    drop = jax.random.bernoulli(key, probability, (batch.size,))
     return {name: jnp.where(drop, batch.null[name], value) for name, value in batch.cond.items()}
 
 

@@ -21,7 +21,7 @@ from distill_jax.typing import Batch, Cond, Image
 
 
 @traced("num_steps")
-class Diffusion:
+class Diffusion(Method):
     """A denoiser of data, for guidance and as a teacher.
 
     Args:
@@ -37,10 +37,8 @@ class Diffusion:
     weighting: str = "snr_trunc"
     clip: bool = True
 
-    w_range = None
     continuous = True
     needs_teacher = False
-    decodes = True
     walks_ddim = True
 
     @property

@@ -22,7 +22,7 @@ from distill_jax.typing import Batch, Cond, Image, Time
 
 
 @traced("num_steps", "w_range")
-class Encoder:
+class Encoder(Method):
     """One step of the encoder lands where two steps of reverse DDIM land.
 
     Nothing is clipped: see encoding.ddim_encode. The heads it takes are those whose eps is
@@ -40,10 +40,7 @@ class Encoder:
     w_range: tuple | None = None
     weighting: str = "snr_plus_one"
 
-    continuous = False
-    needs_teacher = True
     decodes = False
-    walks_ddim = False
     parameterizations = ("v", "eps", "flow", "edm")
 
     @property

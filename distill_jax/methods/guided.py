@@ -25,7 +25,7 @@ from distill_jax.typing import Batch, Cond, Image
 
 
 @traced("num_steps", "w_range")
-class Guided:
+class Guided(Method):
     """Student(z, t, c, w) learns (1 + w) teacher(z, t, c) - w teacher(z, t, null).
 
     Args:
@@ -43,8 +43,6 @@ class Guided:
     clip_target: bool = True
 
     continuous = True
-    needs_teacher = True
-    decodes = True
     walks_ddim = True
 
     @property

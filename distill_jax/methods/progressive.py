@@ -29,7 +29,7 @@ from distill_jax.typing import Batch, Cond, Image
 
 
 @traced("num_steps", "w_range")
-class Progressive:
+class Progressive(Method):
     """One step of the student lands where two steps of the teacher land.
 
     Args:
@@ -55,9 +55,6 @@ class Progressive:
     factor: int = 2
     label_dropout: float = 0.0
 
-    continuous = False
-    needs_teacher = True
-    decodes = True
     walks_ddim = True
 
     @property

@@ -26,7 +26,7 @@ from distill_jax.typing import Batch, Cond, Image
 
 
 @traced("num_steps", "w_range")
-class Stochastic:
+class Stochastic(Method):
     """On a grid of N, one step of length 2 / N lands where two teacher steps of 1 / N land.
 
     From the last time, 1 / N, where no two steps fit, one step of 1 / N leads to 0. But for that
@@ -45,11 +45,6 @@ class Stochastic:
     weighting: str = "snr_trunc"
     clip: bool = True
     clip_target: bool = True
-
-    continuous = False
-    needs_teacher = True
-    decodes = True
-    walks_ddim = False
 
     @property
     def phases(self) -> tuple[Phase, ...]:

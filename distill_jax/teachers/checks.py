@@ -77,7 +77,7 @@ def deviation(student: Student, key: jax.Array) -> float:
     t = jnp.asarray(TIMES)
     x = jnp.clip(jax.random.normal(k_x, (len(TIMES), *student.shape)) / 2, -1, 1)
     z = add_noise(student.binding.schedule, x, jax.random.normal(k_eps, x.shape), t)
-    cond = student.binding.sizes.conditions(student.takes_w)
+    cond = student.binding.sizes.conditions(student.method.inputs)
     cond = {name: jnp.repeat(value, len(TIMES), axis=0) for name, value in cond.items()}
     predict = jax.jit(lambda params: student.binding(params)(z, t, cond))
     x_hat, eps_hat = predict(student.params)

@@ -56,7 +56,7 @@ def expected(
     """
     spec = {"model": model, "schedule": {"name": "cosine"}, "parameterization": "x"}
     binding = make_binding(spec, shape, num_classes)
-    arguments = (jnp.zeros((1, *shape)), jnp.zeros((1,)), binding.sizes.conditions(False))
+    arguments = (jnp.zeros((1, *shape)), jnp.zeros((1,)), binding.sizes.conditions())
     params = jax.eval_shape(binding.network.init, jax.random.key(0), *arguments)
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
         path = tuple(key.key for key in keys)

@@ -66,7 +66,7 @@ def named(tree):
 
 
 def shapes(network, sizes):
-    cond, z = sizes.conditions(takes_w=False), jnp.zeros((1, *sizes.shape))
+    cond, z = sizes.conditions(), jnp.zeros((1, *sizes.shape))
     return jax.eval_shape(
         lambda key: network.init(key, z, jnp.zeros((1,)), cond), jax.random.key(0)
     )
