@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, UInt8
 Image = Float[Array, "b *s"]
 # The same on the way from disk to device: uint8 in 0 .. 255.
 Bytes = UInt8[Array, "b *s"]
+# The same at another size.
+Resized = Float[Array, "b *r"]
 # What a network puts out: the same, but perhaps for the channels.
 Output = Float[Array, "b *o"]
 # t, s, mid in [0, 1]: 0 is clean, 1 is noise. Also everything that is one number per example.

@@ -10,16 +10,17 @@ PACKAGE = ROOT / "distill_jax"
 # From the top; a file imports only from lines below its own, a folder also from itself.
 LINES = [
     {"main", "sweep"},
-    {"sample", "evaluate", "edit", "teachers"},
-    {"pipeline", "report", "edits", "costs"},
+    {"sample", "evaluate", "edit", "spectrum", "teachers"},
+    {"pipeline", "report", "edits", "costs", "yardsticks"},
     {"plan"},
     {"student"},
     {"binding"},
-    {"train", "checkpoint", "sharding", "logs", "data", "metrics", "methods", "models"},
+    {"train", "lora", "checkpoint", "sharding", "logs", "data", "metrics", "methods", "models"},
     {"diffusion"},
     {"typing", "tables", "signals", "errors", "flops", "pixels"},
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+SHARED = ("base", "checks", "matching", "scales")  # What a file in methods/ may import from there.
 FORBIDDEN = {"tensorflow", "torch", "tensorflow_probability"}
 
 
@@ -66,7 +67,7 @@ def test_methods_do_not_import_each_other():
     for path in (PACKAGE / "methods").glob("*.py"):
         if path.name not in ("__init__.py", "base.py", "checks.py"):
             within = {name for name in imports(path) if name.startswith("distill_jax.methods")}
-            assert within <= {"distill_jax.methods.base", "distill_jax.methods.checks"}
+            assert within <= {f"distill_jax.methods.{name}" for name in SHARED}
 
 
 def test_flax_is_known_to_the_models_alone():
@@ -96,7 +97,8 @@ def functions(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_functions_and_signatures_stay_small(path):
-    limit = 170 if path.parent.name == "methods" else 350
+    papers = path.parent.name == "methods" and path.stem not in SHARED
+    limit = 170 if papers else 350
     assert path.read_text().count("\n") <= limit
     for node, length in functions(path):
         assert length <= 60, node.name

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.diffusion.denoiser import Binding, Denoiser, Sizes
+from distill_jax.diffusion.denoiser import Binding, Denoiser, Network, Sizes
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine, expand
 from distill_jax.models.mlp import mlp
@@ -50,6 +50,11 @@ def filled(params, scale=0.3):
         return jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32)
 
     return jax.tree.map(fill, params)
+
+
+def jitted(network):
+    """The network with its functions compiled, where it has them."""
+    return Network(*(function and jax.jit(function) for function in network))
 
 
 ROOT = pathlib.Path(__file__).parent.parent

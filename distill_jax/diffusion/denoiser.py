@@ -42,11 +42,24 @@ class Network(NamedTuple):
     key switches dropout on.
     `features(params, z, t, cond) -> (b, positions, channels)`, from its middle; None where it has
     none to offer.
+    `parameterizations`: those it can put out, () for all.
     """
 
     init: Callable[[jax.Array, Image, Time, Cond], Tree]
     apply: Callable[..., Output]
     features: Callable[..., jax.Array] | None = None
+    parameterizations: tuple[str, ...] = ()
+
+
+class Head(NamedTuple):
+    """A small network on the features of another, as pure functions.
+
+    `init(key, features) -> params`, for features (b, positions, channels).
+    `apply(params, features) -> (b,)`, one logit per example.
+    """
+
+    init: Callable[[jax.Array, jax.Array], Tree]
+    apply: Callable[[Tree, jax.Array], Time]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction
-from distill_jax.diffusion.schedule import Schedule, expand
-from distill_jax.typing import Cond, Image, Time
+from distill_jax.diffusion.resize import bicubic, width_at
+from distill_jax.diffusion.schedule import Schedule, add_noise, expand
+from distill_jax.typing import Cond, Image, Resized, Time
 
 
 def ddim_step(schedule: Schedule, prediction: Prediction, s: Time) -> Image:
@@ -21,6 +22,17 @@ def ddim_step(schedule: Schedule, prediction: Prediction, s: Time) -> Image:
     x, eps = prediction
     z_s = expand(schedule.alpha(s), x) * x + expand(schedule.sigma(s), x) * eps
     return jnp.where(expand(s, x) > 0, z_s, x)
+
+
+def signal_step(schedule: Schedule, t: Time, s: Time) -> Time:
+    """D in [0, 1] of a DDIM step t -> s in the signal y_t = (z_t - sigma_t eps) / alpha_t.
+
+        y_s = y_t + D (x - y_t),   D = -expm1((l_t - l_s) / 2),   l = logsnr
+
+    eps is the noise that the path began with, x the denoiser's. D is 1 - (sigma_s alpha_t) /
+    (sigma_t alpha_s); Gu et al. (2023, arXiv:2306.05544) have its first order in t - s.
+    """
+    return -jnp.expm1((schedule.logsnr(t) - schedule.logsnr(s)) / 2)
 
 
 def ddim_target(schedule: Schedule, x_1: Image, x_2: Image, t: Time, mid: Time, s: Time) -> Image:
@@ -119,6 +131,52 @@ def stochastic(
         return jnp.where(expand(u, z) > 0, z_u, prediction.x)
 
     return jax.lax.fori_loop(0, num_steps, step, _start(schedule, z))
+
+
+def renoise(
+    key: jax.Array,
+    denoiser: Denoiser,
+    z: Image,
+    cond: Cond,
+    times: tuple[float, ...],
+    sides: tuple[int, ...] = (),
+) -> Resized:
+    """The few-step sampler of one-call generators: x, noise again, x again; len(times) calls.
+
+        x_1 = x(sigma_1 z, t_1),   x_k = x(alpha_k up(x_{k-1}) + sigma_k noise_k, t_k)
+
+    The last x is returned. `up` enlarges the clean x, where step k has a larger side: an enlarged
+    z_t would have noise that is correlated and too weak, which no network has seen (Starodubcev et
+    al. 2026, arXiv:2503.16397, section 3). With one side it is the sampler of DMD2 and of
+    consistency models.
+
+    Args:
+      key: of the noise after the first.
+      denoiser: its x is what a call generates.
+      z: standard normal noise (b, h, w, c) at full size; the first step sees the corner of its
+        side.
+      cond: the conditions of every call.
+      times: t_1 > t_2 > ... in (0, 1].
+      sides: heights of the steps, non-decreasing; () for z's own.
+
+    Raises:
+      ValueError: for a side beyond z's.
+    """
+    if sides and max(sides) > z.shape[1]:
+        raise ValueError(f"sides are {sides}, but the noise has {z.shape[1]} pixels only")
+    if sides:
+        z = z[:, : sides[0], : width_at(z, sides[0])]
+    x = None
+    for k, time in enumerate(times):
+        t = jnp.full(z.shape[:1], time, z.dtype)
+        if x is None:
+            z = expand(denoiser.schedule.sigma(t), z) * z
+        else:
+            x = bicubic(x, sides[k]) if sides else x
+            noise = jax.random.normal(jax.random.fold_in(key, k), x.shape, x.dtype)
+            z = add_noise(denoiser.schedule, x, noise, t)
+        x = denoiser(z, t, cond).x
+    return x
 
 
 def _start(schedule: Schedule, z: Image) -> Image:

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from distill_jax.diffusion.prediction import SIGMA_DATA
+
 LOGSNR_MAX = 20.0  # e^20 |x_hat - x|^2 is still accurate in float32; a flow's t = 0 has logsnr inf.
 
 
@@ -26,9 +28,18 @@ def snr_plus_one(logsnr: jax.Array) -> jax.Array:
     return snr(logsnr) + 1.0
 
 
+def edm(logsnr: jax.Array) -> jax.Array:
+    """e^logsnr + 1 / sigma_data^2: the loss is the mean squared error of EDM's output.
+
+    Karras et al. (2022, arXiv:2206.00364), Table 1, lambda(sigma).
+    """
+    return snr(logsnr) + 1 / SIGMA_DATA**2
+
+
 WEIGHTINGS = {
     "constant": constant,
     "snr": snr,
     "snr_trunc": snr_trunc,
     "snr_plus_one": snr_plus_one,
+    "edm": edm,
 }

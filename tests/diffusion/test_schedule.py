@@ -119,3 +119,10 @@ def test_noise_is_added_at_the_level_of_each_example():
     np.testing.assert_allclose(z[:, 0, 0, 0], [2.0, 1.25, -1.0], rtol=1e-6)
     assert z.shape == x.shape
     jax.tree.map(lambda i: np.testing.assert_array_equal(z[i], z[i, :1, :1] + 0 * z[i]), [0, 1, 2])
+
+
+def test_the_grid_of_the_scale_wise_students_has_its_golden_noise_levels(x64):
+    # papers/boot_sid_swd.md, 6.2: 28 Euler steps with shift 3.
+    sigma = RectifiedFlow(shift=3.0).sigma(jnp.linspace(1.0, 0.002994, 28))
+    golden = [1.0, 0.9454, 0.8959, 0.7904, 0.7371, 0.6022, 0.0089]
+    np.testing.assert_allclose(sigma[jnp.asarray([0, 4, 7, 12, 14, 18, 27])], golden, atol=6e-5)

@@ -2,7 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.diffusion.prediction import Prediction, eps_from_x, mean_squared, v_from
+from distill_jax.diffusion.prediction import (
+    PARAMETERIZATIONS,
+    Prediction,
+    eps_from_x,
+    mean_squared,
+    v_from,
+)
 from distill_jax.diffusion.schedule import Cosine, add_noise
 from distill_jax.diffusion.weighting import WEIGHTINGS
 
@@ -35,6 +41,14 @@ def test_truncated_snr_weight_gives_the_larger_of_the_errors_of_x_and_eps(x64):
     logsnr, in_x, in_eps, _ = errors()
     weighted = WEIGHTINGS["snr_trunc"](logsnr) * in_x
     np.testing.assert_allclose(weighted, jnp.maximum(in_x, in_eps), rtol=1e-7)
+
+
+def test_edm_weight_makes_the_error_of_x_that_of_edms_output(x64):
+    schedule, t = Cosine(), jnp.linspace(0.0, 1.0, 21)
+    z, *outputs = (jax.random.normal(jax.random.key(k), (21, 5)) for k in range(3))
+    a, b = (PARAMETERIZATIONS["edm"].predict(output, z, schedule, t).x for output in outputs)
+    weighted = WEIGHTINGS["edm"](schedule.logsnr(t)) * mean_squared(a, b)
+    np.testing.assert_allclose(weighted, mean_squared(*outputs), rtol=1e-5)
 
 
 def test_constant_weight_leaves_the_error_of_x():

@@ -1,0 +1,96 @@
+"""Images at other sizes: two small matrices, one for the rows and one for the columns."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.typing import Image, Resized
+
+CUBIC = -0.75  # Of Keys' family of kernels.
+
+
+def bicubic(x: Image, side: int) -> Resized:
+    """Images (b, h, w, c) at height `side`, the width in proportion.
+
+        x_i = sum_j k(j - u) x_j along each axis,   u = (i + 1/2) h / side - 1/2,
+        k(d) = (a + 2) |d|^3 - (a + 3) |d|^2 + 1,   |d| <= 1
+             = a |d|^3 - 5 a |d|^2 + 8 a |d| - 4 a,   1 < |d| < 2
+
+    with a = -0.75, beyond the edge its pixel again (Keys 1981, doi:10.1109/TASSP.1981.1163711;
+    the a and the edges of torch's "bicubic", of which Starodubcev et al. 2026, arXiv:2503.16397,
+    make their upscaling). jax.image's "cubic" has a = -0.5 and other edges. Enlarges: for smaller
+    images, where it skips pixels, take `area`.
+    """
+    return _resize(x, side, cubic_matrix)
+
+
+def area(x: Image, side: int) -> Resized:
+    """Images (b, h, w, c) at height `side` <= h: means of the pixels that each new one touches.
+
+    Pixel i is the mean of the whole pixels floor(i h / side) .. ceil((i + 1) h / side) - 1, so
+    windows overlap where h / side is no whole number ("adaptive average pooling").
+
+    Raises:
+      ValueError: for a side beyond the images'.
+    """
+    if side > x.shape[1]:
+        raise ValueError(
+            f"images of {x.shape[1]} pixels cannot be averaged to {side}; take sides up to "
+            f"{x.shape[1]}"
+        )
+    return _resize(x, side, area_matrix)
+
+
+def width_at(x: Image, side: int) -> int:
+    """The width of images (b, h, w, c) that are resized to height `side`.
+
+    Raises:
+      ValueError: where it is no whole number from 1.
+    """
+    width, rest = divmod(x.shape[2] * side, x.shape[1])
+    if rest or side < 1:
+        raise ValueError(
+            f"images {x.shape[1]}x{x.shape[2]} have no whole width at height {side}; take sides "
+            f"from 1 that {x.shape[1] // math.gcd(x.shape[1], x.shape[2])} divides"
+        )
+    return width
+
+
+@functools.cache
+def cubic_matrix(side: int, other: int) -> np.ndarray:
+    """The float64 (other, side) matrix of `bicubic`; rows sum to 1."""
+    u = (np.arange(other) + 0.5) * side / other - 0.5
+    first = np.floor(u).astype(int)
+    matrix = np.zeros((other, side))
+    for tap in range(-1, 3):
+        near = np.clip(first + tap, 0, side - 1)
+        np.add.at(matrix, (np.arange(other), near), _keys(first + tap - u))
+    return matrix
+
+
+def _keys(d: np.ndarray) -> np.ndarray:
+    a, d = CUBIC, np.abs(d)
+    inner = ((a + 2) * d - (a + 3)) * d**2 + 1
+    return np.where(d <= 1, inner, a * (((d - 5) * d + 8) * d - 4))
+
+
+@functools.cache
+def area_matrix(side: int, other: int) -> np.ndarray:
+    """The float64 (other, side) matrix of `area`; rows sum to 1."""
+    i, j = np.arange(other)[:, None], np.arange(side)
+    inside = (j >= i * side // other) & (j < -(-(i + 1) * side // other))
+    return inside / inside.sum(axis=1, keepdims=True)
+
+
+def _resize(x: Image, side: int, matrix_of: Callable[[int, int], np.ndarray]) -> Resized:
+    """The same images where the side is theirs."""
+    width = width_at(x, side)
+    if side == x.shape[1]:
+        return x
+    rows = jnp.asarray(matrix_of(x.shape[1], side), x.dtype)
+    columns = jnp.asarray(matrix_of(x.shape[2], width), x.dtype)
+    # An accelerator would otherwise round the factors.
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns, precision="highest")

@@ -1,0 +1,84 @@
+"""Power spectra of images, and from how small an image a noisy one may be made.
+
+Images have little power at high frequencies and noise has the same at all, so at every time there
+is a frequency beyond which z_t is noise alone. A small x that ends there, enlarged and noised to
+that time, is as good as a full one (Starodubcev et al. 2026, arXiv:2503.16397, section 3.1).
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.diffusion.schedule import Schedule
+
+CHUNK = 256  # Images that are transformed at once.
+
+
+def rapsd(x: np.ndarray) -> np.ndarray:
+    """Radially averaged power spectral density P(k) of square images (n, h, h, c), (h // 2 + 1,).
+
+    P(k) is the mean of |FFT(x)|^2 / h^2 over images, channels and the frequencies whose distance
+    from 0 rounds to k periods per image. White noise of variance 1 has P = 1 at every k. Corners,
+    k > h / 2, where rings are not whole, are left out.
+
+    Raises:
+      ValueError: for images that are not square.
+    """
+    if x.ndim != 4 or x.shape[1] != x.shape[2]:
+        raise ValueError(f"images are {x.shape[1:]}; a spectrum by radius is of square (h, h, c)")
+    side = x.shape[1]
+    frequency = np.fft.fftfreq(side) * side
+    ring = np.rint(np.hypot(frequency[:, None], frequency)).astype(int)
+    power = np.zeros((side, side))
+    for start in range(0, len(x), CHUNK):
+        transformed = np.fft.fft2(x[start : start + CHUNK].astype(np.float64), axes=(1, 2))
+        power += np.sum(np.abs(transformed) ** 2, axis=(0, 3))
+    power /= len(x) * x.shape[3] * side**2
+    return np.array([power[ring == k].mean() for k in range(side // 2 + 1)])
+
+
+def sufficient_time(power: np.ndarray, schedule: Schedule, side: int) -> float:
+    """The smallest time at which an x of `side` holds all of z_t that is not noise.
+
+        alpha_t^2 P(k) <= sigma_t^2   for every k > side / 2
+
+    z_t is at full size; of a smaller z_t noise hides more, for shrinking x by m divides P by m^2.
+    0 for the images' own side, and infinity where even t = 1 has too little noise.
+
+    Args:
+      power: P(k), k = 0 .. h / 2, of clean images of side h.
+      schedule: of the times.
+      side: up to h.
+    """
+    beyond = power[side // 2 + 1 :]
+    if not len(beyond) or beyond.max() == 0:
+        return 0.0
+    time = float(schedule.time(jnp.asarray(-np.log(beyond.max()))))
+    return max(time, 0.0) if time <= 1 else np.inf
+
+
+def propose(
+    power: np.ndarray, schedule: Schedule, sides: Sequence[int], num_steps: int
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Times and sides of a scale-wise student: times 1, (N - 1) / N, ..., 1 / N.
+
+    The x of step k is enlarged and noised to the time of step k + 1, so step k has the smallest
+    side that suffices at that time: what it lacks is then below the noise. The last step has the
+    largest side.
+
+    Raises:
+      ValueError: for sides that do not grow to the images' own, or no steps.
+    """
+    own = 2 * (len(power) - 1)
+    if list(sides) != sorted({*sides}) or not sides or sides[0] < 1 or sides[-1] // 2 != own // 2:
+        raise ValueError(f"sides are {tuple(sides)}; expected growing ones, the last one {own}")
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}; expected at least 1")
+    times = tuple((num_steps - k) / num_steps for k in range(num_steps))
+    enough = [sufficient_time(power, schedule, side) for side in sides]
+    fits = [
+        next(side for side, least in zip(sides, enough, strict=True) if least <= time)
+        for time in times[1:]
+    ]
+    return times, (*fits, sides[-1])
