@@ -1,7 +1,9 @@
-"""The network families by name: (sizes, **options) -> Network."""
+"""The network families by name, (sizes, **options) -> Network, and the head of a critic."""
 
 from distill_jax.models.adm_unet import adm_unet
+from distill_jax.models.critic import critic_head
 from distill_jax.models.dit import dit
+from distill_jax.models.exact import mixture
 from distill_jax.models.mlp import mlp
 from distill_jax.models.song_unet import song_unet
 from distill_jax.models.unet import unet
@@ -9,9 +11,10 @@ from distill_jax.models.unet import unet
 NETWORKS = {
     "adm_unet": adm_unet,
     "dit": dit,
+    "mixture": mixture,
     "mlp": mlp,
     "unet": unet,
     "song_unet": song_unet,
 }
 
-__all__ = ["NETWORKS"]
+__all__ = ["NETWORKS", "critic_head"]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Network, Sizes
-from distill_jax.models.layers import WEmbedding, as_network
+from distill_jax.models.layers import as_network, with_numbers
 from distill_jax.models.residual_unet import Architecture, ResidualUNet, noise_level
 from distill_jax.typing import Cond, Image, Output, Time
 
@@ -96,8 +96,7 @@ class AdmUNet(nn.Module):
         if "label" in cond:
             label = jax.nn.one_hot(cond["label"], spec.sizes.num_classes)
             emb += nn.Dense(width, use_bias=False, name="label_embed")(label)
-        if "w" in cond:
-            emb += WEmbedding(width, spec.w_scale, name="w_embed")(cond["w"])
+        emb = with_numbers(emb, cond, spec.w_scale)
         return ResidualUNet(spec, name="unet")(z, nn.swish(emb))
 
 

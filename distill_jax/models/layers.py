@@ -26,8 +26,7 @@ class Conditioning(nn.Module):
     """One vector per example from the time and the conditions, each embedded and summed.
 
     The keys of `cond` decide what is embedded, so a network made with "w" has the parameters of
-    one made without it and those under `w_embed`. The last layer of `w_embed` starts at zero: a
-    student grafted from a teacher is that teacher until it is trained (Meng et al. 2023, 3.1).
+    one made without it and those under `w_embed`; see `with_numbers`.
 
     Attributes:
       width: of the vector.
@@ -45,21 +44,38 @@ class Conditioning(nn.Module):
         emb = nn.Dense(self.width, name="t_embed_1")(nn.swish(emb))
         if "label" in cond:
             emb += nn.Embed(self.num_classes + 1, self.width, name="label_embed")(cond["label"])
-        if "w" in cond:
-            emb += WEmbedding(self.width, self.w_scale, name="w_embed")(cond["w"])
-        return emb
+        return with_numbers(emb, cond, self.w_scale)
 
 
-class WEmbedding(nn.Module):
-    """The guidance strength, embedded like the time, with a last layer that starts at zero."""
+class ZeroEmbedding(nn.Module):
+    """A number in [0, scale], embedded like the time, with a last layer that starts at zero."""
 
     width: int
-    w_scale: float
+    scale: float
 
     @nn.compact
-    def __call__(self, w: Time) -> jax.Array:
-        emb = nn.swish(nn.Dense(self.width)(sinusoid(w / self.w_scale, self.width)))
+    def __call__(self, number: Time) -> jax.Array:
+        emb = nn.swish(nn.Dense(self.width)(sinusoid(number / self.scale, self.width)))
         return nn.Dense(self.width, kernel_init=zeros)(emb)
+
+
+def with_numbers(emb: jax.Array, cond: Cond, w_scale: float) -> jax.Array:
+    """emb + the embeddings of the numbers that students have and teachers lack, made by a module.
+
+    They are `w_embed` of cond["w"], the guidance strength, and `target_embed` of cond["target"],
+    the time in [0, 1] that a network which always sees pure noise is asked for (Gu et al. 2023,
+    arXiv:2306.05544). Both start at zero: a student grafted from a teacher is that teacher until
+    it is trained (Meng et al. 2023, section 3.1), at every w and for every target.
+
+    Args:
+      emb: (b, width), from the time and the label.
+      cond: what the network is called with.
+      w_scale: the w that is embedded like t = 1.
+    """
+    for name, scale in (("w", w_scale), ("target", 1.0)):
+        if name in cond:
+            emb += ZeroEmbedding(emb.shape[-1], scale, name=f"{name}_embed")(cond[name])
+    return emb
 
 
 def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
@@ -67,10 +83,16 @@ def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     return h * (1 + scale) + shift
 
 
-def as_network(module: nn.Module) -> Network:
-    """The two functions of a Linen module that is called with (z, t, cond).
+def as_network(module: nn.Module, features: bool = False) -> Network:
+    """The functions of a Linen module that is called with (z, t, cond).
 
     A layer of the module drops out exactly when it has a "dropout" stream (`self.has_rng`).
+
+    Args:
+      module: the network.
+      features: whether it sows "middle", (b, positions, channels), into the collection "features".
+        Nothing is computed for that unless it is asked for, and then XLA leaves out the half of
+        the network that comes after it.
     """
 
     def init(key: jax.Array, z: Image, t: Time, cond: Cond) -> Tree:
@@ -80,4 +102,13 @@ def as_network(module: nn.Module) -> Network:
         rngs = {} if key is None else {"dropout": key}
         return module.apply({"params": params}, z, t, cond, rngs=rngs)
 
-    return Network(init, apply)
+    def middle(params: Tree, z: Image, t: Time, cond: Cond) -> jax.Array:
+        _, sown = module.apply({"params": params}, z, t, cond, mutable=["features"])
+        return sown["features"]["middle"][0].astype(jnp.float32)
+
+    return Network(init, apply, middle if features else None)
+
+
+def middle_of(blocks: int) -> int:
+    """The index of the block, of so many in a row, whose output is the middle of the network."""
+    return (blocks - 1) // 2

@@ -11,22 +11,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.diffusion.denoiser import Network, Sizes
-from distill_jax.models.layers import Conditioning, as_network, modulate, zeros
+from distill_jax.models.layers import Conditioning, as_network, middle_of, modulate, zeros
 from distill_jax.typing import Cond, Image, Output, Time
 
 
 class MLP(nn.Module):
     """Flattened image -> residual blocks -> image."""
 
-    channels_out: int
-    num_classes: int
+    sizes: Sizes
     width: int
     blocks: int
     expand: int
 
     @nn.compact
     def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
-        emb = nn.swish(Conditioning(self.width, self.num_classes, name="conditioning")(t, cond))
+        shape = tuple(self.sizes.shape)
+        if z.shape[1:] != shape:
+            raise ValueError(
+                f"the image is {z.shape[1:]}; this mlp was made for {shape} and takes no other "
+                "size: take dit or unet"
+            )
+        classes = self.sizes.num_classes
+        emb = nn.swish(Conditioning(self.width, classes, name="conditioning")(t, cond))
         h = nn.Dense(self.width, name="input")(z.reshape(z.shape[0], -1))
         for block in range(self.blocks):
             mod = nn.Dense(3 * self.width, kernel_init=zeros, name=f"modulation_{block}")(emb)
@@ -34,9 +40,11 @@ class MLP(nn.Module):
             y = modulate(nn.LayerNorm(use_bias=False, use_scale=False)(h), shift, scale)
             y = nn.swish(nn.Dense(self.expand * self.width, name=f"up_{block}")(y))
             h += gate * nn.Dense(self.width, name=f"down_{block}")(y)
+            if block == middle_of(self.blocks):
+                self.sow("features", "middle", h[:, None])
         mod = nn.Dense(2 * self.width, kernel_init=zeros, name="modulation_out")(emb)
         h = modulate(nn.LayerNorm(use_bias=False, use_scale=False)(h), *jnp.split(mod, 2, axis=-1))
-        shape = z.shape[:-1] + (self.channels_out,)
+        shape = z.shape[:-1] + (self.sizes.channels_out,)
         return nn.Dense(int(np.prod(shape[1:])), kernel_init=zeros, name="output")(h).reshape(shape)
 
 
@@ -46,7 +54,7 @@ def mlp(
     blocks: int = 3,
     expand: int = 2,
 ) -> Network:
-    """The residual MLP for images of these sizes.
+    """The residual MLP for images of these sizes, and for no others.
 
     Args:
       sizes: what it must fit; label num_classes is the null label.
@@ -54,4 +62,4 @@ def mlp(
       blocks: residual blocks.
       expand: hidden width of a block over the width of the stream.
     """
-    return as_network(MLP(sizes.channels_out, sizes.num_classes, width, blocks, expand))
+    return as_network(MLP(sizes, width, blocks, expand), features=True)

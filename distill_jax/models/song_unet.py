@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Network, Sizes
-from distill_jax.models.layers import WEmbedding, as_network, sinusoid
+from distill_jax.models.layers import as_network, sinusoid, with_numbers
 from distill_jax.models.residual_unet import Architecture, ResidualUNet, Taps, noise_level
 from distill_jax.typing import Cond, Image, Output, Time
 
@@ -74,8 +74,7 @@ class SongUNet(nn.Module):
             emb += nn.Dense(emb.shape[-1], name="label_embed")(label)
         emb = nn.Dense(width, name="t_embed_0")(emb)
         emb = nn.Dense(width, name="t_embed_1")(nn.swish(emb))
-        if "w" in cond:
-            emb += WEmbedding(width, spec.w_scale, name="w_embed")(cond["w"])
+        emb = with_numbers(emb, cond, spec.w_scale)
         return ResidualUNet(spec, name="unet")(z, nn.swish(emb))
 
     def _noise(self, c_noise: Time) -> jax.Array:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Network, Sizes
-from distill_jax.models.layers import WEmbedding, as_network, modulate, sinusoid, zeros
+from distill_jax.models.layers import as_network, modulate, sinusoid, with_numbers, zeros
 from distill_jax.typing import Cond, Image, Output, Time
 
 # logsnr -> u, which is embedded; inv_cos recovers the time of the cosine schedule.
@@ -44,7 +44,8 @@ class Architecture:
       embedding: width of the vector that times and conditions become, even; usually 4 channels.
       multipliers: channels of each level over `channels`; a level halves the side of the last.
       blocks: residual blocks of a level on the way down; one more on the way up.
-      attention: sides of the levels whose blocks are followed by attention.
+      attention: sides, at the size of `sizes`, of the levels whose blocks are followed by
+        attention.
       heads: of every attention; or else
       head_dim: channels of a head.
       dropout: probability in [0, 1) inside every residual block, where a key is passed.
@@ -134,6 +135,15 @@ class Architecture:
         return tuple(self.sizes.shape[0] >> level for level in range(len(self.multipliers)))
 
 
+def _check_halvings(shape: tuple[int, ...], halvings: int) -> None:
+    """Raises ValueError unless both sides of an image (b, h, w, c) can be halved so often."""
+    if shape[1] % 2**halvings or shape[2] % 2**halvings:
+        raise ValueError(
+            f"the image is {shape[1]}x{shape[2]}; this unet halves its sides {halvings} times, so "
+            f"expected multiples of {2**halvings}"
+        )
+
+
 def unchanged(h: jax.Array) -> jax.Array:
     """h itself."""
     return h
@@ -203,13 +213,14 @@ class UNet(nn.Module):
         spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
         widths = [spec.channels * multiplier for multiplier in spec.multipliers]
         last = len(widths) - 1
+        _check_halvings(z.shape, last)
         emb = self._embed(t, cond)
 
         h = nn.Conv(spec.channels, (3, 3), dtype=dtype, name="conv_in")(z)
         skips = [h]
         for level, width in enumerate(widths):
             for block in range(spec.blocks):
-                h = self._blocks(h, emb, width, f"down_{level}", block)
+                h = self._blocks(h, emb, width, ("down", level, block))
                 skips.append(h)
             if level < last:
                 h = self._resample(h, emb, halved, f"down_{level}.downsample")
@@ -218,11 +229,12 @@ class UNet(nn.Module):
         h = self._block(h, emb, widths[last], "mid.block_1")
         h = self._attend(h, "mid.attn_1")
         h = self._block(h, emb, widths[last], "mid.block_2")
+        self.sow("features", "middle", h.reshape(h.shape[0], -1, widths[last]))
 
         for level, width in reversed(list(enumerate(widths))):
             for block in range(spec.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._blocks(h, emb, width, f"up_{level}", block)
+                h = self._blocks(h, emb, width, ("up", level, block))
             if level > 0:
                 h = self._resample(h, emb, doubled, f"up_{level}.upsample")
 
@@ -242,17 +254,16 @@ class UNet(nn.Module):
         if "label" in cond:
             label = jax.nn.one_hot(cond["label"], spec.sizes.num_classes)
             emb += nn.Dense(spec.embedding, name="class_emb")(label)
-        if "w" in cond:
-            emb += WEmbedding(spec.embedding, spec.w_scale, name="w_embed")(cond["w"])
-        return emb
+        return with_numbers(emb, cond, spec.w_scale)
 
     def _blocks(
-        self, h: jax.Array, emb: jax.Array, width: int, level: str, block: int
+        self, h: jax.Array, emb: jax.Array, width: int, place: tuple[str, int, int]
     ) -> jax.Array:
-        """A residual block, and attention at the sides that have it."""
-        h = self._block(h, emb, width, f"{level}.block_{block}")
-        if h.shape[1] in self.spec.attention:
-            h = self._attend(h, f"{level}.attn_{block}")
+        """A residual block, and attention at the levels that have it, whatever their sides."""
+        way, level, block = place
+        h = self._block(h, emb, width, f"{way}_{level}.block_{block}")
+        if self.spec.sides[level] in self.spec.attention:
+            h = self._attend(h, f"{way}_{level}.attn_{block}")
         return h
 
     def _block(self, h: jax.Array, emb: jax.Array, width: int, name: str) -> jax.Array:
@@ -280,6 +291,9 @@ class UNet(nn.Module):
 def unet(sizes: Sizes, **options: Any) -> Network:
     """The UNet for images of these sizes.
 
+    With the same parameters it takes images of every other size whose sides its levels can halve;
+    the levels that attend stay the same.
+
     Args:
       sizes: what it must fit.
       **options: the other attributes of Architecture.
@@ -287,7 +301,7 @@ def unet(sizes: Sizes, **options: Any) -> Network:
     Raises:
       ValueError: when they do not fit each other.
     """
-    return as_network(UNet(Architecture(sizes, **options)))
+    return as_network(UNet(Architecture(sizes, **options)), features=True)
 
 
 # What tables.build lets a config set.

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.diffusion.denoiser import Network, Sizes
+from distill_jax.diffusion.denoiser import Sizes
 from distill_jax.models import NETWORKS
-from distill_jax.models.dit import dit, position_embedding
+from distill_jax.models.dit import centres, dit, position_embedding
 from distill_jax.models.layers import sinusoid
 from distill_jax.train import graft
-from tests.toys import filled
+from tests.toys import filled, jitted
 
 SMALL = {
     "mlp": {"width": 16, "blocks": 1},
@@ -33,7 +33,14 @@ SHAPE = (4, 6, 3)
 Z = jax.random.normal(jax.random.key(0), (5, *SHAPE))
 T = jnp.linspace(0, 1, 5)
 LABEL = {"label": jnp.asarray([0, 1, 2, 3, 0], jnp.int32)}
-W = {**LABEL, "w": jnp.linspace(0, 4, 5)}
+ALL = {**LABEL, "w": jnp.linspace(0, 4, 5), "target": jnp.linspace(1, 0, 5)}
+FEATURES = {"mlp": (5, 1, 16), "dit": (5, 6, 16), "unet": (5, 16, 64)}
+# What comes before the middle of a network of 3 blocks, and what comes after it.
+AROUND_THE_MIDDLE = {
+    "mlp": ("down_1", "down_2"),
+    "dit": ("block_1", "block_2"),
+    "unet": ("mid.block_2", "up_0.block_0"),
+}
 
 
 def images(name):
@@ -47,17 +54,18 @@ def make(name, channels=3):
 
 @functools.cache
 def compiled(name):
-    """The network that takes w, its functions compiled once for all tests, and its parameters."""
-    network = Network(*map(jax.jit, make(name)))
+    """The network that takes everything, compiled once for all tests, and its parameters."""
+    network = jitted(make(name))
     key = jax.random.key(0, impl="unsafe_rbg")  # Half the time to compile.
-    return network, network.init(key, images(name), T, W)
+    return network, network.init(key, images(name), T, ALL)
 
 
 def test_every_network_is_tried_here():
-    assert SMALL.keys() == NETWORKS.keys()
+    # The exact one knows one shape, and starts with weights that mean something: test_exact.py.
+    assert SMALL.keys() | {"mixture"} == NETWORKS.keys()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SMALL)
 def test_output_has_the_images_shape_and_the_channels_asked_for(name):
     network, z = make(name, channels=6), images(name)
     params = jax.eval_shape(network.init, jax.random.key(0), z, T, LABEL)
@@ -66,16 +74,17 @@ def test_output_has_the_images_shape_and_the_channels_asked_for(name):
     assert output.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SMALL)
 def test_every_input_has_an_effect_on_its_own_example_and_on_no_other(name):
     (network, params), z = compiled(name), images(name)
     params = filled(params)
-    base = network.apply(params, z, T, W)
+    base = network.apply(params, z, T, ALL)
     changes = {
-        "z": (z.at[2].add(0.1), T, W),
-        "t": (z, T.at[2].add(0.1), W),
-        "label": (z, T, {**W, "label": W["label"].at[2].set(1)}),
-        "w": (z, T, {**W, "w": W["w"].at[2].add(0.1)}),
+        "z": (z.at[2].add(0.1), T, ALL),
+        "t": (z, T.at[2].add(0.1), ALL),
+        "label": (z, T, {**ALL, "label": ALL["label"].at[2].set(1)}),
+        "w": (z, T, {**ALL, "w": ALL["w"].at[2].add(0.1)}),
+        "target": (z, T, {**ALL, "target": ALL["target"].at[2].add(0.04)}),
     }
     for what, arguments in changes.items():
         difference = jnp.abs(network.apply(params, *arguments) - base).max(axis=(1, 2, 3))
@@ -83,21 +92,28 @@ def test_every_input_has_an_effect_on_its_own_example_and_on_no_other(name):
         np.testing.assert_allclose(difference[jnp.asarray([0, 1, 3, 4])], 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_with_w_has_the_parameters_of_one_without_and_those_of_w_embed(name):
-    (network, with_w), z = compiled(name), images(name)
+@pytest.mark.parametrize("name", SMALL)
+def test_a_new_w_and_a_new_target_have_modules_of_their_own_and_no_effect(name):
+    (network, with_both), z = compiled(name), images(name)
     without = filled(jax.eval_shape(network.init, jax.random.key(0), z, T, LABEL))
-    grafted = graft(with_w, without, new=("w_embed",))
+    grafted = graft(with_both, without, new=("w_embed", "target_embed"))
     np.testing.assert_array_equal(
-        network.apply(grafted, z, T, W), network.apply(without, z, T, LABEL)
+        network.apply(grafted, z, T, ALL), network.apply(without, z, T, LABEL)
     )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def test_targets_a_25th_apart_are_embedded_further_apart_than_rounding():
+    # Of the adjacent targets of a student that bootstraps in steps of 1/25 (Gu et al. 2023).
+    embedded = sinusoid(jnp.linspace(0, 1, 26), 16)
+    distances = jnp.linalg.norm(embedded[:, None] - embedded[None], axis=-1)
+    assert float((distances + 9 * jnp.eye(26)).min()) > 1
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_a_new_network_puts_out_zero_and_learns_in_every_parameter(name):
     (network, params), z = compiled(name), images(name)
-    np.testing.assert_array_equal(network.apply(params, z, T, W), jnp.zeros_like(z))
-    grads = jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, z, T, W) ** 2)))(filled(params))
+    np.testing.assert_array_equal(network.apply(params, z, T, ALL), jnp.zeros_like(z))
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, z, T, ALL) ** 2)))(filled(params))
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         if "['k']['bias']" not in jax.tree_util.keystr(path):  # The softmax does not see it.
             assert float(jnp.abs(grad).max()) > 1e-5, jax.tree_util.keystr(path)
@@ -145,8 +161,93 @@ def test_sinusoid_has_the_golden_values(x64):
     np.testing.assert_allclose(sinusoid(jnp.asarray([0.25]), 8)[0], golden, atol=6e-7)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_features_are_float32_vectors_at_positions_or_are_not_offered(name):
+    network, z = make(name), images(name)
+    if name not in FEATURES:
+        assert network.features is None
+        return
+    params = jax.eval_shape(network.init, jax.random.key(0), z, T, LABEL)
+    features = jax.eval_shape(network.features, params, z, T, LABEL)
+    assert (features.shape, features.dtype) == (FEATURES[name], jnp.float32)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_features_come_from_the_middle(name):
+    blocks = {} if name == "unet" else {"blocks": 3}
+    sizes = Sizes(images(name).shape[1:], 3, 3)
+    network = jitted(NETWORKS[name](sizes, **{**SMALL[name], **blocks}))
+    arguments = (images(name), T, LABEL)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *arguments)
+    params, (before, after) = filled(shapes), AROUND_THE_MIDDLE[name]
+    base = network.features(params, *arguments)
+
+    def change(module):
+        changed = {**params, module: jax.tree.map(lambda leaf: leaf + 0.1, params[module])}
+        return float(jnp.abs(network.features(changed, *arguments) - base).max())
+
+    assert change(before) > 1e-3
+    assert change(after) == 0
+    other = network.features(params, arguments[0].at[2].add(0.1), T, LABEL) - base
+    moved = jnp.abs(other).max(axis=(1, 2)) > 1e-4
+    np.testing.assert_array_equal(moved, [False, False, True, False, False])
+
+
+def test_features_of_a_transformer_in_bfloat16_are_float32():
+    network = dit(Sizes(SHAPE, 3, 3), **SMALL["dit"], dtype="bfloat16")
+    params = jax.eval_shape(network.init, jax.random.key(0), Z, T, LABEL)
+    assert jax.eval_shape(network.features, params, Z, T, LABEL).dtype == jnp.float32
+
+
+SQUARE = Sizes((8, 8, 3), 3, 3)
+LEVELS = {"multipliers": (1, 1), "attention": (4,)}
+
+
+@pytest.mark.parametrize("side", [2, 4, 16])
+@pytest.mark.parametrize("name", ["dit", "unet"])
+def test_one_set_of_parameters_serves_several_sizes(name, side):
+    network = NETWORKS[name](SQUARE, **{**SMALL[name], **(LEVELS if name == "unet" else {})})
+    full, z = jnp.zeros((5, 8, 8, 3)), jnp.zeros((5, side, side, 3))
+    params = jax.eval_shape(network.init, jax.random.key(0), full, T, LABEL)
+    assert params == jax.eval_shape(network.init, jax.random.key(0), z, T, LABEL)
+    assert jax.eval_shape(network.apply, params, z, T, LABEL).shape == z.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "message"),
+    [
+        ("mlp", 4, r"image is \(4, 4, 3\); this mlp was made for \(8, 8, 3\).*: take dit or unet"),
+        ("dit", 3, "patch 2 does not divide the image of 3x3; expected sides that are multiples"),
+        ("unet", 3, "image is 3x3; this unet halves its sides 1 times, so expected multiples of 2"),
+    ],
+)
+def test_an_image_of_a_size_that_a_network_cannot_take_is_refused(name, side, message):
+    network = NETWORKS[name](SQUARE, **{**SMALL[name], **(LEVELS if name == "unet" else {})})
+    z = jnp.zeros((5, side, side, 3))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(network.init, jax.random.key(0), z, T, LABEL)
+
+
+def test_positions_are_places_in_the_image_at_every_size():
+    np.testing.assert_array_equal(centres(4, 4), [0, 1, 2, 3])
+    # Two patches cover what four did: the centre of the first is between those of 0 and 1.
+    np.testing.assert_array_equal(centres(2, 4), [0.5, 2.5])
+    np.testing.assert_array_equal(centres(1, 4), [1.5])
+    np.testing.assert_array_equal(centres(8, 4)[:3], [-0.25, 0.25, 0.75])
+
+
+def test_a_transformer_knows_where_the_patches_of_a_smaller_image_are():
+    # Where all parameters are zero, nothing but the positions comes through.
+    network = jitted(dit(SQUARE, **SMALL["dit"]))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), T[:1], {})
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)
+    for side, places in ((8, np.arange(4)), (4, np.asarray([0.5, 2.5]))):
+        features = network.features(params, jnp.ones((1, side, side, 3)), T[:1], {})
+        np.testing.assert_allclose(features[0], position_embedding(places, places, 16), atol=1e-6)
+
+
 def test_positions_are_all_different_and_rows_differ_from_columns():
-    table = position_embedding(4, 4, 16)
+    table = position_embedding(np.arange(4), np.arange(4), 16)
     assert table.shape == (16, 16)
     distances = np.linalg.norm(table[:, None] - table[None], axis=-1)
     assert (distances + np.eye(16) > 0.3).all()

@@ -15,7 +15,7 @@ from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.models import NETWORKS
 from distill_jax.models.unet import unet
 from distill_jax.tables import build
-from tests.toys import filled
+from tests.toys import filled, jitted
 
 TREES = pathlib.Path(__file__).parent / "unet_trees"
 PUBLISHED = {
@@ -149,7 +149,7 @@ def test_golden_output_whose_rounding_is_amplified_is_met_as_far_as_it_means_any
 @functools.cache
 def small(**options):
     """A tiny network, its functions compiled, and parameters that are not zero."""
-    network = Network(*map(jax.jit, unet(SIZES, **{**SMALL, **options})))
+    network = jitted(unet(SIZES, **{**SMALL, **options}))
     return network, filled(shapes(network, SIZES))
 
 

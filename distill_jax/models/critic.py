@@ -1,0 +1,54 @@
+"""The head that tells noisy data from noisy samples by the features of a diffusion network."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Head
+from distill_jax.typing import Time, Tree
+
+LAYERS = 4
+
+
+class Critic(nn.Module):
+    """The mean over positions, then layers that narrow evenly to one number."""
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> Time:
+        h = features.mean(axis=1)
+        for layer, width in enumerate(widths(h.shape[-1])[1:]):
+            h = nn.gelu(nn.LayerNorm(name=f"norm_{layer}")(h))
+            h = nn.Dense(width, name=f"dense_{layer}")(h)
+        return h[:, 0]
+
+
+def widths(channels: int) -> tuple[int, ...]:
+    """From `channels` to 1 in even steps, rounded up: what enters each layer, and the logit.
+
+    Raises:
+      ValueError: where a normalisation would see so few numbers that it keeps nothing but signs.
+    """
+    found = tuple(channels - k * (channels - 1) // LAYERS for k in range(LAYERS + 1))
+    if found[LAYERS - 1] < 3:
+        raise ValueError(
+            f"the features have {channels} channels, too few for a critic; expected at least 6: "
+            "take a wider network"
+        )
+    return found
+
+
+def critic_head() -> Head:
+    """Mean over positions, then 4 x (LayerNorm, GELU, Linear) of widths linspace(C, 1, 5).
+
+    Starodubcev et al. (2025), Scale-wise Distillation of Diffusion Models, arXiv:2503.16397, as
+    released.
+    """
+    module = Critic()
+
+    def init(key: jax.Array, features: jax.Array) -> Tree:
+        return module.init(key, features)["params"]
+
+    def apply(params: Tree, features: jax.Array) -> Time:
+        return module.apply({"params": params}, features.astype(jnp.float32))
+
+    return Head(init, apply)

@@ -1,0 +1,47 @@
+"""A network that needs no training: the exact denoiser of the toy mixture, as parameters."""
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.analytic import mixture_prediction, ring
+from distill_jax.diffusion.denoiser import Network, Sizes
+from distill_jax.diffusion.prediction import v_from
+from distill_jax.typing import Cond, Image, Output, Time, Tree
+
+
+def mixture(sizes: Sizes) -> Network:
+    """The exact denoiser of diffusion.analytic.ring, for the parameterization "v" alone.
+
+    v = alpha eps - sigma x loses nothing at either end of any schedule, where x says nothing of eps
+    or eps nothing of x. The parameters are means (k, 2), log std and log weights (k,), and start at
+    the mixture's own, so a stage of one step with learning rate 0 makes a finished teacher.
+
+    Args:
+      sizes: of the dataset "mixture".
+
+    Raises:
+      ValueError: for sizes of other data.
+    """
+    data = ring()
+    shape, classes = (1, 1, data.means.shape[1]), data.num_classes
+    if (sizes.shape, sizes.num_classes, sizes.channels_out) != (shape, classes, shape[-1]):
+        raise ValueError(
+            f"network 'mixture' is for the dataset 'mixture', {shape} and {classes} classes, with "
+            f"parameterization 'v'; here are {sizes.shape}, {sizes.num_classes} classes and an "
+            f"output of {sizes.channels_out} channels"
+        )
+
+    def init(key: jax.Array, z: Image, t: Time, cond: Cond) -> Tree:
+        return {
+            "means": jnp.asarray(data.means, jnp.float32),
+            "log_std": jnp.log(jnp.float32(data.std)),
+            "log_weights": jnp.zeros(len(data.labels)),
+        }
+
+    def apply(params: Tree, z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Output:
+        means, std = params["means"], jnp.exp(params["log_std"])
+        log_weights = data.log_weights(z, cond) + params["log_weights"]
+        prediction = mixture_prediction(sizes.schedule, z, t, means, std, log_weights)
+        return v_from(prediction, sizes.schedule, t)
+
+    return Network(init, apply, parameterizations=("v",))
