@@ -1,5 +1,6 @@
-"""What a config or a manifest says of a network, made into one: names looked up, sizes fitted."""
+"""What a config or a manifest says of networks, made into some: names looked up, sizes fitted."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Mapping
@@ -8,13 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill_jax.diffusion.denoiser import Binding, Sizes
+from distill_jax.diffusion.denoiser import Binding, Denoiser, Sizes
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.diffusion.schedule import SCHEDULES
-from distill_jax.methods import Method
-from distill_jax.models import NETWORKS
+from distill_jax.lora import merge, new_adapters
+from distill_jax.methods import Method, Nets
+from distill_jax.models import NETWORKS, critic_head
 from distill_jax.tables import build, lookup
-from distill_jax.typing import Tree
+from distill_jax.train import graft
+from distill_jax.typing import Cond, Image, Time, Tree
 
 
 def make_binding(spec: Mapping[str, Any], shape: tuple[int, ...], num_classes: int) -> Binding:
@@ -35,7 +38,12 @@ def _binding(spec: str, shape: tuple[int, ...], num_classes: int) -> Binding:
     parameterization = lookup(PARAMETERIZATIONS, "parameterization", spec["parameterization"])
     schedule = build(SCHEDULES, "schedule", spec["schedule"])
     sizes = Sizes(shape, num_classes, parameterization.channels * shape[-1], schedule)
-    network = build(NETWORKS, "network", spec["model"], sizes)
+    network, name = build(NETWORKS, "network", spec["model"], sizes), spec["parameterization"]
+    if network.parameterizations and name not in network.parameterizations:
+        raise ValueError(
+            f"parameterization is {name!r}; network {spec['model']['name']!r} puts out "
+            f"{', '.join(network.parameterizations)} alone"
+        )
     return Binding(network, parameterization, sizes)
 
 
@@ -58,6 +66,93 @@ def abstract_params(binding: Binding, method: Method) -> Tree:
 @functools.cache  # All halvings of a chain have the same.
 def _shapes(binding: Binding, inputs: tuple[str, ...]) -> Tree:
     return jax.eval_shape(lambda key: _initial(key, binding, inputs), jax.random.key(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bind:
+    """Parameters by role -> the networks that a loss sees. Equal ones share compiled updates.
+
+    Attributes:
+      student: what the student is.
+      teacher: what the frozen teacher is, None without one.
+      fake: whether there is a fake network; it is what the student is, and starts as it does.
+      critic: whether the fake network has a head that tells data from samples.
+      rank: of the adapters that student and fake train in place of their weights, which stay the
+        teacher's (distill_jax.lora); 0 trains the weights.
+      new: modules that the network a student starts from may lack; they are trained in full.
+    """
+
+    student: Binding
+    teacher: Binding | None = None
+    fake: bool = False
+    critic: bool = False
+    rank: int = 0
+    new: tuple[str, ...] = ()
+
+    def __call__(self, params: Mapping[str, Tree]) -> Nets:
+        student = self.student(self.weights(params, params["student"]))
+        teacher = None if self.teacher is None else self.teacher(params["teacher"])
+        return Nets(student, teacher, self._fake(params) if self.fake else None)
+
+    def weights(self, params: Mapping[str, Tree], trained: Tree) -> Tree:
+        """The weights of a network of which `trained` is trained."""
+        return merge(params["start"], trained) if self.rank else trained
+
+    def _fake(self, params: Mapping[str, Tree]) -> Denoiser:
+        fake = self.student(self.weights(params, params["fake"]["network"]))
+        if not self.critic:
+            return fake
+
+        def critic(z: Image, t: Time, cond: Cond) -> Time:
+            return critic_head().apply(params["fake"]["critic"], fake.features(z, t, cond))
+
+        return dataclasses.replace(fake, critic=critic)
+
+    def initial(
+        self, key: jax.Array, inputs: tuple[str, ...], start: Tree | None
+    ) -> dict[str, Tree]:
+        """What every role trains, at the start.
+
+        Args:
+          key: of what is not taken over.
+          inputs: of the student, see Method.inputs.
+          start: parameters that student and fake take over, None for fresh ones.
+
+        Returns:
+          Parameters by role; with adapters also "start", which is not trained.
+
+        Raises:
+          ValueError: where `start` does not fit.
+        """
+        params = _initial(key, self.student, inputs)
+        if start is not None:
+            params = graft(params, start, self.new)
+        roles, network = {}, params
+        if self.rank:
+            roles["start"] = params
+            network = new_adapters(jax.random.fold_in(key, 1), params, self.rank, self.new)
+        roles["student"] = network
+        if self.fake:
+            roles["fake"] = {"network": network}
+        if self.critic:
+            binding = self.student
+            z, t = jnp.zeros((1, *binding.sizes.shape)), jnp.zeros((1,))
+            features = binding(params).features(z, t, binding.sizes.conditions(inputs))
+            roles["fake"]["critic"] = critic_head().init(jax.random.fold_in(key, 2), features)
+        return roles
+
+
+@functools.cache  # All halvings of a chain have the same.
+def role_shapes(
+    bind: Bind, inputs: tuple[str, ...], start: Binding | None, start_inputs: tuple[str, ...]
+) -> dict[str, Tree]:
+    """Shapes and types of `bind.initial`, where the student starts from a network like `start`."""
+    begun = None if start is None else _shapes(start, start_inputs)
+
+    def initial(key: jax.Array, begun: Tree | None) -> dict[str, Tree]:
+        return bind.initial(key, inputs, begun)
+
+    return jax.eval_shape(initial, jax.random.key(0), begun)
 
 
 def as_tuples(spec: Any) -> Any:

@@ -21,7 +21,7 @@ def base() -> ConfigDict:
             "model": {"name": "mlp"},
             "schedule": {"name": "cosine"},
             "parameterization": "v",
-            "optimizer": {"b1": 0.9, "b2": 0.999, "clip_norm": 1.0},
+            "optimizer": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0},  # 0: not clipped.
             # Devices along each axis; -1 takes the rest.
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             # Iterations between lines of the log, and between saved states, of which `keep` stay.
@@ -53,13 +53,18 @@ def stage(
       name: of the stage; its directory is s<index>_<name>.
       method: an entry of METHODS.
       steps: iterations.
-      learning_rate: the largest.
+      learning_rate: the largest, of every network that is trained.
       teacher: a stage's name or the path of a finished network; "" is the stage before.
       new: modules of the student that the teacher lacks.
       **options: `warmup` (iterations), `decay_to` (fraction of the learning rate at the end),
-        `weight_decay` (decoupled), `ema_decay`; every other option is an argument of the method.
+        `weight_decay` (decoupled), `ema_decay`, `ema_ramp` (see train.Rates); `init`, a stage or
+        path like `teacher`, whose weights the student starts from in place of the teacher's;
+        `model`, a network in place of the config's; `optimizer`, keys in place of the config's;
+        `lora`, the rank of adapters that are trained in place of the weights, 0 for none. Every
+        other option is an argument of the method.
     """
-    rates = {"warmup": 0, "decay_to": 0.0, "weight_decay": 0.0, "ema_decay": 0.0}
+    rates = {"warmup": 0, "decay_to": 0.0, "weight_decay": 0.0, "ema_decay": 0.0, "ema_ramp": 0.0}
+    rates.update({"init": "", "model": {}, "optimizer": {}, "lora": 0})
     rates.update({key: options.pop(key) for key in list(options) if key in rates})
     return {
         "name": name,
@@ -163,24 +168,35 @@ def check_size(size: str, *known: str) -> None:
         raise ValueError(f"unknown size {size!r} of the config; known: {', '.join(known)}")
 
 
-def smoke_images(config: ConfigDict, size: int, **data: Any) -> ConfigDict:
-    """`smoke` for images of `size` pixels: fake data of that shape, and the smallest UNet.
+SMALLEST = {
+    "mlp": {"width": 32, "blocks": 1},
+    "dit": {"patch": 8, "width": 32, "blocks": 2, "heads": 2},
+    "unet": {"channels": 32, "embedding": 32, "blocks": 1, "attention": (), "heads": 1},
+}
+
+
+def smoke_images(config: ConfigDict, size: int, network: str = "mlp", **data: Any) -> ConfigDict:
+    """`smoke` for images of `size` pixels: fake data of that shape, and the smallest network.
 
     Args:
       config: the full size.
       size: of the images, 32 times a power of two.
+      network: a name in SMALLEST; others than a UNet compile in a moment.
       **data: other options of the fake data.
     """
     config = config.copy_and_resolve_references()
     config.data = ConfigDict({"name": "noise", "size": size, "count": 64, **data})
-    levels = (1,) * (size // 32).bit_length()  # Down to 32 pixels, where the middle attends.
-    sizes = {"channels": 32, "embedding": 32, "multipliers": levels, "blocks": 1, "attention": ()}
-    config.model = ConfigDict({"name": "unet", **sizes, "heads": 1, "resblock_resample": False})
+    config.model = ConfigDict({"name": network, **SMALLEST[network]})
+    if network == "unet":  # Down to 32 pixels, where the middle attends.
+        levels = (1,) * (size // 32).bit_length()
+        config.model.update(multipliers=levels, resblock_resample=False)
     config = smoke(config)
     config.batch_size, config.evaluate.num_samples = 4, 10  # As many as a row of a grid.
     config.evaluate.w = config.evaluate.w[:2]
     for entry in config.stages.values():
-        entry.steps, entry.method.num_steps = 3, min(entry.method.num_steps, 4)
+        entry.steps = 3
+        if "num_steps" in entry.method:
+            entry.method.num_steps = min(entry.method.num_steps, 4)
     return config
 
 

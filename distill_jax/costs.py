@@ -94,7 +94,8 @@ class Cost(NamedTuple):
     """What a stage costs. Stages that run the same programs share one object.
 
     Attributes:
-      flops: of one update of each phase, on all devices together.
+      flops: of one iteration's updates of each phase, on all devices together; of a phase whose
+        programs take turns, their mean.
       kept: bytes on each device between two updates, by what they are.
     """
 
@@ -116,11 +117,13 @@ def measure(run: Run) -> dict[str, Cost]:
 
 def _measure(run: Run, stage: Stage) -> Cost:
     method, _, state, frozen, batch = _arguments(run, stage)
-    bind = Bind(*(each and _traced_once(each) for each in (stage.bind.student, stage.bind.teacher)))
+    networks = stage.bind.student, stage.bind.teacher
+    student, teacher = (each and _traced_once(each) for each in networks)
+    bind = dataclasses.replace(stage.bind, student=student, teacher=teacher)
     flops_of = functools.partial(_flops, bind, method, {**frozen, **state.params}, batch)
     kept = {
         "parameters": state.params,
-        "teacher": frozen,
+        "frozen": frozen,
         "optimizer": state.opt,
         "EMA": state.ema,
         "batch": batch,
@@ -134,19 +137,26 @@ def _measure(run: Run, stage: Stage) -> Cost:
 def _flops(
     bind: Bind, method: Method, params: Mapping[str, Tree], batch: Batch, phase: Phase
 ) -> int:
-    """Of the gradient of a phase; the optimizer has neither products nor convolutions."""
+    """Of the gradients of a phase; the optimizer has neither products nor convolutions."""
 
-    def loss(trained: Tree, method: Method, params: Mapping[str, Tree], batch: Batch) -> jax.Array:
-        nets = bind({**params, phase.trains: trained})
-        return phase.loss(method, jax.random.key(0), batch, nets)[0]
+    def of(*turn: int) -> int:
+        def loss(trained: Tree, method: Method, params: Mapping, batch: Batch) -> jax.Array:
+            nets = bind({**params, phase.trains: trained})
+            return phase.loss(method, jax.random.key(0), batch, nets, *turn)[0]
 
-    return flops(jax.value_and_grad(loss), params[phase.trains], method, params, batch)
+        return flops(jax.value_and_grad(loss), params[phase.trains], method, params, batch)
+
+    if phase.turns == 1:
+        return phase.repeats * of()
+    return phase.repeats * sum(of(turn) for turn in range(phase.turns)) // phase.turns
 
 
 @functools.cache
 def _traced_once(binding: Binding) -> Binding:
     """The same, but JAX remembers what it traced: tracing is all that a plan waits for."""
     network = binding.network._replace(apply=jax.jit(binding.network.apply))
+    if network.features is not None:
+        network = network._replace(features=jax.jit(network.features))
     return dataclasses.replace(binding, network=network)
 
 
@@ -154,7 +164,7 @@ def _arguments(run: Run, stage: Stage) -> tuple:
     """Shapes, types and shardings of what the updates of a stage are called with."""
     config, layout = run.config, run.layout
     method, rates = jax.eval_shape(lambda *numbers: numbers, stage.method, stage.rates)
-    tx = optimizer(**config.optimizer)
+    tx = optimizer(**{**config.optimizer, **stage.spec.optimizer})
     trained = {phase.trains: stage.shapes[phase.trains] for phase in stage.method.phases}
     state = jax.eval_shape(lambda params: new_state(jax.random.key(0), params, tx), trained)
     frozen = {role: shapes for role, shapes in stage.shapes.items() if role not in trained}
@@ -163,8 +173,9 @@ def _arguments(run: Run, stage: Stage) -> tuple:
         shape = (config.batch_size, *shape)
         return jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=layout.batch)
 
-    label = {"label": one_each((), "int32")} if run.dataset.num_classes else {}
-    batch = Batch(one_each(run.dataset.shape, "float32"), label, label)
+    label = {"label": one_each((), "int32")}
+    x = None if stage.method.data_free else one_each(run.dataset.shape, "float32")
+    batch = Batch(x, label if run.dataset.num_classes else {}, label)
     return method, rates, layout.abstract(state), layout.abstract(frozen), batch
 
 
@@ -178,7 +189,8 @@ def _bytes_per_device(tree: Tree) -> int:
 def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
     """The costs as text: parameters by module, FLOPs and hours by stage, bytes per device."""
     last = run.stages[-1]
-    shapes, forward = last.shapes["student"], forward_flops(last.bind.student, last.method)
+    shapes = abstract_params(last.bind.student, last.method)
+    forward = forward_flops(last.bind.student, last.method)
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     modules = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in by_module(shapes).items()]
     kept = []
@@ -210,7 +222,7 @@ def _show_stages(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
     """Images, FLOPs and hours of every stage, of all, and of those that are left."""
 
     def row(name: str, stages: Sequence[Stage], update: str = "") -> tuple[str, ...]:
-        images = sum(stage.spec.steps for stage in stages) * run.config.batch_size
+        images = sum(stage.spec.steps * stage.updates for stage in stages) * run.config.batch_size
         total = sum(stage.spec.steps * sum(costs[stage.name].flops) for stage in stages)
         shown = "-" if where.peak is None else f"{hours(total, where):,.2f}"
         return (name, f"{images:,}", update, scaled(total, FLOP), shown)
@@ -232,7 +244,7 @@ def _show_stages(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
             f"hours are not known, nor is the peak of {where.name!r}; name other devices, such as "
             "--plan_for=8xh100, or the TFLOP/s of each: --plan_for=8x2250"
         )
-    titles = ("stage", "images", "per update", "together", "hours")
+    titles = ("stage", "images", "per iteration", "together", "hours")
     return logs.table(titles, rows) + "\n\n" + note
 
 
@@ -296,15 +308,17 @@ def check_compile(run: Run) -> None:
 def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
     """Compiles the updates of a run, each once, and says what memory XLA gives them on a device.
 
-    Beside what is counted here stand XLA's own FLOPs, which include what is done for single
-    elements and, on GPUs, leave out what libraries do.
+    Of programs that take turns the last one is compiled, which has the largest images. Beside what
+    is counted here stand XLA's own FLOPs, which include what is done for single elements and, on
+    GPUs, leave out what libraries do.
     """
     stages, rows = {stage.name: stage for stage in run.stages}, []
     for names, first, cost in _programs(costs):
         for index, counted in enumerate(cost.flops):
+            phase = stages[first].method.phases[index]
             logs.say(f"compiling the update of {names}")
             began = time.monotonic()
-            compiled = compile_update(run, stages[first], index)
+            compiled = compile_update(run, stages[first], index, phase.turns - 1)
             seconds, memory = time.monotonic() - began, compiled.memory_analysis()
             theirs = compiled.cost_analysis().get("flops", 0) * jax.device_count()
             sizes = {
@@ -315,14 +329,14 @@ def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
             }
             together = sum(sizes.values()) - 2 * sizes["of these in place"]
             amounts = [scaled(size, BYTES) for size in (*sizes.values(), together)]
-            flop = (scaled(counted, FLOP), scaled(theirs, FLOP))
+            flop = (scaled(counted / phase.repeats, FLOP), scaled(theirs, FLOP))
             rows.append((names, index, f"{seconds:.0f}", *flop, *amounts))
     titles = ("stage", "phase", "seconds to compile", "FLOP counted", "FLOP by XLA")
     return logs.table((*titles, *sizes, "together"), rows)
 
 
-def compile_update(run: Run, stage: Stage, index: int) -> jax.stages.Compiled:
+def compile_update(run: Run, stage: Stage, index: int, turn: int = 0) -> jax.stages.Compiled:
     """The program that the run would run for a phase, compiled for shapes."""
-    tx = optimizer(**run.config.optimizer)
-    update = make_update(stage.method.phases, index, stage.bind, tx, run.layout.constrain)
+    tx = optimizer(**{**run.config.optimizer, **stage.spec.optimizer})
+    update = make_update(stage.method.phases, index, stage.bind, tx, run.layout.constrain, turn)
     return update.lower(*_arguments(run, stage)).compile()

@@ -15,85 +15,13 @@ import jax
 import numpy as np
 from absl import flags
 from etils import epath
-from threadpoolctl import threadpool_limits
 
 from distill_jax import checkpoint, logs, report
-from distill_jax.data import DATASETS, Source
 from distill_jax.errors import friendly
-from distill_jax.metrics.convnet import ConvNet
-from distill_jax.metrics.features import Classifier
-from distill_jax.metrics.frechet import Moments, frechet_distance, moments
-from distill_jax.pixels import normalise
 from distill_jax.student import Student, find_final, load
-from distill_jax.tables import build
+from distill_jax.yardsticks import Row, Yardstick, make_yardstick
 
-Row = dict[str, Any]
-MOST = 50_000  # Images of a split that statistics are made of.
 PIXELS = 2**18  # Drawn at once: 256 of 32x32, 64 of 64x64.
-SMALL = 1024  # Numbers in an image up to which the classifier is a perceptron.
-
-
-class Yardstick:
-    """Everything that samples of one dataset are compared with.
-
-    Args:
-      data: the spec of the dataset, as in a config.
-
-    Attributes:
-      name: of its Frechet distance.
-      floor: distances between real images: two halves of the training images, and training
-        against held-out images.
-      real_accuracy: of the classifier on held-out images, None for data without labels.
-    """
-
-    def __init__(self, data: dict[str, Any]):
-        dataset = build(DATASETS, "dataset", data)
-        train, held_out = (dataset.images(split, MOST) for split in ("train", "held_out"))
-        labelled = dataset.num_labels > 1
-        self.name = f"FD-{data.get('dataset', data['name']).replace('/', '_')}"
-        if np.prod(dataset.shape) <= SMALL and labelled:
-            train, held_out = (Source(normalise(part.x), part.label) for part in (train, held_out))
-            self._classifier = Classifier(train.x, train.label)
-        else:
-            self._classifier = ConvNet(train.x, train.label if labelled else None)
-        features = self._classifier.features(train.x)
-        self._real = moments(features)
-        order = np.random.default_rng(0).permutation(len(features))
-        halves = [moments(features[part]) for part in np.array_split(order, 2)]
-        self.floor = {
-            "halves": frechet_distance(*halves),
-            "held_out": frechet_distance(self._real, self.moments(held_out.x)),
-        }
-        self.real_accuracy = None
-        if labelled:
-            self.real_accuracy = self._classifier.accuracy(held_out.x, held_out.label)
-
-    def summary(self) -> dict[str, Any]:
-        """The name of the distance and what real images get."""
-        return {"name": self.name, "floor": self.floor, "real_accuracy": self.real_accuracy}
-
-    def moments(self, x: np.ndarray) -> Moments:
-        """Mean and covariance of the features of images."""
-        return moments(self._classifier.features(x))
-
-    @threadpool_limits.wrap(limits=1)
-    def measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
-        """Distances and accuracy of samples of these labels.
-
-        Args:
-          x: samples.
-          label: what they are meant to show, None for a network without labels.
-          target: the guided teacher's samples from the same noise, None when there is no teacher.
-        """
-        seen = self.moments(x)
-        row = {self.name: frechet_distance(seen, self._real)}
-        if target is not None:
-            row[f"{self.name}-to-teacher"] = frechet_distance(seen, self.moments(target))
-        if label is not None and self.real_accuracy is not None:
-            row["accuracy"] = self._classifier.accuracy(x, label)
-        if target is not None:
-            row["l2"] = float(np.sqrt(np.mean((x - target) ** 2)))
-        return row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,12 +83,16 @@ def entries(
       teacher: a network without w, sampled at the step counts of the students and at its own,
         which is the reference of the others; it is guided when students know w. None leaves the
         columns that need it out.
-      students: those that take w get the strengths of their range.
-      strengths: values of w; where no student knows any, one row without.
+      students: those that take w, or can be guided, get the strengths of their range, the others
+        the one in their weights.
+      strengths: values of w for the former; without a w in any student, one row without.
       ancestral: weights of the large variance at which the teacher is sampled by the ancestral
         sampler too, () for none.
     """
-    if not any(s.takes_w or s.can_be_guided for s in students or [teacher]):
+    free = [s.takes_w or s.can_be_guided for s in students or [teacher]]
+    baked = {s.method.baked_w for s, any_w in zip(students, free, strict=False) if not any_w}
+    strengths = sorted({*(strengths if any(free) else ()), *baked})
+    if strengths == [0.0] and not any(free):
         strengths = (None,)
     counts, found = {int(student.method.num_steps) for student in students}, []
     for w in strengths:
@@ -177,7 +109,10 @@ def entries(
 
 
 def _knows(student: Student, w: float | None) -> bool:
-    low, high = student.method.w_range or (0.0, math.inf if student.can_be_guided else 0.0)
+    baked = student.method.baked_w
+    low, high = student.method.w_range or (
+        (0.0, math.inf) if student.can_be_guided else [baked] * 2
+    )
     return w is None or low <= w <= high
 
 
@@ -201,6 +136,7 @@ def compare(yardstick: Yardstick, planned: Sequence[Entry], num: int) -> Iterato
             del best["variance"]
         yield {
             "sampler": entry.sampler,
+            "stage": entry.network.manifest["stage"],
             "num_steps": entry.num_steps,
             "w": 0.0 if entry.w is None else float(entry.w),
             **best,
@@ -214,8 +150,9 @@ def _compile(draw: Draw, planned: Sequence[Entry]) -> None:
     """
     first = {(id(entry.network), entry.variances[0] is None): entry for entry in reversed(planned)}
     for entry in first.values():
-        method = dataclasses.replace(entry.network.method, num_steps=1)
-        network = dataclasses.replace(entry.network, method=method)
+        network, method = entry.network, entry.network.method
+        if method.continuous or method.walks_ddim:
+            network = dataclasses.replace(network, method=dataclasses.replace(method, num_steps=1))
         draw(network, _given(entry), variance=entry.variances[0])
 
 
@@ -253,7 +190,7 @@ def write_report(
         return False
     students = [network for network in decoders if network.method.needs_teacher]
     teacher = _root(students[-1], finals[-1]) if students else decoders[-1]
-    yardstick, num = Yardstick(decoders[-1].manifest["data"]), settings["num_samples"]
+    yardstick, num = make_yardstick(decoders[-1].manifest["data"]), settings["num_samples"]
     planned = entries(teacher, students, settings["w"], settings["ancestral"])
     progress, rows = logs.Progress("report", len(planned)), []
     try:
@@ -308,7 +245,7 @@ def main() -> None:
     final = find_final(values.student)
     student = load(final)
     teacher = _root(student, final) if student.method.needs_teacher else None
-    yardstick = Yardstick(student.manifest["data"])
+    yardstick = make_yardstick(student.manifest["data"])
     planned = entries(teacher, [student], strengths, ancestral)
     rows = list(compare(yardstick, planned, values.num))
     logs.say(report.protocol(yardstick.name, values.num))

@@ -1,10 +1,10 @@
-"""What a person sees: lines and bars on the terminal, scalars in files, grids of images."""
+"""What a person sees: lines and bars on the terminal, scalars in files, pictures of samples."""
 
 import contextlib
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import PIL.Image
 import rich.console
 import rich.progress
 from etils import epath
+from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
 from distill_jax.pixels import to_uint8
@@ -67,7 +68,8 @@ class StageLog:
 
     def __init__(self, directory: epath.Path, title: str, total: int, start: int):
         self._progress = Progress(title, total, start)
-        self._step, self._time = start, time.monotonic()
+        self._step, self._time, self._cpu = start, time.monotonic(), time.process_time()
+        self._gaps: list[float] = []
         self._lines, self._events = None, None
         if jax.process_index() == 0:
             path = directory / "scalars.jsonl"
@@ -78,17 +80,29 @@ class StageLog:
 
     def log(self, step: int, values: list[dict[str, float]]) -> None:
         """Records the means over the iterations since last time."""
-        now = time.monotonic()
+        now, cpu = time.monotonic(), time.process_time()
         mean = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
         speed = (step - self._step) / max(now - self._time, 1e-9)
-        self._step, self._time = step, now
-        self._progress.update(step, f"loss {mean['loss']:.4f}, {speed:.0f} updates/s")
+        spent, self._step, self._time, self._cpu = cpu - self._cpu, step, now, cpu
+        self._progress.update(step, f"{self._measure(mean)}, {speed:.0f} updates/s")
         if self._lines:
-            line = {"step": step, **mean, "updates_per_second": speed}
+            line = {"step": step, **mean, "updates_per_second": speed, "cpu_seconds": spent}
             self._lines.write(json.dumps(line) + "\n")
             self._lines.flush()
             for name, value in mean.items():
                 self._events.add_scalar(name, value, step)
+
+    def _measure(self, mean: dict[str, float]) -> str:
+        """What tells a person how far it is: the loss, or the score gap and its trend.
+
+        The loss of a method that matches scores says nothing: at the optimum of its fake network
+        it is the divergence times a constant that may be zero or negative.
+        """
+        if "score_gap" not in mean:
+            return f"loss {mean['loss']:.4f}"
+        self._gaps.append(mean["score_gap"])
+        now, before = np.mean(self._gaps[-5:]), np.mean(self._gaps[-10:-5] or self._gaps[:1])
+        return f"score gap {now:.4f} ({now / max(before, 1e-30) - 1:+.0%} over the last lines)"
 
     def close(self) -> None:
         """Flushes the files and ends the bar."""
@@ -141,6 +155,28 @@ def save_grid(path: epath.Path, x: np.ndarray, columns: int, side: int = 48) -> 
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles], axis=0)
     file = io.BytesIO()
     PIL.Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(file, format="PNG")
+    _replace(epath.Path(path), file.getvalue())
+
+
+def save_scatter(
+    path: epath.Path, samples: Mapping[str, np.ndarray], label: np.ndarray | None, data: np.ndarray
+) -> None:
+    """Writes points (n, 2), coloured by class, over those of the data in grey, as a PNG.
+
+    Args:
+      path: of the file.
+      samples: points by the title of their panel.
+      label: the classes (n,) in every panel, None for one colour.
+      data: points (m, 2).
+    """
+    figure = Figure(figsize=(4 * len(samples), 4), layout="constrained")
+    axes = figure.subplots(1, len(samples), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, (title, points) in zip(axes, samples.items(), strict=True):
+        axis.scatter(*data.T, s=2, color="0.8", linewidths=0)
+        axis.scatter(*points.T, s=2, c=label, cmap="tab10", vmin=0, vmax=9, linewidths=0)
+        axis.set(title=title, aspect="equal")
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110, format="png")
     _replace(epath.Path(path), file.getvalue())
 
 

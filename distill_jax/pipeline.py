@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import importlib.metadata
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,18 +16,17 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from distill_jax import checkpoint, logs
-from distill_jax.binding import initial_params
-from distill_jax.data import Source
-from distill_jax.diffusion.denoiser import Binding
-from distill_jax.methods import Method
+from distill_jax.binding import Bind
+from distill_jax.data import DATASETS, Source
 from distill_jax.pixels import normalise
 from distill_jax.plan import Run, Stage
+from distill_jax.sharding import Layout
 from distill_jax.student import Student, find_final, load
+from distill_jax.tables import build
 from distill_jax.train import (
     Cadence,
     DivergedError,
     TrainState,
-    graft,
     make_update,
     new_state,
     optimizer,
@@ -54,8 +54,8 @@ def run(planned: Run, stop: Callable[[], bool], force: bool = False) -> bool:
     with logs.compilations(planned.workdir / "compilations.jsonl"):
         for stage in todo:
             began = time.monotonic()
-            state, teacher = _train_stage(planned, stage, stop)
-            _finish(planned, stage, state, teacher)
+            weights, teacher = _train_stage(planned, stage, stop)
+            _finish(planned, stage, weights, teacher)
             logs.say(f"{stage.name}: finished in {time.monotonic() - began:.0f} s")
         for stage in planned.stages:
             grid = stage.directory / "grid.png"
@@ -97,34 +97,24 @@ def _flat(tree: Any, path: str = "config") -> dict[str, Any]:
     return {k: v for key, value in tree.items() for k, v in _flat(value, f"{path}.{key}").items()}
 
 
-def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[TrainState, Any]:
+def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[Tree, Student | None]:
+    """The running mean of the student's weights after the last iteration, and its teacher."""
     config, spec, layout = run.config, stage.spec, run.layout
     teacher = None if stage.teacher is None else load(stage.teacher, layout)
-    tx = optimizer(**config.optimizer)
-    start = _Start(stage.bind.student, tuple(spec.new), tx, layout.constrain)
+    begun = teacher if stage.start == stage.teacher else load(stage.start, layout)
+    tx = optimizer(**{**config.optimizer, **spec.optimizer})
+    make = _Start(stage.bind, stage.method.inputs, tx, layout.constrain)
     key = jax.random.fold_in(jax.random.key(config.seed), stage.index)
-    first = functools.partial(start, key, stage.method, None if teacher is None else teacher.params)
+    first = functools.partial(make, key, None if begun is None else begun.params)
     states = checkpoint.States(stage.directory / "states", config.keep)
-    state = states.restore(layout.abstract(jax.eval_shape(first)), logs.say)
-    if state is None:
-        state = first()
-    else:
-        logs.say(f"{stage.name}: going on after iteration {int(state.step)}")
-
+    state = states.restore(layout.abstract(jax.eval_shape(first)[0]), logs.say)
     frozen = {"teacher": teacher.params} if stage.bind.teacher else {}
-    updates = [
-        make_update(stage.method.phases, i, stage.bind, tx, layout.constrain)
-        for i in range(len(stage.method.phases))
-    ]
-    method, rates = jax.device_put((stage.method, stage.rates), layout.replicated)
-
-    def iterate(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        metrics = {}
-        for update in updates:
-            state, new = update(method, rates, state, frozen, batch)
-            metrics.update(new)
-        return state, metrics
-
+    if state is not None:
+        logs.say(f"{stage.name}: going on after iteration {int(state.step)}")
+    if state is None or stage.bind.rank:
+        fresh, start = first()
+        state, frozen = state or fresh, {**frozen, **start}
+    iterate = _iteration(stage, tx, layout, frozen, int(state.step))
     log = logs.StageLog(stage.directory, stage.name, spec.steps, int(state.step))
     cadence = Cadence(spec.steps, config.log_every, config.save_every)
     try:
@@ -147,69 +137,121 @@ def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[Trai
     finally:
         log.close()
         states.close()
-    return state, teacher
+    return stage.bind.weights(frozen, state.ema), teacher
+
+
+def _iteration(
+    stage: Stage, tx: Any, layout: Layout, frozen: Mapping[str, Tree], step: int
+) -> Callable[[TrainState, tuple[Batch, ...]], tuple[TrainState, dict[str, jax.Array]]]:
+    """What one iteration does: the updates of every phase, in order, each with its batch.
+
+    Args:
+      stage: what is trained.
+      tx: its optax transform.
+      layout: of its states.
+      frozen: parameters of the roles that are not trained.
+      step: the iteration that comes first, from 0.
+    """
+    phases, steps = stage.method.phases, itertools.count(step)
+    updates = [
+        [
+            make_update(phases, i, stage.bind, tx, layout.constrain, turn)
+            for turn in range(phase.turns)
+        ]
+        for i, phase in enumerate(phases)
+    ]
+    method, rates = jax.device_put((stage.method, stage.rates), layout.replicated)
+
+    def iterate(
+        state: TrainState, batches: tuple[Batch, ...]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        step, metrics, left = next(steps), {}, iter(batches)
+        for phase, programs in zip(phases, updates, strict=True):
+            update = programs[step % phase.turns]
+            for repeat in range(phase.repeats):
+                state, new = update(method, rates, state, frozen, next(left), repeat)
+                metrics.update(new)
+        return state, metrics
+
+    return iterate
 
 
 @dataclasses.dataclass(frozen=True)
 class _Start:
     """Makes the state before the first iteration where it belongs; equal ones share a program."""
 
-    binding: Binding
-    new: tuple[str, ...]
+    bind: Bind
+    inputs: tuple[str, ...]
     tx: Any
     constrain: Callable[[Tree], Tree]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def __call__(self, key: jax.Array, method: Method, teacher: Tree | None) -> TrainState:
+    def __call__(self, key: jax.Array, begun: Tree | None) -> tuple[TrainState, dict[str, Tree]]:
+        """The state, and under "start" the weights that adapters stand on."""
         k_init, k_train = jax.random.split(key)
-        params = initial_params(k_init, self.binding, method)
-        if teacher is not None:
-            params = graft(params, teacher, self.new)
-        return self.constrain(new_state(k_train, {"student": params}, self.tx))
+        roles = self.bind.initial(k_init, self.inputs, begun)
+        start = {"start": roles.pop("start")} if self.bind.rank else {}
+        return self.constrain((new_state(k_train, roles, self.tx), start))
 
 
-def _batches(run: Run, stage: Stage, start: int) -> Iterator[Batch]:
-    """The batches from iteration `start` on: functions of seed, stage and iteration alone."""
+def _batches(run: Run, stage: Stage, start: int) -> Iterator[tuple[Batch, ...]]:
+    """Those of the updates of every iteration from `start` on.
+
+    They are functions of seed, stage and iteration alone.
+    """
+    layout, classes = run.layout, run.dataset.num_classes
     size, part = run.config.batch_size, (jax.process_index(), jax.process_count())
-    seed, classes = run.config.seed * 1000 + stage.index, run.dataset.num_classes
-    null = {"label": np.full(size // part[1], classes, np.int32)} if classes else {}
-    for x, label in run.dataset.batches(seed, start, size, part):
-        batch = run.layout.place(Batch(x, {"label": label} if classes else {}, null))
-        yield batch._replace(x=_normalise(batch.x))
+    seed, first = run.config.seed * 1000 + stage.index, start * stage.updates
+    null = {"label": np.full(size // part[1], classes, np.int32)}
+    if stage.method.data_free:
+        drawn = ((None, label) for label in _labels(seed, first, size, part, classes))
+    else:
+        drawn = run.dataset.batches(seed, first, size, part)
+    while True:
+        batches = []
+        for x, label in itertools.islice(drawn, stage.updates):
+            batch = layout.place(Batch(x, {"label": label} if classes else {}, null))
+            batches.append(batch if x is None else batch._replace(x=_normalise(batch.x)))
+        yield tuple(batches)
+
+
+def _labels(
+    seed: int, start: int, size: int, part: tuple[int, int], classes: int
+) -> Iterator[np.ndarray]:
+    """Uniform labels of batches number start, start + 1, ...; see Dataset.batches."""
+    index, count = part
+    mine = slice(index * size // count, (index + 1) * size // count)
+    for step in itertools.count(start):
+        rng = np.random.default_rng((seed, step))
+        yield rng.integers(max(classes, 1), size=size, dtype=np.int32)[mine]
 
 
 _normalise = jax.jit(normalise)  # On the device: bytes are what travels there.
 
 
-def _finish(run: Run, stage: Stage, state: TrainState, teacher: Student | None) -> None:
-    """Writes final/: the running mean of the weights and everything needed to sample them."""
+def _finish(run: Run, stage: Stage, weights: Tree, teacher: Student | None) -> None:
+    """Writes final/: the weights and everything needed to sample them."""
     method, final = stage.method, stage.directory / "final"
-    steps = method.num_steps
     config = json.loads(run.config.to_json())
+    if stage.spec.model:
+        config["model"] = json.loads(stage.spec.model.to_json())
     manifest = {
         "stage": stage.name,
         "method": {"name": stage.spec.method.name, **dataclasses.asdict(method)},
-        "num_steps": steps,
-        "times": _times(method),
+        "num_steps": method.num_steps,
+        "times": method.call_times,
         "w_range": method.w_range,
         "shape": run.dataset.shape,
         "num_classes": run.dataset.num_classes,
         **{key: config[key] for key in ("model", "schedule", "parameterization", "data")},
         "parent": None if teacher is None else _relative(find_final(stage.teacher), final),
+        "init": _relative(find_final(stage.start), final) if stage.spec.init else None,
         "updates": stage.spec.steps,
         "metrics": {},
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
         "config": config,
     }
-    checkpoint.save_final(final, state.ema, manifest)
-
-
-def _times(method: Method) -> list[float] | None:
-    """The times that the network is called with, in order; None where it knows all."""
-    n = method.num_steps
-    if method.continuous:
-        return None
-    return [i / n for i in (range(n, 0, -1) if method.decodes else range(n))]
+    checkpoint.save_final(final, weights, manifest)
 
 
 def _relative(path: epath.Path, start: epath.Path) -> str:
@@ -220,16 +262,31 @@ def _relative(path: epath.Path, start: epath.Path) -> str:
 
 
 def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...]) -> None:
-    """Writes the same noise at every w (rows) and the first classes (columns)."""
-    columns = min(student.num_classes, 10) or 10
-    classes = np.arange(columns) if student.num_classes else None
+    """Writes the same noise at every w (rows) and the first classes (columns), or a scatter."""
     if not (student.takes_w or student.can_be_guided):
         w = (None,)
     elif student.takes_w:
         low, high = student.method.w_range
         w = [strength for strength in w if low <= strength <= high] or [low]
+    if student.shape[:2] == (1, 1):
+        _draw_points(student, path, w)
+        return
+    columns = min(student.num_classes, 10) or 10
+    classes = np.arange(columns) if student.num_classes else None
     rows = [student.sample(jax.random.key(0), columns, classes, strength) for strength in w]
     logs.save_grid(path, np.asarray(jnp.concatenate(rows)), columns)
+
+
+def _draw_points(student: Student, path: epath.Path, w: Sequence[float | None]) -> None:
+    """Writes 2,000 points at every w over as many of the data."""
+    label = np.arange(2000) % student.num_classes if student.num_classes else None
+    samples = {}
+    for strength in w:
+        title = student.manifest["stage"] + ("" if strength is None else f", w = {strength:g}")
+        x = student.sample(jax.random.key(0), 2000, label, strength)
+        samples[title] = np.asarray(x).reshape(2000, -1)
+    data = build(DATASETS, "dataset", student.manifest["data"]).images("held_out", 2000).x
+    logs.save_scatter(path, samples, label, data.reshape(len(data), -1))
 
 
 def draw_codes(student: Student, path: epath.Path, held_out: Source) -> None:

@@ -11,28 +11,16 @@ from ml_collections import ConfigDict
 
 from distill_jax import config as configs
 from distill_jax import logs
-from distill_jax.binding import abstract_params, make_binding
+from distill_jax.binding import Bind, abstract_params, make_binding, role_shapes
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import Binding
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
-from distill_jax.methods import METHODS, Method, Nets
+from distill_jax.methods import METHODS, Method
 from distill_jax.sharding import Layout, make_layout
 from distill_jax.student import Student, find_final, load
 from distill_jax.tables import build, suggestion
-from distill_jax.train import Rates, graft
+from distill_jax.train import Rates
 from distill_jax.typing import Tree
-
-
-@dataclasses.dataclass(frozen=True)
-class Bind:
-    """Parameters by role -> the networks that a loss sees."""
-
-    student: Binding
-    teacher: Binding | None
-
-    def __call__(self, params: Mapping[str, Tree]) -> Nets:
-        teacher = None if self.teacher is None else self.teacher(params["teacher"])
-        return Nets(self.student(params["student"]), teacher)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +33,11 @@ class Stage:
       spec: its entry in the config.
       method: what its losses are.
       bind: its networks.
-      shapes: of their parameters, by role.
+      shapes: of what its roles train, and of what they are called with beside that.
       directory: where it writes.
-      teacher: the directory of the finished network it starts from, None without one.
+      teacher: the directory of its teacher, a finished network; None without one.
+      start: the directory of the finished network its student starts from, the teacher but for the
+        option `init`; None for a fresh start.
     """
 
     name: str
@@ -58,6 +48,17 @@ class Stage:
     shapes: Mapping[str, Tree]
     directory: epath.Path
     teacher: epath.Path | None
+    start: epath.Path | None
+
+    @property
+    def model(self) -> ConfigDict | None:
+        """Its own network, where that is not the config's."""
+        return self.spec.model or None
+
+    @property
+    def updates(self) -> int:
+        """Updates, and batches, of one iteration."""
+        return sum(phase.repeats for phase in self.method.phases)
 
     @property
     def rates(self) -> Rates:
@@ -70,6 +71,7 @@ class Stage:
             steps=spec.steps,
             ema_decay=spec.ema_decay,
             weight_decay=spec.weight_decay,
+            ema_ramp=spec.ema_ramp,
         )
 
     @property
@@ -141,40 +143,84 @@ def _plan_stage(
     _check_keys(spec, configs.stage("", "", steps=1, learning_rate=1.0), f"stages.{name}")
     if spec.steps < 1:
         raise ValueError(f"steps is {spec.steps}; expected at least 1")
+    _check_keys(spec.optimizer, configs.base().optimizer, f"stages.{name}.optimizer")
     method = build(METHODS, "method", spec.method.to_dict())
-    heads = getattr(method, "parameterizations", None)
+    binding = _student_binding(config, spec, method, dataset)
+    directory, teacher = _find_teacher(spec, method, before)
+    start_dir, start = directory, teacher
+    if spec.init:
+        start_dir, start = _find_network(spec.init, "init", before)
+    method.check(None if teacher is None else teacher.method)
+    for other, role in ((teacher, "teacher"), (start, "init")):
+        if other is not None:
+            _check_conventions(binding, other.binding, role)
+    if teacher is not None:
+        _check_labels(method, dataset.num_classes, teacher.binding.sizes.num_classes)
+    frozen = teacher.binding if method.needs_teacher else None
+    fake = any(phase.trains == "fake" for phase in method.phases)
+    bind = Bind(binding, frozen, fake, method.has_critic, spec.lora, tuple(spec.new))
+    theirs = (None, ()) if start is None else (start.binding, start.method.inputs)
+    shapes = dict(role_shapes(bind, method.inputs, *theirs))
+    if frozen is not None:
+        shapes["teacher"] = abstract_params(teacher.binding, teacher.method)
+    where = workdir / name
+    return Stage(name, len(before), spec, method, bind, shapes, where, directory, start_dir)
+
+
+def _student_binding(
+    config: ConfigDict, spec: ConfigDict, method: Method, dataset: Dataset
+) -> Binding:
+    """What the student of a stage is; its method must be able to work with that."""
+    described, name = config.to_dict(), spec.method.name
+    if spec.model:
+        described["model"] = spec.model.to_dict()
+    heads = method.parameterizations
     if heads and config.parameterization not in heads:
         raise ValueError(
-            f"config.parameterization is {config.parameterization!r}; method {spec.method.name!r} "
+            f"config.parameterization is {config.parameterization!r}; method {name!r} "
             f"works with {', '.join(heads)} alone, in its teacher too"
         )
-    binding = make_binding(config.to_dict(), dataset.shape, dataset.num_classes)
-    teacher_dir, teacher = _find_teacher(spec, method, before)
-    shapes = {"student": abstract_params(binding, method)}
-    if teacher is None:
-        method.check(None)
-    else:
-        method.check(teacher.method)
-        _check_conventions(binding, teacher.binding)
-        _check_labels(method, dataset.num_classes, teacher.binding.sizes.num_classes)
-        shapes["teacher"] = abstract_params(teacher.binding, teacher.method)
-        graft(shapes["student"], shapes["teacher"], spec.new)
-    if not method.needs_teacher:
-        shapes.pop("teacher", None)
-    bind = Bind(binding, teacher.binding if "teacher" in shapes else None)
-    return Stage(name, len(before), spec, method, bind, shapes, workdir / name, teacher_dir)
+    binding = make_binding(described, dataset.shape, dataset.num_classes)
+    if (method.needs_features or method.has_critic) and binding.network.features is None:
+        raise ValueError(
+            f"method {name!r} looks into the middle of its networks, and network "
+            f"{described['model']['name']!r} offers no features; take one of mlp, dit and unet"
+        )
+    _check_sides(method, binding)
+    if spec.lora < 0 or (spec.lora and not method.needs_teacher):
+        raise ValueError(
+            f"lora is {spec.lora}; expected the rank of adapters on the weights of a teacher, or 0"
+        )
+    return binding
 
 
-def _check_conventions(student: Binding, teacher: Binding) -> None:
-    """A student grafted from its teacher must mean the same by its output and its times."""
+def _check_sides(method: Method, binding: Binding) -> None:
+    """A method that trains on smaller images ends with the data's, and its network takes them."""
+    height, width, channels = binding.sizes.shape
+    if method.sides and (height, max(method.sides)) != (width, height):
+        raise ValueError(
+            f"sides are {tuple(method.sides)}, the data {height}x{width}; expected square data and "
+            f"its own side as the largest: sides=(..., {height})"
+        )
+    cond, t = binding.sizes.conditions(method.inputs), jax.ShapeDtypeStruct((1,), "float32")
+    for side in sorted({*method.sides} - {height}):
+        z = jax.ShapeDtypeStruct((1, side, side, channels), "float32")
+        jax.eval_shape(binding.network.apply, abstract_params(binding, method), z, t, cond)
+
+
+def _check_conventions(student: Binding, other: Binding, role: str) -> None:
+    """A student must mean the same by its times as its teacher, and as what it starts from.
+
+    And by its output as what it starts from.
+    """
     heads = {head: name for name, head in PARAMETERIZATIONS.items()}
     for name in ("schedule", "parameterization"):
-        mine, theirs = getattr(student, name), getattr(teacher, name)
+        mine, theirs = getattr(student, name), getattr(other, name)
         if mine != theirs:
             mine, theirs = heads.get(mine, mine), heads.get(theirs, theirs)
             raise ValueError(
-                f"the config's {name} is {mine}, the teacher's {theirs}; the student starts from "
-                f"the teacher's weights, so set config.{name} to the teacher's"
+                f"the config's {name} is {mine}, the {role}'s {theirs}; the student starts "
+                f"from those weights and is called at those times, so set config.{name} to {theirs}"
             )
 
 
@@ -186,10 +232,10 @@ def _check_labels(method: Method, mine: int, theirs: int) -> None:
             "the teacher's, or first fine-tune the teacher with a diffusion stage on these, its "
             "module for labels in `new`"
         )
-    if method.w_range is not None and not mine:
+    if method.guides and not mine:
         raise ValueError(
-            "neither data nor teacher has classes, so there is nothing to guide by; use "
-            "progressive halvings without w_range, or data with labels"
+            "neither data nor teacher has classes, so there is nothing to guide by; leave out "
+            "w_range, w or kappa, or take data with labels"
         )
 
 
@@ -212,18 +258,25 @@ def _find_teacher(
             f"method {spec.method.name!r} needs a teacher, and no stage comes before; put one "
             "there, or set `teacher` to the directory of a finished network"
         )
+    return _find_network(spec.teacher or before[-1].name, "teacher", before)
+
+
+def _find_network(
+    name: str, option: str, before: list[Stage]
+) -> tuple[epath.Path, "_Teacher | Student"]:
+    """The finished network that an option names: an earlier stage, or a directory."""
     named = {stage.name: stage for stage in before}
     short = {stage.name.partition("_")[2]: stage for stage in before}
-    stage = before[-1] if not spec.teacher else named.get(spec.teacher) or short.get(spec.teacher)
+    stage = named.get(name) or short.get(name)
     if stage is not None:
         return stage.directory, _Teacher(stage.bind.student, stage.method)
-    if "/" not in spec.teacher:
+    if "/" not in name:
         raise ValueError(
-            f"teacher {spec.teacher!r} is no earlier stage; earlier ones: {', '.join(short)}"
-            f"{suggestion(spec.teacher, short)}; a directory needs a slash in it"
+            f"{option} {name!r} is no earlier stage; earlier ones: {', '.join(short)}"
+            f"{suggestion(name, short)}; a directory needs a slash in it"
         )
-    student = load(spec.teacher)
-    return find_final(spec.teacher), student
+    student = load(name)
+    return find_final(name), student
 
 
 def show(run: Run) -> str:
@@ -237,21 +290,24 @@ def show(run: Run) -> str:
                 stage.spec.method.name,
                 stage.method.num_steps,
                 "-" if low_high is None else f"{low_high[0]:g} to {low_high[1]:g}",
-                f"{stage.spec.steps:,}",
+                f"{stage.spec.steps * stage.updates:,}",
                 "-" if stage.teacher is None else stage.teacher.name,
                 "done" if stage.finished else "to do",
             )
         )
     titles = ("stage", "method", "sampling steps", "w", "updates", "teacher", "state")
-    size = sum(leaf.size for leaf in jax.tree.leaves(run.stages[-1].shapes["student"]))
-    updates = sum(stage.spec.steps for stage in run.stages)
+    last = run.stages[-1]
+    shapes = abstract_params(last.bind.student, last.method)
+    size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    network = last.model or run.config.model
+    updates = sum(stage.spec.steps * stage.updates for stage in run.stages)
     mesh = run.layout.mesh
     kind = "planned" if isinstance(mesh, AbstractMesh) else jax.devices()[0].device_kind
     axes = ", ".join(f"{axis} {length}" for axis, length in mesh.shape.items())
     return "\n".join(
         (
             logs.table(titles, rows),
-            f"{size:,} parameters ({run.config.model.name}), {updates:,} updates of "
+            f"{size:,} parameters ({network.name}), {updates:,} updates of "
             f"{run.config.batch_size} images {'x'.join(map(str, run.dataset.shape))} "
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
             f"workdir {run.workdir}",

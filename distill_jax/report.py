@@ -10,20 +10,57 @@ from matplotlib.figure import Figure
 from distill_jax import checkpoint, logs
 
 Row = dict[str, Any]
-STYLES = ("-", "--", ":", "-.", (0, (1, 4)), (0, (5, 4)))  # Of a sampler's line.
+STYLES = (
+    "-",
+    "--",
+    ":",
+    "-.",
+    (0, (1, 4)),
+    (0, (5, 4)),
+    (0, (3, 1, 1, 1)),
+    (0, (1, 1)),
+)  # Of a sampler's line.
+
+
+# What the distance of a yardstick is, by its name; {0} is the name, {1} the number of samples.
+DISTANCES = {
+    "SW2": "{0}: sliced Wasserstein-2 distance to the training points of a class, mean over "
+    "classes, {1} samples, classes in turn. {0} worst class: the largest of them. recall: the "
+    "fraction of training points within the balls around samples, 5,000 of each, that reach to "
+    "their third neighbour.",
+    "FD": "{0}: Frechet distance to the training images in the features of a classifier trained "
+    "on them, {1} samples, classes in turn; not FID. {0}-to-teacher: to the guided teacher's "
+    "samples at its full number of steps. accuracy: of that classifier on the classes asked for. "
+    "recall: the fraction of training images within the balls around samples, in its features, "
+    "that reach to their third neighbour.",
+}
+
+
+# What stands between the table and the pictures of the stages.
+IMAGES = (
+    "From 16 steps on a student need not be nearer to the teacher (l2) than the teacher's own "
+    "DDIM at that number of steps: absorbing guidance leaves an error that halvings keep, and "
+    "longer guided training lowers.",
+    "## Samples",
+    "One row for each w, one column for each class, the same noise in every stage; of an encoder, "
+    "held-out images above the noise they are taken to.",
+)
+POINTS = (
+    "## Samples",
+    "One panel for each w, samples coloured by class over held-out points in grey; the same noise "
+    "in every stage.",
+)
 
 
 def protocol(name: str, num: int) -> str:
     """What the numbers mean, in a few sentences."""
-    return (
-        f"{name}: Frechet distance to the training images in the features of a classifier trained "
-        f"on them, {num} samples, classes in turn; not FID. {name}-to-teacher: to the guided "
-        "teacher's samples at its full number of steps. accuracy: of that classifier on the "
-        "classes asked for. l2: root mean square difference per pixel, in [-1, 1], to the guided "
-        "teacher's sample from the same noise. calls: network calls per image. seconds per image: "
-        "wall clock of the whole set over its size, compiled. variance: of the ancestral sampler, "
-        "the weight of the large one in [0, 1], the best of those tried. student: DDIM with its "
-        "own number of steps; student, stochastic: the sampler of long steps and fresh noise."
+    return DISTANCES[name.partition("-")[0]].format(name, num) + (
+        " l2: root mean square difference per pixel, in [-1, 1], to the guided teacher's sample "
+        "from the same noise. calls: network calls per image. seconds per image: wall clock of the "
+        "whole set over its size, compiled. variance: of the ancestral sampler, the weight of the "
+        "large one in [0, 1], the best of those tried. student: DDIM with its own number of steps; "
+        "student, stochastic: the sampler of long steps and fresh noise; student, another name: "
+        "that method's own sampler."
     )
 
 
@@ -43,7 +80,7 @@ def write(workdir: epath.Path, content: dict[str, Any]) -> None:
 
     Args:
       workdir: of the run.
-      content: "name", "floor", "real_accuracy", "rows" and "made_of".
+      content: the summary of the yardstick, "rows" and "made_of".
     """
     with (workdir / "report.png").open("wb") as file:
         _figure(content).savefig(file, dpi=110)
@@ -58,18 +95,13 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
         f"# {workdir.name}",
         protocol(name, content["made_of"]["num_samples"]),
         f"Floor of {name}: {floor['halves']:.3g} between two halves of the training images, "
-        f"{floor['held_out']:.3g} between training and held-out images. {_accuracy(content)}"
+        f"{floor['held_out']:.3g} between training and held-out images. {_real(content)}"
         "Guidance (w > 0) moves samples away from the data on purpose, so there the distance to "
         "the teacher is the one to read.",
         "![quality against steps](report.png)",
         *_headlines(name, rows),
         rows_table(rows),
-        "From 16 steps on a student need not be nearer to the teacher (l2) than the teacher's own "
-        "DDIM at that number of steps: absorbing guidance leaves an error that halvings keep, and "
-        "longer guided training lowers.",
-        "## Samples",
-        "One row for each w, one column for each class, the same noise in every stage; of an "
-        "encoder, held-out images above the noise they are taken to.",
+        *(POINTS if name == "SW2" else IMAGES),
         *(
             f"{path.parent.name}\n\n![{path.parent.name}]({path.parent.name}/grid.png)"
             for path in grids
@@ -78,11 +110,15 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _accuracy(content: dict[str, Any]) -> str:
-    value = content["real_accuracy"]
-    if value is None:
-        return "The data have no labels: the classifier learned to tell quarter turns. "
-    return f"The classifier's accuracy on held-out images is {value:.3f}. "
+def _real(content: dict[str, Any]) -> str:
+    """What real images get beside the floor of the distance."""
+    found, accuracy = content["real_recall"], content["real_accuracy"]
+    text = f"The recall of one half of the training images by the other is {found:.3f}. "
+    if content["name"] == "SW2":
+        return text
+    if accuracy is None:
+        return f"{text}The data have no labels: the classifier learned to tell quarter turns. "
+    return f"{text}The classifier's accuracy on held-out images is {accuracy:.3f}. "
 
 
 def _headlines(name: str, rows: Sequence[Row]) -> list[str]:
@@ -96,19 +132,24 @@ def _headlines(name: str, rows: Sequence[Row]) -> list[str]:
     lines = []
     for row in (row for row in students if row["num_steps"] == fewest):
         same_w = {r["num_steps"]: r for r in teachers if r["w"] == row["w"]}
-        few, full = same_w[fewest], same_w[most]
-        lines.append(
-            f"* w = {row['w']:g}, {row['sampler']}: {name} {row[name]:.3g} in {row['calls']} "
-            f"call(s); the teacher "
-            f"has {few[name]:.3g} in {few['calls']} and {full[name]:.3g} in {full['calls']} calls, "
-            f"{full['seconds_per_image'] / row['seconds_per_image']:.0f} times slower."
-        )
+        shown = [same_w[n] for n in dict.fromkeys((fewest, most)) if n in same_w]
+        line = f"* w = {row['w']:g}, {row['sampler']}: {name} {row[name]:.3g} in {row['calls']} "
+        line += "call(s)"
+        if shown:
+            line += "; the teacher has "
+            line += " and ".join(f"{r[name]:.3g} in {r['calls']}" for r in shown) + " calls"
+        if most in same_w:
+            ratio = same_w[most]["seconds_per_image"] / row["seconds_per_image"]
+            line += f", {ratio:.0f} times slower"
+        lines.append(f"{line}.")
     return ["\n".join(lines)]
 
 
 def _figure(content: dict[str, Any]) -> Figure:
     name, rows = content["name"], content["rows"]
-    measures = [key for key in (name, f"{name}-to-teacher", "l2") if key in rows[0]]
+    measures = [name, f"{name}-to-teacher", "l2"]
+    # A logarithmic axis needs a value: networks that put out nothing are all alike.
+    measures = [key for key in measures if any(row.get(key) for row in rows)] or [name]
     figure = Figure(figsize=(4.6 * len(measures), 4.2), layout="constrained")
     colors = matplotlib.colormaps["viridis"]
     strengths = sorted({row["w"] for row in rows})
@@ -121,7 +162,7 @@ def _figure(content: dict[str, Any]) -> Figure:
                 mine = [row for row in rows if row["w"] == w and row["sampler"] == sampler]
                 mine = sorted(mine, key=lambda row: row["num_steps"])
                 steps = [row["num_steps"] for row in mine]
-                values = [row[measure] or float("nan") for row in mine]
+                values = [row.get(measure) or float("nan") for row in mine]
                 color = colors(0.85 * i / max(1, len(strengths) - 1))
                 label = f"{sampler}, w = {w:g}"
                 axis.plot(steps, values, style, marker="o", markersize=3, color=color, label=label)

@@ -12,7 +12,7 @@ from etils import epath
 
 from distill_jax import logs
 from distill_jax.errors import friendly
-from distill_jax.student import load
+from distill_jax.student import Student, load
 
 
 def define_flags() -> None:
@@ -46,13 +46,23 @@ def main() -> None:
         with out.open("wb") as file:
             np.save(file, x)
     else:
-        columns = student.num_classes if values.label is None else 0
-        columns = columns or math.ceil(math.sqrt(len(x)))
-        logs.save_grid(out, x, min(columns, 20, len(x)))
+        _draw(out, x, student, values.label)
     calls = student.calls(values.w, values.num_steps)
     logs.say(
         f"{len(x)} images, {calls} network call(s) each, by {student.manifest['stage']}: {out}"
     )
+
+
+def _draw(out: epath.Path, x: np.ndarray, student: Student, label: int | None) -> None:
+    """Writes a grid of images, or a scatter of points."""
+    if student.shape[:2] == (1, 1):
+        classes = None if label is not None else np.arange(len(x)) % (student.num_classes or 1)
+        points = {student.manifest["stage"]: x.reshape(len(x), -1)}
+        logs.save_scatter(out, points, classes, data=np.zeros((0, 2)))
+        return
+    columns = student.num_classes if label is None else 0
+    columns = columns or math.ceil(math.sqrt(len(x)))
+    logs.save_grid(out, x, min(columns, 20, len(x)))
 
 
 if __name__ == "__main__":

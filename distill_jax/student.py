@@ -97,7 +97,7 @@ class Student:
             ancestral sampler with that weight of the large variance, see samplers.ancestral.
 
         Returns:
-          (num, h, w, c) in [-1, 1].
+          (num, h, w, c), in [-1, 1] where the method clips.
 
         Raises:
           ValueError: for a label, w or number of steps that the network does not know, and from
@@ -218,7 +218,7 @@ class Student:
         """
         if num_steps in (None, self.method.num_steps):
             return self.method
-        if not self.method.continuous:
+        if not (self.method.continuous or self.method.any_steps):
             raise ValueError(
                 f"num_steps is {num_steps}; this student was made for {self.method.num_steps}. "
                 "Load the stage with the number of steps you want"
@@ -241,7 +241,8 @@ def _draw(
     """Traced in everything but shapes: one program for all w and all numbers of steps."""
     denoiser = bound(binding, *networks)
     if variance is None or not method.decodes:
-        return method.sample(key, denoiser, z, cond)
+        x = method.sample(key, denoiser, z, cond)
+        return jnp.clip(x, -1.0, 1.0) if method.clip and method.decodes else x
     denoiser = clipped(denoiser) if method.clip else denoiser
     return ancestral(key, denoiser, z, cond, method.num_steps, variance)
 

@@ -43,6 +43,8 @@ class Rates(NamedTuple):
       steps: iterations of the stage.
       ema_decay: of the running mean; 0 keeps the parameters themselves.
       weight_decay: decoupled, times the learning rate (Loshchilov & Hutter 2019).
+      ema_ramp: the half-life of the running mean is at most this fraction of the iterations done,
+        so that a long one does not remember the start; 0 for no such bound.
     """
 
     learning_rate: Any
@@ -51,6 +53,15 @@ class Rates(NamedTuple):
     steps: Any
     ema_decay: Any
     weight_decay: Any = 0.0
+    ema_ramp: Any = 0.0
+
+    def ema_decay_at(self, step: jax.Array) -> jax.Array:
+        """The decay of the running mean in iteration `step`, from 0.
+
+        min(ema_decay, 0.5^(1 / (ema_ramp step))); Karras et al. (2022), released code, 0.05.
+        """
+        ramped = 0.5 ** (1 / jnp.maximum(self.ema_ramp * step, 1e-6))
+        return jnp.where(self.ema_ramp > 0, jnp.minimum(self.ema_decay, ramped), self.ema_decay)
 
     def at(self, step: jax.Array) -> jax.Array:
         """The learning rate of iteration `step`, from 0."""
@@ -76,37 +87,52 @@ class DivergedError(ValueError):
 
 
 @functools.cache
-def optimizer(b1: float, b2: float, clip_norm: float) -> Any:
-    """Adam on gradients clipped by global norm, at rate 1; `Rates` has the rest."""
-    clip = optax.clip_by_global_norm(clip_norm)
-    return optax.chain(clip, optax.scale_by_adam(b1=b1, b2=b2))
+def optimizer(b1: float, b2: float, clip_norm: float, eps: float = 1e-8) -> Any:
+    """Adam on gradients clipped by global norm, 0 for not, at rate 1; `Rates` has the rest."""
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(clip, optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
 
 
 @functools.cache
-def make_update(phases: tuple, index: int, bind: Callable, tx: Any, constrain: Callable) -> Any:
-    """The compiled update of one phase: (method, rates, state, frozen, batch) -> (state, metrics).
+def make_update(
+    phases: tuple, index: int, bind: Callable, tx: Any, constrain: Callable, turn: int = 0
+) -> Any:
+    """A compiled update of one phase.
 
-    The method's numbers, the rates and the frozen networks are traced, and equal arguments give
-    the same function, so all rounds of a chain share one compilation. The state is donated.
+        (method, rates, state, frozen, batch, repeat=0) -> (state, metrics)
+
+    The method's numbers, the rates, the frozen networks and `repeat`, which update of this phase it
+    is, are traced, and equal arguments give the same function, so all rounds of a chain share one
+    compilation. The state is donated. Metrics of another role than the student have its name in
+    front.
 
     Args:
       phases: of one iteration of the method.
-      index: of this phase; the last one counts the iteration.
+      index: of this phase; the last update of the last one counts the iteration.
       bind: parameters by role -> the networks that a loss sees.
       tx: the optax transform, without the learning rate.
       constrain: holds a tree to its sharding.
+      turn: which program of a phase that has several.
     """
     phase = phases[index]
+    prefix = "" if phase.trains == "student" else f"{phase.trains}_"
 
     def update(
-        method: Any, rates: Rates, state: TrainState, frozen: Mapping[str, Tree], batch: Batch
+        method: Any,
+        rates: Rates,
+        state: TrainState,
+        frozen: Mapping[str, Tree],
+        batch: Batch,
+        repeat: int | jax.Array = 0,
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), index)
+        if phase.repeats > 1:
+            key = jax.random.fold_in(key, repeat)
         trained, opt = state.params[phase.trains], state.opt[phase.trains]
 
         def loss_of(trained: Tree) -> tuple[jax.Array, Metrics]:
             nets = bind({**frozen, **state.params, phase.trains: trained})
-            return phase.loss(method, key, batch, nets)
+            return phase.loss(method, key, batch, nets, *((turn,) if phase.turns > 1 else ()))
 
         (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
         updates, opt = tx.update(grads, opt, trained)
@@ -116,18 +142,20 @@ def make_update(phases: tuple, index: int, bind: Callable, tx: Any, constrain: C
         )
         ema = state.ema
         if phase.trains == "student":
-            ema = optax.incremental_update(trained, ema, 1 - rates.ema_decay)
+            ema = optax.incremental_update(trained, ema, 1 - rates.ema_decay_at(state.step))
         state = TrainState(
-            state.step + (index == len(phases) - 1),
+            state.step + ((index == len(phases) - 1) & (repeat == phase.repeats - 1)),
             {**state.params, phase.trains: trained},
             {**state.opt, phase.trains: opt},
             ema,
             state.key,
         )
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+        metrics = {prefix + name: value for name, value in metrics.items()}
         return constrain(state), {**metrics, "learning_rate": rate}
 
-    update.__name__ = f"update_{phase.loss.__qualname__.replace('.', '_').lower()}"  # In logs.
+    name = phase.loss.__qualname__.replace(".", "_").lower()
+    update.__name__ = f"update_{name}" + (f"_{turn}" if phase.turns > 1 else "")  # In logs.
     return jax.jit(update, donate_argnames="state")
 
 
@@ -188,9 +216,9 @@ class Cadence(NamedTuple):
 
 
 def train(
-    iterate: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    iterate: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
     state: TrainState,
-    batches: Iterator[Batch],
+    batches: Iterator[Any],
     cadence: Cadence,
     log: Callable[[int, list[dict[str, float]]], None],
     save: Callable[[int, TrainState], None],
@@ -205,7 +233,7 @@ def train(
     Args:
       iterate: one iteration; it may donate its state.
       state: to start from.
-      batches: those of the iterations from state.step on.
+      batches: what the iterations from state.step on are called with.
       cadence: see Cadence.
       log: sees the number of the last iteration fetched and the metrics of those since last time.
       save: called every save_every iterations, not after the last.
@@ -252,7 +280,8 @@ class _Pending:
         values = []
         for step, metrics in jax.device_get(ready):
             values.append({name: float(value) for name, value in metrics.items()})
-            if not np.isfinite([values[-1]["loss"], values[-1]["grad_norm"]]).all():
+            watched = [v for k, v in values[-1].items() if k.endswith(("loss", "grad_norm"))]
+            if not np.isfinite(watched).all():
                 raise DivergedError(step, values[-1])
         if ready:
             self._log(ready[-1][0], values)

@@ -13,6 +13,11 @@ GUIDED = stage("guided", "guided", w_range=(0.0, 4.0), new=("w_embed",), **RATES
 ENCODER = stage("encoder", "encoder", num_steps=8, **RATES)
 
 
+SWD = stage("swd", "swd", times=(1.0, 0.5), **RATES)
+DIT = {"name": "dit", "width": 8, "blocks": 1, "heads": 1}
+SONG = {"name": "song_unet", "channels": 8, "blocks": 1, "multipliers": (1,), "attention": ()}
+
+
 def halved(num_steps, **options):
     return stage("half", "progressive", num_steps=num_steps, w_range=(0.0, 4.0), **RATES, **options)
 
@@ -91,7 +96,7 @@ BAD = {
     "unknown method": (
         config_of(stage("a", "difusion", **RATES)),
         KeyError,
-        "unknown method 'difusion'; known: diffusion, encoder, .*; did you mean",
+        "unknown method 'difusion'; known: boot, diffusion, .*; did you mean",
     ),
     "unknown network": (
         config_of(TEACHER, model__name="unett"),
@@ -167,6 +172,90 @@ BAD = {
         config_of(TEACHER, model={"name": "dit", "patch": 3}),
         ValueError,
         "patch 3 does not divide the image of 8x8",
+    ),
+    "features of a network that has none": (
+        config_of(TEACHER, SWD, model=SONG),
+        ValueError,
+        "method 'swd' looks into the middle .* 'song_unet' offers no features; take one of mlp",
+    ),
+    "critic on a network without features": (
+        config_of(TEACHER, stage("dmd2", "dmd2", gan_weight=0.1, **RATES), model=SONG),
+        ValueError,
+        "'song_unet' offers no features",
+    ),
+    "several sizes for a network of one": (
+        config_of(stage("teacher", "diffusion", sides=(4, 8), **RATES)),
+        ValueError,
+        "stage s00_teacher: .*8, 8, 1.*dit or unet",
+    ),
+    "sides beyond the data": (
+        config_of(stage("teacher", "diffusion", sides=(8, 16), **RATES)),
+        ValueError,
+        r"sides are \(8, 16\), the data 8x8",
+    ),
+    "sides that shrink": (
+        config_of(TEACHER, {**SWD, "method": {**SWD["method"], "sides": (8, 4)}}, model=DIT),
+        ValueError,
+        r"sides are \(8, 4\); expected .* that do not shrink",
+    ),
+    "times that rise": (
+        config_of(TEACHER, {**SWD, "method": {"name": "swd", "times": (0.5, 1.0)}}),
+        ValueError,
+        r"times are \(0.5, 1.0\); expected times in \(0, 1\] that fall",
+    ),
+    "sides that the teacher has not seen": (
+        config_of(TEACHER, {**SWD, "method": {**SWD["method"], "sides": (4, 8)}}, model=DIT),
+        ValueError,
+        "Train the teacher with",
+    ),
+    "kappa for a teacher without null label": (
+        config_of(
+            {**TEACHER, "method": {"name": "diffusion", "label_dropout": 0.0}},
+            stage("sid", "sid_lsg", kappas=1.5, **RATES),
+        ),
+        ValueError,
+        "stage s01_sid: .* trained with label_dropout=0",
+    ),
+    "kappa for data without labels": (
+        config_of(
+            TEACHER,
+            stage("sid", "sid_lsg", kappas=1.5, **RATES),
+            data={"name": "noise", "size": 8, "num_classes": 0},
+        ),
+        ValueError,
+        "nothing to guide by; leave out w_range, w or kappa",
+    ),
+    "step of BOOT out of range": (
+        config_of(TEACHER, stage("boot", "boot", delta=2.0, new=("target_embed",), **RATES)),
+        ValueError,
+        r"delta is 2.0; expected a step in \(0, 0.97\]",
+    ),
+    "BOOT without its embedding": (
+        config_of(TEACHER, stage("boot", "boot", **RATES)),
+        ValueError,
+        "no parameter conditioning/target_embed/Dense_0/bias.*name its module in the stage's `new`",
+    ),
+    "start that is no stage": (
+        config_of(TEACHER, stage("sid", "sid_lsg", init="teecher", **RATES)),
+        ValueError,
+        "init 'teecher' is no earlier stage",
+    ),
+    "misspelt key of a stage's optimizer": (
+        config_of(TEACHER, stage("sid", "sid_lsg", optimizer={"b3": 0.0}, **RATES)),
+        KeyError,
+        "unknown key stages.s01_sid.optimizer.b3",
+    ),
+    "adapters on nothing": (
+        config_of({**TEACHER, "lora": 4}),
+        ValueError,
+        "lora is 4; expected the rank of adapters on the weights of a teacher",
+    ),
+    "exact network with another head": (
+        config_of(
+            TEACHER, data={"name": "mixture"}, model={"name": "mixture"}, parameterization="x"
+        ),
+        ValueError,
+        "parameterization is 'x'; network 'mixture' puts out v alone",
     ),
 }
 

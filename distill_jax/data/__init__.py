@@ -3,12 +3,14 @@
 from distill_jax.data.base import Dataset, Source
 from distill_jax.data.digits import digits
 from distill_jax.data.folder import folder
+from distill_jax.data.mixture import mixture
 from distill_jax.data.noise import noise
 from distill_jax.data.tfds import tfds
 
 DATASETS = {
     "digits": digits,
     "folder": folder,
+    "mixture": mixture,
     "noise": noise,
     "tfds": tfds,
 }

@@ -1,18 +1,26 @@
 """The methods by name: one paper, one file."""
 
 from distill_jax.methods.base import Method, Nets, Phase
+from distill_jax.methods.boot import Boot
 from distill_jax.methods.diffusion import Diffusion
+from distill_jax.methods.dmd2 import Dmd2
 from distill_jax.methods.encoder import Encoder
 from distill_jax.methods.guided import Guided
 from distill_jax.methods.progressive import Progressive
+from distill_jax.methods.sid_lsg import SidLsg
 from distill_jax.methods.stochastic import Stochastic
+from distill_jax.methods.swd import Swd
 
 METHODS = {
+    "boot": Boot,
     "diffusion": Diffusion,
+    "dmd2": Dmd2,
     "encoder": Encoder,
     "guided": Guided,
     "progressive": Progressive,
+    "sid_lsg": SidLsg,
     "stochastic": Stochastic,
+    "swd": Swd,
 }
 
 __all__ = ["METHODS", "Method", "Nets", "Phase"]

@@ -67,6 +67,7 @@ class Method(abc.ABC):
       has_critic: whether its fake network has a head that tells data from samples.
       sides: of the square images that the network is trained on, () for the data's own alone.
       parameterizations: the ones it works with, () for all.
+      clip: whether samples are clipped to [-1, 1].
     """
 
     num_steps: Any
@@ -82,6 +83,7 @@ class Method(abc.ABC):
     has_critic: bool = False
     sides: tuple[int, ...] = ()
     parameterizations: tuple[str, ...] = ()
+    clip: bool = True
 
     @property
     @abc.abstractmethod
@@ -92,6 +94,19 @@ class Method(abc.ABC):
     def inputs(self) -> tuple[str, ...]:
         """What the network takes beside z, t and label."""
         return () if self.w_range is None else ("w",)
+
+    @property
+    def call_times(self) -> list[float] | None:
+        """The times of the calls of `sample`, in order.
+
+        None where the network knows all times, or its arguments have a noise level in their place.
+        """
+        n = self.num_steps
+        if hasattr(self, "times"):
+            return list(self.times) or None
+        if self.continuous:
+            return None
+        return [i / n for i in (range(n, 0, -1) if self.decodes else range(n))]
 
     @property
     def guides(self) -> bool:

@@ -1,7 +1,9 @@
 """What the numbers of methods must satisfy, each with one message."""
 
+import itertools
 from typing import Any
 
+from distill_jax.diffusion.levels import LEVELS
 from distill_jax.diffusion.weighting import WEIGHTINGS
 from distill_jax.methods.base import Method
 
@@ -42,10 +44,15 @@ def check_round(method: Method, teacher: Method, factor: int = 2) -> None:
             f"all times, such as the guided stage; this teacher is {other} one of "
             f"{teacher.num_steps}"
         )
+    check_input_w(method, teacher)
+
+
+def check_input_w(method: Method, teacher: Method) -> None:
+    """Raises ValueError unless the method takes w exactly where its teacher does, in its range."""
     if (method.w_range is None) != (teacher.w_range is None):
         raise ValueError(
-            f"w_range is {method.w_range}, the teacher's {teacher.w_range}; a round keeps its "
-            "teacher's input w: give w_range exactly when the teacher was trained with one"
+            f"w_range is {method.w_range}, the teacher's {teacher.w_range}; a student keeps "
+            "its teacher's input w: give w_range exactly when the teacher was trained with one"
         )
     if method.w_range is None:
         return
@@ -66,3 +73,88 @@ def check_weighting(weighting: str) -> None:
     """Raises ValueError for an unknown weighting."""
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting is {weighting!r}; known: {', '.join(WEIGHTINGS)}")
+
+
+def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises ValueError unless the value is a known one."""
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}; known: {', '.join(known)}")
+
+
+def check_number(name: str, value: float | int, low: float | int, high: float | int) -> None:
+    """Raises ValueError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}; expected a number from {low:g} to {high:g}")
+
+
+def check_times(times: tuple[float, ...]) -> None:
+    """Raises ValueError unless the times of calls lie in (0, 1] and fall."""
+    falls = all(t > s for t, s in itertools.pairwise((*times, 0.0)))
+    if not falls or max(times, default=1.0) > 1:
+        raise ValueError(
+            f"times are {times}; expected times in (0, 1] that fall, such as (1.0, 0.75, 0.5)"
+        )
+
+
+def check_levels(name: str, levels: tuple) -> None:
+    """Raises ValueError unless levels are (a name in LEVELS, lowest level, highest level)."""
+    if len(levels) != 3 or not 0 < levels[1] <= levels[2] < float("inf"):
+        raise ValueError(
+            f"{name} are {levels}; expected (law, lowest, highest) with noise levels "
+            "sigma / alpha, 0 < lowest <= highest"
+        )
+    if levels[0] not in LEVELS:
+        raise ValueError(f"{name} are {levels}; known laws: {', '.join(LEVELS)}")
+
+
+def check_all_times(teacher: Method) -> None:
+    """Raises ValueError unless the teacher was trained at all times."""
+    if not teacher.continuous:
+        raise ValueError(
+            f"the teacher knows the times of its {teacher.num_steps} steps alone, and this method "
+            "asks it at all times; name one that knows them, such as a diffusion stage"
+        )
+
+
+def check_takes_no_w(teacher: Method) -> None:
+    """Raises ValueError for a teacher that has guidance in its weights."""
+    if teacher.w_range is not None:
+        raise ValueError(
+            f"the teacher already takes w in {tuple(teacher.w_range)}: guiding it would guide "
+            "twice; name the unguided teacher, or take a method that keeps the input w"
+        )
+
+
+def check_has_null(teacher: Method) -> None:
+    """Raises ValueError for a teacher that has no null condition to guide against."""
+    if getattr(teacher, "label_dropout", None) == 0:
+        raise ValueError(
+            "the teacher was trained with label_dropout=0, so it has no null condition to "
+            "guide against. Fine-tune it in a stage before this one: "
+            'stage("finetune", "diffusion", teacher="DIRECTORY", label_dropout=0.1, '
+            "steps=20000, learning_rate=1e-4), and let this one take its teacher from there. A "
+            "teacher that has no labels learns them there, if `new` names its module for them, "
+            'such as new=("class_emb",)'
+        )
+
+
+def check_kappas(kappas: tuple[float, ...], teacher: Method) -> None:
+    """Raises ValueError unless kappas are four positive scales, 1 where the teacher has no null."""
+    if len(kappas) != 4 or min(kappas) <= 0:
+        raise ValueError(f"kappas are {kappas}; expected one positive number, or four")
+    if set(kappas) != {1}:
+        check_takes_no_w(teacher)
+        check_has_null(teacher)
+
+
+def check_matching(method: Method, teacher: Method) -> None:
+    """Raises ValueError for numbers of a method with a fake that make no sense, or its teacher."""
+    check_steps(method.num_steps)
+    check_all_times(teacher)
+    check_weighting(method.weighting)
+    check_levels("levels", method.levels)
+    check_levels("fake_levels", method.fake_levels)
+    if method.fake_updates != int(method.fake_updates) or method.fake_updates < 1:
+        raise ValueError(f"fake_updates is {method.fake_updates}; expected a whole number from 1")
+    if not 0 < method.sigma_init < float("inf"):
+        raise ValueError(f"sigma_init is {method.sigma_init}; expected a noise level, such as 2.5")

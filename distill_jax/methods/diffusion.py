@@ -5,6 +5,7 @@ from typing import Any
 import jax
 
 from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.resize import area
 from distill_jax.diffusion.schedule import add_noise
 from distill_jax.methods.base import (
     Method,
@@ -17,6 +18,7 @@ from distill_jax.methods.base import (
     weighted_mse,
 )
 from distill_jax.methods.checks import check_probability, check_steps, check_weighting
+from distill_jax.methods.scales import check_sides
 from distill_jax.typing import Batch, Cond, Image
 
 
@@ -30,12 +32,15 @@ class Diffusion(Method):
         (Ho & Salimans 2022, arXiv:2207.12598); 0 makes a teacher that cannot be guided.
       weighting: a name in WEIGHTINGS.
       clip: whether the sampler clips x to [-1, 1].
+      sides: of the square images it is trained on, in turns, the data's own among them; () for the
+        data's own alone. The teacher of scale-wise students is asked at several.
     """
 
     num_steps: Any = 64
     label_dropout: float = 0.1
     weighting: str = "snr_trunc"
     clip: bool = True
+    sides: tuple[int, ...] = ()
 
     continuous = True
     needs_teacher = False
@@ -43,12 +48,16 @@ class Diffusion(Method):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        return (Phase("student", Diffusion.loss),)
+        return (Phase("student", Diffusion.loss, turns=max(1, len(self.sides))),)
 
-    def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
+    def loss(
+        self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0
+    ) -> tuple[jax.Array, Metrics]:
         """Salimans & Ho (2022), Algorithm 1: weight(l) |x_hat(z_t, t, c) - x|^2, t ~ U[0, 1)."""
         k_t, k_eps, k_drop, k_dropout = jax.random.split(key, 4)
         x, shape = batch.x, batch.x.shape[:1]
+        if self.sides:
+            x = area(x, self.sides[turn])
         cond = drop_labels(k_drop, batch, self.label_dropout)
 
         t = jax.random.uniform(k_t, shape, x.dtype)
@@ -61,6 +70,7 @@ class Diffusion(Method):
         check_steps(self.num_steps)
         check_weighting(self.weighting)
         check_probability("label_dropout", self.label_dropout)
+        check_sides(self.sides)
 
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
         return sample_ddim(self, student, z, cond)

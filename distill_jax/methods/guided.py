@@ -20,7 +20,14 @@ from distill_jax.methods.base import (
     traced,
     weighted_mse,
 )
-from distill_jax.methods.checks import check_steps, check_w_range, check_weighting
+from distill_jax.methods.checks import (
+    check_all_times,
+    check_has_null,
+    check_steps,
+    check_takes_no_w,
+    check_w_range,
+    check_weighting,
+)
 from distill_jax.typing import Batch, Cond, Image
 
 
@@ -70,25 +77,9 @@ class Guided(Method):
         check_w_range(self.w_range)
         check_steps(self.num_steps)
         check_weighting(self.weighting)
-        if teacher.w_range is not None:
-            raise ValueError(
-                f"the teacher already takes w in {tuple(teacher.w_range)}: guiding it would guide "
-                "twice; name the unguided teacher, or go on with progressive halvings"
-            )
-        if not teacher.continuous:
-            raise ValueError(
-                f"the teacher knows the times of its {teacher.num_steps} steps alone, and guidance "
-                "is absorbed at all times; name a diffusion stage"
-            )
-        if getattr(teacher, "label_dropout", None) == 0:
-            raise ValueError(
-                "the teacher was trained with label_dropout=0, so it has no null condition to "
-                "guide against. Fine-tune it in a stage before this one: "
-                'stage("finetune", "diffusion", teacher="DIRECTORY", label_dropout=0.1, '
-                "steps=20000, learning_rate=1e-4), and let this one take its teacher from there. A "
-                "teacher that has no labels learns them there, if `new` names its module for them, "
-                'such as new=("class_emb",)'
-            )
+        check_takes_no_w(teacher)
+        check_all_times(teacher)
+        check_has_null(teacher)
 
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
         return sample_ddim(self, student, z, cond)

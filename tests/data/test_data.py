@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from distill_jax.data import DATASETS, Dataset
+from distill_jax.diffusion.analytic import ring
 from distill_jax.pixels import normalise
 
 DIGITS = DATASETS["digits"]()
@@ -14,6 +15,7 @@ def data(request, pictures, prepared):
     """Every dataset, small."""
     options = {
         "folder": {"path": str(pictures), "size": 4},
+        "mixture": {"count": 48},
         "noise": {"size": 2, "count": 30},
         "tfds": {"dataset": "pictures", "size": 4, "data_dir": str(prepared)},
     }
@@ -104,6 +106,22 @@ def test_digits_have_a_fixed_split_without_overlap():
     assert len(held_out.label) == 360
     assert not {x.tobytes() for x in train.x} & {x.tobytes() for x in held_out.x}
     again = DATASETS["digits"]()
+    np.testing.assert_array_equal(again.images("held_out").x, held_out.x)
+
+
+def test_the_mixture_is_the_toy_with_equally_many_points_of_every_mode():
+    data, toy = DATASETS["mixture"](), ring()
+    train, held_out = data.images("train"), data.images("held_out")
+    for x, label in (train, held_out):
+        assert x.shape == (20_000, 1, 1, 2)
+        gaps = np.linalg.norm(x.reshape(-1, 1, 2) - toy.means, axis=-1)
+        nearest = gaps.argmin(axis=1)
+        assert np.bincount(nearest).min() > 2400  # Of 2,500; the modes overlap a little.
+        assert np.mean(toy.labels[nearest] == label) > 0.9
+        shares = x.reshape(-1, 8, 2)  # The modes in turn.
+        np.testing.assert_allclose(shares.mean(0), toy.means, atol=0.01)
+        np.testing.assert_allclose(shares.std(0), toy.std, rtol=0.05)
+    again = DATASETS["mixture"]()
     np.testing.assert_array_equal(again.images("held_out").x, held_out.x)
 
 

@@ -17,7 +17,7 @@ def stripes(count, kinds=4):
 
 @pytest.fixture(scope="module")
 def classifier():
-    return ConvNet(*stripes(2000))
+    return ConvNet(*stripes(1000))
 
 
 def test_the_classifier_tells_classes_apart(classifier):
@@ -46,7 +46,7 @@ def test_the_distance_in_its_features_grows_with_noise(classifier):
 
 
 def test_without_labels_it_learns_to_tell_quarter_turns():
-    x, _ = stripes(2000, kinds=1)
+    x, _ = stripes(1000, kinds=1)
     x[..., 8:, :] //= 2  # Darker on the right: every turn looks different.
     classifier = ConvNet(x, None)
     turned = np.stack([np.rot90(image, k % 4) for k, image in enumerate(x[:200])])

@@ -1,0 +1,170 @@
+"""Data-free bootstrapping: one network maps noise to the signal at any time of the teacher's path.
+
+Gu et al. (2023), BOOT: Data-free Distillation of Denoising Diffusion Models with Bootstrapping,
+arXiv:2306.05544. There is no released code.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Denoiser, clipped, guided
+from distill_jax.diffusion.prediction import mean_squared
+from distill_jax.diffusion.samplers import signal_step
+from distill_jax.diffusion.schedule import add_noise, expand
+from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, traced
+from distill_jax.methods.checks import (
+    check_choice,
+    check_has_null,
+    check_number,
+    check_w_range,
+)
+from distill_jax.typing import Batch, Cond, Image, Time
+
+
+@traced("num_steps", "w_range")
+class Boot(Method):
+    """y(eps, s) learns where one step of the teacher takes y(eps, t), for all t > s.
+
+    y_t = (z_t - sigma_t eps) / alpha_t is the signal in the z_t of the teacher's path from the
+    noise eps, and y_0 the image. The network always reads that noise, at t_max, and takes the time
+    of the signal as its input "target": its skip and scale stay those of t_max.
+
+    Args:
+      num_steps: 1.
+      w_range: guidance strengths (smallest, largest) for a student that takes w.
+      w: the strength in the weights of a student that takes none.
+      absorbed: whether the teacher takes w as an input itself, and is not guided.
+      delta: t - s, in (0, t_max - t_min].
+      t_min: time of the last signal, which `sample` draws.
+      t_max: time of the noise.
+      solver: of the step, "euler" (DDIM) or "heun", which calls the teacher twice.
+      step_weight: "constant", or "inverse", 1 / D^2 with D of samplers.signal_step.
+      boundary_weight: of the loss that pins y at t_max to the teacher's x there.
+      clip: whether samples are clipped to [-1, 1]; `clip_target`: whether the teacher's x is.
+      teacher_steps: N for a teacher that knows the times of its N steps alone: t and s are then
+        neighbours on that grid from 1 to 0. 0 for one that knows all times.
+    """
+
+    num_steps: Any = 1
+    w_range: tuple | None = None
+    w: float = 0.0
+    absorbed: bool = False
+    delta: float = 0.04
+    t_min: float = 0.01
+    t_max: float = 0.98
+    solver: str = "heun"
+    step_weight: str = "constant"
+    boundary_weight: float = 1.0
+    clip: bool = True
+    clip_target: bool = False
+    teacher_steps: int = 0
+
+    data_free = True
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("student", Boot.loss),)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (*super().inputs, "target")
+
+    @property
+    def guides(self) -> bool:
+        return not self.absorbed and bool(self.w or self.w_range)
+
+    @property
+    def baked_w(self) -> float:
+        return self.w
+
+    def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
+        """weight |y_s - sg(y_t + D (f - y_t))|^2 + boundary_weight |y_T - f(z_T, T)|^2.
+
+        T = t_max, t uniform, and f the teacher's x at z_t = alpha_t sg(y_t) + sigma_t eps.
+        """
+        k_t, k_eps, k_w = jax.random.split(key, 3)
+        student, schedule = nets.student, nets.student.schedule
+        eps = jax.random.normal(k_eps, (batch.size, *student.shape))
+        t, s = self._times(k_t, eps)
+        w = draw_w(k_w, self.w_range or (self.w, self.w), eps)
+        cond = batch.cond if self.w_range is None else {**batch.cond, "w": w}
+        given = {**batch.cond, "w": w} if self.absorbed else batch.cond
+        teacher = guided(nets.teacher, w, batch.null) if self.guides else nets.teacher
+        teacher = clipped(teacher) if self.clip_target else teacher
+        y_t = jax.lax.stop_gradient(self.signal(student, eps, t, cond))
+        y_s = self.signal(student, eps, s, cond)
+        d = expand(signal_step(schedule, t, s), eps)
+        f = teacher(add_noise(schedule, y_t, eps, t), t, given).x
+        if self.solver == "heun":
+            z_s = add_noise(schedule, y_t + d * (f - y_t), eps, s)
+            f = (f + teacher(z_s, s, given).x) / 2
+        target = y_t + d * (f - y_t)
+        error = mean_squared(y_s, target)
+        if self.step_weight == "inverse":
+            error /= jnp.maximum(signal_step(schedule, t, s), 1e-3) ** 2
+        bootstrap = jnp.mean(error)
+
+        end = jnp.full_like(t, self._ends[1])
+        pinned = teacher(expand(schedule.sigma(end), eps) * eps, end, given).x
+        boundary = jnp.mean(mean_squared(self.signal(student, eps, end, cond), pinned))
+        metrics = {"bootstrap_loss": bootstrap, "boundary_loss": boundary}
+        return bootstrap + self.boundary_weight * boundary, metrics
+
+    def signal(self, student: Denoiser, eps: Image, t: Time, cond: Cond) -> Image:
+        """y(eps, t): the signal at time t of the path from the noise eps; at t_min the image."""
+        end = jnp.full_like(t, self._ends[1])
+        z = expand(student.schedule.sigma(end), eps) * eps
+        return student(z, end, {**cond, "target": t}).x
+
+    def check(self, teacher: Method | None) -> None:
+        check_number("num_steps", self.num_steps, 1, 1)
+        check_number("t_max", self.t_max, 0, 1)
+        check_number("t_min", self.t_min, 0, self.t_max)
+        if not 0 < self.delta <= self.t_max - self.t_min:
+            room = f"(0, {self.t_max - self.t_min:g}], inside t_min to t_max"
+            raise ValueError(f"delta is {self.delta}; expected a step in {room}, such as 0.04")
+        check_choice("solver", self.solver, ("euler", "heun"))
+        check_choice("step_weight", self.step_weight, ("constant", "inverse"))
+        check_number("boundary_weight", self.boundary_weight, 0, float("inf"))
+        self._check_guidance(teacher)
+        given = self.teacher_steps, self.solver
+        fits = not given[0] if teacher.continuous else given == (teacher.num_steps, "euler")
+        if not fits:
+            known = "all times" if teacher.continuous else f"its {teacher.num_steps} steps alone"
+            text = (
+                f"teacher_steps is {given[0]}, solver {given[1]!r}, and the teacher knows {known}"
+            )
+            raise ValueError(text + "; expected 0 for all times, else their number and 'euler'")
+
+    def _check_guidance(self, teacher: Method) -> None:
+        check_number("w", self.w, 0, float("inf"))
+        theirs, (low, high) = teacher.w_range, self.w_range or (self.w, self.w)
+        check_w_range((low, high))
+        if self.absorbed != (theirs is not None):
+            takes = "w" if theirs else "no w"
+            raise ValueError(f"absorbed is {self.absorbed}, and the teacher takes {takes}")
+        if self.guides:
+            check_has_null(teacher)
+        if self.absorbed and not theirs[0] <= low <= high <= theirs[1]:
+            raise ValueError(f"w from {low:g} to {high:g} leaves the teacher's {tuple(theirs)}")
+
+    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
+        return self.signal(student, z, jnp.full(z.shape[:1], self._ends[0], z.dtype), cond)
+
+    @property
+    def call_times(self) -> list[float]:
+        return [self._ends[1]]
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return (0.0, 1.0) if self.teacher_steps else (self.t_min, self.t_max)
+
+    def _times(self, key: jax.Array, eps: Image) -> tuple[Time, Time]:
+        n, (low, high) = self.teacher_steps, self._ends
+        if n > 0:
+            i = jax.random.randint(key, eps.shape[:1], 1, n + 1).astype(eps.dtype)
+            return i / n, (i - 1) / n
+        t = jax.random.uniform(key, eps.shape[:1], eps.dtype, low, high)
+        return t, jnp.maximum(t - self.delta, low)

@@ -1,0 +1,150 @@
+"""A few-step student whose images follow the teacher's distribution, by the gradient of a KL.
+
+DMD2: Yin et al. (2024), Improved Distribution Matching Distillation for Fast Image Synthesis,
+arXiv:2405.14867.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.levels import time_of
+from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
+from distill_jax.methods.checks import (
+    check_has_null,
+    check_matching,
+    check_number,
+    check_takes_no_w,
+    check_times,
+)
+from distill_jax.methods.matching import (
+    critic_loss,
+    denoising_loss,
+    diffuse,
+    dmd_loss,
+    fool_loss,
+    rollout,
+    scaled,
+    score_gap,
+)
+from distill_jax.typing import Batch, Cond, Image, Time
+
+
+@traced()
+class Dmd2(Method):
+    """K updates of the fake and its critic on the student's images, then one of the student.
+
+    The defaults are those of one step without data; the paper's ImageNet-64 run has gan_weight
+    3e-3, fake_updates 5 and sigma_init 80.
+
+    Args:
+      times: falling times in (0, 1] of the student's calls, noised again between them, such as
+        (1.0, 0.75, 0.5, 0.25); () for one call at sigma_init.
+      sigma_init: the noise level of that one call.
+      w: guidance strength of the teacher > -1, which goes into the student's weights.
+      levels: of the noise in the student's phase: a law in LEVELS, lowest level, highest level.
+        The default is the paper's, between 2 and 98 % of EDM's sampling grid.
+      fake_levels: the same in the fake's phase, and for the critic in both.
+      weighting: of the fake's denoising loss, a name in WEIGHTINGS.
+      fake_updates: K.
+      gan_weight: of the student's loss against the critic; 0 needs neither critic nor images.
+      critic_weight: of the critic's loss, against 1 of the fake's denoising.
+      clip: whether samples are clipped to [-1, 1].
+    """
+
+    times: tuple = ()
+    sigma_init: float = 2.5
+    w: float = 0.0
+    levels: tuple = ("karras", 0.00323, 71.6)
+    fake_levels: tuple = ("karras", 0.002, 80.0)
+    weighting: str = "edm"
+    fake_updates: int = 5
+    gan_weight: float = 0.0
+    critic_weight: float = 1e-2
+    clip: bool = True
+
+    @property
+    def num_steps(self) -> int:
+        return max(1, len(self.times))
+
+    @property
+    def baked_w(self) -> float:
+        return self.w
+
+    @property
+    def guides(self) -> bool:
+        return self.w != 0
+
+    @property
+    def data_free(self) -> bool:
+        return self.gan_weight == 0
+
+    @property
+    def has_critic(self) -> bool:
+        return self.gan_weight > 0
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        fake = Phase("fake", Dmd2.fake_loss, repeats=self.fake_updates)
+        return (fake, Phase("student", Dmd2.student_loss))
+
+    def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
+        """weight(l) |f_fake(z_t, t, c) - x|^2 + critic_weight * critic loss, x the student's.
+
+        The fake is never guided. Data and samples are noised independently.
+        """
+        k_x, k_fake, k_real, k_critic = jax.random.split(key, 4)
+        x = self._generate(k_x, batch, nets.student)
+        loss = denoising_loss(k_fake, nets.fake, x, batch.cond, self.fake_levels, self.weighting)
+        if not self.has_critic:
+            return loss, {}
+        real = self._logits(k_real, batch.x, batch.cond, nets.fake)
+        critic = critic_loss(real, self._logits(k_critic, x, batch.cond, nets.fake))
+        return loss + self.critic_weight * critic, {"critic_loss": critic}
+
+    def student_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
+        """The DMD gradient at a random level, + gan_weight * the loss of fooling the critic."""
+        k_x, k_z, k_critic = jax.random.split(key, 3)
+        x = self._generate(k_x, batch, nets.student)
+        z, t, _ = diffuse(k_z, nets.student.schedule, x, self.levels)
+        real = scaled(nets.teacher, 1 + self.w, batch.null)(z, t, batch.cond).x
+        fake = nets.fake(z, t, batch.cond).x
+        loss, metrics = dmd_loss(x, real, fake), {"score_gap": score_gap(real - fake, real - x)}
+        if self.has_critic:
+            fool = fool_loss(self._logits(k_critic, x, batch.cond, nets.fake))
+            loss, metrics = loss + self.gan_weight * fool, {**metrics, "fool_loss": fool}
+        return loss, metrics
+
+    def _logits(self, key: jax.Array, x: Image, cond: Cond, fake: Denoiser) -> Time:
+        z, t, _ = diffuse(key, fake.schedule, x, self.fake_levels)
+        return fake.critic(z, t, cond)
+
+    def _generate(self, key: jax.Array, batch: Batch, student: Denoiser) -> Image:
+        """Images of a random step, the same for all, on the student's own path to it."""
+        k_eps, k_step, k_path = jax.random.split(key, 3)
+        eps = jax.random.normal(k_eps, (batch.size, *student.shape))
+        times = self._times(student)
+        # 0 and not an array for one step, so that no loop is compiled.
+        step = jax.random.randint(k_step, (), 0, self.num_steps) if self.times else 0
+        z = rollout(k_path, student, eps, batch.cond, times.__getitem__, step)
+        return student(z, jnp.full(len(z), times[step]), batch.cond).x
+
+    def _times(self, student: Denoiser) -> jax.Array:
+        """Of the calls, and 0 at the end."""
+        if self.times:
+            return jnp.asarray((*self.times, 0.0))
+        return jnp.stack([time_of(student.schedule, self.sigma_init), jnp.zeros(())])
+
+    def check(self, teacher: Method | None) -> None:
+        check_matching(self, teacher)
+        check_takes_no_w(teacher)
+        check_number("w", self.w, -1.0, float("inf"))
+        check_number("gan_weight", self.gan_weight, 0.0, float("inf"))
+        check_number("critic_weight", self.critic_weight, 0.0, float("inf"))
+        check_times(self.times)
+        if self.w != 0:
+            check_has_null(teacher)
+
+    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
+        times = self._times(student)
+        return rollout(key, student, z, cond, times.__getitem__, self.num_steps)

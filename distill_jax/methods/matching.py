@@ -1,0 +1,162 @@
+"""What the methods that match distributions share: a generator against a teacher and a fake.
+
+The fake is a denoiser that is trained on the generator's images while those change. Where it
+agrees with the teacher at all noise levels, the generator's distribution is the teacher's.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Denoiser, guided
+from distill_jax.diffusion.levels import LEVELS, level_of
+from distill_jax.diffusion.prediction import Prediction
+from distill_jax.diffusion.schedule import Schedule, add_noise, expand
+from distill_jax.methods.base import weighted_mse
+from distill_jax.typing import Cond, Image, Time
+
+FLOOR = 1e-5  # The least mean |x - real| that a gap is divided by; SiD's.
+
+
+class Noisy(NamedTuple):
+    """z = alpha(t) x + sigma(t) eps."""
+
+    z: Image
+    t: Time
+    eps: Image
+
+
+def generate(
+    student: Denoiser, eps: Image, t: jax.Array | float, cond: Cond, key: jax.Array | None = None
+) -> Image:
+    """student(sigma(t) eps, t, cond).x: images of one call.
+
+    The signal that z_t should have is left out, for there is none yet; at a level of 2.5 it has
+    a share of 4 % in the variance of z_t (sigma_data 0.5).
+    eps is standard normal noise, t one time for all, key that of dropout.
+    """
+    t = jnp.broadcast_to(jnp.asarray(t, eps.dtype), eps.shape[:1])
+    return student(expand(student.schedule.sigma(t), eps) * eps, t, cond, key).x
+
+
+def rollout(
+    key: jax.Array,
+    student: Denoiser,
+    eps: Image,
+    cond: Cond,
+    times: Callable[[jax.Array | int], jax.Array],
+    stop: jax.Array | int,
+) -> Image:
+    """z at times(stop): step i generates x at times(i), and noises it again to times(i + 1).
+
+    Where times(stop) is 0 that is the last x itself. A sampler stops there, and the input of step
+    k in training, for the images that the student itself would have at that point, stops at k:
+    the "backward simulation" of Yin et al. (2024, arXiv:2405.14867). No gradient comes out.
+
+    Args:
+      key: of the noise after the first.
+      student: the generator.
+      eps: the first noise, standard normal.
+      cond: the conditions of every call.
+      times: i = 0 .. stop -> the time before step i, falling.
+      stop: how many steps, 0 for none; it may be traced.
+    """
+    schedule = student.schedule
+
+    def at(i: jax.Array | int) -> Time:
+        return jnp.broadcast_to(jnp.asarray(times(i), eps.dtype), eps.shape[:1])
+
+    def step(i: jax.Array, z: Image) -> Image:
+        x = student(z, at(i), cond).x
+        noise = jax.random.normal(jax.random.fold_in(key, i + 1), x.shape, x.dtype)
+        s = at(i + 1)
+        z = jnp.where(expand(s, x) > 0, add_noise(schedule, x, noise, s), x)
+        return jax.lax.stop_gradient(z)
+
+    z = expand(schedule.sigma(at(0)), eps) * eps
+    return z if isinstance(stop, int) and stop == 0 else jax.lax.fori_loop(0, stop, step, z)
+
+
+def diffuse(key: jax.Array, schedule: Schedule, x: Image, levels: tuple) -> Noisy:
+    """The images at noise levels of their own; `levels` is a law in LEVELS and its two bounds."""
+    law, low, high = levels
+    k_t, k_eps = jax.random.split(key)
+    t = LEVELS[law](k_t, schedule, x.shape[:1], low, high)
+    eps = jax.random.normal(k_eps, x.shape, x.dtype)
+    return Noisy(add_noise(schedule, x, eps, t), t, eps)
+
+
+def denoising_loss(
+    key: jax.Array, fake: Denoiser, x: Image, cond: Cond, levels: tuple, weighting: str
+) -> jax.Array:
+    """weight(logsnr) |f(z_t, t, c) - x|^2: what teaches the fake the generator's images x.
+
+    Dropout is on in the fake; `levels` as in `diffuse`, `weighting` a name in WEIGHTINGS.
+    """
+    k_z, k_dropout = jax.random.split(key)
+    z, t, _ = diffuse(k_z, fake.schedule, x, levels)
+    return weighted_mse(weighting, fake, fake(z, t, cond, k_dropout).x, x, t)
+
+
+def scaled(denoiser: Denoiser, kappa: float, null: Cond) -> Denoiser:
+    """f(null) + kappa (f(c) - f(null)), and f(c) itself, in half the work, at kappa = 1."""
+    return denoiser if kappa == 1 else guided(denoiser, kappa - 1, null)
+
+
+def difference(a: Prediction, b: Prediction, schedule: Schedule, t: Time) -> Image:
+    """a.x - b.x of two predictions from the same z, without cancellation.
+
+    Both recombine to z, so it is (sigma / alpha) (b.eps - a.eps) too. Below the level 1 that form
+    is the accurate one: at 0.002 the two x agree in most of their digits. The truth,
+    Prediction(x, eps), is a prediction as well.
+    """
+    level = expand(level_of(schedule, t), a.x)
+    # Where it is not taken the factor is 1, so that a flow's t = 1 cannot make the gradient NaN.
+    by_eps = jnp.where(level < 1, level, 1.0) * (b.eps - a.eps)
+    return jnp.where(level < 1, by_eps, a.x - b.x)
+
+
+def over(a: Image, residual: Image) -> Image:
+    """a / max(mean_pixels |residual|, FLOOR), without the gradient of the normaliser."""
+    mean = jnp.mean(jnp.abs(residual), axis=tuple(range(1, residual.ndim)), keepdims=True)
+    return a / jax.lax.stop_gradient(jnp.maximum(mean, FLOOR))
+
+
+def score_gap(gap: Image, residual: Image) -> jax.Array:
+    """Mean of |real - fake| / mean_pixels |real - x|, the two arguments: how far there is to go.
+
+    A pure number that falls as the generator nears the teacher. It is 0 at the start too, while
+    the fake still is the teacher, and it is too small by what the fake lags behind: look at its
+    trend after the first hundreds of iterations, not at one value.
+    """
+    return jnp.mean(jnp.abs(over(gap, residual)))
+
+
+def dmd_loss(x: Image, real: Image, fake: Image) -> jax.Array:
+    """0.5 mean |x - sg(x - g)|^2, whose gradient in x is g over the number of elements.
+
+        g = (fake - real) / max(mean_pixels |x - real|, FLOOR)
+
+    Yin et al. (2024, arXiv:2405.14867; the normaliser is that of arXiv:2311.18828). sg stops the
+    gradient, so there is none through the two networks. Without the normaliser,
+    g alpha^2 / sigma^2 is the gradient of KL(generator | teacher) at that noise level.
+
+    Args:
+      x: the generator's images.
+      real: the teacher's x at a noisy x.
+      fake: the fake's x there.
+    """
+    g = over(fake - real, x - real)
+    return 0.5 * jnp.mean(jnp.square(x - jax.lax.stop_gradient(x - g)))
+
+
+def critic_loss(real: Time, fake: Time) -> jax.Array:
+    """Mean softplus(fake) + mean softplus(-real) of the logits of data and samples."""
+    return jnp.mean(jax.nn.softplus(fake)) + jnp.mean(jax.nn.softplus(-real))
+
+
+def fool_loss(fake: Time) -> jax.Array:
+    """Mean softplus(-fake): samples that the critic takes for data."""
+    return jnp.mean(jax.nn.softplus(-fake))

@@ -1,0 +1,164 @@
+"""A one-step student whose noisy images a teacher and a fake denoise alike, without any data.
+
+SiD: Zhou et al. (2024), Score identity Distillation, arXiv:2404.04057. SiD-LSG, with guidance: Zhou
+et al. (2024), Long and Short Guidance in Score identity Distillation, arXiv:2406.01561.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.levels import time_of
+from distill_jax.diffusion.prediction import Prediction
+from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, drop_labels, traced
+from distill_jax.methods.checks import check_input_w, check_kappas, check_matching, check_number
+from distill_jax.methods.matching import (
+    Noisy,
+    denoising_loss,
+    difference,
+    diffuse,
+    generate,
+    over,
+    rollout,
+    scaled,
+    score_gap,
+)
+from distill_jax.typing import Batch, Cond, Image
+
+
+@traced("num_steps", "w_range", "alpha")
+class SidLsg(Method):
+    """K updates of the fake on the student's images, then one of the student against both.
+
+    The defaults are SiD. SiD-LSG has alpha 1, kappas 1.5, ("uniform", 0.138, 12.97) for
+    levels and fake_levels, weighting "snr" and loss_scale 1.
+
+    Args:
+      num_steps: of `sample`. The student is trained for one; more repeat it on its own images,
+        noised again, at times t_init (1 - i / N).
+      alpha: 0.5 gives the gradient of the Fisher divergence, 1 that with the distribution of z held
+        fixed. SiD has 1.2, which widens a narrow generator faster and fails for one much wider than
+        the data.
+      kappas: guidance scales 1 + w, four or one for all: in the fake's training, of the fake in the
+        gap, of the fake in the residual, of the teacher. One for all is long and short guidance;
+        (1, 1, 1, kappa) is long guidance. 1 is the conditional model.
+      w_range: strengths drawn uniformly for a teacher that takes w, None for one that does not.
+      sigma_init: the noise level at which the student is called.
+      levels: of the noise in the student's phase: a law in LEVELS, lowest level, highest level.
+      fake_levels: the same in the fake's phase.
+      weighting: of the fake's denoising loss, a name in WEIGHTINGS.
+      fake_updates: K.
+      null_dropout: probability of the null condition in the fake's phase, for the student and the
+        fake alike, where a kappa makes the fake's null branch count.
+      loss_scale: of the student's loss, a sum over pixels.
+      clip: whether samples are clipped to [-1, 1].
+    """
+
+    num_steps: Any = 1
+    alpha: Any = 1.0
+    kappas: Any = 1.0
+    w_range: tuple | None = None
+    sigma_init: float = 2.5
+    levels: tuple = ("karras", 0.002, 24.41)
+    fake_levels: tuple = ("lognormal", 0.002, 80.0)
+    weighting: str = "edm"
+    fake_updates: int = 1
+    null_dropout: float = 0.1
+    loss_scale: float = 100.0
+    clip: bool = True
+
+    any_steps = True
+    data_free = True
+
+    call_times = None
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        fake = Phase("fake", SidLsg.fake_loss, repeats=self.fake_updates)
+        return (fake, Phase("student", SidLsg.student_loss))
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """kappa_1 .. kappa_4."""
+        return tuple(self.kappas) if isinstance(self.kappas, tuple) else (self.kappas,) * 4
+
+    @property
+    def baked_w(self) -> float:
+        """kappa_1 kappa_4 / kappa_2 - 1: exact for Gaussian classes of one covariance."""
+        k_1, k_2, _, k_4 = self.scales
+        return k_1 * k_4 / k_2 - 1
+
+    @property
+    def guides(self) -> bool:
+        return self.w_range is not None or any(kappa != 1 for kappa in self.scales)
+
+    def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
+        """weight(l) |f_fake(z_t, t, c) - x|^2 under kappa_1, x the student's."""
+        k_x, k_z, k_drop = jax.random.split(key, 3)
+        k_1, k_2, _, _ = self.scales
+        if (k_1, k_2) != (1, 1):
+            # Both see the null: on images of a label, the fake's null branch would learn another
+            # distribution than the student's own null one.
+            batch = batch._replace(cond=drop_labels(k_drop, batch, self.null_dropout))
+        x, cond = self._generate(k_x, batch, nets.student)
+        fake = scaled(nets.fake, k_1, batch.null)
+        return denoising_loss(k_z, fake, x, cond, self.fake_levels, self.weighting), {}
+
+    def student_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
+        """Sum over pixels of the integrand of `terms` / mean_pixels |f_teacher - x|.
+
+        The gradient reaches x directly and through teacher and fake; the normaliser alone has none.
+        The value is (1 - alpha) times a divergence and tells nothing; "score_gap" does.
+        """
+        k_x, k_z, k_dropout = jax.random.split(key, 3)
+        x, cond = self._generate(k_x, batch, nets.student, k_dropout)
+        noisy = diffuse(k_z, nets.student.schedule, x, self.levels)
+        gap, residual, integrand = self.terms(x, noisy, cond, batch.null, nets)
+        loss = jnp.sum(over(integrand, residual)) / len(x)
+        return self.loss_scale * loss, {"score_gap": score_gap(gap, residual)}
+
+    def terms(
+        self, x: Image, noisy: Noisy, cond: Cond, null: Cond, nets: Nets
+    ) -> tuple[Image, Image, Image]:
+        """Pixel by pixel d = f_teacher - f_fake, r = f_teacher - x, d ((1 - alpha) r + alpha r').
+
+        The fake is under kappa_2 in d, and kappa_3 in r' = f_fake - x. Where those are equal the
+        last is d (r - alpha d), the integrand of SiD; with alpha 1 it is that of SiD-LSG.
+        """
+        z, t, eps = noisy
+        _, k_2, k_3, k_4 = self.scales
+        real = scaled(nets.teacher, k_4, null)(z, t, cond)
+        fake = fake_3 = scaled(nets.fake, k_2, null)(z, t, cond)
+        if k_3 != k_2:
+            fake_3 = scaled(nets.fake, k_3, null)(z, t, cond)
+
+        truth, schedule = Prediction(x, eps), nets.teacher.schedule
+        gap = difference(real, fake, schedule, t)
+        residual = difference(real, truth, schedule, t)
+        other = difference(fake_3, truth, schedule, t)
+        return gap, residual, gap * ((1 - self.alpha) * residual + self.alpha * other)
+
+    def _generate(
+        self, key: jax.Array, batch: Batch, student: Denoiser, k_dropout: jax.Array | None = None
+    ) -> tuple[Image, Cond]:
+        """Images of the student, and the conditions they were made with."""
+        k_eps, k_w = jax.random.split(key)
+        eps = jax.random.normal(k_eps, (batch.size, *student.shape))
+        cond = dict(batch.cond)
+        if self.w_range is not None:
+            cond["w"] = draw_w(k_w, self.w_range, eps)
+        t = time_of(student.schedule, self.sigma_init)
+        return generate(student, eps, t, cond, k_dropout), cond
+
+    def check(self, teacher: Method | None) -> None:
+        check_matching(self, teacher)
+        check_input_w(self, teacher)
+        check_kappas(self.scales, teacher)
+        check_number("alpha", self.alpha, 0.0, 1.5)
+        check_number("null_dropout", self.null_dropout, 0.0, 1.0)
+
+    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
+        t, n = time_of(student.schedule, self.sigma_init), self.num_steps
+        return rollout(key, student, z, cond, lambda i: t * (1 - i / n), n)

@@ -1,0 +1,170 @@
+"""A few-step student that starts small: each step may enlarge the image of the step before.
+
+Starodubcev et al. (2026), Scale-wise Distillation of Diffusion Models, arXiv:2503.16397. Without
+sides and MMD, with `backward`, it is DMD2 (Yin et al. 2024, arXiv:2405.14867) in a few steps.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.kernels import KERNELS
+from distill_jax.diffusion.prediction import mean_squared
+from distill_jax.diffusion.resize import area, bicubic
+from distill_jax.diffusion.samplers import renoise
+from distill_jax.diffusion.schedule import Schedule, add_noise, expand
+from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
+from distill_jax.methods.matching import critic_loss, dmd_loss, fool_loss, scaled, score_gap
+from distill_jax.methods.scales import check_scale_wise
+from distill_jax.typing import Batch, Cond, Image, Resized, Time
+
+Loss = tuple[jax.Array, Metrics]
+
+
+@traced()
+class Swd(Method):
+    """Updates of the fake on images of one step, then one of the student; the steps take turns.
+
+    Every term has a weight, 0 for off; what is off costs nothing. The defaults are those of the
+    paper's code, for times of a rectified flow.
+
+    Args:
+      times: of the steps, falling, in (0, 1].
+      sides: of the square images of the steps, non-decreasing to the data's; () for the data's in
+        all steps.
+      w: guidance strength of the teacher in DMD.
+      dmd_weight: of the distribution matching of teacher and fake.
+      gan_weight: of fooling the critic, a head on the fake's features.
+      critic_weight: of that critic's own loss, beside the fake's denoising.
+      mmd_weight: of the distance between features of data and samples.
+      mmd: its kernel, a name in KERNELS.
+      mmd_features: whose, "teacher" (the paper) or "fake" (its code).
+      dmd_range: (lowest, highest) time of the noise in DMD, drawn uniformly, and for the critic.
+      mmd_range: the same for MMD.
+      fake_range: the same for the training of fake and critic.
+      backward: whether a step is given what the steps before it make, as in sampling, and not data
+        of their size, as in the paper.
+      fake_updates: of the fake for one of the student; `clip`: whether samples are clipped.
+    """
+
+    times: tuple[float, ...]
+    sides: tuple[int, ...] = ()
+    w: float = 0.0
+    dmd_weight: float = 1.0
+    gan_weight: float = 5e-3
+    critic_weight: float = 1e-2
+    mmd_weight: float = 1.0
+    mmd: str = "linear"
+    mmd_features: str = "teacher"
+    dmd_range: tuple[float, float] = (0.0089, 0.7904)
+    mmd_range: tuple[float, float] = (0.0089, 0.6022)
+    fake_range: tuple[float, float] = (0.0089, 1.0)
+    backward: bool = False
+    fake_updates: int = 5
+    clip: bool = True
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.times)
+
+    @property
+    def baked_w(self) -> float:
+        return self.w
+
+    @property
+    def guides(self) -> bool:
+        return self.w != 0
+
+    @property
+    def has_critic(self) -> bool:
+        return self.gan_weight != 0
+
+    @property
+    def needs_features(self) -> bool:
+        return self.has_critic or self.mmd_weight != 0
+
+    @property
+    def needs_fake(self) -> bool:
+        """Whether any term of the student's loss asks the fake."""
+        features = self.mmd_weight != 0 and self.mmd_features == "fake"
+        return self.dmd_weight != 0 or self.has_critic or features
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        student = Phase("student", Swd.student_loss, turns=self.num_steps)
+        fake = Phase("fake", Swd.fake_loss, self.fake_updates, self.num_steps)
+        return (fake, student) if self.needs_fake else (student,)
+
+    def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0) -> Loss:
+        """|f_fake(z_t, t, c) - x|^2, x the student's in step `turn`, and the critic's loss."""
+        k_x, k_z = jax.random.split(key)
+        real, x = self._images(k_x, batch, nets.student, turn)
+        fake, cond = nets.fake, batch.cond
+        z_real, z, t = _noisy(k_z, fake.schedule, self.fake_range, real, x)
+        loss = denoising = jnp.mean(mean_squared(fake(z, t, cond).x, x))
+        metrics = {"denoising_loss": denoising}
+        if self.has_critic:
+            logits = fake.critic(z_real, t, cond), fake.critic(z, t, cond)
+            metrics["critic_loss"] = critic_loss(*logits)
+            loss += self.critic_weight * metrics["critic_loss"]
+        return loss, metrics
+
+    def student_loss(self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0) -> Loss:
+        """The weighted sum of DMD, GAN and MMD losses of the student's images in step `turn`.
+
+        DMD and GAN share z_t. "score_gap" tells how far teacher and fake are apart.
+        """
+        k_x, k_dmd, k_mmd = jax.random.split(key, 3)
+        real, x = self._images(k_x, batch, nets.student, turn)
+        schedule, cond, loss, metrics = nets.student.schedule, batch.cond, 0.0, {}
+        _, z, t = _noisy(k_dmd, schedule, self.dmd_range, real, x)
+        if self.dmd_weight:
+            teacher = scaled(nets.teacher, 1 + self.w, batch.null)
+            guide, fake = teacher(z, t, cond).x, nets.fake(z, t, cond).x
+            loss += self.dmd_weight * dmd_loss(x, guide, fake)
+            metrics["score_gap"] = score_gap(guide - fake, guide - x)
+        if self.gan_weight:
+            metrics["fool_loss"] = fool_loss(nets.fake.critic(z, t, cond))
+            loss += self.gan_weight * metrics["fool_loss"]
+        if self.mmd_weight:
+            z_real, z, t = _noisy(k_mmd, schedule, self.mmd_range, real, x)
+            features = (nets.teacher if self.mmd_features == "teacher" else nets.fake).features
+            metrics["mmd_loss"] = KERNELS[self.mmd](features(z_real, t, cond), features(z, t, cond))
+            loss += self.mmd_weight * metrics["mmd_loss"]
+        return loss, metrics
+
+    def _images(
+        self, key: jax.Array, batch: Batch, student: Denoiser, turn: int
+    ) -> tuple[Resized, Resized]:
+        """Data at the side of step `turn`, and what the student makes there."""
+        k_eps, k_first, k_noise = jax.random.split(key, 3)
+        schedule, cond, sides = student.schedule, batch.cond, self.sides
+        real = area(batch.x, sides[turn]) if sides else batch.x
+        t = jnp.full(real.shape[:1], self.times[turn], real.dtype)
+        eps = jax.random.normal(k_eps, real.shape, real.dtype)
+        if turn == 0:
+            return real, student(expand(schedule.sigma(t), eps) * eps, t, cond).x
+        if self.backward:
+            first = jax.random.normal(k_first, real.shape, real.dtype)
+            own = renoise(k_noise, student, first, cond, self.times[:turn], sides[:turn])
+            before = jax.lax.stop_gradient(own)
+        else:
+            before = area(real, sides[turn - 1]) if sides else real
+        z = add_noise(schedule, bicubic(before, real.shape[1]), eps, t)
+        return real, student(z, t, cond).x
+
+    def check(self, teacher: Method | None) -> None:
+        check_scale_wise(self, teacher)
+
+    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Resized:
+        return renoise(key, student, z, cond, self.times, self.sides)
+
+
+def _noisy(
+    key: jax.Array, schedule: Schedule, times: tuple[float, float], real: Image, x: Image
+) -> tuple[Image, Image, Time]:
+    """Data and samples with the same noise, each pair at a time of its own."""
+    k_t, k_eps = jax.random.split(key)
+    t = jax.random.uniform(k_t, x.shape[:1], x.dtype, *times)
+    eps = jax.random.normal(k_eps, x.shape, x.dtype)
+    return add_noise(schedule, real, eps, t), add_noise(schedule, x, eps, t), t

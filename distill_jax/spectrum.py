@@ -1,0 +1,96 @@
+"""Measures a dataset's power spectrum and proposes times and sides for scale-wise distillation.
+
+python -m distill_jax.spectrum --config=configs/digits_guided.py --sides=4,8 --num_steps=2
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from etils import epath
+from matplotlib.figure import Figure
+from ml_collections import config_flags
+
+from distill_jax import logs
+from distill_jax.data import DATASETS
+from distill_jax.diffusion.schedule import SCHEDULES, Schedule
+from distill_jax.diffusion.spectrum import propose, rapsd, sufficient_time
+from distill_jax.errors import friendly
+from distill_jax.pixels import normalise
+from distill_jax.tables import build
+
+
+def define_flags() -> None:
+    """The flags of the command line; not at import, for `main` has some of the same names."""
+    config_flags.DEFINE_config_file("config", None, "Config file, FILE.py or FILE.py:size.")
+    flags.DEFINE_list("sides", None, "Sides of the smaller images; half and all without it.")
+    flags.DEFINE_integer("num_steps", 2, "Network calls to propose times for.", lower_bound=1)
+    flags.DEFINE_integer("num", 5000, "Training images to look at.", lower_bound=1)
+    flags.DEFINE_string("out", "spectrum.png", "Where to draw it, a .png.")
+
+
+def main() -> None:
+    """The command line."""
+    values = flags.FLAGS
+    if values.config is None:
+        raise ValueError("--config is needed, such as --config=configs/digits_guided.py")
+    out = epath.Path(values.out)
+    if out.suffix != ".png":
+        raise ValueError(f"--out={out} does not end in .png")
+    schedule = build(SCHEDULES, "schedule", values.config.schedule.to_dict())
+    dataset = build(DATASETS, "dataset", values.config.data.to_dict())
+    own = dataset.shape[0]
+    sides = sorted({*_numbers(values.sides), own}) if values.sides else [own // 2, own]
+    power = rapsd(normalise(dataset.images("train", values.num).x))
+    times, chosen = propose(power, schedule, sides, values.num_steps)
+    with out.open("wb") as file:
+        figure(power, schedule, sides, times).savefig(file, dpi=110)
+    logs.say(table(power, schedule, sides))
+    logs.say(f"\ntimes={tuple(round(time, 4) for time in times)},\nsides={chosen},\n\n{out}")
+
+
+def table(power: np.ndarray, schedule: Schedule, sides: Sequence[int]) -> str:
+    """From which time, and which noise level sigma / alpha, each side suffices."""
+    rows = []
+    for side in sides:
+        time = sufficient_time(power, schedule, side)
+        level = np.sqrt(power[side // 2 + 1 :].max(initial=0.0))
+        rows.append((side, f"{level:.3g}", f"{time:.3f}" if time <= 1 else "never"))
+    return logs.table(("side", "sigma / alpha", "suffices from t"), rows)
+
+
+def figure(
+    power: np.ndarray, schedule: Schedule, sides: Sequence[int], times: Sequence[float]
+) -> Figure:
+    """P(k) of the data, of the noise over the signal at each time, and where each side ends."""
+    drawn = Figure(figsize=(5.5, 4.2), layout="constrained")
+    axis = drawn.subplots()
+    k = np.arange(1, len(power))
+    axis.plot(k, power[1:], "k-o", markersize=3, label="data")
+    for i, time in enumerate(times[1:]):
+        noise = float(jnp.exp(-schedule.logsnr(jnp.asarray(time))))
+        label = f"noise / signal at t = {time:.3g}"
+        axis.axhline(noise, color=f"C{i}", linestyle="--", label=label)
+    for side in sides[:-1]:
+        axis.axvline(side / 2, color="gray", linestyle=":")
+        axis.annotate(f" {side}", (side / 2, power[1:].max()), color="gray")
+    axis.set(xscale="log", yscale="log", xlabel="periods per image k", ylabel="power P(k)")
+    axis.set_xticks([2**i for i in range(int(np.log2(k[-1])) + 1)])
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return drawn
+
+
+def _numbers(sides: Sequence[str]) -> list[int]:
+    try:
+        return [int(side) for side in sides]
+    except ValueError as error:
+        raise ValueError(f"--sides={','.join(sides)} is no list of whole numbers") from error
+
+
+if __name__ == "__main__":
+    define_flags()
+    friendly(main)

@@ -1,0 +1,114 @@
+"""One iteration of every method on all devices of the process: `python -m tests.methods.iteration`.
+
+Prints a line of JSON: what happened, by method.
+"""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.binding import Bind, initial_params
+from distill_jax.methods import METHODS
+from distill_jax.sharding import Layout, make_layout
+from distill_jax.train import Rates, make_update, new_state, optimizer
+from distill_jax.typing import Batch
+from tests.toys import filled, tiny_binding
+
+SHAPE = (4, 4, 1)
+METHOD = {
+    "boot": METHODS["boot"](w_range=(0.0, 4.0)),
+    "diffusion": METHODS["diffusion"](num_steps=4),
+    "dmd2": METHODS["dmd2"](gan_weight=0.01, fake_updates=1),
+    "encoder": METHODS["encoder"](num_steps=4, w_range=(0.0, 4.0)),
+    "guided": METHODS["guided"](num_steps=4),
+    "progressive": METHODS["progressive"](num_steps=4, w_range=(0.0, 4.0)),
+    "sid_lsg": METHODS["sid_lsg"](kappas=1.5, fake_updates=2),
+    "stochastic": METHODS["stochastic"](num_steps=4, w_range=(0.0, 4.0)),
+    "swd": METHODS["swd"](times=(1.0, 0.5), fake_updates=2),
+}
+TEACHER = {
+    "boot": METHOD["diffusion"],
+    "dmd2": METHOD["diffusion"],
+    "encoder": METHOD["guided"],
+    "guided": METHOD["diffusion"],
+    "progressive": METHOD["guided"],
+    "sid_lsg": METHOD["diffusion"],
+    "stochastic": METHOD["guided"],
+    "swd": METHOD["diffusion"],
+}
+RATES = Rates(1e-2, 0, 1.0, 10, 0.5)
+TX = optimizer(0.9, 0.99, 1.0)
+
+
+def batch_of(method, size=8):
+    """A batch as the pipeline would make it."""
+    label = jnp.arange(size, dtype=jnp.int32) % 3
+    x = jax.random.uniform(jax.random.key(0), (size, *SHAPE), minval=-1)
+    null = {"label": jnp.full((size,), 3, jnp.int32)}
+    return Batch(None if method.data_free else x, {"label": label}, null)
+
+
+def networks(name):
+    """Bind, what the roles train, and the frozen networks, none of them zero anywhere."""
+    method, teacher, binding = METHOD[name], TEACHER.get(name), tiny_binding()
+    fake = any(phase.trains == "fake" for phase in method.phases)
+    bind = Bind(binding, teacher and binding, fake, method.has_critic)
+    roles = filled(bind.initial(jax.random.key(1), method.inputs, None))
+    frozen = {}
+    if teacher is not None:
+        params = initial_params(jax.random.key(2), binding, teacher)
+        frozen["teacher"] = jax.tree.map(lambda leaf: 0.9 * leaf, filled(params))
+    return bind, roles, frozen
+
+
+def one_iteration(name):
+    """What one iteration of the method did to states that are split over all devices."""
+    method, layout = METHOD[name], make_layout({"data": -1, "fsdp": min(2, jax.device_count())})
+    layout = Layout(layout.mesh, min_size=16)
+    bind, roles, frozen = networks(name)
+    put = lambda tree: jax.device_put(tree, layout.shardings(tree))  # noqa: E731
+    state, frozen = put(new_state(jax.random.key(3), roles, TX)), put(frozen)
+    batch = jax.device_put(batch_of(method), layout.batch)
+    before = jax.tree.map(np.array, (state.params, state.ema, frozen))
+    donated, finite = True, True
+    for i, phase in enumerate(method.phases):
+        update = make_update(method.phases, i, bind, TX, layout.constrain)
+        for repeat in range(phase.repeats):
+            given = jax.tree.leaves((state.params, state.opt, state.ema))
+            state, metrics = update(method, RATES, state, frozen, batch, repeat)
+            donated &= all(leaf.is_deleted() for leaf in given)
+            finite &= bool(np.isfinite(list(map(float, metrics.values()))).all())
+    params, ema, frozen_before = before
+    changed = {
+        role: jax.tree.map(lambda a, b: not np.array_equal(a, b), params[role], tree)
+        for role, tree in state.params.items()
+    }
+    leaves = {role: list(map(bool, jax.tree.leaves(tree))) for role, tree in changed.items()}
+    mean = jax.tree.map(lambda e, p: 0.5 * e + 0.5 * np.array(p), ema, state.params["student"])
+    return {
+        "trained": [role for role, moved in leaves.items() if all(moved)],
+        "roles": list(leaves),
+        "frozen": equal(frozen_before, frozen),
+        "ema": all(
+            np.allclose(a, b, rtol=1e-5, atol=1e-7)
+            for a, b in zip(jax.tree.leaves(mean), jax.tree.leaves(state.ema), strict=True)
+        ),
+        "step": int(state.step),
+        "donated": donated,
+        "finite": finite,
+        "split": any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params)),
+    }
+
+
+def equal(a, b):
+    """Whether two trees are bit for bit the same."""
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+if __name__ == "__main__":
+    json.dump({name: one_iteration(name) for name in METHOD}, sys.stdout)

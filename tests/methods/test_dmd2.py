@@ -1,0 +1,206 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.levels import level_of, time_of
+from distill_jax.diffusion.prediction import Prediction, eps_from_x
+from distill_jax.diffusion.schedule import Cosine
+from distill_jax.methods import METHODS, Nets
+from distill_jax.methods.matching import critic_loss, fool_loss, over
+from distill_jax.typing import Batch
+from tests.toys import gaussian_denoiser
+
+Dmd2, Diffusion = METHODS["dmd2"], METHODS["diffusion"]
+NUM = 64
+BATCH = Batch(None, {"label": jnp.arange(NUM) % 2}, {"label": jnp.full((NUM,), 2)})
+KEY = jax.random.key(0)
+REAL, FAKE = (0.7, 0.0), (0.5, 0.1)
+
+
+def bent(weights, seen=None, critic=None):
+    """A denoiser of two weights whose Jacobian depends on z; it notes what it is called with."""
+
+    def predict(z, t, cond, key=None):
+        if seen is not None:
+            seen.append((z, t, dict(cond)))
+        x = jnp.tanh(weights[0] * z + weights[1])
+        return Prediction(x, eps_from_x(z, x, Cosine(), t))
+
+    return Denoiser(Cosine(), predict, (3,), critic=critic)
+
+
+def shifted(shift, seen=None):
+    """A generator whose one parameter moves all of its images."""
+
+    def predict(z, t, cond, key=None):
+        if seen is not None:
+            seen.append((z, t, dict(cond)))
+        return Prediction(shift + 0.2 * z, z)
+
+    return Denoiser(Cosine(), predict, (3,))
+
+
+def test_the_gradient_is_the_normalised_gap_and_has_no_path_through_the_networks(x64):
+    def loss(shift, real, fake, made=None, seen=None):
+        nets = Nets(shifted(shift, made), bent(real, seen), bent(fake))
+        return Dmd2().student_loss(KEY, BATCH, nets)
+
+    made, seen = [], []
+    loss(0.3, REAL, FAKE, made, seen)
+    x, z, t = 0.3 + 0.2 * made[0][0], *seen[0][:2]
+    real, fake = bent(REAL)(z, t, {}).x, bent(FAKE)(z, t, {}).x
+    (of_shift, of_real, of_fake), metrics = jax.grad(loss, (0, 1, 2), has_aux=True)(0.3, REAL, FAKE)
+    np.testing.assert_allclose(of_shift, over(fake - real, x - real).mean(), rtol=1e-9)
+    assert (*of_real, *of_fake) == (0, 0, 0, 0)
+    np.testing.assert_allclose(metrics["score_gap"], np.abs(over(fake - real, x - real)).mean())
+    resting, metrics = jax.grad(loss, has_aux=True)(0.3, REAL, REAL)
+    assert resting == metrics["score_gap"] == 0
+
+
+def test_the_teacher_is_guided_and_the_fake_is_not():
+    real, fake = [], []
+    nets = Nets(shifted(0.3), bent(REAL, real), bent(FAKE, fake))
+    for w in (0.0, 1.0):
+        method = Dmd2(w=w)
+        assert (method.baked_w, method.guides) == (w, w > 0)
+        method.student_loss(KEY, BATCH, nets)
+        method.fake_loss(KEY, BATCH, nets)
+    assert [len(z) // NUM for z, *_ in real] == [1, 2]
+    assert [len(z) // NUM for z, *_ in fake] == [1, 1, 1, 1]
+    assert 2 in real[1][2]["label"]
+
+
+def logit(z, t, cond):
+    return z.mean(1) - 0.1 * cond["label"]
+
+
+def test_the_critic_sees_noisy_data_and_noisy_samples_of_the_same_labels():
+    seen = []
+
+    def critic(z, t, cond):
+        seen.append((z, t, cond["label"]))
+        return logit(z, t, cond)
+
+    method, data = (
+        Dmd2(gan_weight=0.5, critic_weight=2.0),
+        BATCH._replace(x=jnp.full((NUM, 3), 9.0)),
+    )
+    assert method.has_critic
+    assert not method.data_free
+    nets = Nets(shifted(0.3), bent(REAL), bent(FAKE, critic=critic))
+    loss, metrics = method.fake_loss(KEY, data, nets)
+    (real, t_real, label), (fake, t_fake, fake_label) = seen
+    np.testing.assert_array_equal(label, fake_label)
+    assert not np.allclose(t_real, t_fake)
+    calm = t_real < 0.05
+    np.testing.assert_allclose(real[calm], 9.0, atol=0.5)
+    expected = critic_loss(logit(real, 0, {"label": label}), logit(fake, 0, {"label": label}))
+    np.testing.assert_allclose(metrics["critic_loss"], expected, rtol=1e-6)
+    alone, _ = dataclasses.replace(method, critic_weight=0.0).fake_loss(KEY, data, nets)
+    np.testing.assert_allclose(loss, alone + 2 * expected, rtol=1e-6)
+
+    seen.clear()
+    loss, metrics = method.student_loss(KEY, data, nets)
+    ((fake, _, label),) = seen
+    expected = fool_loss(logit(fake, 0, {"label": label}))
+    np.testing.assert_allclose(metrics["fool_loss"], expected, rtol=1e-6)
+    alone, _ = Dmd2().student_loss(KEY, BATCH, nets)
+    np.testing.assert_allclose(loss, alone + 0.5 * metrics["fool_loss"], rtol=1e-6)
+
+
+def test_one_step_starts_at_sigma_init_and_several_at_their_times():
+    made = []
+    nets = Nets(shifted(0.3, made), bent(REAL), bent(FAKE))
+    assert Dmd2().num_steps == 1
+    Dmd2(sigma_init=2.5).fake_loss(KEY, BATCH, nets)
+    ((z, t, _),) = made
+    np.testing.assert_allclose(level_of(Cosine(), t), 2.5, rtol=1e-5)
+    np.testing.assert_allclose(z.std(), Cosine().sigma(t[0]), rtol=0.2)
+
+
+TIMES = (0.9, 0.6, 0.3)
+
+
+def test_training_meets_every_step_on_the_students_own_path():
+    called = []
+
+    def predict(z, t, cond, key=None):
+        jax.debug.callback(lambda t, z: called.append((float(t), np.asarray(z))), t[0], z)
+        return Prediction(0.25 + 0 * z, z)
+
+    method, student = Dmd2(times=TIMES), Denoiser(Cosine(), predict, (3,))
+    assert method.num_steps == 3
+    loss = jax.jit(lambda key: method.fake_loss(key, BATCH, Nets(student, None, bent(FAKE)))[0])
+    met = set()
+    for seed in range(12):
+        called.clear()
+        loss(jax.random.key(seed)).block_until_ready()
+        jax.effects_barrier()
+        called.sort(key=lambda call: -call[0])
+        np.testing.assert_allclose([t for t, _ in called], TIMES[: len(called)], rtol=1e-6)
+        met.add(len(called))
+        for t, z in called[1:]:
+            alpha, sigma = Cosine().alpha(jnp.asarray(t)), Cosine().sigma(jnp.asarray(t))
+            np.testing.assert_allclose(z.mean(), 0.25 * alpha, atol=4 * sigma / np.sqrt(z.size))
+            np.testing.assert_allclose(z.std(), sigma, rtol=0.25)
+    assert met == {1, 2, 3}
+
+
+def test_a_few_step_students_gradient_comes_from_its_last_call_alone():
+    method = Dmd2(times=TIMES)
+
+    def loss(shifts, seed):
+        def predict(z, t, cond, key=None):
+            nearest = jnp.argmin(jnp.abs(t[0] - jnp.asarray(TIMES)))
+            return Prediction(shifts[nearest] + 0.2 * z, z)
+
+        nets = Nets(Denoiser(Cosine(), predict, (3,)), bent(REAL), bent(FAKE))
+        return method.student_loss(jax.random.key(seed), BATCH, nets)[0]
+
+    gradient = jax.jit(jax.grad(loss))
+    counts = [jnp.flatnonzero(gradient(jnp.full(3, 0.3), seed)).tolist() for seed in range(12)]
+    assert {len(count) for count in counts} == {1}
+    assert {step for count in counts for step in count} == {0, 1, 2}
+
+
+def test_the_sampler_makes_the_calls_that_were_trained():
+    student, z = gaussian_denoiser(Cosine(), 0.5), jax.random.normal(KEY, (NUM, 3))
+    t = jnp.full(NUM, time_of(Cosine(), 2.5))
+    one = Dmd2().sample(KEY, student, z, {})
+    np.testing.assert_allclose(one, student(Cosine().sigma(t[0]) * z, t, {}).x, rtol=1e-5)
+    few = [Dmd2(times=TIMES).sample(jax.random.key(k), student, z, {}) for k in (0, 0, 1)]
+    np.testing.assert_array_equal(few[0], few[1])
+    assert not np.allclose(few[0], few[2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"times": (0.5, 0.8)}, r"times are \(0.5, 0.8\); expected times in \(0, 1\] that fall"),
+        ({"times": (1.2, 0.8)}, r"times are \(1.2, 0.8\)"),
+        ({"times": (0.5, 0.0)}, r"times are \(0.5, 0.0\)"),
+        ({"w": -2.0}, "w is -2.0; expected a number from -1"),
+        ({"gan_weight": -1.0}, "gan_weight is -1.0; expected a number from 0"),
+        ({"critic_weight": -1.0}, "critic_weight is -1.0"),
+        ({"fake_updates": 0}, "fake_updates is 0"),
+        ({"weighting": "sn"}, "weighting is 'sn'; known: constant"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Dmd2(**change).check(Diffusion())
+
+
+def test_a_teacher_must_know_all_times_and_the_null_where_it_is_guided():
+    Dmd2(w=0.75, times=TIMES).check(Diffusion())
+    Dmd2().check(Diffusion(label_dropout=0.0))
+    with pytest.raises(ValueError, match="no null condition"):
+        Dmd2(w=0.75).check(Diffusion(label_dropout=0.0))
+    with pytest.raises(ValueError, match="guiding it would guide twice"):
+        Dmd2().check(METHODS["guided"]())
+    with pytest.raises(ValueError, match="the times of its 8 steps alone"):
+        Dmd2().check(METHODS["progressive"](num_steps=8))

@@ -1,0 +1,148 @@
+"""One-call students beyond their presets: other teachers, other starts, adapters."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from distill_jax import logs, pipeline, plan
+from distill_jax.config import pipeline as in_order
+from distill_jax.config import stage
+from distill_jax.evaluate import entries
+from distill_jax.methods import METHODS
+from distill_jax.student import load
+from distill_jax.train import StoppedError
+from tests.toys import smoke_config
+
+RATES = {"steps": 2, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def students(chain, tmp_path_factory):
+    """BOOT from a halving, SiD between two students that take w, DMD2 by adapters."""
+    config = smoke_config()
+    options = {"absorbed": True, "w_range": (0.0, 4.0), "teacher_steps": 4, "solver": "euler"}
+    config.stages = in_order(
+        stage(
+            "boot",
+            "boot",
+            teacher=str(chain / "s05_n0004"),
+            new=("target_embed",),
+            **options,
+            **RATES,
+        ),
+        stage(
+            "sid",
+            "sid_lsg",
+            teacher=str(chain / "s01_guided"),
+            init=str(chain / "s07_n0001"),
+            w_range=(0.0, 2.0),
+            **RATES,
+        ),
+        stage(
+            "dmd2",
+            "dmd2",
+            teacher=str(chain / "s00_teacher"),
+            lora=2,
+            gan_weight=0.01,
+            fake_updates=2,
+            **RATES,
+        ),
+    )
+    run = plan.make(config, tmp_path_factory.mktemp("one_call"))
+    assert pipeline.run(run, stop=lambda: False)
+    return run
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_student_may_start_from_any_finished_stage(students, index):
+    stage = students.stages[index]
+    student = load(stage.directory)
+    w = 1.5 if student.takes_w else None
+    x = student.sample(jax.random.key(0), 4, w=w)
+    assert x.shape == (4, 8, 8, 1)
+    assert np.abs(x).max() <= 1
+    assert student.calls(w) == 1
+    lines = (stage.directory / "scalars.jsonl").read_text().splitlines()
+    values = [value for line in lines for value in json.loads(line).values()]
+    assert np.isfinite(values).all()
+    assert json.loads(lines[-1])["cpu_seconds"] > 0
+
+
+def test_a_student_may_start_from_another_network_than_its_teacher(students):
+    """Two updates at a rate of 1e-3 leave the student nearer to its start."""
+    stage = students.stages[1]
+    mine, *others = (
+        jax.tree.leaves(load(path).params) for path in (stage.directory, stage.start, stage.teacher)
+    )
+    start, teacher = (
+        sum(np.abs(a - b).sum() for a, b in zip(mine, other, strict=True)) for other in others
+    )
+    assert 0 < start < teacher
+    manifest = load(stage.directory).manifest
+    assert manifest["init"].endswith("s07_n0001/final")
+    assert manifest["parent"].endswith("s01_guided/final")
+
+
+def test_adapters_train_few_numbers_and_are_merged_in_the_end(students):
+    stage = students.stages[2]
+    network = jax.tree.leaves(stage.shapes["teacher"])
+    adapters = jax.tree.leaves(stage.shapes["student"])
+    assert sum(leaf.size for leaf in adapters) < sum(leaf.size for leaf in network) / 4
+    assert set(stage.shapes["fake"]) == {"network", "critic"}
+    merged, teacher = load(stage.directory).params, load(stage.teacher).params
+    changed = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(merged), jax.tree.leaves(teacher), strict=True
+        )
+        if not np.array_equal(a, b)
+    }
+    assert changed
+    assert all(name.endswith("kernel") for name in changed)
+
+
+def test_a_stopped_run_of_two_roles_goes_on_bit_for_bit(students, tmp_path):
+    """The fake, its critic and both optimizers are in the state."""
+    config = students.config.copy_and_resolve_references()
+    config.stages = {"s00_dmd2": config.stages.s02_dmd2}
+    whole, stopped = (plan.make(config, tmp_path / name) for name in ("whole", "stopped"))
+    assert pipeline.run(whole, stop=lambda: False)
+    with pytest.raises(StoppedError, match="stopped after iteration 1"):
+        pipeline.run(stopped, stop=lambda: True)
+    assert pipeline.run(stopped, stop=lambda: False)
+    a, b = (jax.tree.leaves(load(run.workdir).params) for run in (whole, stopped))
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_report_compares_a_student_at_the_strength_in_its_weights(students, chain):
+    student, teacher = load(students.stages[2].directory), load(chain / "s00_teacher")
+    longer = dataclasses.replace(student, method=METHODS["sid_lsg"](kappas=(1.0, 1.0, 1.0, 3.0)))
+    taking = load(students.stages[1].directory)
+    rows = entries(teacher, [student, longer, taking], strengths=(0.0, 1.0, 4.0))
+    found = [(entry.sampler, entry.w, entry.num_steps) for entry in rows]
+    per_teacher = [("teacher", 64), ("teacher", 1)]
+    assert found == [
+        *((sampler, 0.0, n) for sampler, n in per_teacher),
+        ("student, dmd2", 0.0, 1),
+        ("student, sid_lsg", 0.0, 1),  # The one that takes w, in [0, 2].
+        *((sampler, 1.0, n) for sampler, n in per_teacher),
+        ("student, sid_lsg", 1.0, 1),
+        *((sampler, 2.0, n) for sampler, n in per_teacher),
+        ("student, dmd2", 2.0, 1),  # Long guidance with kappa 3.
+        ("student, sid_lsg", 2.0, 1),
+        *((sampler, 4.0, n) for sampler, n in per_teacher),
+    ]
+    assert [entry.w for entry in entries(teacher, [student], strengths=(0.0, 4.0))] == [None] * 3
+
+
+def test_the_log_of_a_score_matching_stage_shows_the_gap_and_its_trend(tmp_path, capsys):
+    log = logs.StageLog(epath.Path(tmp_path), "sid", 10, 0)
+    for step, gap in enumerate([0.4] * 5 + [0.3] * 5, start=1):
+        log.log(step, [{"loss": -0.1, "score_gap": gap}])
+    log.close()
+    assert "10/10, score gap 0.3000 (-25% over the last lines)" in capsys.readouterr().out

@@ -1,0 +1,67 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.diffusion.schedule import SCHEDULES, Cosine, Karras, RectifiedFlow
+from distill_jax.diffusion.spectrum import propose, rapsd, sufficient_time
+from tests.test_commands import CONFIG, run
+
+POWER = 4.0 / np.maximum(np.arange(17), 1) ** 2  # P(k) = (2 / k)^2 of images of side 32.
+
+
+def test_white_noise_has_its_variance_at_every_frequency():
+    x = 0.5 * np.random.default_rng(0).standard_normal((2000, 8, 8, 3))
+    # The least of the rings, k = 0, has 6,000 values: a standard error of 2 %.
+    np.testing.assert_allclose(rapsd(x), 0.25, rtol=0.06)
+
+
+@pytest.mark.parametrize(("side", "k"), [(8, 1), (8, 3), (8, 4), (9, 2)])
+def test_a_wave_has_power_at_its_own_frequency_alone(side, k):
+    wave = np.cos(2 * np.pi * k * np.arange(side) / side)
+    power = rapsd(np.broadcast_to(wave[:, None, None], (1, side, side, 1)))
+    assert len(power) == side // 2 + 1
+    assert power[k] > 0.1
+    np.testing.assert_allclose(np.delete(power, k), 0, atol=1e-12)
+
+
+def test_images_that_are_not_square_are_refused():
+    with pytest.raises(ValueError, match=r"images are \(4, 6, 3\); a spectrum by radius"):
+        rapsd(np.zeros((1, 4, 6, 3)))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("side", [4, 8, 16])
+def test_a_side_suffices_from_where_noise_hides_the_first_frequency_it_lacks(name, side):
+    schedule = SCHEDULES[name]()
+    time = sufficient_time(POWER, schedule, side)
+    level = schedule.sigma(jnp.asarray(time)) / schedule.alpha(jnp.asarray(time))
+    # The first whole ring beyond side / 2, where the level has to be 2 / k.
+    np.testing.assert_allclose(level, 2 / (side // 2 + 1), rtol=1e-4)
+
+
+def test_the_own_side_suffices_always_and_a_small_one_never_where_there_is_no_noise():
+    assert sufficient_time(POWER, RectifiedFlow(), 32) == 0
+    assert sufficient_time(POWER, Karras(sigma_max=0.3), 8) == np.inf
+
+
+def test_each_step_has_the_smallest_side_that_suffices_when_its_x_is_noised_again():
+    # Sides 4, 8 and 16 suffice from the levels 2 / 3, 2 / 5 and 2 / 9: t = .4, .29 and .18.
+    times, sides = propose(POWER, RectifiedFlow(), (4, 8, 16, 32), 4)
+    np.testing.assert_allclose(times, (1.0, 0.75, 0.5, 0.25))
+    assert sides == (4, 4, 16, 32)
+    assert propose(POWER, RectifiedFlow(), (4, 8, 32), 3)[1] == (4, 8, 32)
+    assert propose(POWER, RectifiedFlow(), (4, 32), 1) == ((1.0,), (32,))
+
+
+@pytest.mark.parametrize("sides", [(), (8, 4, 32), (8, 16), (8, 8, 32)])
+def test_sides_that_do_not_grow_to_the_own_are_refused(sides):
+    with pytest.raises(ValueError, match="expected growing ones, the last one 32"):
+        propose(POWER, Cosine(), sides, 2)
+
+
+def test_the_command_prints_what_to_paste_and_draws(tmp_path):
+    out = tmp_path / "spectrum.png"
+    code, stdout, stderr = run("spectrum", CONFIG, "--sides=4", "--num_steps=2", f"--out={out}")
+    assert code == 0, stderr
+    assert "times=(1.0, 0.5),\nsides=(4, 8)," in stdout
+    assert out.exists()
