@@ -53,4 +53,4 @@ def get_config(size="full"):
     )
     if size != "smoke":
         return config
-    return smoke_images(config, 32, num_classes=10)
+    return smoke_images(config, 32, "unet", num_classes=10)

@@ -8,20 +8,20 @@ import pytest
 from etils import epath
 
 from distill_jax import evaluate, pipeline, plan
+from distill_jax.diffusion.analytic import ring
+from distill_jax.methods import METHODS
 from distill_jax.student import load
 from tests.test_configs import CONFIGS, load_config
 
 # The digits chain is tried by the tests of the chain.
-PRESETS = [name for name in CONFIGS if not name.startswith("digits")]
+PRESETS = [name for name in CONFIGS if not name.startswith(("digits", "mixture"))]
+MIXTURES = [name for name in CONFIGS if name.startswith("mixture")]
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_runs_to_its_report_at_smoke_size(name, tmp_path):
+def run_smoke(name, workdir):
+    """Runs a config to its report; returns the plan, the report's rows and two samples."""
     _, config = load_config(name, "smoke")
-    _, full = load_config(name, "full")
-    workdir = epath.Path(tmp_path / name)
     run = plan.make(config, workdir)
-    assert run.dataset.shape == (full.data.size, full.data.size, 3)
     assert pipeline.run(run, stop=lambda: False)
     assert evaluate.write_report(workdir, config.evaluate.to_dict(), stop=lambda: False)
     for stage in run.stages:
@@ -29,14 +29,47 @@ def test_a_preset_runs_to_its_report_at_smoke_size(name, tmp_path):
         assert np.isfinite([json.loads(line)["loss"] for line in lines]).all()
         assert (stage.directory / "grid.png").exists()
     rows = json.loads((workdir / "report.json").read_text())["rows"]
-    assert {row["num_steps"] for row in rows} >= {stage.method.num_steps for stage in run.stages}
     x = load(workdir).sample(jax.random.key(0), 2)
     assert x.shape == (2, *run.dataset.shape)
+    return run, rows, x
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_runs_to_its_report_at_smoke_size(name, tmp_path):
+    _, full = load_config(name, "full")
+    run, rows, x = run_smoke(name, epath.Path(tmp_path / name))
+    assert run.dataset.shape == (full.data.size, full.data.size, 3)
+    assert {row["num_steps"] for row in rows} >= {stage.method.num_steps for stage in run.stages}
+    assert np.abs(x).max() <= 1
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_runs_to_its_report_from_an_exact_teacher(name, tmp_path):
+    workdir = epath.Path(tmp_path / name)
+    _, rows, x = run_smoke(name, workdir)
+    assert np.isfinite(x).all()
+    means = load(workdir / "s00_exact").params["means"]
+    np.testing.assert_array_equal(means, ring().means.astype(np.float32))
+    teacher, one_step, student = rows
+    assert [row["num_steps"] for row in rows] == [256, 1, 1]
+    assert teacher["sampler"] == one_step["sampler"] == "teacher"
+    assert student["sampler"].startswith("student, ")
+    assert list(student)[3:7] == ["SW2", "SW2 worst class", "recall", "l2"]
+    assert teacher["SW2"] < one_step["SW2"]
+
+
+def test_every_method_runs_side_by_side_on_digits(tmp_path):
+    workdir = epath.Path(tmp_path / "methods")
+    run, rows, x = run_smoke("digits_methods", workdir)
+    assert {type(stage.method) for stage in run.stages} >= {
+        METHODS[name] for name in ("progressive", "guided", "boot", "sid_lsg", "dmd2", "swd")
+    }
+    assert {row["stage"] for row in rows} == {stage.name for stage in run.stages}
     assert np.abs(x).max() <= 1
 
 
 def test_the_smoke_size_has_the_kinds_of_stages_of_the_full_size():
-    for name in PRESETS:
+    for name in PRESETS + MIXTURES:
         kinds = [
             {(stage.method.name, *stage.method) for stage in config.stages.values()}
             for config in (load_config(name, size)[1] for size in ("full", "smoke"))

@@ -1,0 +1,94 @@
+"""SiD, DMD2 and BOOT on the exact teacher of a mixture in the plane, several seeds each.
+
+python benchmarks/mixture.py                            # trains runs/mixture_METHOD_SEED first
+python benchmarks/mixture.py --seeds=0 --root=/tmp/runs
+
+Sliced Wasserstein-2 distances to fresh points of each class, 20,000 in all. BOOT's root mean square
+error per coordinate is to the exact path, by Heun's method in 2,000 steps from the same noise.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax import load, logs
+from distill_jax.diffusion.analytic import ode_map, ring
+from distill_jax.diffusion.schedule import expand
+from distill_jax.methods.matching import generate
+from distill_jax.metrics.sliced import by_class
+
+ROOT = pathlib.Path(__file__).parent.parent
+NUM = 20_000
+LABEL = np.arange(NUM) % 4
+FRESH = ring().sample(np.random.default_rng(12345), LABEL)
+
+
+def distances(x):
+    """Mean and largest over the classes of the distance to fresh points."""
+    values = list(by_class(np.asarray(x).reshape(NUM, 2), LABEL, FRESH, LABEL).values())
+    return [f"{np.mean(values):.4f}", f"{np.max(values):.4f}"]
+
+
+def untrained(student):
+    """One call of the exact denoiser at the noise level 2.5, where SiD and DMD2 begin."""
+    schedule = student.binding.schedule
+    eps = jax.random.normal(jax.random.key(7), (NUM, 1, 1, 2))
+    t = schedule.time(jnp.asarray(-2 * np.log(2.5)))
+    return generate(ring().denoiser(schedule), eps, t, {"label": jnp.asarray(LABEL)})
+
+
+def rmse(student):
+    """BOOT's error per coordinate at its last time, on the exact path from the same noise."""
+    method, schedule = student.method, student.binding.schedule
+    eps = jax.random.normal(jax.random.key(8), (2000, 1, 1, 2))
+    cond = {"label": jnp.asarray(LABEL[:2000])}
+    start, end = jnp.full((2000,), method.t_max), jnp.full((2000,), method.t_min)
+    z = expand(schedule.sigma(start), eps) * eps
+    z = ode_map(ring().denoiser(schedule), z, cond, method.t_max, method.t_min, 2000)
+    truth = (z - expand(schedule.sigma(end), z) * eps) / expand(schedule.alpha(end), z)
+    y = method.sample(jax.random.key(0), student.denoiser, eps, cond)
+    return f"{float(jnp.sqrt(jnp.mean((y - truth) ** 2))):.4f}"
+
+
+def run(name, seed, root):
+    """The row of one method and seed."""
+    workdir, seconds = root / f"mixture_{name}_{seed}", "-"
+    if not (workdir / "report.json").exists():
+        config = ROOT / "configs" / f"mixture_{name}.py"
+        command = [sys.executable, "-m", "distill_jax.main", f"--config={config}"]
+        began = time.perf_counter()
+        options = [f"--workdir={workdir}", f"--config.seed={seed}"]
+        subprocess.run([*command, *options], cwd=ROOT, check=True)
+        seconds = f"{time.perf_counter() - began:.0f}"
+    student = load(workdir)
+    x = student.sample(jax.random.key(seed + 1), NUM, LABEL)
+    return [name, seed, *distances(x), rmse(student) if name == "boot" else "-", seconds]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", default=str(ROOT / "runs"))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--methods", default="sid,dmd2,boot")
+    options = parser.parse_args()
+    root, rows = pathlib.Path(options.root), []
+    for name in options.methods.split(","):
+        rows += [run(name, int(seed), root) for seed in options.seeds.split(",")]
+    student = load(root / f"mixture_{rows[0][0]}_{rows[0][1]}")
+    rows.append(
+        ["untrained: exact, one call at 2.5", "-", *distances(untrained(student)), "-", "-"]
+    )
+    again = ring().sample(np.random.default_rng(54321), LABEL)
+    rows.append(["floor: as many fresh points", "-", *distances(again), "-", "-"])
+    titles = ("method", "seed", "SW2", "SW2, worst class", "RMSE to the exact path", "seconds")
+    print(logs.table(titles, rows))
+
+
+if __name__ == "__main__":
+    main()

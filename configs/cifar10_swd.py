@@ -1,0 +1,40 @@
+"""CIFAR-10, class-conditional: SwD, a student of three calls at 8, 16 and 32 pixels.
+
+Starodubcev et al. (2025, arXiv:2503.16397) have latent text-to-image models alone: weights, ranges
+of times and updates of the fake are theirs (paper and released scripts); sides, times, rate and
+updates are ours, sides as `python -m distill_jax.spectrum` proposes. Published: none here.
+
+    python -m distill_jax.main --config=configs/cifar10_swd.py --workdir=runs/cifar10_swd
+    python -m distill_jax.main --config=configs/cifar10_swd.py:smoke    # fake data, CPU
+"""
+
+from distill_jax.config import base, check_size, paper_unet, pipeline, smoke_images, stage
+
+
+def get_config(size="full"):
+    """The chain teacher, trained at three sizes -> three calls, from small to large."""
+    check_size(size, "full", "smoke")
+    config = base()
+    config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)
+    config.model = paper_unet("cifar10")
+    config.schedule = {"name": "rectified_flow"}
+    config.parameterization = "flow"
+    config.batch_size = 256
+    config.save_every = 10_000
+    rates = dict(learning_rate=2e-4, warmup=1000, decay_to=1.0, weight_decay=1e-3)
+    rates.update(ema_decay=0.9999, num_steps=256, sides=(8, 16, 32))
+    config.stages = pipeline(
+        stage("teacher", "diffusion", steps=800_000, **rates),
+        stage(
+            "swd",
+            "swd",
+            steps=30_000,
+            learning_rate=1e-5,
+            decay_to=1.0,
+            weight_decay=0.01,
+            ema_decay=0.999,
+            times=(1.0, 0.85, 0.6),
+            sides=(8, 16, 32),
+        ),
+    )
+    return config if size == "full" else smoke_images(config, 32, "dit", num_classes=10)

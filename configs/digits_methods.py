@@ -1,0 +1,57 @@
+"""Handwritten digits, 8x8: every method from the same teacher, a small transformer, side by side.
+
+Salimans & Ho (2022, arXiv:2202.00512), Meng et al. (2023, arXiv:2210.03142), BOOT (2306.05544),
+SiD (2404.04057), SiD-LSG (2406.01561), DMD2 (2405.14867), SwD (2503.16397).
+
+    python benchmarks/methods.py                                     # makes docs/methods.md's table
+    python -m distill_jax.main --config=configs/digits_methods.py:smoke
+"""
+
+from distill_jax.config import base, check_size, halvings, pipeline, smoke, stage
+
+
+def get_config(size="full"):
+    """One teacher, trained at both sides; then each method from it, w = 0.5 where it takes one."""
+    check_size(size, "full", "smoke")
+    config = base()
+    config.data.name = "digits"
+    config.model.update(name="dit", patch=2, width=64, blocks=3, heads=2, expand=4)
+    config.batch_size = 64
+    config.optimizer.b2 = 0.99
+    config.evaluate.w = (0.0, 0.5)
+    own = dict(teacher="teacher", ema_decay=0.995, ema_ramp=0.05)
+    adam = {"b1": 0.0, "b2": 0.999, "clip_norm": 0.0}
+    score = dict(steps=1000, learning_rate=2e-4, optimizer=adam, fake_updates=2, **own)
+    lsg = dict(kappas=1.5, weighting="snr", loss_scale=1.0)
+    lsg.update({name: ("uniform", 0.138, 12.97) for name in ("levels", "fake_levels")})
+    swd = {**score, "steps": 400, "fake_updates": 5, "times": (1.0, 0.5)}
+    rates = dict(learning_rate=5e-4, ema_decay=0.98)
+    rounds = dict(start=16, end=1, steps={"default": 150, 2: 250, 1: 400}, **rates)
+    config.stages = pipeline(
+        stage(
+            "teacher",
+            "diffusion",
+            steps=4000,
+            learning_rate=1e-3,
+            sides=(4, 8),
+            **own | {"teacher": ""},
+        ),
+        *halvings(prefix="progressive", **rounds, teacher="teacher"),
+        stage(
+            "guided",
+            "guided",
+            steps=2000,
+            learning_rate=5e-4,
+            w_range=(0.0, 1.0),
+            new=("w_embed",),
+            **own,
+        ),
+        *halvings(prefix="guided", **rounds, teacher="guided", w_range=(0.0, 1.0)),
+        stage("boot", "boot", steps=2000, learning_rate=5e-4, new=("target_embed",), **own),
+        stage("sid", "sid_lsg", **score),
+        stage("sid_lsg", "sid_lsg", **score, **lsg),
+        stage("dmd2", "dmd2", gan_weight=3e-3, **score),
+        stage("swd", "swd", sides=(4, 8), **swd),
+        stage("swd_full", "swd", sides=(8, 8), **swd),
+    )
+    return config if size == "full" else smoke(config, width=32, blocks=1)

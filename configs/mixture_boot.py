@@ -1,0 +1,54 @@
+"""Eight modes in the plane, an exact teacher: BOOT to one call, without data, in minutes on a CPU.
+
+Gu et al. (2023, arXiv:2306.05544). The teacher is the mixture's own formula, so l2 is the distance
+from the true end of the path from the same noise; the student starts from a network trained for
+seconds.
+
+    launch/local.sh --config=configs/mixture_boot.py            # minutes on two CPU cores
+    launch/local.sh --config=configs/mixture_boot.py:smoke      # seconds; draws noise
+"""
+
+from distill_jax.config import base, check_size, pipeline, smoke, stage
+
+
+def get_config(size="full"):
+    """The exact teacher, a network of the same data, and the student that starts from it."""
+    check_size(size, "full", "smoke")
+    config = base()
+    config.data.name = "mixture"
+    config.model.update(name="mlp", width=128, blocks=3, expand=2)
+    config.batch_size = 512
+    config.evaluate.update(w=(0.0,), num_samples=20_000)
+    config.stages = pipeline(
+        stage(
+            "exact",
+            "diffusion",
+            model={"name": "mixture"},
+            steps=1,
+            learning_rate=0.0,
+            num_steps=256,
+            clip=False,
+        ),
+        stage(
+            "network",
+            "diffusion",
+            steps=1000,
+            learning_rate=1e-3,
+            ema_decay=0.99,
+            clip=False,
+        ),
+        stage(
+            "boot",
+            "boot",
+            teacher="exact",
+            init="network",
+            clip=False,
+            new=("target_embed",),
+            steps=6000,
+            learning_rate=2e-3,
+            ema_decay=0.995,
+            delta=0.04,
+            solver="heun",
+        ),
+    )
+    return config if size == "full" else smoke(config, width=32, blocks=1)
