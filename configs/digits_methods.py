@@ -24,7 +24,7 @@ def get_config(size="full"):
     score = dict(steps=1000, learning_rate=2e-4, optimizer=adam, fake_updates=2, **own)
     lsg = dict(kappas=1.5, weighting="snr", loss_scale=1.0)
     lsg.update({name: ("uniform", 0.138, 12.97) for name in ("levels", "fake_levels")})
-    swd = {**score, "steps": 400, "fake_updates": 5, "times": (1.0, 0.5)}
+    swd = {**score, "steps": 600, "learning_rate": 3e-4, "times": (1.0, 0.5), "mmd_weight": 0.0}
     rates = dict(learning_rate=5e-4, ema_decay=0.98)
     rounds = dict(start=16, end=1, steps={"default": 150, 2: 250, 1: 400}, **rates)
     config.stages = pipeline(
