@@ -1,5 +1,6 @@
 """The report of a chain: quality against steps, as JSON, Markdown and a picture."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,14 +159,15 @@ def _figure(content: dict[str, Any]) -> Figure:
         figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True
     ):
         for i, w in enumerate(strengths):
-            for sampler, style in zip(samplers, STYLES, strict=False):
+            for sampler, style in zip(samplers, itertools.cycle(STYLES), strict=False):
                 mine = [row for row in rows if row["w"] == w and row["sampler"] == sampler]
                 mine = sorted(mine, key=lambda row: row["num_steps"])
                 steps = [row["num_steps"] for row in mine]
                 values = [row.get(measure) or float("nan") for row in mine]
                 color = colors(0.85 * i / max(1, len(strengths) - 1))
                 label = f"{sampler}, w = {w:g}"
-                axis.plot(steps, values, style, marker="o", markersize=3, color=color, label=label)
+                line = {"linestyle": style, "color": color, "label": label}
+                axis.plot(steps, values, marker="o", markersize=3, **line)
         axis.set(xscale="log", yscale="log", xlabel="sampling steps", title=measure)
         axis.set_xticks(sorted({row["num_steps"] for row in rows}))
         axis.xaxis.set_major_formatter("{x:g}")

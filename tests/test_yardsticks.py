@@ -82,7 +82,8 @@ def test_headlines_say_what_is_there_and_no_more():
 
 
 def test_a_report_of_points_is_drawn_and_written(points, tmp_path):
-    content = {**points.summary(), "rows": ROWS, "made_of": {"num_samples": 5}}
+    many = [row_of(f"student, {i}", 1, 0.0) for i in range(9)]  # More than there are styles.
+    content = {**points.summary(), "rows": ROWS + many, "made_of": {"num_samples": 5}}
     report.write(epath.Path(tmp_path), content)
     text = (tmp_path / "report.md").read_text()
     assert "SW2: sliced Wasserstein-2 distance" in text
