@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -78,7 +79,7 @@ def table(workdir):
     stages = {path.name: path for path in workdir.glob("s[0-9]*_*")}
     for row in report["rows"]:
         stage = stages[row["stage"]]
-        kind = stage.name.partition("_")[2].rstrip("0123456789")
+        kind = re.sub(r"\d{4}$", "", stage.name.partition("_")[2])
         if row["sampler"].startswith("student") and kind in NAMES and row["num_steps"] <= 4:
             add(NAMES[kind], row, f"{sum(map(cpu_seconds, lineage(stage))):.0f}")
         elif row["sampler"] == "teacher" and row["num_steps"] in (1, 2, 4, 64):

@@ -27,6 +27,7 @@ def get_config(size="full"):
     swd = {**score, "steps": 600, "learning_rate": 3e-4, "times": (1.0, 0.5), "mmd_weight": 0.0}
     rates = dict(learning_rate=5e-4, ema_decay=0.98)
     rounds = dict(start=16, end=1, steps={"default": 150, 2: 250, 1: 400}, **rates)
+    equal = {"default": 500, 2: 850, 1: 1400}  # Of the compute of a one-call method.
     config.stages = pipeline(
         stage(
             "teacher",
@@ -36,7 +37,7 @@ def get_config(size="full"):
             sides=(4, 8),
             **own | {"teacher": ""},
         ),
-        *halvings(prefix="progressive", **rounds, teacher="teacher"),
+        *halvings(prefix="progressive", **{**rounds, "steps": equal}, teacher="teacher"),
         stage(
             "guided",
             "guided",
