@@ -106,7 +106,7 @@ def test_the_report_has_a_row_for_every_sampler_number_of_steps_and_w(chain):
     ]
     assert sorted(keys) == sorted(expected)
     for row in report["rows"]:
-        assert list(row)[3:] == [
+        assert list(row)[4:] == [
             "FD-digits",
             "FD-digits-to-teacher",
             "accuracy",

@@ -54,7 +54,7 @@ def test_a_mixture_runs_to_its_report_from_an_exact_teacher(name, tmp_path):
     assert [row["num_steps"] for row in rows] == [256, 1, 1]
     assert teacher["sampler"] == one_step["sampler"] == "teacher"
     assert student["sampler"].startswith("student, ")
-    assert list(student)[3:7] == ["SW2", "SW2 worst class", "recall", "l2"]
+    assert list(student)[4:8] == ["SW2", "SW2 worst class", "recall", "l2"]
     assert teacher["SW2"] < one_step["SW2"]
 
 
