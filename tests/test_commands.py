@@ -51,7 +51,7 @@ def test_evaluate_prints_the_rows_beside_the_teacher(chain, tmp_path):
     flags = (f"--student={chain}", "--num=40", "--w=0,1", f"--out={out}")
     code, stdout, stderr = run("evaluate", *flags)
     assert code == 0, stderr
-    assert "| student | 1         | 1 |" in stdout
+    assert "| student | s07_n0001   | 1         | 1 |" in stdout
     assert "FD-digits-to-teacher" in stdout
     assert out.exists()
 

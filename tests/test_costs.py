@@ -121,7 +121,7 @@ def test_devices_that_share_a_network_each_keep_their_part(tmp_path):
     shapes = run.stages[1].shapes
     assert kept["parameters"] == kept["EMA"] == bytes_of(shapes["student"])
     assert kept["parameters"] < sum(leaf.size for leaf in jax.tree.leaves(shapes["student"])) * 2
-    assert kept["teacher"] == bytes_of(shapes["teacher"])
+    assert kept["frozen"] == bytes_of(shapes["teacher"])
     assert kept["optimizer"] == 2 * kept["parameters"] + 4  # Two means of Adam, one counter.
     assert kept["batch"] == BATCH // 8 * (4 * PIXELS + 4 + 4)
 

@@ -119,6 +119,7 @@ def _manifest(
         "parameterization": imported.parameterization,
         "data": data,
         "parent": None,
+        "init": None,
         "source": source,
         "updates": 0,
         "metrics": {},
