@@ -1,4 +1,4 @@
-"""Every config at its smoke size, from nothing to the report."""
+"""Configs at their smoke size, from nothing to the report."""
 
 import json
 
@@ -9,13 +9,14 @@ from etils import epath
 
 from distill_jax import evaluate, pipeline, plan
 from distill_jax.diffusion.analytic import ring
-from distill_jax.methods import METHODS
 from distill_jax.student import load
 from tests.test_configs import CONFIGS, load_config
 
-# The digits chain is tried by the tests of the chain.
+# The digits chain is tried by the tests of the chain. Of configs that differ in numbers alone one
+# is run: cifar10_sid_lsg for cifar10_sid, and two mixtures for the third.
 PRESETS = [name for name in CONFIGS if not name.startswith(("digits", "mixture"))]
-MIXTURES = [name for name in CONFIGS if name.startswith("mixture")]
+RUN = [name for name in PRESETS if name != "cifar10_sid"]
+MIXTURES = ["mixture_boot", "mixture_dmd2"]
 
 
 def run_smoke(name, workdir):
@@ -34,7 +35,7 @@ def run_smoke(name, workdir):
     return run, rows, x
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", RUN)
 def test_a_preset_runs_to_its_report_at_smoke_size(name, tmp_path):
     _, full = load_config(name, "full")
     run, rows, x = run_smoke(name, epath.Path(tmp_path / name))
@@ -56,16 +57,6 @@ def test_a_mixture_runs_to_its_report_from_an_exact_teacher(name, tmp_path):
     assert student["sampler"].startswith("student, ")
     assert list(student)[4:8] == ["SW2", "SW2 worst class", "recall", "l2"]
     assert teacher["SW2"] < one_step["SW2"]
-
-
-def test_every_method_runs_side_by_side_on_digits(tmp_path):
-    workdir = epath.Path(tmp_path / "methods")
-    run, rows, x = run_smoke("digits_methods", workdir)
-    assert {type(stage.method) for stage in run.stages} >= {
-        METHODS[name] for name in ("progressive", "guided", "boot", "sid_lsg", "dmd2", "swd")
-    }
-    assert {row["stage"] for row in rows} == {stage.name for stage in run.stages}
-    assert np.abs(x).max() <= 1
 
 
 def test_the_smoke_size_has_the_kinds_of_stages_of_the_full_size():
