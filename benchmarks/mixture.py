@@ -9,13 +9,11 @@ error per coordinate is to the exact path, by Heun's method in 2,000 steps from 
 
 import argparse
 import pathlib
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import seeds
 
 from distill_jax import load, logs
 from distill_jax.diffusion.analytic import ode_map, ring
@@ -58,15 +56,8 @@ def rmse(student):
 
 def run(name, seed, root):
     """The row of one method and seed."""
-    workdir, seconds = root / f"mixture_{name}_{seed}", "-"
-    if not (workdir / "report.json").exists():
-        config = ROOT / "configs" / f"mixture_{name}.py"
-        command = [sys.executable, "-m", "distill_jax.main", f"--config={config}"]
-        began = time.perf_counter()
-        options = [f"--workdir={workdir}", f"--config.seed={seed}"]
-        subprocess.run([*command, *options], cwd=ROOT, check=True)
-        seconds = f"{time.perf_counter() - began:.0f}"
-    student = load(workdir)
+    _, seconds = seeds.run(f"mixture_{name}", seed, root)
+    student = load(root / f"mixture_{name}_{seed}")
     x = student.sample(jax.random.key(seed + 1), NUM, LABEL)
     return [name, seed, *distances(x), rmse(student) if name == "boot" else "-", seconds]
 

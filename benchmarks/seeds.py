@@ -19,10 +19,9 @@ CONFIGS = "digits_boot,digits_sid,digits_sid_lsg,digits_dmd2"
 
 def run(config, seed, root):
     """The report of one run, and the seconds it took, - for one that was there."""
-    workdir, seconds = root / f"{config.replace(':', '_')}_{seed}", "-"
-    name, _, size = config.partition(":")
+    workdir, seconds = root / f"{config}_{seed}", "-"
     if not (workdir / "report.json").exists():
-        path = f"{ROOT / 'configs' / name}.py" + (f":{size}" if size else "")
+        path = ROOT / "configs" / f"{config}.py"
         command = [sys.executable, "-m", "distill_jax.main", f"--config={path}"]
         began = time.perf_counter()
         options = [f"--workdir={workdir}", f"--config.seed={seed}"]

@@ -19,7 +19,8 @@ def get_config(size="full"):
     config.batch_size = 64
     config.optimizer.b2 = 0.99
     config.evaluate.w = (0.0, 0.5)
-    own = dict(teacher="teacher", ema_decay=0.995, ema_ramp=0.05)
+    mean = dict(ema_decay=0.995, ema_ramp=0.05)
+    own = dict(teacher="teacher", **mean)
     adam = {"b1": 0.0, "b2": 0.999, "clip_norm": 0.0}
     score = dict(steps=1000, learning_rate=2e-4, optimizer=adam, fake_updates=2, **own)
     lsg = dict(kappas=1.5, weighting="snr", loss_scale=1.0)
@@ -35,7 +36,7 @@ def get_config(size="full"):
             steps=4000,
             learning_rate=1e-3,
             sides=(4, 8),
-            **own | {"teacher": ""},
+            **mean,
         ),
         *halvings(prefix="progressive", **{**rounds, "steps": equal}, teacher="teacher"),
         stage(

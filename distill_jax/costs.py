@@ -24,7 +24,7 @@ from distill_jax.flops import flops
 from distill_jax.methods import Method, Phase
 from distill_jax.plan import Bind, Run, Stage
 from distill_jax.tables import suggestion
-from distill_jax.train import make_update, new_state, optimizer
+from distill_jax.train import make_update, new_state
 from distill_jax.typing import Batch, Tree
 
 # TFLOP/s of one device in dense bfloat16 products, and what JAX calls it. From NVIDIA's data sheets
@@ -164,9 +164,8 @@ def _arguments(run: Run, stage: Stage) -> tuple:
     """Shapes, types and shardings of what the updates of a stage are called with."""
     config, layout = run.config, run.layout
     method, rates = jax.eval_shape(lambda *numbers: numbers, stage.method, stage.rates)
-    tx = optimizer(**{**config.optimizer, **stage.spec.optimizer})
     trained = {phase.trains: stage.shapes[phase.trains] for phase in stage.method.phases}
-    state = jax.eval_shape(lambda params: new_state(jax.random.key(0), params, tx), trained)
+    state = jax.eval_shape(lambda params: new_state(jax.random.key(0), params, stage.tx), trained)
     frozen = {role: shapes for role, shapes in stage.shapes.items() if role not in trained}
 
     def one_each(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
@@ -337,6 +336,6 @@ def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
 
 def compile_update(run: Run, stage: Stage, index: int, turn: int = 0) -> jax.stages.Compiled:
     """The program that the run would run for a phase, compiled for shapes."""
-    tx = optimizer(**{**run.config.optimizer, **stage.spec.optimizer})
-    update = make_update(stage.method.phases, index, stage.bind, tx, run.layout.constrain, turn)
+    bind, constrain = stage.bind, run.layout.constrain
+    update = make_update(stage.method.phases, index, bind, stage.tx, constrain, turn)
     return update.lower(*_arguments(run, stage)).compile()

@@ -17,19 +17,17 @@ from ml_collections import ConfigDict
 
 from distill_jax import checkpoint, logs
 from distill_jax.binding import Bind
-from distill_jax.data import DATASETS, Source
+from distill_jax.data import Dataset, Source
 from distill_jax.pixels import normalise
 from distill_jax.plan import Run, Stage
 from distill_jax.sharding import Layout
 from distill_jax.student import Student, find_final, load
-from distill_jax.tables import build
 from distill_jax.train import (
     Cadence,
     DivergedError,
     TrainState,
     make_update,
     new_state,
-    optimizer,
     train,
 )
 from distill_jax.typing import Batch, Tree
@@ -62,7 +60,7 @@ def run(planned: Run, stop: Callable[[], bool], force: bool = False) -> bool:
             if not grid.exists():
                 student = load(stage.directory)
                 if student.method.decodes:
-                    draw_grid(student, grid, planned.config.evaluate.w)
+                    draw_grid(student, grid, planned.config.evaluate.w, planned.dataset)
                 else:
                     draw_codes(student, grid, planned.dataset.images("held_out", 200))
     return bool(todo)
@@ -102,8 +100,7 @@ def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[Tree
     config, spec, layout = run.config, stage.spec, run.layout
     teacher = None if stage.teacher is None else load(stage.teacher, layout)
     begun = teacher if stage.start == stage.teacher else load(stage.start, layout)
-    tx = optimizer(**{**config.optimizer, **spec.optimizer})
-    make = _Start(stage.bind, stage.method.inputs, tx, layout.constrain)
+    make = _Start(stage.bind, stage.method.inputs, stage.tx, layout.constrain)
     key = jax.random.fold_in(jax.random.key(config.seed), stage.index)
     first = functools.partial(make, key, None if begun is None else begun.params)
     states = checkpoint.States(stage.directory / "states", config.keep)
@@ -113,8 +110,8 @@ def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[Tree
         logs.say(f"{stage.name}: going on after iteration {int(state.step)}")
     if state is None or stage.bind.rank:
         fresh, start = first()
-        state, frozen = state or fresh, {**frozen, **start}
-    iterate = _iteration(stage, tx, layout, frozen, int(state.step))
+        state, frozen = fresh if state is None else state, {**frozen, **start}
+    iterate = _iteration(stage, layout, frozen, int(state.step))
     log = logs.StageLog(stage.directory, stage.name, spec.steps, int(state.step))
     cadence = Cadence(spec.steps, config.log_every, config.save_every)
     try:
@@ -141,13 +138,12 @@ def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[Tree
 
 
 def _iteration(
-    stage: Stage, tx: Any, layout: Layout, frozen: Mapping[str, Tree], step: int
+    stage: Stage, layout: Layout, frozen: Mapping[str, Tree], step: int
 ) -> Callable[[TrainState, tuple[Batch, ...]], tuple[TrainState, dict[str, jax.Array]]]:
     """What one iteration does: the updates of every phase, in order, each with its batch.
 
     Args:
       stage: what is trained.
-      tx: its optax transform.
       layout: of its states.
       frozen: parameters of the roles that are not trained.
       step: the iteration that comes first, from 0.
@@ -155,7 +151,7 @@ def _iteration(
     phases, steps = stage.method.phases, itertools.count(step)
     updates = [
         [
-            make_update(phases, i, stage.bind, tx, layout.constrain, turn)
+            make_update(phases, i, stage.bind, stage.tx, layout.constrain, turn)
             for turn in range(phase.turns)
         ]
         for i, phase in enumerate(phases)
@@ -233,8 +229,6 @@ def _finish(run: Run, stage: Stage, weights: Tree, teacher: Student | None) -> N
     """Writes final/: the weights and everything needed to sample them."""
     method, final = stage.method, stage.directory / "final"
     config = json.loads(run.config.to_json())
-    if stage.spec.model:
-        config["model"] = json.loads(stage.spec.model.to_json())
     manifest = {
         "stage": stage.name,
         "method": {"name": stage.spec.method.name, **dataclasses.asdict(method)},
@@ -243,7 +237,8 @@ def _finish(run: Run, stage: Stage, weights: Tree, teacher: Student | None) -> N
         "w_range": method.w_range,
         "shape": run.dataset.shape,
         "num_classes": run.dataset.num_classes,
-        **{key: config[key] for key in ("model", "schedule", "parameterization", "data")},
+        "model": stage.model,
+        **{key: config[key] for key in ("schedule", "parameterization", "data")},
         "parent": None if teacher is None else _relative(find_final(stage.teacher), final),
         "init": _relative(find_final(stage.start), final) if stage.spec.init else None,
         "updates": stage.spec.steps,
@@ -261,7 +256,7 @@ def _relative(path: epath.Path, start: epath.Path) -> str:
     return str(path)
 
 
-def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...]) -> None:
+def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Dataset) -> None:
     """Writes the same noise at every w (rows) and the first classes (columns), or a scatter."""
     if not (student.takes_w or student.can_be_guided):
         w = (None,)
@@ -269,7 +264,7 @@ def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...]) -> None:
         low, high = student.method.w_range
         w = [strength for strength in w if low <= strength <= high] or [low]
     if student.shape[:2] == (1, 1):
-        _draw_points(student, path, w)
+        _draw_points(student, path, w, dataset.images("held_out", 2000).x)
         return
     columns = min(student.num_classes, 10) or 10
     classes = np.arange(columns) if student.num_classes else None
@@ -277,7 +272,9 @@ def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...]) -> None:
     logs.save_grid(path, np.asarray(jnp.concatenate(rows)), columns)
 
 
-def _draw_points(student: Student, path: epath.Path, w: Sequence[float | None]) -> None:
+def _draw_points(
+    student: Student, path: epath.Path, w: Sequence[float | None], data: np.ndarray
+) -> None:
     """Writes 2,000 points at every w over as many of the data."""
     label = np.arange(2000) % student.num_classes if student.num_classes else None
     samples = {}
@@ -285,7 +282,6 @@ def _draw_points(student: Student, path: epath.Path, w: Sequence[float | None]) 
         title = student.manifest["stage"] + ("" if strength is None else f", w = {strength:g}")
         x = student.sample(jax.random.key(0), 2000, label, strength)
         samples[title] = np.asarray(x).reshape(2000, -1)
-    data = build(DATASETS, "dataset", student.manifest["data"]).images("held_out", 2000).x
     logs.save_scatter(path, samples, label, data.reshape(len(data), -1))
 
 

@@ -19,7 +19,7 @@ from distill_jax.methods import METHODS, Method
 from distill_jax.sharding import Layout, make_layout
 from distill_jax.student import Student, find_final, load
 from distill_jax.tables import build, suggestion
-from distill_jax.train import Rates
+from distill_jax.train import Rates, optimizer
 from distill_jax.typing import Tree
 
 
@@ -38,6 +38,8 @@ class Stage:
       teacher: the directory of its teacher, a finished network; None without one.
       start: the directory of the finished network its student starts from, the teacher but for the
         option `init`; None for a fresh start.
+      model: what its network is made from, the config's but for the option `model`.
+      tx: its optimizer, the config's but for the option `optimizer`.
     """
 
     name: str
@@ -49,11 +51,8 @@ class Stage:
     directory: epath.Path
     teacher: epath.Path | None
     start: epath.Path | None
-
-    @property
-    def model(self) -> ConfigDict | None:
-        """Its own network, where that is not the config's."""
-        return self.spec.model or None
+    model: Mapping[str, Any]
+    tx: Any
 
     @property
     def updates(self) -> int:
@@ -145,16 +144,18 @@ def _plan_stage(
         raise ValueError(f"steps is {spec.steps}; expected at least 1")
     _check_keys(spec.optimizer, configs.base().optimizer, f"stages.{name}.optimizer")
     method = build(METHODS, "method", spec.method.to_dict())
-    binding = _student_binding(config, spec, method, dataset)
+    model = (spec.model or config.model).to_dict()
+    binding = _student_binding(config, spec, model, method, dataset)
     directory, teacher = _find_teacher(spec, method, before)
     start_dir, start = directory, teacher
     if spec.init:
         start_dir, start = _find_network(spec.init, "init", before)
     method.check(None if teacher is None else teacher.method)
-    for other, role in ((teacher, "teacher"), (start, "init")):
-        if other is not None:
-            _check_conventions(binding, other.binding, role)
+    if start is not None:
+        role = "init" if spec.init else "teacher"
+        _check_alike(binding, start.binding, role, ("schedule", "parameterization"))
     if teacher is not None:
+        _check_alike(binding, teacher.binding, "teacher", ("schedule",))
         _check_labels(method, dataset.num_classes, teacher.binding.sizes.num_classes)
     frozen = teacher.binding if method.needs_teacher else None
     fake = any(phase.trains == "fake" for phase in method.phases)
@@ -163,28 +164,31 @@ def _plan_stage(
     shapes = dict(role_shapes(bind, method.inputs, *theirs))
     if frozen is not None:
         shapes["teacher"] = abstract_params(teacher.binding, teacher.method)
-    where = workdir / name
-    return Stage(name, len(before), spec, method, bind, shapes, where, directory, start_dir)
+    tx = optimizer(**{**config.optimizer, **spec.optimizer})
+    places = workdir / name, directory, start_dir
+    return Stage(name, len(before), spec, method, bind, shapes, *places, model, tx)
 
 
 def _student_binding(
-    config: ConfigDict, spec: ConfigDict, method: Method, dataset: Dataset
+    config: ConfigDict,
+    spec: ConfigDict,
+    model: Mapping[str, Any],
+    method: Method,
+    dataset: Dataset,
 ) -> Binding:
     """What the student of a stage is; its method must be able to work with that."""
-    described, name = config.to_dict(), spec.method.name
-    if spec.model:
-        described["model"] = spec.model.to_dict()
-    heads = method.parameterizations
+    heads, name = method.parameterizations, spec.method.name
     if heads and config.parameterization not in heads:
         raise ValueError(
             f"config.parameterization is {config.parameterization!r}; method {name!r} "
             f"works with {', '.join(heads)} alone, in its teacher too"
         )
+    described = {**config.to_dict(), "model": model}
     binding = make_binding(described, dataset.shape, dataset.num_classes)
     if (method.needs_features or method.has_critic) and binding.network.features is None:
         raise ValueError(
             f"method {name!r} looks into the middle of its networks, and network "
-            f"{described['model']['name']!r} offers no features; take one of mlp, dit and unet"
+            f"{model['name']!r} offers no features; take one of mlp, dit and unet"
         )
     _check_sides(method, binding)
     if spec.lora < 0 or (spec.lora and not method.needs_teacher):
@@ -208,19 +212,16 @@ def _check_sides(method: Method, binding: Binding) -> None:
         jax.eval_shape(binding.network.apply, abstract_params(binding, method), z, t, cond)
 
 
-def _check_conventions(student: Binding, other: Binding, role: str) -> None:
-    """A student must mean the same by its times as its teacher, and as what it starts from.
-
-    And by its output as what it starts from.
-    """
+def _check_alike(student: Binding, other: Binding, role: str, names: tuple[str, ...]) -> None:
+    """Student and teacher mean the same by a time; student and start by an output too."""
     heads = {head: name for name, head in PARAMETERIZATIONS.items()}
-    for name in ("schedule", "parameterization"):
+    for name in names:
         mine, theirs = getattr(student, name), getattr(other, name)
         if mine != theirs:
             mine, theirs = heads.get(mine, mine), heads.get(theirs, theirs)
             raise ValueError(
-                f"the config's {name} is {mine}, the {role}'s {theirs}; the student starts "
-                f"from those weights and is called at those times, so set config.{name} to {theirs}"
+                f"the config's {name} is {mine}, the {role}'s {theirs}; the student starts from "
+                f"its {role} or is compared with it, so set config.{name} to {theirs}"
             )
 
 
@@ -299,7 +300,6 @@ def show(run: Run) -> str:
     last = run.stages[-1]
     shapes = abstract_params(last.bind.student, last.method)
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    network = last.model or run.config.model
     updates = sum(stage.spec.steps * stage.updates for stage in run.stages)
     mesh = run.layout.mesh
     kind = "planned" if isinstance(mesh, AbstractMesh) else jax.devices()[0].device_kind
@@ -307,7 +307,7 @@ def show(run: Run) -> str:
     return "\n".join(
         (
             logs.table(titles, rows),
-            f"{size:,} parameters ({network.name}), {updates:,} updates of "
+            f"{size:,} parameters ({last.model['name']}), {updates:,} updates of "
             f"{run.config.batch_size} images {'x'.join(map(str, run.dataset.shape))} "
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
             f"workdir {run.workdir}",

@@ -137,7 +137,7 @@ def guided(denoiser: Denoiser, w: Time | float, null: Cond) -> Denoiser:
                 "guidance on top of guidance: this denoiser takes w as an input, so guidance is "
                 "already in its weights; pass w to it and do not guide it again"
             )
-        pairs = {key: _interleave(value, null.get(key, value)) for key, value in cond.items()}
+        pairs = {name: _interleave(value, null.get(name, value)) for name, value in cond.items()}
         both = denoiser(_interleave(z, z), _interleave(t, t), pairs, key)
         strength = expand(jnp.broadcast_to(jnp.asarray(w, z.dtype), t.shape), z)
 

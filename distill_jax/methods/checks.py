@@ -147,6 +147,12 @@ def check_kappas(kappas: tuple[float, ...], teacher: Method) -> None:
         check_has_null(teacher)
 
 
+def check_fake_updates(count: int) -> None:
+    """Raises ValueError unless the fake is updated a whole number of times, from 1."""
+    if count != int(count) or count < 1:
+        raise ValueError(f"fake_updates is {count}; expected a whole number from 1")
+
+
 def check_matching(method: Method, teacher: Method) -> None:
     """Raises ValueError for numbers of a method with a fake that make no sense, or its teacher."""
     check_steps(method.num_steps)
@@ -154,7 +160,6 @@ def check_matching(method: Method, teacher: Method) -> None:
     check_weighting(method.weighting)
     check_levels("levels", method.levels)
     check_levels("fake_levels", method.fake_levels)
-    if method.fake_updates != int(method.fake_updates) or method.fake_updates < 1:
-        raise ValueError(f"fake_updates is {method.fake_updates}; expected a whole number from 1")
+    check_fake_updates(method.fake_updates)
     if not 0 < method.sigma_init < float("inf"):
         raise ValueError(f"sigma_init is {method.sigma_init}; expected a noise level, such as 2.5")

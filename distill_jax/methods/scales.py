@@ -6,6 +6,8 @@ from distill_jax.diffusion.kernels import KERNELS
 from distill_jax.methods.base import Method
 from distill_jax.methods.checks import (
     check_all_times,
+    check_choice,
+    check_fake_updates,
     check_has_null,
     check_steps,
     check_takes_no_w,
@@ -53,8 +55,7 @@ def _check_steps(method: Method) -> None:
         raise ValueError(
             f"{len(sides)} sides {sides} and {len(times)} times {times}; a step has one of each"
         )
-    if method.fake_updates != int(method.fake_updates) or method.fake_updates < 1:
-        raise ValueError(f"fake_updates is {method.fake_updates}; expected a whole number from 1")
+    check_fake_updates(method.fake_updates)
 
 
 def _check_terms(method: Method) -> None:
@@ -67,9 +68,8 @@ def _check_terms(method: Method) -> None:
             f"gan_weight is {method.gan_weight} and critic_weight 0: nothing would train the "
             "critic; give both a weight, or neither"
         )
-    for name, known in (("mmd", KERNELS), ("mmd_features", ("teacher", "fake"))):
-        if getattr(method, name) not in known:
-            raise ValueError(f"{name} is {getattr(method, name)!r}; known: {', '.join(known)}")
+    check_choice("mmd", method.mmd, tuple(KERNELS))
+    check_choice("mmd_features", method.mmd_features, ("teacher", "fake"))
     for name in RANGES:
         low, high = getattr(method, name)
         if not 0 <= low <= high <= 1:

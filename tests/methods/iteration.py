@@ -69,8 +69,8 @@ def one_iteration(name):
     method, layout = METHOD[name], make_layout({"data": -1, "fsdp": min(2, jax.device_count())})
     layout = Layout(layout.mesh, min_size=16)
     bind, roles, frozen = networks(name)
-    put = lambda tree: jax.device_put(tree, layout.shardings(tree))  # noqa: E731
-    state, frozen = put(new_state(jax.random.key(3), roles, TX)), put(frozen)
+    state = new_state(jax.random.key(3), roles, TX)
+    state, frozen = jax.device_put((state, frozen), layout.shardings((state, frozen)))
     batch = jax.device_put(batch_of(method), layout.batch)
     before = jax.tree.map(np.array, (state.params, state.ema, frozen))
     donated, finite = True, True
