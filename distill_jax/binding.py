@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -68,6 +68,20 @@ def _shapes(binding: Binding, inputs: tuple[str, ...]) -> Tree:
     return jax.eval_shape(lambda key: _initial(key, binding, inputs), jax.random.key(0))
 
 
+def rounded(params: Tree, dtype: str) -> Tree:
+    """Parameters as a network that is not trained keeps them, where they are: in `dtype`.
+
+    Vectors and scalars stay float32, for they are few: biases, scales of normalisations, and
+    frequencies, of which eight bits are too little.
+    """
+    return params if dtype == "float32" else _rounded(params, dtype)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _rounded(params: Tree, dtype: str) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
+
+
 @dataclasses.dataclass(frozen=True)
 class Bind:
     """Parameters by role -> the networks that a loss sees. Equal ones share compiled updates.
@@ -80,6 +94,8 @@ class Bind:
       rank: of the adapters that student and fake train in place of their weights, which stay the
         teacher's (distill_jax.lora); 0 trains the weights.
       new: modules that the network a student starts from may lack; they are trained in full.
+      gather: makes parameters that are split over devices whole where they are used, see
+        sharding.Layout.gather; None leaves them as they are.
     """
 
     student: Binding
@@ -88,8 +104,11 @@ class Bind:
     critic: bool = False
     rank: int = 0
     new: tuple[str, ...] = ()
+    gather: Callable[[Tree], Tree] | None = None
 
     def __call__(self, params: Mapping[str, Tree]) -> Nets:
+        if self.gather is not None:
+            params = self.gather(params)
         student = self.student(self.weights(params, params["student"]))
         teacher = None if self.teacher is None else self.teacher(params["teacher"])
         return Nets(student, teacher, self._fake(params) if self.fake else None)

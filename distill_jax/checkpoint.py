@@ -4,14 +4,18 @@
     STAGE/final/params/      the finished network's parameters
     STAGE/final/manifest.json  written last: a final/ with a manifest is complete
 
-Every file of a checkpoint is listed with its size and checksum once it is written, because a
-flipped byte in the middle of an array would otherwise restore as a wrong number.
+Every file of a checkpoint is listed with its size and checksum before the checkpoint counts as
+written, because a flipped byte in the middle of an array would otherwise restore as a wrong number.
+
+With several processes all of them call everything here; the storage layer has each write and read
+its own part of the arrays, and the first process alone does and decides the rest.
 """
 
 import contextlib
 import itertools
 import json
 import logging
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -20,25 +24,34 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint.checkpoint_managers import LatestN
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
+from distill_jax import distributed, seals
+from distill_jax.paths import absolute
 from distill_jax.typing import Tree
-
-FORMAT = 1
-SEAL = "checksums.json"
 
 
 class States:
     """The resumable states of one stage, newest first.
 
     Args:
-      directory: made when absent.
-      keep: how many to keep; at least 2, so that a damaged one has a predecessor.
+      directory: STAGE/states; made when absent.
+      keep: how many of the newest to keep; at least 2, so that a damaged one has a predecessor.
+      keep_every: states of multiples of it are kept for good; 0 for none.
     """
 
-    def __init__(self, directory: epath.PathLike, keep: int = 2):
-        self._directory = epath.Path(directory).absolute()
-        options = ocp.CheckpointManagerOptions(preservation_policy=LatestN(max(2, keep)))
+    def __init__(self, directory: epath.PathLike, keep: int = 2, keep_every: int = 0):
+        if keep_every < 0:
+            raise ValueError(f"keep_every is {keep_every}; expected iterations, or 0 for none")
+        self._directory = absolute(directory)
+        self._stage, self._saving = self._directory.parent.name, 0
+        policies = [LatestN(max(2, keep)), *([EveryNSteps(keep_every)] if keep_every else [])]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+            lightweight_initialize=True,  # A state whose metadata are damaged is no reason to fail.
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
+        )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def steps(self) -> list[int]:
@@ -46,15 +59,19 @@ class States:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Tree) -> None:
-        """Starts writing the state of iteration `step`, after the one before is complete."""
+        """Starts writing the state of iteration `step`, after the one before is complete.
+
+        Returns once the state is copied from the devices; the rest happens in the background.
+        """
         with _writing(self._directory):
-            check_room(self._directory, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-            self._finish()
+            check_room(self._directory, share(state))
+            self._manager.wait_until_finished()
+            self._saving = step
             item = ocp.args.Composite(state=ocp.args.StandardSave(state))
             self._manager.save(step, args=item, force=True)
 
     def restore(self, like: Tree, warn: Callable[[str], None] = logging.warning) -> Tree | None:
-        """The newest state that can be read, None without one.
+        """The newest state that is undamaged, None without one.
 
         A damaged state is reported, set aside as `damaged_STEP` and passed over for the one before.
 
@@ -63,66 +80,70 @@ class States:
           warn: gets one line for each state passed over.
 
         Raises:
-          ValueError: when an undamaged state has another structure than `like`.
+          ValueError: when an undamaged state has another structure than `like`, is another stage's,
+            or was written by a newer version.
         """
-        item = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        for step in reversed(self.steps()):
+        while (step := distributed.agree(max(self.steps(), default=-1))) >= 0:
             directory = self._directory / str(step)
-            fault = damage(directory)
-            if fault is None:
-                try:
-                    return self._manager.restore(step, args=item)["state"]
-                except Exception as error:  # Whatever the storage layers raise.
-                    fault = str(error).splitlines()[0]
-                    if (directory / SEAL).exists():
-                        raise ValueError(
-                            f"{directory} is intact but does not fit this run: {fault}; remove "
-                            f"{self._directory} to begin the stage again"
-                        ) from error
-            aside = self._aside(step)
-            warn(f"{directory}: damaged ({fault}); kept as {aside.name}, using the one before it")
-            directory.rename(aside)
+            stage = seals.read(directory).get("stage", self._stage)
+            if stage != self._stage:
+                raise ValueError(
+                    f"{directory} is a state of stage {stage}, not of {self._stage}: move it away, "
+                    "and the one before it is used"
+                )
+            fault = seals.damage(directory) if distributed.first() else None
+            if not distributed.agree(int(fault is not None)):
+                advice = f"move {self._directory} away to begin the stage again"
+                return _read(directory / "state", like, advice)
+            if distributed.first():
+                aside = set_aside(directory, self._directory.parent / f"damaged_{step}")
+                then = "using the one before it" if len(self.steps()) > 1 else "there is no other"
+                warn(f"{directory}: damaged ({fault}); kept as {aside.name}, {then}")
+            distributed.wait("set aside")
             self._manager.reload()
         return None
-
-    def _aside(self, step: int) -> epath.Path:
-        """A name for a damaged state that no earlier one has."""
-        first = self._directory.parent / f"damaged_{step}"
-        others = (first.parent / f"{first.name}_{n}" for n in itertools.count(1))
-        return next(path for path in itertools.chain([first], others) if not path.exists())
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         with _writing(self._directory):
-            self._finish()
+            self._manager.wait_until_finished()
             self._manager.close()
 
-    def _finish(self) -> None:
-        self._manager.wait_until_finished()
-        steps = self.steps()
-        if steps and not (self._directory / str(steps[-1]) / SEAL).exists():
-            seal(self._directory / str(steps[-1]))
+    def _seal(self) -> None:
+        """Called by the first process in the background, before a state gets its name."""
+        seals.seal(_unnamed(self._directory / str(self._saving)), self._stage)
 
 
 def save_final(directory: epath.PathLike, params: Tree, manifest: Mapping[str, Any]) -> None:
     """Writes final/: parameters first, then the manifest that makes it count."""
-    directory = epath.Path(directory).absolute()
-    with _writing(directory), ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory / "params", params, force=True)
-    if jax.process_index() == 0:
-        seal(directory / "params")
-        write_json(directory / "manifest.json", {"format": FORMAT, **manifest})
+    directory = absolute(directory)
+    path = directory / "params"
+    options = ocp.options.AsyncOptions(
+        post_finalization_callback=lambda: seals.seal(_unnamed(path), manifest.get("stage"))
+    )
+    with _writing(directory):
+        if distributed.first() and path.exists():  # Of a manifest that was lost, or never written.
+            set_aside(path, directory / "params_without_manifest")
+        distributed.wait("final set aside")
+        handler = ocp.StandardCheckpointHandler()
+        with ocp.AsyncCheckpointer(handler, async_options=options) as checkpointer:
+            checkpointer.save(path, args=ocp.args.StandardSave(params))
+        if distributed.first():
+            content = {"format": seals.FORMAT, **manifest, "fingerprint": fingerprint(directory)}
+            write_json(directory / "manifest.json", seals.signed(content))
+    distributed.wait("final written")
 
 
 def record(directory: epath.PathLike, metrics: Mapping[str, Any]) -> None:
     """Puts measured quality, with the name of its protocol, into a final/'s manifest."""
     path = epath.Path(directory) / "manifest.json"
-    write_json(path, {**read_manifest(directory), "metrics": metrics})
+    write_json(path, seals.signed({**read_manifest(directory), "metrics": metrics}))
 
 
 def fingerprint(directory: epath.PathLike) -> int:
-    """A number that differs between finals with different weights."""
-    return zlib.crc32((epath.Path(directory) / "params" / SEAL).read_bytes())
+    """A number that differs between finals with different weights; 0 when they are damaged."""
+    path = epath.Path(directory) / "params" / seals.SEAL
+    return zlib.crc32(path.read_bytes()) if path.exists() else 0
 
 
 def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
@@ -141,13 +162,23 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; train the stage again") from error
+        raise ValueError(
+            f"{path} is damaged: {error}; move {path.parent} away and run the stage again"
+        ) from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
         raise ValueError(f"{path} is no manifest of distill_jax: it has no format number")
-    if manifest["format"] > FORMAT:
+    seals.check_format(path, manifest["format"])
+    if not seals.is_signed(manifest):
         raise ValueError(
-            f"{path} has format {manifest['format']}; this version of distill_jax reads up to "
-            f"{FORMAT}: install a newer one"
+            f"{path} is damaged: its checksum is wrong; {_again(path.parent)} (if you changed it "
+            'by hand, take its line "checksum" out)'
+        )
+    manifest.pop("checksum", None)
+    stage, place = manifest.get("stage"), path.parent.parent.name
+    if path.parent.name == "final" and re.match(r"s\d+_", place) and stage != place:
+        raise ValueError(
+            f"{path} is that of stage {stage}, not of {place}: another stage's final/ was put "
+            "there; move it away and run the stage again"
         )
     return manifest
 
@@ -156,47 +187,67 @@ def load_params(directory: epath.PathLike, like: Tree) -> Tree:
     """The parameters of a final/ in the structure and shardings of `like`.
 
     Raises:
-      ValueError: when a file is damaged.
+      ValueError: when a file is damaged, or they are not those that the manifest is about.
     """
-    path = epath.Path(directory).absolute() / "params"
-    fault = damage(path)
-    if fault is not None:
-        raise ValueError(
-            f"{path} is damaged ({fault}); remove {path.parent} and run the stage again, or copy "
-            "it anew from where it came"
-        )
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(path, like)
+    directory = absolute(directory)
+    path = directory / "params"
+    advice = _again(directory)
+    seals.read(path)
+    fault = seals.damage(path) if distributed.first() else None
+    if distributed.agree(int(fault is not None)):
+        raise ValueError(f"{path} is damaged ({fault or 'says the first process'}); {advice}")
+    expected = read_manifest(directory).get("fingerprint")
+    if expected not in (None, fingerprint(directory)):
+        raise ValueError(f"{path} is not what {directory / 'manifest.json'} is about; {advice}")
+    return _read(path, like, advice)
 
 
-def seal(directory: epath.PathLike) -> None:
-    """Lists every file below a directory with its size and CRC-32."""
-    directory = epath.Path(directory)
-    files = [path for path in _walk(directory) if path.name != SEAL]
-    listing = {str(path.relative_to(directory)): _fingerprint(path) for path in files}
-    write_json(directory / SEAL, listing)
+def _again(final: epath.Path) -> str:
+    return f"move {final} away and run the stage again, or copy it anew from where it came"
 
 
-def damage(directory: epath.PathLike) -> str | None:
-    """What differs from the seal, None when nothing does or there is no seal yet."""
-    directory = epath.Path(directory)
-    path = directory / SEAL
-    if not path.exists():
-        return None
-    try:
-        listing = json.loads(path.read_text())
-    except ValueError:
-        return f"{SEAL} cannot be read"
-    for name, expected in listing.items():
-        file = directory / name
-        if not file.exists():
-            return f"{name} is missing"
-        size, checksum = _fingerprint(file)
-        if size != expected[0]:
-            return f"{name} has {size} bytes of {expected[0]}"
-        if checksum != expected[1]:
-            return f"{name} has a wrong checksum"
-    return None
+def _read(path: epath.Path, like: Tree, advice: str) -> Tree:
+    """The arrays of an undamaged checkpoint in the structure and shardings of `like`.
+
+    Raises:
+      ValueError: naming an array that does not fit, and with the advice.
+    """
+    handler = ocp.StandardCheckpointHandler()  # Its managers would wait for each other.
+    there, wanted = _shapes(handler.metadata(path).tree), _shapes(like)
+    for name in sorted(there.keys() | wanted.keys()):
+        if there.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{path} is intact but does not fit this run: {name} is "
+                f"{there.get(name, 'absent')} there and {wanted.get(name, 'absent')} here; {advice}"
+            )
+    return handler.restore(path, args=ocp.args.StandardRestore(like))
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    """Of the arrays that are stored, by path."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        found[jax.tree_util.keystr(path, simple=True, separator="/")] = tuple(leaf.shape)
+    return found
+
+
+def set_aside(path: epath.Path, name: epath.Path) -> epath.Path:
+    """Renames a directory to `name`, or name_1, name_2, ..., and returns what it is now."""
+    others = (name.parent / f"{name.name}_{n}" for n in itertools.count(1))
+    free = next(path for path in itertools.chain([name], others) if not path.exists())
+    return path.rename(free)
+
+
+def share(tree: Tree) -> int:
+    """Bytes of the arrays that this process writes: of every piece the first copy."""
+    return sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(tree)
+        for shard in leaf.addressable_shards
+        if shard.replica_id == 0
+    )
 
 
 def check_room(directory: epath.PathLike, size: int) -> None:
@@ -215,6 +266,10 @@ def _writing(directory: epath.Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
+        lost = jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+        if lost or "://" in str(directory):
+            # Another process is gone, or the network was: the same command may do better.
+            raise RuntimeError(f"cannot write {directory}") from error
         # The storage layers put the cause last, after the names of all files on the way to it.
         reason = str(error).partition("\n")[0].rpartition('": ')[2] or type(error).__name__
         raise OSError(
@@ -223,20 +278,13 @@ def _writing(directory: epath.Path) -> Iterator[None]:
         ) from error
 
 
-def _walk(directory: epath.Path) -> list[epath.Path]:
-    found = []
-    for path in sorted(directory.iterdir()):
-        found += _walk(path) if path.is_dir() else [path]
-    return found
-
-
-def _fingerprint(path: epath.Path) -> list[int]:
-    content = path.read_bytes()
-    return [len(content), zlib.crc32(content)]
+def _unnamed(path: epath.Path) -> epath.Path:
+    """Where a checkpoint is before it gets its name; on buckets, which cannot rename, there."""
+    temporary = path.parent / f"{path.name}{ocp.utils.TMP_DIR_SUFFIX}"
+    return temporary if temporary.exists() else path
 
 
 def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
-    """Replaces the file in one step, so that a kill leaves the old one or the new one."""
-    partial = path.parent / f"{path.name}.partial"
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    """Replaces the file in one step; with several processes the first does it."""
+    if distributed.first():
+        seals.write_json(path, content)

@@ -16,18 +16,26 @@ def base() -> ConfigDict:
         {
             "seed": 0,
             "batch_size": 128,
+            # Parts of a batch whose gradients come one after the other, where memory is short.
+            "microbatches": 1,
+            # Iterations in one compiled call; more than one for tiny networks on fast devices.
+            "updates_per_call": 1,
             # Entries of DATASETS, NETWORKS, SCHEDULES and PARAMETERIZATIONS.
             "data": {"name": "digits"},
             "model": {"name": "mlp"},
             "schedule": {"name": "cosine"},
             "parameterization": "v",
             "optimizer": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0},  # 0: not clipped.
+            # Of the frozen teacher's kernels; "bfloat16" halves its memory.
+            "frozen_dtype": "float32",
             # Devices along each axis; -1 takes the rest.
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-            # Iterations between lines of the log, and between saved states, of which `keep` stay.
+            # Iterations between lines of the log, and between saved states, of which the newest
+            # `keep` stay, and for good those of multiples of `keep_every` iterations (0: none).
             "log_every": 50,
             "save_every": 1000,
             "keep": 2,
+            "keep_every": 0,
             # Guidance strengths of grids and report, the report's samples per row, and variances
             # at which it samples the teacher by the ancestral sampler too.
             "evaluate": {"w": (0.0, 1.0, 2.0, 4.0), "num_samples": 2000, "ancestral": ()},
@@ -57,7 +65,7 @@ def stage(
       teacher: a stage's name or the path of a finished network; "" is the stage before.
       new: modules of the student that the teacher lacks.
       **options: `warmup` (iterations), `decay_to` (fraction of the learning rate at the end),
-        `weight_decay` (decoupled), `ema_decay`, `ema_ramp` (see train.Rates); `init`, a stage or
+        `weight_decay` (decoupled), `ema_decay`, `ema_ramp` (see updates.Rates); `init`, a stage or
         path like `teacher`, whose weights the student starts from in place of the teacher's;
         `model`, a network in place of the config's; `optimizer`, keys in place of the config's;
         `lora`, the rank of adapters that are trained in place of the weights, 0 for none. Every

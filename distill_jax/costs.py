@@ -1,8 +1,7 @@
 """What a plan costs: parameters, FLOPs, bytes per device and hours, of a run that is not started.
 
-FLOPs are counted in the gradient of the method's own loss, traced on shapes: no network is
-allocated, and a method that calls a network once more, or takes a gradient through it, or a network
-that computes its activations twice, is counted as it is.
+FLOPs are counted in the gradient of the method's own loss, traced on shapes: a method that calls a
+network once more, or a network that computes its activations twice, is counted as it is.
 """
 
 import dataclasses
@@ -10,7 +9,7 @@ import functools
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,8 +23,8 @@ from distill_jax.flops import flops
 from distill_jax.methods import Method, Phase
 from distill_jax.plan import Bind, Run, Stage
 from distill_jax.tables import suggestion
-from distill_jax.train import make_update, new_state
 from distill_jax.typing import Batch, Tree
+from distill_jax.updates import make_update, new_state
 
 # TFLOP/s of one device in dense bfloat16 products, and what JAX calls it. From NVIDIA's data sheets
 # (SXM modules) and Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e".
@@ -119,7 +118,7 @@ def _measure(run: Run, stage: Stage) -> Cost:
     method, _, state, frozen, batch = _arguments(run, stage)
     networks = stage.bind.student, stage.bind.teacher
     student, teacher = (each and _traced_once(each) for each in networks)
-    bind = dataclasses.replace(stage.bind, student=student, teacher=teacher)
+    bind = dataclasses.replace(stage.bind, student=student, teacher=teacher, gather=None)
     flops_of = functools.partial(_flops, bind, method, {**frozen, **state.params}, batch)
     kept = {
         "parameters": state.params,
@@ -179,10 +178,8 @@ def _arguments(run: Run, stage: Stage) -> tuple:
 
 
 def _bytes_per_device(tree: Tree) -> int:
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
@@ -194,8 +191,8 @@ def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
     modules = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in by_module(shapes).items()]
     kept = []
     for names, _, cost in _programs(costs):
-        amounts = [scaled(n, BYTES) for n in (*cost.kept.values(), sum(cost.kept.values()))]
-        kept.append((names, *amounts))
+        amounts = (*cost.kept.values(), sum(cost.kept.values()))
+        kept.append((names, *(scaled(n, BYTES) for n in amounts)))
     return "\n\n".join(
         (
             logs.table(("module", "parameters", "share"), modules),
@@ -205,8 +202,20 @@ def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
             "On each device, beside the activations and gradients of an update "
             "(--plan=compile has those):",
             logs.table(("stage", *cost.kept, "together"), kept),
+            *_show_unsplit(run, shapes),
         )
     )
+
+
+def _show_unsplit(run: Run, shapes: Tree, most: int = 5) -> Iterator[str]:
+    """What no device leaves to others, where devices share networks."""
+    if run.layout.mesh.size > run.layout.mesh.shape["data"]:
+        sizes = run.layout.unsplit(shapes)
+        largest = ", ".join(f"{name} {scaled(sizes[name], BYTES)}" for name in [*sizes][:most])
+        yield (
+            f"{len(sizes)} of {len(jax.tree.leaves(shapes))} arrays of the network are whole on "
+            f"each, {scaled(sum(sizes.values()), BYTES)} together; the largest: {largest}"
+        )
 
 
 def forward_flops(binding: Binding, method: Method) -> int:
@@ -336,6 +345,6 @@ def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
 
 def compile_update(run: Run, stage: Stage, index: int, turn: int = 0) -> jax.stages.Compiled:
     """The program that the run would run for a phase, compiled for shapes."""
-    bind, constrain = stage.bind, run.layout.constrain
-    update = make_update(stage.method.phases, index, bind, stage.tx, constrain, turn)
-    return update.lower(*_arguments(run, stage)).compile()
+    program = stage.method.phases, index, stage.bind, stage.tx, run.layout.constrain, turn
+    program = *program, run.config.microbatches
+    return make_update(*program).lower(*_arguments(run, stage)).compile()

@@ -1,11 +1,13 @@
 """How a command line ends: a user's mistake is one message, a bug keeps its traceback."""
 
+import os
 import pathlib
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import app, flags, logging
 
 PACKAGE = str(pathlib.Path(__file__).parent)
@@ -15,8 +17,9 @@ def friendly(main: Callable[..., int | None], *names: str) -> None:
     """Parses the flags, runs a command line, and exits with its code.
 
     A mistake in the flags, an exception raised by a line of this package, and every OSError is a
-    message for the user: it is printed alone, with exit code 1. Any other exception is a bug and
-    keeps its traceback.
+    message for the user: it is printed alone, with exit code 1, which says that starting the same
+    command again is of no use. Any other exception, such as the loss of another process, keeps its
+    traceback; the exit code is 70.
 
     Args:
       main: the command line; called with the arguments that are no flags.
@@ -35,10 +38,9 @@ def friendly(main: Callable[..., int | None], *names: str) -> None:
             logging.set_verbosity(logging.FATAL)
         try:
             code = main(*_arguments(argv[1:], names))
-        except (ValueError, KeyError, OSError) as error:
-            if not is_message(error):
-                raise
-            _end(error)
+        except Exception as error:
+            mistake = isinstance(error, (ValueError, KeyError, OSError)) and is_message(error)
+            _end(error, 1 if mistake else 70)
         sys.exit(code)
 
     app.run(run, flags_parser=parse)
@@ -89,7 +91,15 @@ def _without_traceback(text: str) -> str:
     return text
 
 
-def _end(error: Exception) -> None:
+def _end(error: Exception, code: int = 1) -> None:
     warnings.simplefilter("ignore")  # Of what is left unfinished behind the error.
-    print(f"error: {message(error)}", file=sys.stderr)
-    sys.exit(1)
+    if code == 1:
+        print(f"error: {message(error)}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    if jax.distributed.is_initialized():
+        # An orderly end would wait for the other processes, and they for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

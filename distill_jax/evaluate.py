@@ -4,7 +4,9 @@ python -m distill_jax.evaluate --student=runs/digits_guided
 python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.5 --num=5000
 """
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -16,8 +18,9 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from distill_jax import checkpoint, logs, report
+from distill_jax import checkpoint, distributed, logs, report
 from distill_jax.errors import friendly
+from distill_jax.sharding import Layout, make_layout
 from distill_jax.student import Student, find_final, load
 from distill_jax.yardsticks import Row, Yardstick, make_yardstick
 
@@ -57,7 +60,8 @@ class Draw:
             key = jax.random.fold_in(jax.random.key(self.seed), start)
             part = None if label is None else label[start : start + batch]
             size = min(batch, self.num - start)
-            parts.append(np.asarray(student.sample(key, size, part, w, num_steps, variance)))
+            x = student.sample(key, size, part, w, num_steps, variance)
+            parts.append(distributed.fetch(x))
         return np.concatenate(parts), time.perf_counter() - began
 
 
@@ -116,22 +120,33 @@ def _knows(student: Student, w: float | None) -> bool:
     return w is None or low <= w <= high
 
 
-def compare(yardstick: Yardstick, planned: Sequence[Entry], num: int) -> Iterator[Row]:
-    """The measured rows of `entries`, with `num` samples each."""
-    draw, target, target_w = Draw(num), None, None
-    paired = any(entry.sampler.startswith("student") for entry in planned)
-    _compile(draw, planned)
-    for entry in planned:
-        if entry.w != target_w:
-            target, target_w = None, entry.w
+def compare(
+    yardstick: Yardstick | None, planned: Sequence[Entry], num: int, done: Sequence[Row] = ()
+) -> Iterator[Row]:
+    """The measured rows of `entries`.
+
+    Args:
+      yardstick: what measures; None in processes that only take part in the drawing.
+      planned: from `entries`.
+      num: samples of each.
+      done: the first rows, where they were measured before.
+    """
+    yield from done
+    draw, left, reference, target = Draw(num), planned[len(done) :], None, None
+    _compile(draw, left)
+    for entry in left:
+        if reference is not _reference(planned, entry.w):
+            reference, target = _reference(planned, entry.w), None
         rows = []
         for variance in entry.variances:
-            x, seconds = draw(entry.network, _given(entry), entry.num_steps, variance)
-            if paired and target is None and entry.sampler == "teacher":
-                target = x
-            row = yardstick.measure(x, draw.labels(entry.network), target)
+            x, seconds = _drawn(draw, entry, variance)
+            if reference is not None and target is None:
+                target = x if entry is reference else _drawn(draw, reference)[0]
+            row = {}
+            if yardstick is not None:
+                row = yardstick.measure(x, draw.labels(entry.network), target)
             rows.append({**row, **_cost(entry, seconds / num), "variance": variance})
-        best = min(rows, key=lambda row: row[yardstick.name])
+        best = rows[0] if yardstick is None else min(rows, key=lambda row: row[yardstick.name])
         if best["variance"] is None:
             del best["variance"]
         yield {
@@ -141,6 +156,17 @@ def compare(yardstick: Yardstick, planned: Sequence[Entry], num: int) -> Iterato
             "w": 0.0 if entry.w is None else float(entry.w),
             **best,
         }
+
+
+def _reference(planned: Sequence[Entry], w: float | None) -> Entry | None:
+    """The teacher at its own number of steps, which the rows of a w are compared with."""
+    paired = any(entry.sampler.startswith("student") for entry in planned)
+    teachers = (entry for entry in planned if entry.w == w and entry.sampler == "teacher")
+    return next(teachers, None) if paired else None
+
+
+def _drawn(draw: Draw, entry: Entry, variance: float | None = None) -> tuple[np.ndarray, float]:
+    return draw(entry.network, _given(entry), entry.num_steps, variance)
 
 
 def _compile(draw: Draw, planned: Sequence[Entry]) -> None:
@@ -167,14 +193,20 @@ def _cost(entry: Entry, seconds: float) -> Row:
 
 
 def write_report(
-    workdir: epath.Path, settings: Mapping[str, Any], stop: Callable[[], bool]
+    workdir: epath.Path,
+    settings: Mapping[str, Any],
+    stop: Callable[[], bool],
+    layout: Layout | None = None,
 ) -> bool:
     """Writes report.json, report.md and report.png over the finished stages of a workdir.
+
+    Rows that are measured are kept in report.rows.json until all are.
 
     Args:
       workdir: of a run whose stages are finished.
       settings: "w", "num_samples" and "ancestral" of the config's `evaluate`.
-      stop: polled between rows; true raises InterruptedError, and nothing is written.
+      stop: polled between rows; true raises InterruptedError.
+      layout: of the devices that samples are drawn on; None is the first.
 
     Returns:
       Whether there was anything to do: not when the files there are of the same networks.
@@ -182,46 +214,75 @@ def write_report(
     finals = [find_final(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))]
     prints = {final.parent.name: checkpoint.fingerprint(final) for final in finals}
     made_of = {"networks": prints, **json.loads(json.dumps(dict(settings)))}
-    path = workdir / "report.json"
-    if path.exists() and json.loads(path.read_text()).get("made_of") == made_of:
+    if distributed.agree(_rows(workdir / "report.json", made_of) is not None):
         return False
-    decoders = [network for network in map(load, finals) if network.method.decodes]
+    networks = (load(final, layout) for final in finals)
+    decoders = [network for network in networks if network.method.decodes]
     if not decoders:
         return False
     students = [network for network in decoders if network.method.needs_teacher]
-    teacher = _root(students[-1], finals[-1]) if students else decoders[-1]
-    yardstick, num = make_yardstick(decoders[-1].manifest["data"]), settings["num_samples"]
+    teacher = _root(students[-1], finals[-1], layout) if students else decoders[-1]
     planned = entries(teacher, students, settings["w"], settings["ancestral"])
-    progress, rows = logs.Progress("report", len(planned)), []
+    first, num = distributed.first(), settings["num_samples"]
+    yardstick = make_yardstick(decoders[-1].manifest["data"]) if first else None
+    partial = workdir / "report.rows.json"
+    rows = _rows(partial, made_of) or []
+    before = distributed.agree(len(rows))
+    progress = logs.Progress("report", len(planned), before)
     try:
-        for row in compare(yardstick, planned, num):
+        for row in itertools.islice(compare(yardstick, planned, num, rows[:before]), before, None):
             rows.append(row)
             progress.update(len(rows), f"{row['sampler']} at {row['num_steps']} steps")
+            if first:
+                checkpoint.write_json(partial, {"made_of": made_of, "rows": rows})
             if stop():
                 raise InterruptedError("stopped while measuring")
     finally:
         progress.close()
-    for student in students:
-        mine = [row for entry, row in zip(planned, rows, strict=True) if entry.network is student]
-        metrics = {"protocol": report.protocol(yardstick.name, num), "rows": mine}
-        checkpoint.record(find_final(workdir / student.manifest["stage"]), metrics)
-    report.write(workdir, {**yardstick.summary(), "made_of": made_of, "rows": rows})
+    if first:
+        _record(workdir, students, planned, rows, report.protocol(yardstick.name, num))
+        report.write(workdir, {**yardstick.summary(), "made_of": made_of, "rows": rows})
+        partial.unlink()
+    distributed.wait("the report is written")
     return True
 
 
-def _root(student: Student, final: epath.Path) -> Student | None:
+def _rows(path: epath.Path, made_of: Mapping[str, Any]) -> list[Row] | None:
+    """The rows in a file, None where it is not there or of other networks or settings."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        content = json.loads(path.read_text())
+        return content["rows"] if content["made_of"] == made_of else None
+    return None
+
+
+def _record(
+    workdir: epath.Path,
+    students: Sequence[Student],
+    planned: Sequence[Entry],
+    rows: Sequence[Row],
+    protocol: str,
+) -> None:
+    """Puts the rows of every student into its manifest."""
+    for student in students:
+        mine = [row for entry, row in zip(planned, rows, strict=True) if entry.network is student]
+        final = find_final(workdir / student.manifest["stage"])
+        checkpoint.record(final, {"protocol": protocol, "rows": mine})
+
+
+def _root(student: Student, final: epath.Path, layout: Layout | None) -> Student | None:
     """The undistilled network at the start of the lineage, None when it is not there any more."""
     while student.method.needs_teacher:
         parent = student.manifest["parent"]
         if parent is None or not (final / parent / "manifest.json").exists():
             return None
         final = final / parent
-        student = load(final)
+        student = load(final, layout)
     return student
 
 
 def define_flags() -> None:
     """The flags of the command line; not at import, for `sample` has some of the same names."""
+    distributed.define_flags()
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
     flags.DEFINE_list("w", ["0", "1", "2", "4"], "Guidance strengths.")
     flags.DEFINE_list("ancestral", [], "Also the teacher's ancestral sampler: large variances.")
@@ -242,12 +303,16 @@ def main() -> None:
     if values.student is None:
         raise ValueError("--student is needed: the directory of a finished run")
     strengths, ancestral = _numbers("w", values.w), _numbers("ancestral", values.ancestral)
+    distributed.join()
     final = find_final(values.student)
-    student = load(final)
-    teacher = _root(student, final) if student.method.needs_teacher else None
-    yardstick = make_yardstick(student.manifest["data"])
+    layout = make_layout({"data": -1})
+    student = load(final, layout)
+    teacher = _root(student, final, layout) if student.method.needs_teacher else None
+    yardstick = make_yardstick(student.manifest["data"]) if distributed.first() else None
     planned = entries(teacher, [student], strengths, ancestral)
     rows = list(compare(yardstick, planned, values.num))
+    if yardstick is None:
+        return
     logs.say(report.protocol(yardstick.name, values.num))
     logs.say(report.rows_table(rows))
     if values.out:

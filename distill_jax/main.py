@@ -10,11 +10,12 @@ import time
 
 import jax
 from absl import flags
-from etils import epath
 from ml_collections import config_flags
 
-from distill_jax import costs, evaluate, logs, pipeline, plan
+from distill_jax import costs, distributed, evaluate, logs, pipeline, plan
 from distill_jax.errors import friendly
+from distill_jax.paths import absolute
+from distill_jax.profile import Profile
 from distill_jax.signals import StopFlag
 from distill_jax.train import StoppedError
 
@@ -40,25 +41,37 @@ _PLAN_FOR = flags.DEFINE_string(
     "--plan for other devices than these: COUNTxDEVICE, such as 64xv4, 8xh100@0.35 (the fraction "
     "of the peak that is reached) or 8x2250 (the peak in TFLOP/s).",
 )
+_PROFILE = flags.DEFINE_string(
+    "profile",
+    None,
+    "Iterations to trace for xprof, FIRST:LAST of the first stage that runs, such as 20:25, or "
+    "STAGE@FIRST:LAST.",
+)
+distributed.define_flags()
 
 
 def main() -> int:
     """The command line; returns the exit code, 128 + n when stopped by signal n."""
     if _CONFIG.value is None:
         raise ValueError("--config is needed, such as --config=configs/digits_guided.py")
+    profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None
     began = time.monotonic()
-    workdir = epath.Path(_WORKDIR.value or _default_workdir()).absolute()
+    distributed.join()
+    workdir = absolute(_WORKDIR.value or _default_workdir())
     where = costs.target(_PLAN_FOR.value)
     run = plan.make(_CONFIG.value, workdir, where.count)
     logs.say(plan.show(run))
     if _PLAN.value != "false" or _PLAN_FOR.value:
         return _show_costs(run, where)
     workdir.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
+    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR sets it.
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
     stop = StopFlag().install()
     try:
-        trained = pipeline.run(run, stop, force=_RESUME.value == "force")
-        reported = evaluate.write_report(workdir, run.config.evaluate.to_dict(), stop)
+        ideal = _ideal_seconds(run, where)
+        trained = pipeline.run(run, stop, _RESUME.value == "force", profile, ideal)
+        settings = run.config.evaluate.to_dict()
+        reported = evaluate.write_report(workdir, settings, stop, run.layout)
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
         logs.say(f"{error or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)
@@ -74,6 +87,14 @@ def main() -> int:
     logs.say(f"  student  {last.directory}")
     logs.say(f"  sample   python -m distill_jax.sample --student={last.directory}{guidance}")
     return 0
+
+
+def _ideal_seconds(run: plan.Run, where: costs.Target) -> dict[str, float]:
+    """What an iteration of each stage takes at the devices' peak; {} where that is not known."""
+    if where.peak is None:
+        return {}
+    peak = where.count * where.peak * 1e12
+    return {name: sum(cost.flops) / peak for name, cost in costs.measure(run).items()}
 
 
 def _show_costs(run: plan.Run, where: costs.Target) -> int:

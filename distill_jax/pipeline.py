@@ -1,5 +1,6 @@
 """A run: the unfinished stages of a config, in order, each from the finished network before it."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -10,60 +11,77 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from distill_jax import checkpoint, logs
-from distill_jax.binding import Bind
+from distill_jax import checkpoint, distributed, logs
+from distill_jax.binding import Bind, rounded
 from distill_jax.data import Dataset, Source
 from distill_jax.pixels import normalise
 from distill_jax.plan import Run, Stage
+from distill_jax.prefetch import ahead
+from distill_jax.profile import Profile, tracing
 from distill_jax.sharding import Layout
 from distill_jax.student import Student, find_final, load
-from distill_jax.train import (
-    Cadence,
-    DivergedError,
-    TrainState,
-    make_update,
-    new_state,
-    train,
-)
+from distill_jax.train import Cadence, DivergedError, StoppedError, train
 from distill_jax.typing import Batch, Tree
+from distill_jax.updates import TrainState, make_iterations, make_update, new_state
+
+# Keys of a config that change no number of a network: a run may go on with others.
+FREE = ("evaluate", "keep", "keep_every", "log_every", "mesh", "save_every", "updates_per_call")
 
 
-def run(planned: Run, stop: Callable[[], bool], force: bool = False) -> bool:
+def run(
+    planned: Run,
+    stop: Callable[[], bool],
+    force: bool = False,
+    profile: Profile | None = None,
+    ideal: Mapping[str, float] | None = None,
+) -> bool:
     """Runs the unfinished stages.
 
     Args:
       planned: from plan.make.
       stop: polled between iterations; see train.train.
       force: goes on in a workdir that was begun with another config.
+      profile: iterations that are traced into the workdir's folder profile.
+      ideal: seconds that an iteration of each stage takes at the devices' peak; see logs.StageLog.
 
     Returns:
       Whether there was anything to do.
     """
-    todo = [stage for stage in planned.stages if not stage.finished]
+    todo = [stage for stage in planned.stages if not distributed.agree(stage.finished)]
     if todo:
         for split in ("train", "held_out"):  # Data that are missing end a run before it begins.
             planned.dataset.images(split, 1)
+        profile = profile and profile.of({stage.name: stage.spec.steps for stage in todo})
     _claim(planned.workdir, planned.config, force)
     with logs.compilations(planned.workdir / "compilations.jsonl"):
         for stage in todo:
             began = time.monotonic()
-            weights, teacher = _train_stage(planned, stage, stop)
-            _finish(planned, stage, weights, teacher)
+            traced = profile if profile and profile.stage == stage.name else None
+            fastest = (ideal or {}).get(stage.name)
+            _finish(planned, stage, _train_stage(planned, stage, stop, traced, fastest))
             logs.say(f"{stage.name}: finished in {time.monotonic() - began:.0f} s")
-        for stage in planned.stages:
-            grid = stage.directory / "grid.png"
-            if not grid.exists():
-                student = load(stage.directory)
-                if student.method.decodes:
-                    draw_grid(student, grid, planned.config.evaluate.w, planned.dataset)
-                else:
-                    draw_codes(student, grid, planned.dataset.images("held_out", 200))
+            if stop():
+                raise StoppedError(stage.spec.steps)
+        _draw_grids(planned, stop)
     return bool(todo)
+
+
+def _draw_grids(planned: Run, stop: Callable[[], bool]) -> None:
+    """Writes the pictures of all stages that have none."""
+    for stage in planned.stages:
+        if stop():
+            raise InterruptedError("stopped while drawing grids")
+        grid = stage.directory / "grid.png"
+        if not distributed.agree(grid.exists()):
+            student = load(stage.directory, planned.layout)
+            if student.method.decodes:
+                draw_grid(student, grid, planned.config.evaluate.w, planned.dataset)
+            else:
+                draw_codes(student, grid, planned.dataset.images("held_out", 200))
 
 
 def _claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
@@ -73,7 +91,9 @@ def _claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
     if path.exists():
         old, new_flat = _flat(json.loads(path.read_text())), _flat(new)
         keys = sorted(
-            key for key in old.keys() | new_flat.keys() if old.get(key) != new_flat.get(key)
+            key
+            for key in old.keys() | new_flat.keys()
+            if old.get(key) != new_flat.get(key) and key.split(".")[1] not in FREE
         )
         lines = [f"  {key}: {old.get(key)} there, {new_flat.get(key)} now" for key in keys]
         if lines and not force:
@@ -84,7 +104,8 @@ def _claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
             )
         for line in lines:
             logs.say(f"--resume=force: changed{line}")
-    if jax.process_index() == 0:
+    distributed.wait("all have read the config of the workdir")
+    if distributed.first():
         workdir.mkdir(parents=True, exist_ok=True)
         checkpoint.write_json(path, new)
 
@@ -95,35 +116,42 @@ def _flat(tree: Any, path: str = "config") -> dict[str, Any]:
     return {k: v for key, value in tree.items() for k, v in _flat(value, f"{path}.{key}").items()}
 
 
-def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[Tree, Student | None]:
-    """The running mean of the student's weights after the last iteration, and its teacher."""
+def _train_stage(
+    run: Run,
+    stage: Stage,
+    stop: Callable[[], bool],
+    profile: Profile | None,
+    ideal: float | None,
+) -> Tree:
+    """The running mean of the student's weights after the last iteration."""
     config, spec, layout = run.config, stage.spec, run.layout
     teacher = None if stage.teacher is None else load(stage.teacher, layout)
     begun = teacher if stage.start == stage.teacher else load(stage.start, layout)
     make = _Start(stage.bind, stage.method.inputs, stage.tx, layout.constrain)
     key = jax.random.fold_in(jax.random.key(config.seed), stage.index)
     first = functools.partial(make, key, None if begun is None else begun.params)
-    states = checkpoint.States(stage.directory / "states", config.keep)
+    states = checkpoint.States(stage.directory / "states", config.keep, config.keep_every)
     state = states.restore(layout.abstract(jax.eval_shape(first)[0]), logs.say)
-    frozen = {"teacher": teacher.params} if stage.bind.teacher else {}
+    frozen = {}
+    if stage.bind.teacher:
+        frozen["teacher"] = rounded(teacher.params, config.frozen_dtype)
     if state is not None:
         logs.say(f"{stage.name}: going on after iteration {int(state.step)}")
     if state is None or stage.bind.rank:
         fresh, start = first()
         state, frozen = fresh if state is None else state, {**frozen, **start}
-    iterate = _iteration(stage, layout, frozen, int(state.step))
-    log = logs.StageLog(stage.directory, stage.name, spec.steps, int(state.step))
-    cadence = Cadence(spec.steps, config.log_every, config.save_every)
+    del first, begun, teacher  # And with them arrays that are not needed from here on.
+    done, per_call = int(state.step), config.updates_per_call
+    cadence = Cadence(spec.steps, config.log_every, config.save_every, per_call)
+    made, iterate = _batches(run, stage, cadence, done), _iteration(run, stage, frozen, done)
+    images = config.batch_size * stage.updates
+    log = logs.StageLog(stage.directory, stage.name, spec.steps, done, images, ideal)
     try:
-        state = train(
-            iterate,
-            state,
-            _batches(run, stage, int(state.step)),
-            cadence,
-            log.log,
-            states.save,
-            stop,
-        )
+        with (
+            contextlib.closing(ahead(made, 2)) as batches,
+            tracing(profile, iterate, cadence, done, run.workdir / "profile") as traced,
+        ):
+            state = train(traced, state, batches, cadence, log.log, states.save, stop)
     except DivergedError as error:
         last = states.steps()
         good = stage.directory / "states" / str(last[-1]) if last else stage.teacher
@@ -134,29 +162,31 @@ def _train_stage(run: Run, stage: Stage, stop: Callable[[], bool]) -> tuple[Tree
     finally:
         log.close()
         states.close()
-    return stage.bind.weights(frozen, state.ema), teacher
+    return stage.bind.weights(frozen, state.ema)
 
 
 def _iteration(
-    stage: Stage, layout: Layout, frozen: Mapping[str, Tree], step: int
+    run: Run, stage: Stage, frozen: Mapping[str, Tree], step: int
 ) -> Callable[[TrainState, tuple[Batch, ...]], tuple[TrainState, dict[str, jax.Array]]]:
-    """What one iteration does: the updates of every phase, in order, each with its batch.
+    """What one call does: the updates of every phase, in order, each with its batch.
 
     Args:
+      run: it is part of.
       stage: what is trained.
-      layout: of its states.
       frozen: parameters of the roles that are not trained.
       step: the iteration that comes first, from 0.
     """
-    phases, steps = stage.method.phases, itertools.count(step)
+    phases, steps, layout = stage.method.phases, itertools.count(step), run.layout
+    bind, tx, constrain = stage.bind, stage.tx, layout.constrain
+    parts = run.config.microbatches
+    method, rates = _replicated(layout, (stage.method, stage.rates))
+    if run.config.updates_per_call > 1:
+        several = make_iterations(phases, bind, tx, constrain, parts)
+        return lambda state, batches: several(method, rates, state, frozen, batches)
     updates = [
-        [
-            make_update(phases, i, stage.bind, stage.tx, layout.constrain, turn)
-            for turn in range(phase.turns)
-        ]
+        [make_update(phases, i, bind, tx, constrain, turn, parts) for turn in range(phase.turns)]
         for i, phase in enumerate(phases)
     ]
-    method, rates = jax.device_put((stage.method, stage.rates), layout.replicated)
 
     def iterate(
         state: TrainState, batches: tuple[Batch, ...]
@@ -170,6 +200,12 @@ def _iteration(
         return state, metrics
 
     return iterate
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _replicated(layout: Layout, tree: Tree) -> Tree:
+    """On every device, of every process."""
+    return jax.lax.with_sharding_constraint(tree, layout.replicated)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,25 +226,27 @@ class _Start:
         return self.constrain((new_state(k_train, roles, self.tx), start))
 
 
-def _batches(run: Run, stage: Stage, start: int) -> Iterator[tuple[Batch, ...]]:
-    """Those of the updates of every iteration from `start` on.
+def _batches(run: Run, stage: Stage, cadence: Cadence, done: int) -> Iterator[tuple[Batch, ...]]:
+    """Those of the updates of every call, when so many iterations are done before the first.
 
-    They are functions of seed, stage and iteration alone.
+    They are functions of seed, stage and iteration alone. Where a call may do several iterations,
+    these are the second axis.
     """
     layout, classes = run.layout, run.dataset.num_classes
-    size, part = run.config.batch_size, (jax.process_index(), jax.process_count())
-    seed, first = run.config.seed * 1000 + stage.index, start * stage.updates
-    null = {"label": np.full(size // part[1], classes, np.int32)}
+    size, part = run.config.batch_size, layout.part
+    seed, first = run.config.seed * 1000 + stage.index, done * stage.updates
+    null = layout.place({"label": np.full(size // part[1], classes, np.int32)})
     if stage.method.data_free:
         drawn = ((None, label) for label in _labels(seed, first, size, part, classes))
     else:
         drawn = run.dataset.batches(seed, first, size, part)
-    while True:
-        batches = []
-        for x, label in itertools.islice(drawn, stage.updates):
-            batch = layout.place(Batch(x, {"label": label} if classes else {}, null))
-            batches.append(batch if x is None else batch._replace(x=_normalise(batch.x)))
-        yield tuple(batches)
+    for end in cadence.ends(done):
+        rows = [list(itertools.islice(drawn, stage.updates)) for _ in range(done, end)]
+        if cadence.per_call > 1:
+            rows = [jax.tree.map(lambda *x: np.stack(x, axis=1), *rows)]
+        given = [(x, {"label": label} if classes else {}) for x, label in rows[0]]
+        yield tuple(Batch(*layout.place(each), null) for each in given)
+        done = end
 
 
 def _labels(
@@ -222,10 +260,7 @@ def _labels(
         yield rng.integers(max(classes, 1), size=size, dtype=np.int32)[mine]
 
 
-_normalise = jax.jit(normalise)  # On the device: bytes are what travels there.
-
-
-def _finish(run: Run, stage: Stage, weights: Tree, teacher: Student | None) -> None:
+def _finish(run: Run, stage: Stage, weights: Tree) -> None:
     """Writes final/: the weights and everything needed to sample them."""
     method, final = stage.method, stage.directory / "final"
     config = json.loads(run.config.to_json())
@@ -239,7 +274,7 @@ def _finish(run: Run, stage: Stage, weights: Tree, teacher: Student | None) -> N
         "num_classes": run.dataset.num_classes,
         "model": stage.model,
         **{key: config[key] for key in ("schedule", "parameterization", "data")},
-        "parent": None if teacher is None else _relative(find_final(stage.teacher), final),
+        "parent": None if stage.teacher is None else _relative(find_final(stage.teacher), final),
         "init": _relative(find_final(stage.start), final) if stage.spec.init else None,
         "updates": stage.spec.steps,
         "metrics": {},
@@ -269,7 +304,7 @@ def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset:
     columns = min(student.num_classes, 10) or 10
     classes = np.arange(columns) if student.num_classes else None
     rows = [student.sample(jax.random.key(0), columns, classes, strength) for strength in w]
-    logs.save_grid(path, np.asarray(jnp.concatenate(rows)), columns)
+    logs.save_grid(path, np.concatenate([distributed.fetch(row) for row in rows]), columns)
 
 
 def _draw_points(
@@ -281,7 +316,7 @@ def _draw_points(
     for strength in w:
         title = student.manifest["stage"] + ("" if strength is None else f", w = {strength:g}")
         x = student.sample(jax.random.key(0), 2000, label, strength)
-        samples[title] = np.asarray(x).reshape(2000, -1)
+        samples[title] = distributed.fetch(x).reshape(2000, -1)
     logs.save_scatter(path, samples, label, data.reshape(len(data), -1))
 
 
@@ -294,4 +329,4 @@ def draw_codes(student: Student, path: epath.Path, held_out: Source) -> None:
     first = [int(np.argmax(held_out.label == label)) for label in classes] or [*range(10)]
     x, label = normalise(held_out.x[first]), held_out.label[first]
     z = student.encode(x, label if student.num_classes else None)
-    logs.save_grid(path, np.concatenate([x, np.asarray(z) / 3]), len(first))
+    logs.save_grid(path, np.concatenate([x, distributed.fetch(z) / 3]), len(first))

@@ -11,16 +11,17 @@ from ml_collections import ConfigDict
 
 from distill_jax import config as configs
 from distill_jax import logs
-from distill_jax.binding import Bind, abstract_params, make_binding, role_shapes
+from distill_jax.binding import Bind, abstract_params, make_binding, role_shapes, rounded
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import Binding
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.methods import METHODS, Method
+from distill_jax.paths import absolute
 from distill_jax.sharding import Layout, make_layout
 from distill_jax.student import Student, find_final, load
 from distill_jax.tables import build, suggestion
-from distill_jax.train import Rates, optimizer
 from distill_jax.typing import Tree
+from distill_jax.updates import Rates, optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +104,7 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
       ValueError: for numbers that do not fit each other.
     """
     _check_keys(config, configs.base(), "config")
-    for key, least in (("log_every", 1), ("save_every", 1), ("seed", 0)):
-        if config[key] < least:
-            raise ValueError(f"config.{key} is {config[key]}; expected at least {least}")
+    _check_numbers(config)
     if config.evaluate.num_samples < 2 or not config.evaluate.w:
         raise ValueError(
             f"config.evaluate is {config.evaluate.to_dict()}; expected at least one w and 2 samples"
@@ -115,14 +114,44 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     dataset = build(DATASETS, "dataset", config.data.to_dict())
     layout = make_layout(config.mesh.to_dict(), devices)
     layout.check_batch(config.batch_size)
-    workdir = epath.Path(workdir).absolute()
+    _check_microbatches(config, layout.ways)
+    workdir = absolute(workdir)
     stages: list[Stage] = []
     for name in sorted(config.stages):
         try:
-            stages.append(_plan_stage(config, name, stages, dataset, workdir))
+            stage = _plan_stage(config, name, stages, dataset, workdir)
         except (KeyError, ValueError) as error:
             raise type(error)(f"stage {name}: {error.args[0]}") from error
+        bind = dataclasses.replace(stage.bind, gather=layout.gather)
+        stages.append(dataclasses.replace(stage, bind=bind))
     return Run(config, workdir, dataset, layout, tuple(stages))
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    cadence = ("log_every", "save_every")
+    for key in (*cadence, "microbatches", "updates_per_call", "seed"):
+        least = 0 if key == "seed" else 1
+        if config[key] < least:
+            raise ValueError(f"config.{key} is {config[key]}; expected at least {least}")
+    if config.frozen_dtype not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"config.frozen_dtype is {config.frozen_dtype!r}; expected 'float32' or 'bfloat16'"
+        )
+    for key in cadence:
+        if config[key] % config.updates_per_call:
+            raise ValueError(
+                f"config.{key} is {config[key]}; expected a multiple of config.updates_per_call, "
+                f"{config.updates_per_call}: a run logs, saves and stops between calls"
+            )
+
+
+def _check_microbatches(config: ConfigDict, ways: int) -> None:
+    size, parts = config.batch_size, config.microbatches
+    if size % (parts * ways):
+        raise ValueError(
+            f"batch_size {size} is not divisible by microbatches x data x fsdp = {parts} x {ways}; "
+            f"choose a multiple of {parts * ways}, or fewer microbatches"
+        )
 
 
 def _check_keys(config: ConfigDict, known: ConfigDict | dict[str, Any], path: str) -> None:
@@ -163,7 +192,10 @@ def _plan_stage(
     theirs = (None, ()) if start is None else (start.binding, start.method.inputs)
     shapes = dict(role_shapes(bind, method.inputs, *theirs))
     if frozen is not None:
-        shapes["teacher"] = abstract_params(teacher.binding, teacher.method)
+        shapes["teacher"] = jax.eval_shape(
+            lambda params: rounded(params, config.frozen_dtype),
+            abstract_params(teacher.binding, teacher.method),
+        )
     tx = optimizer(**{**config.optimizer, **spec.optimizer})
     places = workdir / name, directory, start_dir
     return Stage(name, len(before), spec, method, bind, shapes, *places, model, tx)

@@ -10,13 +10,15 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from distill_jax import logs
+from distill_jax import distributed, logs
 from distill_jax.errors import friendly
+from distill_jax.sharding import make_layout
 from distill_jax.student import Student, load
 
 
 def define_flags() -> None:
     """The flags of the command line; not at import, for `evaluate` has some of the same names."""
+    distributed.define_flags()
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
     flags.DEFINE_integer("num", 100, "How many images.", lower_bound=1)
     flags.DEFINE_integer("label", None, "Class of all images; without it the classes in turn.")
@@ -37,11 +39,13 @@ def main() -> None:
     out = epath.Path(values.out)
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"--out={out} ends in neither .png nor .npy")
-    student = load(values.student)
+    distributed.join()
+    student = load(values.student, make_layout({"data": -1}))
     key = jax.random.key(values.seed)
     choices = (values.label, values.w, values.num_steps, values.variance)
-    x = student.sample(key, values.num, *choices)
-    x = np.asarray(x)
+    x = distributed.fetch(student.sample(key, values.num, *choices))
+    if not distributed.first():
+        return
     if out.suffix == ".npy":
         with out.open("wb") as file:
             np.save(file, x)

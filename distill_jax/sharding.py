@@ -1,9 +1,10 @@
 """Where arrays live: one mesh, one rule for batches, a list of rules for parameters."""
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
@@ -11,6 +12,19 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from distill_jax.typing import Tree
 
 AXES = ("data", "fsdp", "tensor")
+# Attention heads and hidden units over tensor, as Megatron-LM splits them (Shoeybi et al. 2019,
+# arXiv:1909.08053, section 3): a layer that fans out by its output, the one that gathers by its
+# input, so that a pair of them needs one sum. The other large axis is split over fsdp.
+RULES = (
+    (r"(^|/)qkv/kernel$", ("fsdp", None, "tensor")),  # (width, 3, heads, head_dim)
+    (r"(^|/)qkv/bias$", (None, "tensor")),
+    (r"(^|/)[qkv]/kernel$", ("fsdp", "tensor")),  # (width, heads, head_dim)
+    (r"(^|/)[qkv]/bias$", ("tensor",)),
+    (r"(^|/)proj(_out)?/kernel$", ("tensor", None, "fsdp")),  # (heads, head_dim, width)
+    (r"(^|/)up(_\d+)?/kernel$", ("fsdp", "tensor")),  # (width, hidden)
+    (r"(^|/)up(_\d+)?/bias$", ("tensor",)),
+    (r"(^|/)down(_\d+)?/kernel$", ("tensor", "fsdp")),  # (hidden, width)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,13 +34,14 @@ class Layout:
     Attributes:
       mesh: axes data, fsdp, tensor. Batches are split over data and fsdp.
       rules: (regex on the parameter's path, its axes) pairs, the first match decides; an axis is
-        a mesh axis or None. Without a match the largest axis that fsdp divides is split, in
-        arrays of at least `min_size` elements.
-      min_size: arrays below it are replicated.
+        a mesh axis or None. A mesh axis that does not divide its axis of the array is left out,
+        and so is fsdp in arrays of fewer than `min_size` elements. What no rule splits over fsdp
+        is split along the largest axis that is left and that fsdp divides.
+      min_size: arrays below it are not split over fsdp.
     """
 
     mesh: Mesh | AbstractMesh
-    rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+    rules: tuple[tuple[str, tuple[str | None, ...]], ...] = RULES
     min_size: int = 2**12
 
     @property
@@ -38,6 +53,25 @@ class Layout:
     def batch(self) -> NamedSharding:
         """The sharding of a batch along its first axis."""
         return NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+
+    @property
+    def ways(self) -> int:
+        """Devices that a batch is split over."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """(i, n): this process holds the i-th of n equal parts of every batch.
+
+        Processes that the tensor axis alone tells apart hold the same part.
+        """
+        if jax.process_count() == 1:
+            return 0, 1
+        rows: dict[int, set[int]] = {}
+        for device, (index,) in self.batch.devices_indices_map((self.ways,)).items():
+            rows.setdefault(device.process_index, set()).add(index.start or 0)
+        parts = sorted({tuple(sorted(part)) for part in rows.values()})
+        return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
 
     def shardings(self, tree: Tree) -> Tree:
         """A NamedSharding for every leaf: parameters, and optimizer states that mirror them."""
@@ -57,15 +91,53 @@ class Layout:
         """The same tree, each leaf held to its sharding; for use under jit."""
         return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
 
+    def gather(self, tree: Tree) -> Tree:
+        """The same tree, each leaf whole along fsdp and its gradient held to its sharding.
+
+        For parameters where they are used, under jit: each is gathered once, and its gradient is
+        summed into the part that this device keeps. Left to itself, the partitioner also moves
+        activations between devices, which costs the more the larger the batch.
+        """
+        return tree if self.mesh.shape["fsdp"] == 1 else _gathered(self, tree)
+
+    def whole(self, tree: Tree) -> Tree:
+        """`shardings` without fsdp."""
+
+        def without(sharding: NamedSharding) -> NamedSharding:
+            axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
+            return NamedSharding(self.mesh, _spec_of(axes))
+
+        return jax.tree.map(without, self.shardings(tree))
+
+    def unsplit(self, tree: Tree) -> dict[str, int]:
+        """Bytes of the leaves that every device keeps whole, by name, the largest first."""
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        shardings = jax.tree.leaves(self.shardings(tree))
+        sizes = {
+            _name(path): math.prod(leaf.shape) * leaf.dtype.itemsize
+            for (path, leaf), sharding in zip(leaves, shardings, strict=True)
+            if sharding.is_fully_replicated
+        }
+        return dict(sorted(sizes.items(), key=lambda item: -item[1]))
+
     def place(self, arrays: Tree) -> Tree:
         """A global batch from this process's part of it, split over the mesh."""
         return jax.tree.map(
             lambda part: jax.make_array_from_process_local_data(self.batch, part), arrays
         )
 
+    def spread(self, tree: Tree) -> Tree:
+        """The same tree, split like a batch where its lengths allow it; for use under jit."""
+        return jax.tree.map(
+            lambda leaf: jax.lax.with_sharding_constraint(
+                leaf, self.replicated if len(leaf) % self.ways else self.batch
+            ),
+            tree,
+        )
+
     def check_batch(self, size: int) -> None:
         """Raises ValueError unless the devices of the data and fsdp axes divide the batch."""
-        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        ways = self.ways
         if size < 1:
             raise ValueError(f"batch_size is {size}; expected at least {ways}")
         if size % ways:
@@ -75,16 +147,47 @@ class Layout:
             )
 
     def _spec(self, path: tuple, shape: tuple[int, ...]) -> PartitionSpec:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        for pattern, axes in self.rules:
-            if re.search(pattern, name):
-                return PartitionSpec(*axes)
-        ways = self.mesh.shape["fsdp"]
-        divisible = [axis for axis, length in enumerate(shape) if length % ways == 0]
-        if ways == 1 or math.prod(shape) < self.min_size or not divisible:
-            return PartitionSpec()
-        largest = max(divisible, key=lambda axis: shape[axis])
-        return PartitionSpec(*(None,) * largest, "fsdp")
+        name = _name(path)
+        axes = next((axes for pattern, axes in self.rules if re.search(pattern, name)), ())
+        if len(axes) > len(shape):
+            axes = ()
+        axes = [*axes, *(None,) * (len(shape) - len(axes))]
+        sizes, large = self.mesh.shape, math.prod(shape) >= self.min_size
+        for i, axis in enumerate(axes):
+            if axis and (shape[i] % sizes[axis] or (axis == "fsdp" and not large)):
+                axes[i] = None
+        free = [i for i, axis in enumerate(axes) if not axis and shape[i] % sizes["fsdp"] == 0]
+        if large and free and "fsdp" not in axes:
+            axes[max(free, key=lambda i: shape[i])] = "fsdp"
+        return _spec_of(axis if axis and sizes[axis] > 1 else None for axis in axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gathered(layout: Layout, tree: Tree) -> Tree:
+    return jax.lax.with_sharding_constraint(tree, layout.whole(tree))
+
+
+def _gathered_forward(layout: Layout, tree: Tree) -> tuple[Tree, None]:
+    return _gathered(layout, tree), None
+
+
+def _gathered_backward(layout: Layout, _: None, gradient: Tree) -> tuple[Tree]:
+    return (layout.constrain(gradient),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _spec_of(axes: Iterable[str | None]) -> PartitionSpec:
+    """Without what is not split at its end, so that equal ones look alike."""
+    axes = list(axes)
+    while axes and axes[-1] is None:
+        axes.pop()
+    return PartitionSpec(*axes)
 
 
 def make_layout(sizes: Mapping[str, int], devices: list[jax.Device] | int | None = None) -> Layout:

@@ -18,6 +18,7 @@ from distill_jax.diffusion.encoding import ddim_encode
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.samplers import ancestral
 from distill_jax.methods import METHODS, Method
+from distill_jax.paths import absolute
 from distill_jax.sharding import Layout, make_layout
 from distill_jax.tables import build
 from distill_jax.typing import Cond, Image, Time, Tree
@@ -35,12 +36,14 @@ class Student:
       binding: network, parameterization and schedule.
       method: what trained it, which knows how to sample it.
       params: its parameters.
+      layout: where they are; images are split over its devices where their number allows it.
     """
 
     manifest: Mapping[str, Any]
     binding: Binding
     method: Method
     params: Tree
+    layout: Layout
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,7 +127,8 @@ class Student:
             raise ValueError(f"variance is {variance!r}; expected a number in [0, 1], or None")
         method, (cond, guidance) = self.with_steps(num_steps), self.conditions(len(z), label, w)
         key, networks = jax.random.key(0) if key is None else key, (self.params, guidance)
-        return _draw(self.binding, method, networks, key, jnp.asarray(z), cond, variance)
+        places = self.binding, self.layout
+        return _draw(*places, method, networks, (key, jnp.asarray(z)), cond, variance)
 
     def encode(
         self,
@@ -156,7 +160,8 @@ class Student:
         if label is None and self.num_classes:
             raise ValueError("label is None; say what the images show, one for all or one each")
         cond, guidance = self.conditions(len(x), label, w)
-        return _encode(self.binding, method, self.params, jnp.asarray(x), cond, guidance)
+        places, networks = (self.binding, self.layout), (self.params, guidance)
+        return _encode(*places, method, networks, jnp.asarray(x), cond)
 
     def calls(self, w: float | None = None, num_steps: int | None = None) -> int:
         """Network calls per image of `sample` with these arguments."""
@@ -228,18 +233,20 @@ class Student:
         return dataclasses.replace(self.method, num_steps=int(num_steps))
 
 
-@functools.partial(jax.jit, static_argnames="binding")
+@functools.partial(jax.jit, static_argnames=("binding", "layout"))
 def _draw(
     binding: Binding,
+    layout: Layout,
     method: Method,
     networks: tuple[Tree, Guidance | None],
-    key: jax.Array,
-    z: Image,
+    noise: tuple[jax.Array, Image],
     cond: Cond,
     variance: float | jax.Array | None,
 ) -> Image:
     """Traced in everything but shapes: one program for all w and all numbers of steps."""
-    denoiser = bound(binding, *networks)
+    (params, guidance), (key, z) = networks, noise
+    z, cond, guidance = layout.spread((z, cond, guidance))
+    denoiser = bound(binding, layout.gather(params), guidance)
     if variance is None or not method.decodes:
         x = method.sample(key, denoiser, z, cond)
         return jnp.clip(x, -1.0, 1.0) if method.clip and method.decodes else x
@@ -247,16 +254,19 @@ def _draw(
     return ancestral(key, denoiser, z, cond, method.num_steps, variance)
 
 
-@functools.partial(jax.jit, static_argnames="binding")
+@functools.partial(jax.jit, static_argnames=("binding", "layout"))
 def _encode(
     binding: Binding,
+    layout: Layout,
     method: Method,
-    params: Tree,
+    networks: tuple[Tree, Guidance | None],
     x: Image,
     cond: Cond,
-    guidance: Guidance | None,
 ) -> Image:
-    return ddim_encode(bound(binding, params, guidance), x, cond, method.num_steps)
+    params, guidance = networks
+    x, cond, guidance = layout.spread((x, cond, guidance))
+    denoiser = bound(binding, layout.gather(params), guidance)
+    return ddim_encode(denoiser, x, cond, method.num_steps)
 
 
 def bound(binding: Binding, params: Tree, guidance: Guidance | None) -> Denoiser:
@@ -271,7 +281,8 @@ def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
     Args:
       path: a final/ directory, the stage it belongs to, or a workdir, whose last finished stage
         is taken.
-      layout: where to put the parameters; None is the first device, wherever it was trained.
+      layout: where to put the parameters; None is the first device of this process, wherever they
+        were trained.
 
     Raises:
       FileNotFoundError: when nothing finished is there.
@@ -282,14 +293,14 @@ def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
     shape, num_classes = tuple(manifest["shape"]), manifest["num_classes"]
     binding = make_binding(manifest, shape, num_classes)
     method = build(METHODS, "method", as_tuples(manifest["method"]))
-    layout = layout or make_layout({}, jax.devices()[:1])
+    layout = layout or make_layout({}, jax.local_devices()[:1])
     like = layout.abstract(abstract_params(binding, method))
-    return Student(manifest, binding, method, checkpoint.load_params(final, like))
+    return Student(manifest, binding, method, checkpoint.load_params(final, like), layout)
 
 
 def find_final(path: epath.PathLike) -> epath.Path:
     """The final/ directory that `path` means: itself, its stage's, or its workdir's last one."""
-    path = epath.Path(path).absolute()
+    path = absolute(path)
     candidates = [path, path / "final"]
     if path.is_dir():
         candidates += [stage / "final" for stage in sorted(path.glob("s[0-9]*_*"), reverse=True)]

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from distill_jax import evaluate, logs, pipeline, plan, report
 from distill_jax.errors import friendly
+from distill_jax.paths import absolute
 from distill_jax.signals import StopFlag
 from distill_jax.train import DivergedError, StoppedError
 
@@ -106,9 +107,10 @@ def main(path: str) -> int:
     configs = load_sweep(path)
     file, _, size = path.partition(":")
     default = f"runs/{pathlib.Path(file).stem}{'_' + size if size else ''}"
-    workdir = epath.Path(flags.FLAGS.workdir or default).absolute()
+    workdir = absolute(flags.FLAGS.workdir or default)
     workdir.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
     stop = StopFlag().install()
     try:
         rows = run_sweep(configs, workdir, stop)

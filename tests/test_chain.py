@@ -3,7 +3,9 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,6 +186,24 @@ def test_a_chain_without_guidance_is_halved_and_reported(tmp_path):
     ]
 
 
+def test_a_report_that_was_stopped_goes_on_where_it_was(chain, tmp_path):
+    workdir = epath.Path(tmp_path / "digits")
+    shutil.copytree(chain, workdir, ignore=shutil.ignore_patterns("states", "compilation_cache"))
+    (workdir / "report.json").unlink()
+    settings, polls = smoke_config().evaluate.to_dict(), iter([False] * 8 + [True])
+    with pytest.raises(InterruptedError, match="stopped while measuring"):
+        evaluate.write_report(workdir, settings, lambda: next(polls))
+    kept = json.loads((workdir / "report.rows.json").read_text())["rows"]
+    assert len(kept) == 9
+    assert evaluate.write_report(workdir, settings, never)
+    assert not (workdir / "report.rows.json").exists()
+    rows, whole = (json.loads((path / "report.json").read_text()) for path in (workdir, chain))
+    assert rows["rows"][:9] == kept
+    for row in rows["rows"] + whole["rows"]:
+        del row["seconds_per_image"]
+    assert rows == whole
+
+
 def test_a_stage_that_diverges_names_stage_iteration_and_last_good_state(tmp_path):
     config = smoke_config()
     config.stages.s00_teacher.learning_rate = float("inf")
@@ -234,16 +254,34 @@ def test_a_disturbed_run_ends_with_the_weights_of_an_undisturbed_one_bit_for_bit
     assert weights(disturbed[0]) == weights(chain)
 
 
-def test_eight_devices_with_sharded_parameters_have_the_losses_of_one(chain, tmp_path):
-    flags = "--xla_force_host_platform_device_count=8"
-    code, output = run_main(tmp_path / "digits", "--config.mesh.fsdp=4", XLA_FLAGS=flags)
+def free_port():
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
+
+
+def test_two_processes_of_four_devices_and_then_one_of_one_have_the_losses_of_one(chain, tmp_path):
+    workdir = tmp_path / "digits"
+    command = [*COMMAND, f"--workdir={workdir}", "--config.mesh.fsdp=4"]
+    command += [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
+    environment, processes = {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}, []
+    for index in range(2):
+        with open(tmp_path / f"log{index}", "w") as log:
+            mine = {"cwd": ROOT, "env": environment, "stdout": log, "stderr": log}
+            processes.append(subprocess.Popen([*command, f"--process_id={index}"], **mine))
+    wait_for("s03_n0016/states/3", workdir, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    codes = [process.wait(120) for process in processes]
+    output, other = ((tmp_path / f"log{index}").read_text() for index in range(2))
+    assert codes == [128 + signal.SIGTERM] * 2, output + other
+    assert "on 8 cpu device(s), mesh: data 2, fsdp 4, tensor 1" in output
+    assert "s02_n0032: finished" in output
+    assert "finished" not in other
+    # What eight devices of two processes wrote is continued by one that has one.
+    code, output = run_main(workdir)
     assert code == 0, output
-    assert "mesh: data 2, fsdp 4, tensor 1" in output
-    for one, eight in zip(losses(chain), losses(tmp_path / "digits"), strict=True):
-        np.testing.assert_allclose(eight, one, atol=1e-5)
-    # What eight devices wrote is read by this process, which has one.
-    x = [
-        load(workdir).sample(jax.random.key(0), 4, w=1.0)
-        for workdir in (chain, tmp_path / "digits")
-    ]
+    assert "s03_n0016: going on after iteration" in output
+    for one, moved in zip(losses(chain), losses(workdir), strict=True):
+        np.testing.assert_allclose(moved, one, atol=1e-5)
+    x = [load(path).sample(jax.random.key(0), 4, w=1.0) for path in (chain, workdir)]
     np.testing.assert_allclose(x[0], x[1], atol=1e-3)

@@ -1,5 +1,10 @@
 import json
+import os
+import pathlib
 import shutil
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +12,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from distill_jax import checkpoint
+from benchmarks import corrupt
+from distill_jax import checkpoint, seals
+from tests import meshes
+from tests.toys import ROOT
 
 STATE = {"a": jnp.arange(3000.0), "step": jnp.asarray(5), "key": jax.random.key(3)}
 
@@ -37,12 +45,6 @@ def saved(tmp_path):
     return tmp_path / "states"
 
 
-def biggest(directory):
-    return max(
-        (path for path in directory.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
-    )
-
-
 def test_the_newest_state_comes_back_bit_for_bit(saved):
     states = checkpoint.States(saved)
     assert states.steps() == [1, 2]
@@ -61,42 +63,58 @@ def test_only_the_newest_few_are_kept(tmp_path):
     assert checkpoint.States(tmp_path / "states").steps() == [3, 4]
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGES = {
-    "flipped byte": (lambda step: flip(biggest(step)), "wrong checksum"),
-    "cut short": (
-        lambda step: biggest(step).write_bytes(biggest(step).read_bytes()[:99]),
-        "has 99 bytes of",
-    ),
-    "missing file": (lambda step: biggest(step).unlink(), "is missing"),
-    "empty directory": (lambda step: [shutil.rmtree(step), step.mkdir()], ""),
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_state_is_reported_and_the_one_before_it_used(saved, kind):
-    harm, reason = DAMAGES[kind]
-    harm(saved / "2")
-    lines = []
-    states = checkpoint.States(saved)
-    same(states.restore(like(STATE), lines.append), at(1))
-    assert len(lines) == 1
-    assert reason in lines[0]
-    assert "using the one before it" in lines[0]
-    assert (saved.parent / "damaged_2").exists()
-    states.save(2, at(2))
+def test_states_of_every_so_many_iterations_are_kept_for_good(tmp_path):
+    states = checkpoint.States(tmp_path / "states", keep=2, keep_every=3)
+    for step in range(1, 9):
+        states.save(step, at(step))
     states.close()
-    assert checkpoint.States(saved).steps() == [1, 2]
+    assert checkpoint.States(tmp_path / "states").steps() == [3, 6, 7, 8]
+    with pytest.raises(ValueError, match="keep_every is -1"):
+        checkpoint.States(tmp_path / "states", keep_every=-1)
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """Two stages, with the states of iterations 1 and 2 and a finished network each."""
+    folder = tmp_path_factory.mktemp("stages")
+    for name in (corrupt.STAGE, corrupt.OTHER):
+        corrupt.write_stage(folder, name)
+    return folder
+
+
+@pytest.mark.parametrize("case", corrupt.CASES, ids=lambda case: f"{case[0]}: {case[1]}")
+def test_what_is_corrupted_is_passed_over_or_refused_and_no_file_is_lost(stages, tmp_path, case):
+    _, where, harm, expected = case
+    shutil.copytree(stages, tmp_path / "copy")
+    happened, message = corrupt.outcome(tmp_path / "copy", where, harm)
+    assert happened == expected
+    assert message.count("damaged_") == {corrupt.PASSED: 1, "begins the stage again": 2}.get(
+        happened, 0
+    ) * (where != "states/")
+    assert bool(message) == (happened in (corrupt.PASSED, corrupt.REFUSED) or "both" in where)
+
+
+HARMS = {"flipped": corrupt.flip, "cut": corrupt.cut, "removed": pathlib.Path.unlink}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_harm_to_any_file_of_a_state_is_noticed_or_does_no_harm(stages, tmp_path, harm):
+    names = [path.relative_to(stages) for path in (stages / corrupt.NEWEST).rglob("*")]
+    harmless = set()
+    for number, name in enumerate(name for name in names if (stages / name).is_file()):
+        folder = tmp_path / str(number)
+        shutil.copytree(stages / corrupt.STAGE / "states", folder / corrupt.STAGE / "states")
+        happened, _ = corrupt.outcome(folder, "state", lambda f, n=name: HARMS[harm](f / n))
+        assert happened in (corrupt.PASSED, "goes on after 2")
+        if happened == "goes on after 2":
+            harmless.add(name.name)
+    assert number > 8
+    assert harmless == {"_CHECKPOINT_METADATA", "commit_success.txt"}
 
 
 def test_a_state_damaged_twice_is_set_aside_twice(saved):
     for _ in range(2):
-        flip(biggest(saved / "2"))
+        corrupt.flip(corrupt.biggest(saved / "2"))
         states = checkpoint.States(saved)
         same(states.restore(like(STATE), lambda line: None), at(1))
         states.save(2, at(2))
@@ -105,17 +123,22 @@ def test_a_state_damaged_twice_is_set_aside_twice(saved):
     assert names == ["damaged_2", "damaged_2_1"]
 
 
-def test_a_sound_state_of_another_structure_is_refused_and_stays_where_it_is(saved):
-    states = checkpoint.States(saved)
-    with pytest.raises(ValueError, match="does not fit this run"):
-        states.restore(like({**STATE, "more": jnp.zeros(7)}))
-    assert states.steps() == [1, 2]
-
-
-def test_a_state_half_written_is_passed_over(saved):
+def test_the_leftovers_of_a_killed_save_are_removed_by_the_next_one(saved):
     (saved / "3.orbax-checkpoint-tmp").mkdir()
     (saved / "3.orbax-checkpoint-tmp" / "part").write_text("x")
+    states = checkpoint.States(saved)
+    states.save(4, at(4))
+    states.close()
+    assert not (saved / "3.orbax-checkpoint-tmp").exists()
+
+
+def test_states_and_finals_without_a_format_are_read_as_before(saved):
+    seal = saved / "2" / seals.SEAL
+    files = json.loads(seal.read_text())["files"]
+    seal.write_text(json.dumps(files))
     same(checkpoint.States(saved).restore(like(STATE)), at(2))
+    seal.write_text(json.dumps({**files, next(iter(files)): [1, 2]}))
+    same(checkpoint.States(saved).restore(like(STATE), lambda line: None), at(1))
 
 
 @pytest.fixture
@@ -126,7 +149,11 @@ def final(tmp_path):
 
 
 def test_a_final_network_comes_back_with_its_manifest(final):
-    assert checkpoint.read_manifest(final) == {"format": checkpoint.FORMAT, "stage": "s"}
+    assert checkpoint.read_manifest(final) == {
+        "format": seals.FORMAT,
+        "stage": "s",
+        "fingerprint": checkpoint.fingerprint(final),
+    }
     params = checkpoint.load_params(final, {"k": jax.ShapeDtypeStruct((2000,), jnp.float32)})
     np.testing.assert_array_equal(params["k"], np.arange(2000.0))
 
@@ -134,12 +161,18 @@ def test_a_final_network_comes_back_with_its_manifest(final):
 def test_metrics_can_be_put_into_a_manifest_later(final):
     checkpoint.record(epath.Path(final), {"rows": [1]})
     assert checkpoint.read_manifest(final)["metrics"] == {"rows": [1]}
+    assert checkpoint.read_manifest(final)["stage"] == "s"
 
 
-def test_a_damaged_final_network_is_refused(final):
-    flip(biggest(final / "params"))
-    with pytest.raises(ValueError, match="is damaged .*wrong checksum"):
-        checkpoint.load_params(final, {"k": jax.ShapeDtypeStruct((2000,), jnp.float32)})
+def test_a_manifest_changed_by_hand_is_read_without_its_checksum(final):
+    path = final / "manifest.json"
+    content = {**json.loads(path.read_text()), "stage": "mine"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="changed it by hand"):
+        checkpoint.read_manifest(final)
+    content.pop("checksum")
+    path.write_text(json.dumps(content))
+    assert checkpoint.read_manifest(final)["stage"] == "mine"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +181,7 @@ def test_a_damaged_final_network_is_refused(final):
         (None, "is not a finished network"),
         ("{", "is damaged"),
         ("{}", "no format number"),
-        (json.dumps({"format": checkpoint.FORMAT + 1}), "install a newer one"),
+        (json.dumps({"format": seals.FORMAT + 1}), "install a newer one"),
     ],
 )
 def test_a_manifest_that_is_missing_damaged_or_newer_is_refused(final, content, message):
@@ -173,3 +206,35 @@ def test_a_disk_that_cannot_be_written_is_one_message_and_keeps_what_was_there(s
     with pytest.raises(OSError, match="cannot write .*states: "):
         states.save(3, restored)
         states.close()
+
+
+def run_meshes(devices, *arguments):
+    """Starts tests/meshes.py with so many CPU devices."""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)
+    command = [sys.executable, "-m", "tests.meshes", *map(str, arguments)]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipe)
+
+
+def end_well(processes):
+    try:
+        printed = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:  # One that waits for the other would do so for minutes.
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * len(processes), printed
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+def test_states_move_between_numbers_of_devices_and_processes_bit_for_bit(tmp_path):
+    meshes.write(tmp_path / "one" / "states", [5], 1)
+    port = free_port()
+    end_well([run_meshes(2, "pair", tmp_path, port, index) for index in (0, 1)])
+    end_well([run_meshes(8, "eight", tmp_path)])
+    meshes.check(checkpoint.States(tmp_path / "pair" / "states").restore(meshes.like(1)), 1)

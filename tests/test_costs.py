@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from distill_jax import costs, plan
-from distill_jax.binding import abstract_params, make_binding
+from distill_jax.binding import abstract_params, make_binding, rounded
 from distill_jax.config import paper_unet
 from distill_jax.costs import Target
 from distill_jax.methods import METHODS
 from distill_jax.pixels import normalise
-from distill_jax.train import new_state, optimizer
 from distill_jax.typing import Batch
+from distill_jax.updates import make_update, new_state, optimizer
 from tests.test_plan import GUIDED, TEACHER, config_of, halved
+from tests.toys import filled
 
 WIDTH, PIXELS, BATCH = 64, 64, 32
 
@@ -124,6 +125,47 @@ def test_devices_that_share_a_network_each_keep_their_part(tmp_path):
     assert kept["frozen"] == bytes_of(shapes["teacher"])
     assert kept["optimizer"] == 2 * kept["parameters"] + 4  # Two means of Adam, one counter.
     assert kept["batch"] == BATCH // 8 * (4 * PIXELS + 4 + 4)
+
+
+def test_a_frozen_teacher_in_bfloat16_takes_half_the_bytes_and_trains_alike(tmp_path):
+    runs = [
+        run_of(TEACHER, GUIDED, tmp_path=tmp_path, frozen_dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    ]
+    single, half = (costs.measure(run)["s01_guided"].kept["frozen"] for run in runs)
+    # Vectors stay float32.
+    assert 0.5 < half / single < 0.53
+
+    stage, layout = runs[0].stages[1], runs[0].layout
+    params = filled(stage.shapes)
+    x = np.random.default_rng(0).standard_normal((BATCH, 8, 8, 1), np.float32)
+    label = {"label": np.arange(BATCH, dtype=np.int32) % 10}
+    ends = []
+    for run, dtype in zip(runs, ("float32", "bfloat16"), strict=True):
+        update = make_update(stage.method.phases, 0, stage.bind, stage.tx, layout.constrain)
+        frozen = {"teacher": rounded(params["teacher"], dtype)}
+        assert jax.tree.map(jnp.shape, frozen["teacher"]) == jax.tree.map(
+            jnp.shape, run.stages[1].shapes["teacher"]
+        )
+        kinds = [leaf.dtype for leaf in jax.tree.leaves(frozen["teacher"])]
+        assert kinds == [leaf.dtype for leaf in jax.tree.leaves(run.stages[1].shapes["teacher"])]
+        state = new_state(jax.random.key(0), {"student": params["student"]}, stage.tx)
+        batch = Batch(x, label, {"label": np.full(BATCH, 10, np.int32)})
+        ends.append(update(stage.method, stage.rates, state, frozen, batch)[1]["loss"])
+    # The target of the loss is off by some 8 bits.
+    assert 0 < abs(ends[1] / ends[0] - 1) < 0.02
+    assert ends[1].dtype == jnp.float32
+
+
+def test_a_plan_says_what_devices_that_share_a_network_each_keep_whole(tmp_path):
+    run = run_of(TEACHER, tmp_path=tmp_path, devices=8, mesh__fsdp=4)
+    text = costs.show(run, costs.measure(run), costs.target("8xh100"))
+    sizes = run.layout.unsplit(run.stages[0].shapes["student"])
+    assert f"{len(sizes)} of " in text
+    # 10 labels and the null label, 64 numbers for each.
+    assert "conditioning/label_embed/embedding 2.75 KiB" in text
+    alone = run_of(TEACHER, tmp_path=tmp_path)
+    assert "whole on each" not in costs.show(alone, costs.measure(alone), costs.target("1xh100"))
 
 
 def test_hours_are_flops_over_what_all_devices_do_in_one():

@@ -19,6 +19,7 @@ from distill_jax.diffusion.denoiser import Binding, Sizes
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.methods import METHODS
 from distill_jax.models.mlp import mlp
+from distill_jax.sharding import make_layout
 from distill_jax.student import Student
 from tests.test_commands import one_message, run
 from tests.toys import filled, smoke_config
@@ -141,7 +142,8 @@ def test_a_network_without_labels_and_w_is_edited_without_them():
     binding = Binding(mlp(sizes, width=8, blocks=1), PARAMETERIZATIONS["v"], sizes)
     method = METHODS["diffusion"](num_steps=3, label_dropout=0.0)
     manifest = {"stage": "a", "shape": (8, 8, 1), "num_classes": 0, "method": {"name": "diffusion"}}
-    student = Student(manifest, binding, method, filled(initial_params(KEY, binding, method)))
+    params = filled(initial_params(KEY, binding, method))
+    student = Student(manifest, binding, method, params, make_layout({}, jax.devices()[:1]))
     again = edits.roundtrip(student, student, X, None)
     found = (again, edits.sdedit(student, KEY, X, 2), edits.inpaint(student, KEY, X, LEFT))
     assert all(np.isfinite(x).all() and x.shape == X.shape for x in found)

@@ -14,10 +14,12 @@ LINES = [
     {"pipeline", "report", "edits", "costs", "yardsticks"},
     {"plan"},
     {"student"},
-    {"binding"},
-    {"train", "lora", "checkpoint", "sharding", "logs", "data", "metrics", "methods", "models"},
-    {"diffusion"},
-    {"typing", "tables", "signals", "errors", "flops", "pixels"},
+    {"binding", "profile"},
+    {"train", "prefetch", "lora", "checkpoint", "sharding", "logs", "data", "metrics"}
+    | {"methods", "models"},
+    {"diffusion", "updates"},
+    {"seals"},
+    {"typing", "tables", "signals", "distributed", "errors", "flops", "pixels", "paths"},
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 SHARED = ("base", "checks", "matching", "scales")  # What a file in methods/ may import from there.

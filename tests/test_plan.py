@@ -118,6 +118,11 @@ BAD = {
         KeyError,
         "unknown parameterization 'w'",
     ),
+    "a frozen network in a type that is none": (
+        config_of(TEACHER, frozen_dtype="float16"),
+        ValueError,
+        "frozen_dtype is 'float16'; expected 'float32' or 'bfloat16'",
+    ),
     "log of every zeroth update": (config_of(TEACHER, log_every=0), ValueError, "log_every is 0"),
     "report of no samples": (
         config_of(TEACHER, evaluate__num_samples=1),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import distill_jax
-from distill_jax import checkpoint
+from distill_jax import seals
 from distill_jax.diffusion.denoiser import guided
 
 KEY = jax.random.key(0)
@@ -141,7 +141,7 @@ def test_a_directory_without_manifest_is_refused(copy):
 def test_a_newer_format_is_refused(copy):
     path = copy / "final" / "manifest.json"
     manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**manifest, "format": checkpoint.FORMAT + 1}))
+    path.write_text(json.dumps({**manifest, "format": seals.FORMAT + 1}))
     with pytest.raises(ValueError, match="install a newer one"):
         distill_jax.load(copy)
 

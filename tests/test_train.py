@@ -5,17 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.train import (
-    Cadence,
-    DivergedError,
-    Rates,
-    StoppedError,
-    TrainState,
-    graft,
-    new_state,
-    optimizer,
-    train,
-)
+from distill_jax.train import Cadence, DivergedError, StoppedError, graft, train
+from distill_jax.updates import new_state, optimizer
 
 TX = optimizer(0.9, 0.99, 1.0)
 
@@ -90,32 +81,88 @@ def test_being_asked_to_stop_saves_first():
     assert recorder.saved == [(3, 3)]
 
 
-def test_learning_rate_rises_over_the_warmup_and_anneals_linearly():
-    rates = Rates(learning_rate=2.0, warmup=4, decay_to=0.0, steps=10, ema_decay=0.0)
-    got = [float(rates.at(jnp.asarray(step))) for step in (0, 1, 3, 5, 9)]
-    np.testing.assert_allclose(got, [0.5, 0.9, 1.4, 1.0, 0.2], rtol=1e-6)
-    flat = Rates(2.0, 0, 1.0, 10, 0.0)
-    np.testing.assert_allclose([float(flat.at(jnp.asarray(s))) for s in (0, 9)], [2, 2])
+def test_calls_end_at_multiples_and_at_the_last_iteration():
+    cadence = Cadence(steps=10, log_every=4, save_every=4, per_call=4)
+    assert list(cadence.ends(0)) == [4, 8, 10]
+    assert list(cadence.ends(3)) == [4, 8, 10]
+    assert list(cadence.ends(10)) == []
 
 
-def test_optimizer_clips_by_global_norm_and_starts_like_adam():
-    params = {"a": jnp.zeros(2), "b": jnp.zeros(())}
-    grads = {"a": jnp.asarray([30.0, 0.0]), "b": jnp.asarray(-40.0)}
-    updates, _ = TX.update(grads, TX.init(params), params)
-    # The first Adam step is the sign of the gradient, whatever its size.
-    np.testing.assert_allclose(updates["a"], [1, 0], atol=1e-6)
-    np.testing.assert_allclose(updates["b"], -1, atol=1e-6)
+class Several(Recorder):
+    """The same with calls of several iterations: a batch is how many."""
+
+    def iterate(self, state, batch):
+        self.batches.append(batch)
+        losses = state.step + 1.0 + jnp.arange(batch)
+        losses = jnp.where(losses == (self.bad_at or 0), jnp.nan, losses)
+        metrics = {"loss": losses, "grad_norm": jnp.ones(batch)}
+        return state._replace(step=state.step + batch), metrics
 
 
-def test_a_new_state_shares_no_memory_with_what_it_was_made_from():
-    params = {"student": {"a": jnp.ones((3,))}}
-    state = new_state(jax.random.key(0), params, TX)
-    assert isinstance(state, TrainState)
-    pointers = [
-        x.unsafe_buffer_pointer()
-        for x in (params["student"]["a"], state.params["student"]["a"], state.ema["a"])
-    ]
-    assert len(set(pointers)) == 3
+def test_calls_of_several_iterations_log_each_of_them_and_save_between_calls():
+    recorder = Several()
+    cadence = Cadence(steps=8, log_every=4, save_every=6, per_call=2)
+    state = train(
+        recorder.iterate,
+        state_at(3),
+        iter([1, 2, 2]),
+        cadence,
+        recorder.log,
+        recorder.save,
+        recorder.stop,
+    )
+    assert int(state.step) == 8
+    assert recorder.logged == [(6, [4, 5, 6]), (8, [7, 8])]
+    assert recorder.saved == [(6, 6)]
+    assert recorder.polled == 3
+
+
+def test_a_loss_that_is_not_finite_is_found_within_a_call():
+    recorder = Several(bad_at=3)
+    with pytest.raises(DivergedError, match="iteration 3: ") as caught:
+        cadence = Cadence(steps=4, log_every=4, save_every=4, per_call=4)
+        train(
+            recorder.iterate,
+            state_at(0),
+            iter([4]),
+            cadence,
+            recorder.log,
+            recorder.save,
+            recorder.stop,
+        )
+    assert caught.value.step == 3
+
+
+def test_the_loop_fetches_metrics_at_log_cadence_alone():
+    fetched, seen = [], []
+
+    class Loss:
+        """A loss that notes when its number is asked for."""
+
+        def __init__(self, step):
+            self.step = step
+
+        def __array__(self, dtype=None, copy=None):
+            fetched.append(self.step)
+            return np.asarray(1.0)
+
+    def iterate(state, batch):
+        seen.append(len(fetched))
+        return state, {"loss": Loss(batch)}
+
+    recorder = Recorder()
+    cadence = Cadence(steps=7, log_every=3, save_every=100)
+    train(
+        iterate,
+        state_at(0),
+        itertools.count(1),
+        cadence,
+        recorder.log,
+        recorder.save,
+        recorder.stop,
+    )
+    assert seen == [0, 0, 0, 2, 2, 2, 5]
+    assert fetched == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_graft_takes_the_teachers_leaves_and_fresh_ones_where_named():

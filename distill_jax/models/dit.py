@@ -5,13 +5,27 @@ matrix products, which every accelerator is built for, and its parameters split 
 attention head and hidden unit. On a CPU at 8x8 the MLP is several times faster.
 """
 
+import dataclasses
+import inspect
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.diffusion.denoiser import Network, Sizes
-from distill_jax.models.layers import Conditioning, as_network, middle_of, modulate, zeros
+from distill_jax.models.layers import (
+    DTYPES,
+    REMAT,
+    Conditioning,
+    as_network,
+    check_known,
+    middle_of,
+    modulate,
+    remat,
+    zeros,
+)
 from distill_jax.typing import Cond, Image, Output, Time
 
 
@@ -64,42 +78,75 @@ class Block(nn.Module):
         return nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)(h)
 
 
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """The transformer's numbers, checked against each other; the defaults are DiT-S/2.
+
+    Attributes:
+      sizes: what it must fit; label num_classes is the null label.
+      patch: side of the square patches; divides the sides of the image.
+      width: of the tokens, divisible by heads and by 4.
+      blocks: transformer blocks.
+      heads: attention heads.
+      expand: hidden width of a block's MLP over the width of the tokens.
+      dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
+      remat: what the blocks keep for the backward pass, see layers.remat: "none", "dots", "full".
+
+    Raises:
+      ValueError: when a size does not divide another, or for an unknown name.
+    """
+
+    sizes: Sizes
+    patch: int = 2
+    width: int = 384
+    blocks: int = 12
+    heads: int = 6
+    expand: int = 4
+    dtype: str = "float32"
+    remat: str = "none"
+
+    def __post_init__(self):
+        _check_patch(self.patch, *self.sizes.shape[:2])
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(
+                f"width {self.width} must be divisible by 4 and by heads = {self.heads}"
+            )
+        check_known(DTYPES, dtype=self.dtype)
+        check_known(REMAT, remat=self.remat)
+
+
 class DiT(nn.Module):
     """Patches -> transformer blocks -> patches."""
 
-    sizes: Sizes
-    patch: int
-    width: int
-    blocks: int
-    heads: int
-    expand: int
-    dtype: jnp.dtype
+    spec: Architecture
 
     @nn.compact
     def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
+        spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
         batch, height, width, channels = z.shape
-        _check_patch(self.patch, height, width)
-        rows, columns = height // self.patch, width // self.patch
-        tiles = (batch, rows, self.patch, columns, self.patch)
-        classes, channels_out = self.sizes.num_classes, self.sizes.channels_out
-        emb = nn.swish(Conditioning(self.width, classes, name="conditioning")(t, cond))
+        _check_patch(spec.patch, height, width)
+        rows, columns = height // spec.patch, width // spec.patch
+        tiles = (batch, rows, spec.patch, columns, spec.patch)
+        classes, channels_out = spec.sizes.num_classes, spec.sizes.channels_out
+        emb = nn.swish(Conditioning(spec.width, classes, name="conditioning")(t, cond))
 
         patches = jnp.swapaxes(z.reshape(*tiles, channels), 2, 3).reshape(batch, rows * columns, -1)
-        h = nn.Dense(self.width, dtype=self.dtype, name="input")(patches)
-        full = (side // self.patch for side in self.sizes.shape[:2])
+        h = nn.Dense(spec.width, dtype=dtype, name="input")(patches)
+        full = (side // spec.patch for side in spec.sizes.shape[:2])
         places = (centres(*counts) for counts in zip((rows, columns), full, strict=True))
-        h += position_embedding(*places, self.width).astype(self.dtype)
-        for block in range(self.blocks):
-            h = Block(self.heads, self.expand, self.dtype, name=f"block_{block}")(h, emb)
-            if block == middle_of(self.blocks):
+        h += position_embedding(*places, spec.width).astype(dtype)
+        make = remat(Block, spec.remat)
+        for block in range(spec.blocks):
+            h = make(spec.heads, spec.expand, dtype, name=f"block_{block}")(h, emb)
+            if block == middle_of(spec.blocks):
                 self.sow("features", "middle", h)
 
-        mod = nn.Dense(2 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation")(emb)
-        norm = nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)(h)
+        mod = nn.Dense(2 * spec.width, kernel_init=zeros, dtype=dtype, name="modulation")(emb)
+        norm = nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(h)
         h = modulate(norm, *jnp.split(mod[:, None], 2, axis=-1))
-        pixels = self.patch**2 * channels_out
-        h = nn.Dense(pixels, kernel_init=zeros, dtype=self.dtype, name="output")(h)
-        h = h.reshape(batch, rows, columns, self.patch, self.patch, channels_out)
+        pixels = spec.patch**2 * channels_out
+        h = nn.Dense(pixels, kernel_init=zeros, dtype=dtype, name="output")(h)
+        h = h.reshape(batch, rows, columns, spec.patch, spec.patch, channels_out)
         return jnp.swapaxes(h, 2, 3).reshape(batch, height, width, channels_out)
 
 
@@ -112,36 +159,21 @@ def _check_patch(patch: int, height: int, width: int) -> None:
         )
 
 
-def dit(
-    sizes: Sizes,
-    patch: int = 2,
-    width: int = 384,
-    blocks: int = 12,
-    heads: int = 6,
-    expand: int = 4,
-    dtype: str = "float32",
-) -> Network:
-    """The transformer for images of these sizes; the defaults are DiT-S/2.
+def dit(sizes: Sizes, **options: Any) -> Network:
+    """The transformer for images of these sizes.
 
     With the same parameters it takes images of every other size that the patch divides: fewer
     tokens, at positions that say which part of the full image they cover.
 
     Args:
-      sizes: what it must fit; label num_classes is the null label.
-      patch: side of the square patches; divides the sides of the image.
-      width: of the tokens, divisible by heads and by 4.
-      blocks: transformer blocks.
-      heads: attention heads.
-      expand: hidden width of a block's MLP over the width of the tokens.
-      dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
+      sizes: what it must fit.
+      **options: the other attributes of Architecture.
 
     Raises:
-      ValueError: when a size does not divide another.
+      ValueError: when they do not fit each other.
     """
-    _check_patch(patch, *sizes.shape[:2])
-    if width % heads or width % 4:
-        raise ValueError(f"width {width} must be divisible by 4 and by heads = {heads}")
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype is {dtype!r}; expected 'float32' or 'bfloat16'")
-    compute = jnp.dtype(dtype)
-    return as_network(DiT(sizes, patch, width, blocks, heads, expand, compute), features=True)
+    return as_network(DiT(Architecture(sizes, **options)), features=True)
+
+
+# What tables.build lets a config set.
+dit.__signature__ = inspect.signature(Architecture)

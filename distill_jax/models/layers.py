@@ -1,5 +1,7 @@
 """Pieces that the network families share."""
 
+from collections.abc import Collection
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,29 @@ from distill_jax.diffusion.denoiser import Network
 from distill_jax.typing import Cond, Image, Output, Time, Tree
 
 zeros = nn.initializers.zeros_init()
+DTYPES = ("float32", "bfloat16")
+# What the blocks of a network keep for the backward pass; the rest is computed again there.
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def remat(block: type[nn.Module], policy: str) -> type[nn.Module]:
+    """The block under a policy of REMAT: "none", "dots" or "full".
+
+    "none" keeps everything, "dots" the results of matrix products and convolutions, "full" only
+    the inputs of the blocks.
+    """
+    return block if REMAT[policy] is None else nn.remat(block, policy=REMAT[policy])
+
+
+def check_known(known: Collection[str], **options: str) -> None:
+    """Raises ValueError for the first option that is not among the known."""
+    for name, value in options.items():
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
 
 
 def sinusoid(u: Time, dim: int) -> jax.Array:

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Sizes
-from distill_jax.models.layers import modulate, zeros
+from distill_jax.models.layers import DTYPES, REMAT, check_known, modulate, remat, zeros
 from distill_jax.typing import Image, Output, Time
 
 Taps = tuple[int, ...]
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Architecture:
       dropout: probability in [0, 1) inside every residual block, where a key is passed.
       dtype: of the computation, "float32" or "bfloat16"; parameters, statistics, softmax,
         embeddings and the output are float32.
-      remat: whether the backward pass computes the inside of every block again.
+      remat: what the blocks keep for the backward pass, see layers.remat: "none", "dots", "full".
 
     Raises:
       ValueError: when they do not fit each other.
@@ -47,7 +46,7 @@ class Architecture:
     attention: tuple[int, ...] = (16,)
     dropout: float = 0.0
     dtype: str = "float32"
-    remat: bool = False
+    remat: str = "none"
 
     epsilon: ClassVar[float]  # Of the group normalisations.
     gain: ClassVar[float]  # On every sum of a layer's input and output.
@@ -58,8 +57,8 @@ class Architecture:
     pyramid: ClassVar[bool] = False  # Whether every level adds the image again on the way down.
 
     def __post_init__(self):
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}; expected 'float32' or 'bfloat16'")
+        check_known(DTYPES, dtype=self.dtype)
+        check_known(REMAT, remat=self.remat)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected a probability in [0, 1)")
         if self.channels < 4 or self.channels % 2 or self.blocks < 1 or not self.multipliers:
@@ -276,5 +275,5 @@ class ResidualUNet(nn.Module):
         return downsample(conv(pyramid), self.spec.filter, pad=0)
 
     def _block(self, h: jax.Array, emb: jax.Array, width: int, name: str, **kind: Any) -> jax.Array:
-        block = nn.remat(Block) if self.spec.remat else Block
+        block = remat(Block, self.spec.remat)
         return block(self.spec, width, name=name, **kind)(h, emb)

@@ -16,7 +16,17 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Network, Sizes
-from distill_jax.models.layers import as_network, modulate, sinusoid, with_numbers, zeros
+from distill_jax.models.layers import (
+    DTYPES,
+    REMAT,
+    as_network,
+    check_known,
+    modulate,
+    remat,
+    sinusoid,
+    with_numbers,
+    zeros,
+)
 from distill_jax.typing import Cond, Image, Output, Time
 
 # logsnr -> u, which is embedded; inv_cos recovers the time of the cosine schedule.
@@ -25,13 +35,6 @@ LOGSNR_INPUTS = {
     "sigmoid": jax.nn.sigmoid,
     "linear": lambda logsnr: (logsnr + 10) / 20,
 }
-# What the blocks keep for the backward pass; the rest is computed again there.
-REMAT = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-}
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +56,7 @@ class Architecture:
       logsnr_input: a name in LOGSNR_INPUTS.
       dtype: of the computation, "float32" or "bfloat16"; parameters, statistics of the
         normalisations, softmax, embeddings and the output are float32.
-      remat: a name in REMAT: "none" keeps everything, "dots" the results of convolutions and
-        matrix products, "full" only the inputs of the blocks.
+      remat: what the blocks keep for the backward pass, see layers.remat: "none", "dots", "full".
       w_scale: the w that is embedded like t = 1.
 
     Raises:
@@ -77,12 +79,9 @@ class Architecture:
     w_scale: float = 4.0
 
     def __post_init__(self):
-        tables = {"dtype": DTYPES, "remat": REMAT, "logsnr_input": LOGSNR_INPUTS}
-        for name, known in tables.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}"
-                )
+        check_known(DTYPES, dtype=self.dtype)
+        check_known(REMAT, remat=self.remat)
+        check_known(LOGSNR_INPUTS, logsnr_input=self.logsnr_input)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected a probability in [0, 1)")
         self._check_widths()
@@ -284,8 +283,7 @@ class UNet(nn.Module):
         return nn.Conv(width, (3, 3), strides=strides, dtype=dtype, name=name)(h)
 
     def _remat(self, block: type[nn.Module]) -> type[nn.Module]:
-        policy = REMAT[self.spec.remat]
-        return block if policy is None else nn.remat(block, policy=policy)
+        return remat(block, self.spec.remat)
 
 
 def unet(sizes: Sizes, **options: Any) -> Network:

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from distill_jax import checkpoint
+from distill_jax.paths import absolute
 from distill_jax.student import find_final
 from distill_jax.teachers.base import Imported
 from distill_jax.typing import Tree
@@ -19,7 +20,7 @@ BLOCK = 1 << 24  # Bytes read at a time.
 
 def check_free(out: epath.PathLike) -> None:
     """Raises ValueError when a directory holds a network, or something in the way of one."""
-    out = epath.Path(out).absolute()
+    out = absolute(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out={out} is a file; choose the name of a new directory")
     try:
@@ -81,7 +82,7 @@ def write(
     Raises:
       ValueError: when the parameters do not fit, or `out` holds a network.
     """
-    out = epath.Path(out).absolute()
+    out = absolute(out)
     check_free(out)
     check_params(imported.params, imported.expected_params())
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(imported.params))

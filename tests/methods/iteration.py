@@ -3,6 +3,7 @@
 Prints a line of JSON: what happened, by method.
 """
 
+import dataclasses
 import json
 import sys
 
@@ -13,8 +14,8 @@ import numpy as np
 from distill_jax.binding import Bind, initial_params
 from distill_jax.methods import METHODS
 from distill_jax.sharding import Layout, make_layout
-from distill_jax.train import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
+from distill_jax.updates import Rates, make_update, new_state, optimizer
 from tests.toys import filled, tiny_binding
 
 SHAPE = (4, 4, 1)
@@ -69,6 +70,7 @@ def one_iteration(name):
     method, layout = METHOD[name], make_layout({"data": -1, "fsdp": min(2, jax.device_count())})
     layout = Layout(layout.mesh, min_size=16)
     bind, roles, frozen = networks(name)
+    bind = dataclasses.replace(bind, gather=layout.gather)
     state = new_state(jax.random.key(3), roles, TX)
     state, frozen = jax.device_put((state, frozen), layout.shardings((state, frozen)))
     batch = jax.device_put(batch_of(method), layout.batch)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from distill_jax.diffusion.denoiser import Sizes
+from distill_jax.flops import flops
 from distill_jax.models import NETWORKS
 from distill_jax.models.dit import centres, dit, position_embedding
 from distill_jax.models.layers import sinusoid
@@ -141,9 +142,39 @@ def test_a_transformer_moves_patches_and_puts_them_back(monkeypatch):
     assert float(jnp.abs(still[:, :2, :2] - still[:, 2:, 4:]).max()) > 1e-3
 
 
+def gradient(name, remat):
+    network = NETWORKS[name](Sizes(images(name).shape[1:], 3, 3), **SMALL[name], remat=remat)
+    params = filled(jax.eval_shape(network.init, jax.random.key(0), images(name), T, LABEL))
+
+    def loss(params):
+        return jnp.mean(network.apply(params, images(name), T, LABEL) ** 2)
+
+    return jax.grad(loss), params
+
+
+@pytest.mark.parametrize("name", ["dit", "adm_unet", "song_unet", "unet"])
+def test_the_more_is_forgotten_the_more_is_computed(name):
+    # "dots" computes again what is neither a matrix product nor a convolution.
+    none, dots, full = (flops(*gradient(name, remat)) for remat in ("none", "dots", "full"))
+    assert none == dots < full < 2 * none
+    none, dots, full = (
+        str(jax.make_jaxpr(function)(params)).count(" rsqrt ")
+        for function, params in (gradient(name, remat) for remat in ("none", "dots", "full"))
+    )
+    assert none < dots == full
+
+
+def test_what_is_computed_again_does_not_change_gradients():
+    pairs = (gradient("dit", remat) for remat in ("none", "full"))
+    kept, again = (jax.jit(function)(params) for function, params in pairs)
+    for one, other in zip(jax.tree.leaves(kept), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"remat": "all"}, "remat is 'all'; expected one of none, dots, full"),
         ({"patch": 3}, "patch 3 does not divide the image of 4x6"),
         ({"width": 18, "heads": 2}, "width 18 must be divisible by 4"),
         ({"width": 16, "heads": 3}, "by heads = 3"),

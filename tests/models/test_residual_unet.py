@@ -80,7 +80,7 @@ def test_bfloat16_keeps_float32_parameters_and_output_and_agrees():
 
 
 def test_recomputation_does_not_change_the_names_of_parameters():
-    once, again = (song_unet(SIZES, **SMALL, remat=remat) for remat in (False, True))
+    once, again = (song_unet(SIZES, **SMALL, remat=remat) for remat in ("none", "full"))
     params = params_of(once)
     assert jax.tree.structure(params) == jax.tree.structure(params_of(again))
     assert "remat" in str(jax.make_jaxpr(again.apply)(params, Z, T, LABEL))
@@ -111,6 +111,7 @@ def test_fixed_frequencies_get_no_gradient():
     ("kind", "options", "message"),
     [
         (SongArchitecture, {"dtype": "float16"}, "dtype is 'float16'"),
+        (AdmArchitecture, {"remat": "all"}, "remat is 'all'; expected one of none, dots, full"),
         (SongArchitecture, {"dropout": 1.0}, "dropout is 1.0"),
         (SongArchitecture, {"channels": 7}, "channels is 7"),
         (SongArchitecture, {"multipliers": (1, 1, 1)}, "the image is 4x6; 3 levels halve"),

@@ -244,7 +244,7 @@ def test_remat_decides_what_is_computed_twice():
         ({"heads": 0}, "heads is 0; expected a divisor"),
         ({"dropout": 1.0}, "dropout is 1.0; expected a probability"),
         ({"dtype": "float16"}, "dtype is 'float16'; expected one of float32, bfloat16"),
-        ({"remat": "all"}, "remat is 'all'; expected one of none, full, dots"),
+        ({"remat": "all"}, "remat is 'all'; expected one of none, dots, full"),
         ({"logsnr_input": "cos"}, "logsnr_input is 'cos'; expected one of inv_cos, sigmoid"),
     ],
 )

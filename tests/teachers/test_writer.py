@@ -1,11 +1,10 @@
-import json
 import re
 
 import jax
 import numpy as np
 import pytest
 
-from distill_jax import pipeline, plan
+from distill_jax import checkpoint, pipeline, plan
 from distill_jax.config import pipeline as pipeline_of
 from distill_jax.config import stage
 from distill_jax.methods import METHODS
@@ -103,7 +102,7 @@ def test_a_teacher_without_label_dropout_is_guided_after_the_stage_that_the_mess
     assert student.takes_w
     assert load(tmp_path / "s00_finetune").can_be_guided
     # Whatever reads a manifest finds the same keys in one that was imported.
-    manifest = json.loads((teacher / "final" / "manifest.json").read_text())
+    manifest = checkpoint.read_manifest(teacher / "final")
     assert manifest.keys() - {"source"} == dict(student.manifest).keys()
 
 

@@ -1,0 +1,189 @@
+"""What n devices keep, send and compute in one update, from compiled programs alone.
+
+    python benchmarks/scaling.py                                    # imagenet64, 1 to 8 CPU devices
+    python benchmarks/scaling.py --config=configs/digits_guided.py  # seconds
+    pip install libtpu                                              # jax[tpu] names its version
+    python benchmarks/scaling.py --topology=v5e:2x4 --config.batch_size=64    # no TPU is needed
+
+Nothing is allocated or run. Each row is compiled in a process of its own, for CPU devices that
+stand in or for a slice of TPUs that is not there. Bytes sent are those of the ring algorithm, and
+stand beside the fewest: over `data`, the gradients summed; over `fsdp`, the parameters of student
+and teacher gathered once each, and the gradients summed into the parts that are kept; in float32.
+
+"as compiled" counts the bytes in the program. "as needed" is what the target is for. It counts
+elements, so that sending bfloat16 does not make up for sending twice, and a sum of which every
+device keeps its own part alone as a reduce-scatter. XLA for GPUs and TPUs makes one of it; XLA for
+CPUs has no such pass and sends twice as much. Exits with 1 where a target is missed.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections import Counter
+
+from absl import app, flags
+from ml_collections import config_flags
+
+ROOT = pathlib.Path(__file__).parent.parent
+DEFAULT = str(ROOT / "configs" / "imagenet64_guided.py") + ":deterministic"
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", DEFAULT, "Config file, FILE.py or FILE.py:size."
+)
+_DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of devices.")
+_STAGES = flags.DEFINE_list("stages", ["1", "2"], "From 0; 1 is guided, 2 a halving.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "A slice of TPUs, such as v5e:2x4.")
+_ONE = flags.DEFINE_string("one", None, "One row, such as fsdp:8:1, as JSON.")
+KEPT, SENT = 1.05, 1.1  # Targets, of the parts of total / n, and of the fewest bytes.
+CHEAP = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def layout_of(axis, count):
+    """All devices along one axis."""
+    import jax
+
+    from distill_jax.sharding import make_layout
+
+    devices = jax.devices()[:count]
+    if _TOPOLOGY.value:
+        from jax.experimental import topologies
+
+        devices = list(topologies.get_topology_desc(_TOPOLOGY.value, "tpu").devices)
+    if len(devices) != count:
+        raise ValueError(f"{_TOPOLOGY.value} has {len(devices)} devices, and {count} are asked for")
+    return make_layout({axis: count}, devices)
+
+
+def one(axis, count, index):
+    """A row: what one device keeps, sends and computes in the update of a stage."""
+    import jax
+    from collectives import collectives
+
+    from distill_jax import costs, plan
+
+    config = _CONFIG.value
+    config.mesh = {"data": 1, "fsdp": 1, "tensor": 1, axis: count}
+    run = plan.make(config, "/tmp/never_made", count)
+    run = dataclasses.replace(run, layout=layout_of(axis, count))
+    stage = run.stages[index]
+    bind = dataclasses.replace(stage.bind, gather=run.layout.gather)
+    stage = dataclasses.replace(stage, bind=bind)
+    compiled = costs.compile_update(run, stage, 0)
+    kept = costs.measure(dataclasses.replace(run, stages=(stage,)))[stage.name].kept
+    memory = compiled.memory_analysis()
+    moved = collectives(compiled.as_text())
+    sent, needed = Counter(), 0
+    for each in moved:
+        sent[each.kind] += each.sent
+        needed += 4 * each.elements
+    return {
+        "stage": stage.name,
+        "kept": kept,
+        "whole": sum(leaf.size * 4 for leaf in jax.tree.leaves(stage.shapes["student"])),
+        "arguments": memory.argument_size_in_bytes,
+        "temporary": memory.temp_size_in_bytes,
+        "flops": compiled.cost_analysis().get("flops", 0),
+        "sent": sent,
+        "needed": needed,
+        "fewest": fewest(run.layout, stage, axis, count),
+    }
+
+
+def fewest(layout, stage, axis, count):
+    """Bytes that a device must send, of four to an element: see the top of the file."""
+    import jax
+
+    def size(role, split):
+        shardings = jax.tree.leaves(layout.shardings(stage.shapes[role]))
+        leaves = zip(jax.tree.leaves(stage.shapes[role]), shardings, strict=True)
+        return sum(4 * leaf.size for leaf, sharding in leaves if ("fsdp" in sharding.spec) == split)
+
+    share = (count - 1) / count
+    total = share * (2 * size("student", False) + 2 * size("student", True))
+    return total + (share * size("teacher", True) if "teacher" in stage.shapes else 0)
+
+
+def start(axis, count, index):
+    """The row, from a process that has so many devices."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "TPU_SKIP_MDS_QUERY": "1",  # There is no TPU that could be asked what it is,
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nor one that processes could fight for.
+    }
+    if not _TOPOLOGY.value:
+        environment["JAX_NUM_CPU_DEVICES"] = str(count)
+        environment["XLA_FLAGS"] = CHEAP
+    command = [sys.executable, *sys.argv, f"--one={axis}:{count}:{index}"]
+    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def row(axis, count, index, single):
+    """A line of the table, and the targets that it misses."""
+    got = start(axis, count, index)
+    if count == 1:
+        single[index] = got["flops"]
+    state = sum(got["kept"][name] for name in ("parameters", "optimizer", "EMA"))
+    part = state / (4 * got["whole"] / count)
+    sent, rounds = sum(got["sent"].values()), got["fewest"] or 1
+    kinds = ", ".join(f"{kind} {n / 1e6:,.0f}" for kind, n in got["sent"].items() if n > 5e5)
+    cells = (
+        got["stage"],
+        f"{axis} {count}",
+        *(f"{got['kept'][name] / 2**20:,.0f}" for name in ("parameters", "optimizer", "EMA")),
+        f"{got['kept']['frozen'] / 2**20:,.0f}",
+        f"{got['temporary'] / 2**20:,.0f}",
+        f"{part:.3f}" if axis == "fsdp" else "-",
+        kinds or "-",
+        f"{got['fewest'] / 1e6:,.0f}",
+        f"{sent / rounds:.3f}" if count > 1 else "-",
+        f"{got['needed'] / rounds:.3f}" if count > 1 else "-",
+        f"{got['flops'] * count / single[index]:.3f}" if index in single else "-",
+    )
+    missed = []
+    if axis == "fsdp" and part > KEPT:
+        missed.append(f"{got['stage']}, fsdp {count}: keeps {part:.3f} of total / {count}")
+    if count > 1 and got["needed"] / rounds > SENT:
+        missed.append(f"{got['stage']}, {axis} {count}: sends {got['needed'] / rounds:.3f}")
+    return "| " + " | ".join(cells) + " |", missed
+
+
+def main(argv):
+    if _ONE.value:
+        axis, count, index = _ONE.value.split(":")
+        print(json.dumps(one(axis, int(count), int(index))))
+        return
+    titles = (
+        "update of",
+        "mesh",
+        "parameters MiB",
+        "optimizer MiB",
+        "EMA MiB",
+        "teacher MiB",
+        "temporary MiB",
+        "state / (total / n)",
+        "sent MB",
+        "fewest MB",
+        "as compiled",
+        "as needed",
+        "FLOP / (total / n)",
+    )
+    print("| " + " | ".join(titles) + " |\n|" + " - |" * len(titles), flush=True)
+    missed, single = [], {}
+    for index in map(int, _STAGES.value):
+        for axis in ("data", "fsdp"):
+            for count in map(int, _DEVICES.value):
+                if axis == "data" or count > 1:
+                    line, more = row(axis, count, index, single)
+                    missed += more
+                    print(line, flush=True)
+    print("\n" + ("missed: " + "; ".join(missed) if missed else "all targets are met"))
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,31 @@
+"""Paths that may lie in a bucket."""
+
+from etils import epath
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path from the root; one with a scheme, such as gs://, is as it is."""
+    path = epath.Path(path)
+    return path if "://" in str(path) else path.absolute()
+
+
+def replace(path: epath.Path, content: bytes) -> None:
+    """Writes a file in one step: a kill leaves the old one or the new one.
+
+    A bucket does that by itself, and renames by copying.
+    """
+    if "://" in str(path):
+        path.write_bytes(content)
+        return
+    partial = path.parent / f"{path.name}.partial"
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def append(path: epath.Path, text: str) -> None:
+    """Adds text to the end of a file; a bucket cannot, so there the file is written anew."""
+    if "://" in str(path):
+        path.write_text((path.read_text() if path.exists() else "") + text)
+        return
+    with path.open("a") as file:
+        file.write(text)

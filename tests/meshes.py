@@ -1,0 +1,114 @@
+"""States on several devices and processes, for test_checkpoint.py; each ends with an error or well.
+
+python -m tests.meshes eight DIRECTORY           one process with 8 devices
+python -m tests.meshes pair DIRECTORY PORT ID    two processes, of 2 devices each
+"""
+
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from distill_jax import checkpoint, distributed
+from distill_jax.sharding import make_layout
+
+SHAPE = (64, 128)  # Large enough to be split by the rules of sharding.py.
+
+
+def values(step):
+    """A training state of that iteration, in this process's memory."""
+    rng = np.random.default_rng(step)
+    kernel = rng.standard_normal(SHAPE, np.float32)
+    return {"kernel": kernel, "bias": kernel[0], "step": np.int32(step)}
+
+
+def layout_of(count):
+    """All parameters split over the first devices."""
+    return make_layout({"fsdp": count}, jax.devices()[:count])
+
+
+def like(count):
+    """What a state is restored to on the first devices."""
+    return layout_of(count).abstract(values(0))
+
+
+def placed(step, count):
+    """The state on the first devices."""
+
+    def put(array, shape):
+        return jax.make_array_from_callback(shape.shape, shape.sharding, lambda at: array[at])
+
+    return jax.tree.map(put, jax.tree.map(np.asarray, values(step)), like(count))
+
+
+def check(state, step):
+    """Raises AssertionError unless all that this process has is that state bit for bit."""
+    assert state is not None
+    for name, array in values(step).items():
+        for shard in state[name].addressable_shards:
+            np.testing.assert_array_equal(np.asarray(shard.data), array[shard.index])
+
+
+def write(directory, steps, count):
+    """Saves the states of these iterations from the first devices."""
+    states = checkpoint.States(directory)
+    for step in steps:
+        states.save(step, placed(step, count))
+    states.close()
+
+
+def flip(directory):
+    """Changes a bit in the middle of the largest file."""
+    path = max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def eight(folder):
+    """From 8 devices to 1, 2, 4 and back."""
+    for there, here in ((8, 1), (8, 2), (8, 4), (1, 8), (2, 8), (4, 8)):
+        directory = folder / f"{there}_{here}" / "states"
+        write(directory, [3], there)
+        state = checkpoint.States(directory).restore(like(here))
+        check(state, 3)
+        assert len(state["kernel"].addressable_shards) == here
+        assert state["kernel"].addressable_shards[0].data.size == SHAPE[0] * SHAPE[1] // here
+    check(checkpoint.States(folder / "pair" / "states").restore(like(4)), 1)
+
+
+def pair(folder, port, index):
+    """What one process wrote is read by two, and what two wrote when half of it is damaged."""
+    distributed.start(f"localhost:{port}", 2, int(index))
+    assert jax.device_count() == 4
+    assert checkpoint.share(placed(0, 4)["kernel"]) == 4 * SHAPE[0] * SHAPE[1] // 2
+    check(checkpoint.States(folder / "one" / "states").restore(like(4)), 5)
+    directory = folder / "pair" / "states"
+    write(directory, [1, 2], 4)
+    if distributed.first():
+        flip(directory / "2")
+    distributed.wait("damaged")
+    lines = []
+    states = checkpoint.States(directory)
+    check(states.restore(like(4), lines.append), 1)
+    assert len(lines) == (1 if distributed.first() else 0), lines
+    assert states.steps() == [1]
+    states.close()
+    final = folder / "pair" / "final"
+    checkpoint.save_final(final, placed(7, 4), {"stage": "pair"})
+    checkpoint.record(final, {"rows": [1]})
+    check(checkpoint.load_params(final, like(4)), 7)
+    if distributed.first():
+        flip(final / "params")
+    distributed.wait("damaged final")
+    try:
+        checkpoint.load_params(final, like(4))
+    except ValueError as error:
+        assert "is damaged" in str(error)
+    else:
+        raise AssertionError("a damaged final was read")
+
+
+if __name__ == "__main__":
+    {"eight": eight, "pair": pair}[sys.argv[1]](pathlib.Path(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,51 @@
+"""Two processes lose one of them, and the run ends as if nothing had been."""
+
+import os
+import signal
+import time
+
+from benchmarks import kill
+
+CONFIG = """
+from distill_jax.config import base, pipeline, stage
+
+
+def get_config():
+    config = base()
+    config.data.name = "mixture"
+    config.model.update(name="mlp", width=8, blocks=1)
+    config.batch_size, config.save_every, config.log_every = 8, 2, 1
+    config.evaluate.update(w=(0.0,), num_samples=8)
+    rates = {"learning_rate": 1e-3, "steps": 9}
+    config.stages = pipeline(
+        stage("teacher", "diffusion", num_steps=2, **rates),
+        stage("n0001", "progressive", num_steps=1, **rates),
+    )
+    return config
+"""
+
+
+def wait_for(command, sign):
+    while command.running() and not list(command.workdir.glob(sign)):
+        time.sleep(0.002)
+    assert command.running(), command.log(0).read_text()
+
+
+def test_two_processes_that_lose_one_end_with_every_stage_and_bit_of_an_undisturbed_run(tmp_path):
+    (tmp_path / "chain.py").write_text(CONFIG)
+    flags, cache = [f"--config={tmp_path / 'chain.py'}"], os.environ["JAX_COMPILATION_CACHE_DIR"]
+    undisturbed = kill.Command(tmp_path / "undisturbed", flags, 2, cache)
+    kill.run_undisturbed(undisturbed)
+    command = kill.Command(tmp_path / "disturbed", flags, 2, cache, patience=3)
+    command.start()
+    wait_for(command, "s00_teacher/states/2")
+    assert command.signal(signal.SIGTERM, 1)[0] == [143, 143]  # Both save, whoever was told.
+    command.start()
+    wait_for(command, "s01_n0001/states/2*")
+    done = kill.finished(command.workdir)
+    assert done == {"s00_teacher"}
+    assert command.signal(signal.SIGKILL, 0)[0][0] == 137
+    assert kill.finished(command.workdir) == done
+    command.start()
+    assert command.wait(100) == [0, 0]
+    assert kill.compare(command.workdir, undisturbed.workdir, kill.Tally()) == 0

@@ -1,0 +1,217 @@
+"""Sharded updates: their numbers, and what their devices keep and send (benchmarks/scaling.py)."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.collectives import collectives
+from tests.toys import ROOT
+
+CHEAP = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # Compiling is what these tests cost.
+
+
+def on_devices(count, *command):
+    """The last line that a Python process with so many CPU devices prints."""
+    environment = {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": str(count),
+        "PYTHONPATH": str(ROOT),
+        **CHEAP,
+    }
+    command = [sys.executable, *command]
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_fsdp_halves_the_state_and_sends_no_more_than_it_must():
+    got = on_devices(
+        2,
+        "benchmarks/scaling.py",
+        "--config=configs/digits_guided.py",
+        "--config.model.blocks=1",
+        "--one=fsdp:2:1",
+    )
+    state = sum(got["kept"][name] for name in ("parameters", "optimizer", "EMA"))
+    assert state <= 1.05 * 4 * got["whole"] / 2
+    # What the program is called with, beside it: the numbers of the method and its rates.
+    assert 0 <= got["arguments"] - sum(got["kept"].values()) < 100
+    # Beside it: biases of the teacher, and a few norms.
+    assert got["fewest"] <= got["needed"] <= 1.02 * got["fewest"]
+    assert set(got["sent"]) <= {"all-gather", "all-reduce", "reduce-scatter"}
+
+
+COMPARE = """
+import json
+import dataclasses
+import jax, numpy as np
+from distill_jax import plan
+from distill_jax.sharding import make_layout
+from distill_jax.updates import make_update, new_state
+from distill_jax.typing import Batch
+from tests.test_plan import TEACHER, config_of
+
+model = {"name": "dit", "patch": 2, "width": 64, "heads": 4, "blocks": 1}
+run = plan.make(config_of(TEACHER, batch_size=8, model=model), "/tmp/never_made", 4)
+stage, x = run.stages[0], np.random.default_rng(0).standard_normal((8, 8, 8, 1), np.float32)
+label = {"label": np.arange(8, dtype=np.int32)}
+filled = jax.tree.map(
+    lambda leaf: 0.1 * np.random.default_rng(1).standard_normal(leaf.shape, np.float32),
+    stage.shapes,
+)
+ends = []
+for sizes, devices in (({}, 1), ({"fsdp": 2, "tensor": 2}, 4)):
+    layout = make_layout(sizes, jax.devices()[:devices])
+    bind = dataclasses.replace(stage.bind, gather=layout.gather)
+    update = make_update(stage.method.phases, 0, bind, stage.tx, layout.constrain)
+    state = new_state(jax.random.key(0), filled, stage.tx)
+    state = jax.device_put(state, layout.shardings(state))
+    batch = layout.place(Batch(x, label, label))
+    losses = []
+    for _ in range(2):
+        state, metrics = update(stage.method, stage.rates, state, {}, batch)
+        losses.append(float(metrics["loss"]))
+    ends.append((losses, jax.device_get(state.params)))
+    specs = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(state.params)}
+worst = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), *ends)
+print(json.dumps({"worst": max(jax.tree.leaves(worst)), "specs": sorted(specs)}))
+"""
+
+
+def test_a_transformer_split_over_fsdp_and_tensor_has_the_numbers_of_one_device():
+    got = on_devices(4, "-c", COMPARE)
+    assert any("fsdp" in spec and "tensor" in spec for spec in got["specs"])
+    assert got["worst"] < 1e-5
+
+
+PROGRAM = """HloModule jit_f, is_scheduled=true, num_partitions=8
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  ROOT %sum = f32[] add(%x, %parameter.9)
+}
+
+%sliced (param: f32[16,8], place: s32[]) -> f32[2,8] {
+  %param = f32[16,8]{1,0} parameter(0)
+  %place = s32[] parameter(1)
+  %same = f32[16,8]{1,0} copy(%param)
+  ROOT %part = f32[2,8]{1,0} dynamic-slice(%same, %place, %place), dynamic_slice_sizes={2,8}
+}
+
+%all-reduce-scatter.3 (given: bf16[16,8]) -> bf16[2,8] {
+  %given = bf16[16,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %summed = bf16[16,8]{1,0} all-reduce(%given), channel_id=1, replica_groups={{0,1,2,3,4,5,6,7}}
+  ROOT %mine = bf16[2,8]{1,0} dynamic-slice(%summed, %zero.1, %zero.1), dynamic_slice_sizes={2,8}
+}
+
+%body (state: (f32[4])) -> (f32[4]) {
+  %state = (f32[4]{0}) parameter(0)
+  %held = f32[4]{0} get-tuple-element(%state), index=0
+  %moved = f32[4]{0} collective-permute(%held), channel_id=7, source_target_pairs={{0,1},{1,0}}
+  ROOT %again = (f32[4]{0}) tuple(%moved)
+}
+
+ENTRY %main (a: f32[2,8], b: f32[16,8], c: bf16[16,8], d: (f32[4])) -> f32[] {
+  %a = f32[2,8]{1,0} parameter(0)
+  %b = f32[16,8]{1,0} parameter(1)
+  %c = bf16[16,8]{1,0} parameter(2)
+  %d = (f32[4]{0}) parameter(3)
+  %i = s32[] constant(0)
+  %whole = (f32[2,8], f32[16,8]) all-gather-start(%a), channel_id=1, replica_groups=[1,8]<=[8], \
+dimensions={0}, metadata={op_name="gather" stack_frame_id=1}
+  %done = f32[16,8]{1,0} all-gather-done(%whole)
+  %both = (f32[16,8]{1,0}, /*index=1*/f32[2,8]{1,0}) all-reduce(%b, %a), channel_id=2, \
+replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, to_apply=%add
+  %first = f32[16,8]{1,0} get-tuple-element(%both), index=0
+  %second = f32[2,8]{1,0} get-tuple-element(%both), index=1
+  %mine.1 = f32[2,8]{1,0} fusion(%first, %i), kind=kLoop, calls=%sliced
+  %used = f32[2,8]{1,0} negate(%second)
+  %scattered = bf16[2,8]{1,0} fusion(%c), kind=kCustom, calls=%all-reduce-scatter.3
+  ROOT %loop = (f32[4]{0}) while(%d), condition=%add, body=%body, \
+backend_config={"known_trip_count":{"n":"5"}}
+}
+"""
+
+
+def test_collectives_are_read_with_their_bytes_groups_and_rounds():
+    found = {(each.kind, each.array): each for each in collectives(PROGRAM)}
+    assert len(found) == 5
+    gather = found["all-gather", "f32[2,8]"]
+    assert (gather.devices, gather.sent, gather.source) == (8, 7 * 64, "gather")
+    # All of it goes around twice, less the part that a device has already; it keeps one part.
+    summed = found["all-reduce", "f32[16,8]"]
+    assert (summed.devices, summed.sliced, summed.sent) == (4, True, 2 * 3 * 512 // 4)
+    assert summed.elements == 3 * 128 / 4
+    assert not found["all-reduce", "f32[2,8]"].sliced
+    assert found["reduce-scatter", "bf16[16,8]"].sent == 7 * 256 // 8
+    assert found["collective-permute", "f32[4]"].sent == 5 * 16
+
+
+COUNTED = """
+%until (state: (f32[4], u32[])) -> pred[] {
+  %now = (f32[4]{0}, u32[]) parameter(0)
+  %count = u32[] get-tuple-element(%now), index=1
+  %end = u32[] constant(7)
+  ROOT %less = pred[] compare(%count, %end), direction=LT
+}
+
+%round (state: (f32[4], u32[])) -> (f32[4], u32[]) {
+  %then = (f32[4]{0}, u32[]) parameter(0)
+  %here = f32[4]{0} get-tuple-element(%then), index=0
+  %so_far = u32[] get-tuple-element(%then), index=1
+  %step = u32[] constant(2)
+  %more = u32[] add(%so_far, %step)
+  %gone = f32[4]{0} collective-permute(%here), channel_id=9, source_target_pairs={{0,1},{1,0}}
+  ROOT %next = (f32[4]{0}, u32[]) tuple(%gone, %more)
+}
+
+ENTRY %main (v: f32[4]) -> (f32[4], u32[]) {
+  %v = f32[4]{0} parameter(0)
+  %zero = u32[] constant(0)
+  %begin = u32[] copy(%zero)
+  %initial = (f32[4]{0}, u32[]) tuple(%v, %begin)
+  ROOT %out = (f32[4]{0}, u32[]) while(%initial), condition=%until, body=%round
+}
+"""
+
+
+def test_parts_of_one_exchange_count_once_and_two_that_share_a_channel_twice():
+    line = next(line for line in PROGRAM.splitlines() if "%whole" in line)
+    again = line.replace("%whole", "%other")
+    two = collectives(PROGRAM.replace(line, f"{line}\n{again}"))
+    assert sum(each.kind == "all-gather" for each in two) == 2
+    marked = ', backend_config={"async_collective_fusion_config":{"flag_start":"2"}}'
+    one = collectives(PROGRAM.replace(line, f"{line}{marked}\n{again}{marked}"))
+    assert sum(each.kind == "all-gather" for each in one) == 1
+
+
+def test_loops_that_do_not_name_their_length_are_counted_by_their_condition():
+    # 0, 2, 4, 6: so compilers for TPUs write the ring that sums the gradient of a kernel.
+    (found,) = collectives(COUNTED)
+    assert (found.times, found.sent, found.elements) == (4, 4 * 16, 4 * 4)
+
+
+def test_an_exchange_in_a_loop_of_unknown_length_is_refused_and_not_taken_for_one():
+    with pytest.raises(ValueError, match="loop out exchanges data and its length is not known"):
+        collectives(COUNTED.replace("%end = u32[] constant(7)", "%end = u32[] add(%count, %count)"))
+
+
+@pytest.mark.parametrize(
+    ("groups", "devices"),
+    [
+        ("{{0,4},{1,5},{2,6},{3,7}}", 2),
+        ("[2,4]<=[8]", 4),
+        ("{}", 8),
+        ("mesh['a'=2,'b'=4] {'a','b'}", 8),
+        ("mesh['a'=8] {'a':(2)4}", 4),
+    ],
+)
+def test_groups_of_devices_are_read_in_every_notation(groups, devices):
+    text = PROGRAM.replace("replica_groups=[1,8]<=[8]", f"replica_groups={groups}")
+    found = {(each.kind, each.array): each for each in collectives(text)}
+    assert found["all-gather", "f32[2,8]"].devices == devices
