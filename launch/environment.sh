@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv when there is none, installs the package with the extra
 # named in $1 ("" for none) when setup.py changed since last time, and activates it.
 # PYTHON picks the interpreter; an active virtual environment is used instead of .venv.

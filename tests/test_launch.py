@@ -1,23 +1,81 @@
-"""The scripts of launch/ and .ci/: they parse, and say what is wrong."""
+"""The scripts of launch/ and .ci/: they lint, print what they would run, start again or stop."""
 
 import os
+import re
+import signal
 import subprocess
+import time
 
 import pytest
+import yaml
+from absl import flags
 
+import distill_jax.main  # noqa: F401 -- defines the flags that commands may have.
 from tests.toys import ROOT
 
-SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / ".ci" / "run"])
+LAUNCH = ROOT / "launch"
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), ROOT / ".ci" / "run"])
+SOURCED = ("environment.sh", "xla_gpu.sh", "xla_tpu.sh")
+CHOSEN = {
+    "CONFIG": "configs/digits_guided.py:smoke",
+    "WORKDIR": "gs://mine/runs",
+    "ARGS": "--config.mesh.fsdp=2",
+}
+TRAINING = f"--config={CHOSEN['CONFIG']} --workdir={CHOSEN['WORKDIR']} {CHOSEN['ARGS']}"
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_parses(script):
-    subprocess.run(["bash", "-n", script], check=True)
+def environment(commands=None, **variables):
+    """Of a script, where the programs of a cloud are `commands` (name to text) and no others."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    if commands is not None:
+        kept["PATH"] = f"{commands}:{kept['PATH']}"
+    return kept | variables
 
 
-@pytest.mark.parametrize("name", ["launch/local.sh", "launch/test.sh", ".ci/run"])
-def test_a_command_may_be_executed(name):
-    assert os.access(ROOT / name, os.X_OK)
+@pytest.fixture
+def clouds(tmp_path):
+    """A folder to put before PATH: programs of clouds that note their calls and fail."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("gcloud", "kubectl", "sbatch", "srun", "scontrol", "scancel", "git"):
+        program(folder, name, "exit 99")
+    return folder
+
+
+def program(folder, name, text):
+    """Puts a program there; it notes each call in the file `calls` beside it."""
+    path = folder / name
+    path.write_text(f'#!/usr/bin/env bash\necho "{name} $*" >> "{folder}/calls"\n{text}\n')
+    path.chmod(0o755)
+
+
+def calls(folder):
+    path = folder / "calls"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def script(name, *arguments, **options):
+    command = ["bash", str(LAUNCH / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def dry_run(name, clouds, *arguments, **variables):
+    done = script(name, "--dry-run", *arguments, env=environment(clouds, **variables))
+    assert done.returncode == 0, done.stderr
+    assert calls(clouds) == []
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing_in_a_script(path):
+    command = ["shellcheck", "--external-sources", "--source-path=SCRIPTDIR/..", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_may_be_executed_unless_it_is_sourced(path):
+    assert os.access(path, os.X_OK) == (path.name not in SOURCED)
 
 
 def test_without_a_python_that_is_new_enough_there_is_one_message(tmp_path):
@@ -37,9 +95,323 @@ def test_without_a_python_that_is_new_enough_there_is_one_message(tmp_path):
     assert "error: no Python 3.11 or newer" in done.stderr
 
 
-def test_every_command_of_the_readme_names_files_that_exist():
-    text = (ROOT / "README.md").read_text()
-    for word in text.replace("`", " ").split():
-        if word.startswith(("launch/", "--config=configs/", "configs/", "docs/", "benchmarks/")):
-            path = word.removeprefix("--config=").partition(":")[0].rstrip(".,;)")
-            assert (ROOT / path).exists(), path
+def test_every_command_of_the_documents_names_files_that_exist():
+    for document in (ROOT / "README.md", ROOT / "docs" / "scale.md"):
+        for word in document.read_text().replace("`", " ").split():
+            if word.startswith(
+                ("launch/", "--config=configs/", "configs/", "docs/", "benchmarks/")
+            ):
+                path = word.removeprefix("--config=").partition(":")[0].rstrip(".,;)")
+                assert (ROOT / path).exists(), path
+
+
+def test_every_flag_of_a_launcher_is_one_of_the_training_command(clouds):
+    known = {*flags.FLAGS}
+    texts = [dry_run(name, clouds) for name in ("tpu_pod.sh", "slurm.sh", "gke.sh")]
+    texts.append((LAUNCH / "skypilot.yaml").read_text())
+    for text in texts:
+        commands = re.findall(r"(?:distill_jax\.main|launch/local\.sh)((?: [^\n]|[^\n'])*)", text)
+        named = re.findall(r"--([a-z_]+)", " ".join(commands))
+        assert {"config", "workdir"} <= set(named) <= known
+
+
+# What a dry run prints
+
+
+def test_the_dry_run_of_a_pod_prints_every_command(clouds):
+    variables = CHOSEN | {"PROJECT": "p", "ZONE": "z", "NAME": "n", "ACCELERATOR_TYPE": "v4-8"}
+    lines = dry_run("tpu_pod.sh", clouds, **variables).splitlines()
+    tpus, place = "gcloud compute tpus", "--project=p --zone=z"
+    assert lines[0] == (
+        f"{tpus} queued-resources create n {place} --node-id=n --accelerator-type=v4-8 "
+        "--runtime-version=v2-alpha-tpuv5-lite --spot"
+    )
+    assert lines[2] == "git archive --format=tar.gz --output=/tmp/distill_jax.tar.gz HEAD"
+    assert lines[5] == (
+        f"{tpus} tpu-vm ssh n {place} --worker=all '--command=cd distill_jax && . launch/xla_tpu.sh"
+        f" && EXTRA=tpu,gcs launch/background.sh start launch/local.sh {TRAINING}'"
+    )
+    assert lines[-1] == f"{tpus} queued-resources delete n {place} --force --quiet"
+    on_demand = dry_run("tpu_pod.sh", clouds, SPOT="0", SOURCE="https://host/it.git", REF="v1")
+    assert "--spot" not in on_demand and "git archive" not in on_demand
+    assert "git clone --quiet https://host/it.git distill_jax" in on_demand
+    assert "fetch --quiet origin v1" in on_demand
+
+
+def test_the_dry_run_under_slurm_prints_the_submission_and_the_step(clouds):
+    variables = CHOSEN | {"NODES": "2", "GPUS": "4"}
+    step = f"--cpu-bind=none --gpu-bind=none python -m distill_jax.main {TRAINING}"
+    assert dry_run("slurm.sh", clouds, "--partition=gpu", **variables).splitlines() == [
+        "sbatch --nodes=2 --gpus-per-node=4 --partition=gpu launch/slurm.sh",
+        f"JAX_LOCAL_DEVICE_IDS=0,1,2,3 srun --nodes=2 --ntasks=2 --ntasks-per-node=1 {step}",
+    ]
+    lines = dry_run("slurm.sh", clouds, **variables, PER="gpu").splitlines()
+    assert lines[1] == f"srun --nodes=2 --ntasks=8 --ntasks-per-node=4 {step}"
+
+
+def test_the_options_of_a_slurm_job_requeue_and_warn_it():
+    options = re.findall(r"^#SBATCH (\S+)$", (LAUNCH / "slurm.sh").read_text(), re.MULTILINE)
+    assert {"--requeue", "--signal=B:TERM@120", "--open-mode=append"} <= set(options)
+
+
+def test_the_jobset_restarts_pods_but_not_mistakes(clouds):
+    text = dry_run("gke.sh", clouds, **CHOSEN, NODES="4", TOPOLOGY="4x4", NAME="n")
+    assert not re.search(r"\$\{(?!VARIABLES)", text)
+    jobset = yaml.safe_load(text)
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert jobset["metadata"]["name"] == "n"
+    policy = jobset["spec"]["failurePolicy"]
+    assert policy["maxRestarts"] == 100
+    assert policy["rules"] == [
+        {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    ]
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert job["completions"] == job["parallelism"] == 4
+    assert (job["completionMode"], job["backoffLimit"]) == ("Indexed", 0)
+    rule = job["podFailurePolicy"]["rules"][0]
+    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [1])
+    pod = job["template"]["spec"]
+    assert (pod["restartPolicy"], pod["terminationGracePeriodSeconds"]) == ("Never", 120)
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
+    assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
+    container = pod["containers"][0]
+    assert container["name"] == rule["onExitCodes"]["containerName"]
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    assert container["args"][0].rstrip().endswith(f"exec launch/local.sh {TRAINING}")
+    assert "gke-spot" not in dry_run("gke.sh", clouds, SPOT="0")
+
+
+def test_the_skypilot_job_recovers_when_stopped_but_not_from_mistakes():
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    assert (task["num_nodes"], task["resources"]["accelerators"]) == (2, "H100:8")
+    assert task["resources"]["use_spot"] is True
+    recovered = task["resources"]["job_recovery"]["recover_on_exit_codes"]
+    assert {130, 143} <= set(recovered) and not {0, 1, 137} & set(recovered)
+    assert "max_restarts_on_errors" not in task["resources"]["job_recovery"]
+    assert {"CONFIG", "WORKDIR", "ARGS"} <= set(task["envs"])
+
+
+def test_the_skypilot_job_tells_each_node_who_it_is(tmp_path):
+    """Its run section, with echo in python's place."""
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    lines = [line for line in task["run"].splitlines() if not line.startswith(". launch/env")]
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(lines).replace("exec python", "echo")],
+        cwd=ROOT,
+        env=environment(
+            **(task["envs"] | CHOSEN),
+            SKYPILOT_NODE_IPS="10.0.0.1\n10.0.0.2",
+            SKYPILOT_NUM_NODES="2",
+            SKYPILOT_NODE_RANK="1",
+        ),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == (
+        f"-m distill_jax.main {TRAINING} --coordinator=10.0.0.1:8476 --num_processes=2 "
+        "--process_id=1\n"
+    )
+
+
+# Flags of XLA
+
+
+def preset(name, **variables):
+    variable = {"xla_gpu.sh": "XLA_FLAGS", "xla_tpu.sh": "LIBTPU_INIT_ARGS"}[name]
+    command = ["bash", "-c", f'. launch/{name}; . launch/{name}; echo "${variable}"']
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"), [("xla_gpu.sh", "XLA_FLAGS"), ("xla_tpu.sh", "LIBTPU_INIT_ARGS")]
+)
+def test_a_preset_adds_each_flag_once_and_leaves_those_that_are_set(name, variable):
+    whole = preset(name)
+    assert len(whole) == len({flag.partition("=")[0] for flag in whole}) > 1
+    mine = f"{whole[0].partition('=')[0]}=mine"
+    assert preset(name, **{variable: f"--other=1 {mine}"}) == ["--other=1", mine, *whole[1:]]
+
+
+def test_jaxlib_knows_every_flag_of_the_gpu_preset(tmp_path):
+    command = ["python", "-c", "import jax; jax.devices()"]
+
+    def starts(chosen):
+        variables = environment(XLA_FLAGS=" ".join(chosen), JAX_PLATFORMS="cpu")
+        return subprocess.run(command, env=variables, capture_output=True).returncode == 0
+
+    chosen = preset("xla_gpu.sh", DETERMINISTIC="1")
+    assert "--xla_gpu_exclude_nondeterministic_ops=true" in chosen
+    assert starts(chosen)
+    assert not starts([*chosen, "--xla_gpu_flag_that_does_not_exist=true"])
+
+
+# Starting again: programs of the clouds that answer what a test says
+
+
+POD = """
+case "$*" in
+  *" describe "*)
+    count=$(($(cat {0}/looks 2> /dev/null || echo 0) + 1)); echo "$count" > {0}/looks
+    state="$(sed -n "${{count}}p" {0}/states)"
+    state="${{state:-$(tail -n 1 {0}/states)}}"
+    [ "$state" != NONE ] || {{ echo "ERROR: NOT_FOUND: no such resource" >&2; exit 1; }}
+    echo "$state" ;;
+  *"background.sh code"*)
+    codes="$(head -n 1 {0}/codes)"; sed -i 1d {0}/codes
+    for code in $codes; do echo "code=$code"; done ;;
+esac
+"""
+
+
+def pod(clouds, codes, states=("ACTIVE",), **variables):
+    """Runs tpu_pod.sh where workers end with `codes`, a line for each look at them."""
+    (clouds / "states").write_text("\n".join(states) + "\n")
+    (clouds / "codes").write_text("\n".join(codes) + "\n")
+    program(clouds, "gcloud", POD.format(clouds))
+    program(clouds, "git", "")
+    variables = {"POLL": "0", **CHOSEN, **variables}
+    done = script("tpu_pod.sh", env=environment(clouds, **variables))
+    count = {
+        part: sum(part in line for line in calls(clouds))
+        for part in ("create", "background.sh start", "delete")
+    }
+    return done.returncode, count["create"], count["background.sh start"], count["delete"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "ends"),
+    [
+        (["0 0"], (0, 0, 1, 1)),
+        (["143 143", "0 0"], (0, 0, 2, 1)),
+        (["130 130", "134 137", "0 0"], (0, 0, 3, 1)),
+        (["lost lost", "0 0"], (0, 0, 2, 1)),
+        (["running running", "0 running", "0 0"], (0, 0, 1, 1)),
+        (["1 1"], (1, 0, 1, 0)),
+        (["143 1", "1 1"], (1, 0, 2, 0)),
+    ],
+    ids=lambda value: " then ".join(value) if isinstance(value, list) else "",
+)
+def test_a_pod_starts_again_unless_all_workers_are_done_or_refuse(clouds, codes, ends):
+    assert pod(clouds, codes) == ends
+
+
+def test_a_pod_that_is_taken_away_is_made_anew(clouds):
+    states = ("NONE", "WAITING_FOR_RESOURCES", "ACTIVE", "SUSPENDED", "SUSPENDED", "NONE", "ACTIVE")
+    assert pod(clouds, ["0 0"], states) == (0, 2, 2, 2)
+
+
+def test_a_pod_that_always_crashes_is_given_up(clouds):
+    assert pod(clouds, ["134 134"] * 9, MAX_RESTARTS="2") == (1, 0, 3, 0)
+
+
+def test_a_pod_that_cannot_be_had_is_given_up(clouds):
+    assert pod(clouds, ["0 0"], ["FAILED"], MAX_FAILURES="3") == (1, 0, 0, 3)
+
+
+SRUN = """
+trap 'exit 143' TERM
+echo $$ > {0}/srun.pid
+[ "{1}" != wait ] || while true; do sleep 0.1; done
+exit {1}
+"""
+
+
+def slurm(clouds, code, state="RUNNING", **variables):
+    """The command of a job whose srun ends with `code`."""
+    program(clouds, "srun", SRUN.format(clouds, code))
+    program(clouds, "scontrol", f"echo JobState={state}")
+    program(clouds, "scancel", f"kill -TERM $(cat {clouds}/srun.pid)")
+    program(clouds, "python", "")  # The environment's installation.
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(ROOT)}
+    venv = clouds.parent / "venv"
+    venv.mkdir(exist_ok=True)
+    return ["bash", str(LAUNCH / "slurm.sh")], environment(
+        clouds, VIRTUAL_ENV=str(venv), **job, **variables
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "variables", "requeued"),
+    [
+        (0, {}, False),
+        (1, {}, False),
+        (130, {}, True),
+        (143, {}, True),
+        (134, {}, True),
+        (134, {"SLURM_RESTART_COUNT": "20"}, False),
+        (143, {"state": "CANCELLED"}, False),
+    ],
+)
+def test_a_slurm_job_goes_back_into_the_queue_when_it_should(clouds, code, variables, requeued):
+    command, variables = slurm(clouds, code, **variables)
+    done = subprocess.run(command, env=variables, capture_output=True, timeout=60)
+    assert done.returncode == code
+    assert ("scontrol requeue 7" in calls(clouds)) == requeued
+
+
+def test_a_slurm_job_passes_sigterm_to_its_tasks_and_waits_for_them(clouds):
+    command, variables = slurm(clouds, "wait")
+    job = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while not (clouds / "srun.pid").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(timeout=30) == 143
+    finally:
+        job.kill()
+        subprocess.run(["kill", (clouds / "srun.pid").read_text().strip()], capture_output=True)
+    assert calls(clouds)[-3:] == [
+        "scancel --signal=TERM 7",
+        "scontrol show job 7",
+        "scontrol requeue 7",
+    ]
+
+
+# What runs on a worker
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """A copy of background.sh in a folder of its own; what it left running is ended afterwards."""
+    path = tmp_path / "launch" / "background.sh"
+    path.parent.mkdir()
+    path.write_text((LAUNCH / "background.sh").read_text())
+
+    def run(*arguments, **variables):
+        done = subprocess.run(
+            ["bash", str(path), *arguments],
+            env=environment(**variables),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    yield run
+    run("stop", GRACE="0")
+
+
+def test_a_worker_follows_the_log_and_tells_the_exit_code(worker):
+    assert worker("code") == "code=lost\n"
+    worker("start", "bash", "-c", "echo one; sleep 0.5; echo two >&2; exit 143")
+    assert worker("follow") == "one\ntwo\n"
+    assert worker("code") == "code=143\n"
+
+
+def test_a_worker_stops_what_runs_before_it_starts_anew(worker, tmp_path):
+    trap = f"trap 'touch {tmp_path}/saved; exit 143' TERM"
+    saves = f"{trap}; touch {tmp_path}/up; while :; do sleep .1; done"
+    worker("start", "bash", "-c", saves)
+    while not (tmp_path / "up").exists():
+        time.sleep(0.05)
+    assert worker("code") == "code=running\n"
+    worker("start", "bash", "-c", "exit 0")
+    worker("follow")
+    assert (tmp_path / "saved").exists()
+    assert worker("code") == "code=0\n"

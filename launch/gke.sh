@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Fills in gke_jobset.yaml and starts it on the cluster that kubectl speaks to.
+#   WORKDIR=gs://my-bucket/guided SOURCE=https://github.com/me/distill_jax launch/gke.sh
+#   launch/gke.sh --dry-run    prints the finished YAML, runs nothing
+# Watch: kubectl get jobset; kubectl logs -f -l batch.kubernetes.io/job-completion-index=0
+# End:   kubectl delete jobset distill. The same WORKDIR goes on.
+set -euo pipefail
+
+NAME="${NAME:-distill}"
+SOURCE="${SOURCE:-https://github.com/my-name/distill_jax}"    # git URL to install from
+REF="${REF:-main}"                                            # commit, tag or branch of it
+CONFIG="${CONFIG:-configs/imagenet64_guided.py:deterministic}"
+WORKDIR="${WORKDIR:-gs://my-bucket/imagenet64_guided}"        # the service account must write to it
+ARGS="${ARGS:---config.mesh.fsdp=8}"                          # further flags of distill_jax.main
+IMAGE="${IMAGE:-python:3.12}"                                 # Python 3.11 or later, with git
+ACCELERATOR="${ACCELERATOR:-tpu-v5-lite-podslice}"            # label of the node pool
+TOPOLOGY="${TOPOLOGY:-8x8}"                                   # of the slice: 64 chips
+CHIPS_PER_NODE="${CHIPS_PER_NODE:-4}"
+NODES="${NODES:-16}"                                          # chips of the slice / CHIPS_PER_NODE
+SPOT="${SPOT:-1}"                                             # 0: not only spot nodes
+SERVICE_ACCOUNT="${SERVICE_ACCOUNT:-default}"                 # of Kubernetes
+MAX_RESTARTS="${MAX_RESTARTS:-100}"
+
+text="$(cat "$(dirname "$0")/gke_jobset.yaml")"
+for name in NAME SOURCE REF CONFIG WORKDIR ARGS IMAGE ACCELERATOR TOPOLOGY CHIPS_PER_NODE NODES \
+  SERVICE_ACCOUNT MAX_RESTARTS; do
+  mark="\${$name}"
+  while [[ "$text" == *"$mark"* ]]; do
+    text="${text%%"$mark"*}${!name}${text#*"$mark"}"
+  done
+done
+[ "$SPOT" = 1 ] || text="$(grep -v gke-spot <<< "$text")"
+
+if [ "${1:-}" = --dry-run ] || [ "${DRY_RUN:-0}" = 1 ]; then
+  echo "$text"
+else
+  kubectl create -f - <<< "$text"
+fi

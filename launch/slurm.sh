@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Trains a config under SLURM and goes back into the queue when it is stopped; from a checkout on a
+# file system that all nodes see. Options of sbatch may follow:
+#   NODES=2 CONFIG=configs/imagenet64_guided.py:deterministic launch/slurm.sh --partition=gpu --time=8:00:00
+#   launch/slurm.sh --dry-run    prints the commands, runs nothing
+# After the run it ends with 0. After a mistake (1) the job ends with 1 and is not queued again;
+# after 143 and 130 (stopped, state saved) it is, and after a crash too, up to MAX_RESTARTS times.
+# `scancel JOB` ends it for good; launch/slurm.sh with the same WORKDIR goes on.
+#SBATCH --job-name=distill
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%x-%j.out
+#SBATCH --signal=B:TERM@120
+set -euo pipefail
+
+CONFIG="${CONFIG:-configs/imagenet64_guided.py:deterministic}"
+WORKDIR="${WORKDIR:-$PWD/runs/imagenet64_guided}"    # on the shared file system, or gs://
+ARGS="${ARGS:-}"                                     # further flags of distill_jax.main
+NODES="${NODES:-${SLURM_JOB_NUM_NODES:-1}}"
+GPUS="${GPUS:-${SLURM_GPUS_ON_NODE:-8}}"             # on each node
+PER="${PER:-node}"                                   # one process per node or per gpu
+EXTRA="${EXTRA:-cuda}"                               # of setup.py; cuda,gcs for gs://
+MAX_RESTARTS="${MAX_RESTARTS:-20}"                   # after crashes
+
+DRY_RUN="${DRY_RUN:-0}"
+if [ "${1:-}" = --dry-run ]; then
+  DRY_RUN=1
+  shift
+fi
+# sbatch runs a copy of this file, from another directory.
+cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+
+case "$PER" in
+  node) tasks=1 ;;
+  gpu) tasks="$GPUS" ;;
+  *) echo "PER is $PER; expected node or gpu" >&2 && exit 1 ;;
+esac
+# Under SLURM JAX gives a process the one GPU of its rank on the node, SLURM_LOCALID
+# (jax/_src/clusters/cluster.py, auto_detect_unset_distributed_params): a process per node would see
+# GPU 0 alone. jax/_src/distributed.py reads this variable before it asks SLURM.
+[ "$PER" = gpu ] || export JAX_LOCAL_DEVICE_IDS="${JAX_LOCAL_DEVICE_IDS:-$(seq -s, 0 $((GPUS - 1)))}"
+# No binding: every process sees all GPUs of its node, which those numbers count, and all its CPUs.
+# shellcheck disable=SC2206
+command=(srun --nodes="$NODES" --ntasks="$((NODES * tasks))" --ntasks-per-node="$tasks"
+  --cpu-bind=none --gpu-bind=none
+  python -m distill_jax.main --config="$CONFIG" --workdir="$WORKDIR" $ARGS)
+
+submit=(sbatch --nodes="$NODES" --gpus-per-node="$GPUS" "$@" launch/slurm.sh)
+
+if [ "$DRY_RUN" = 1 ]; then
+  [ -n "${SLURM_JOB_ID:-}" ] || echo "${submit[*]}"
+  echo "${JAX_LOCAL_DEVICE_IDS:+JAX_LOCAL_DEVICE_IDS=$JAX_LOCAL_DEVICE_IDS }${command[*]}"
+  exit
+elif [ -z "${SLURM_JOB_ID:-}" ]; then
+  exec "${submit[@]}"
+fi
+
+# shellcheck source=launch/environment.sh
+. launch/environment.sh "$EXTRA"
+# shellcheck source=launch/xla_gpu.sh
+. launch/xla_gpu.sh
+
+# SIGTERM reaches this shell alone, 120 s before the time is up. srun would answer it with SIGKILL to
+# its tasks, so scancel passes it on: with --signal it reaches the tasks of the job and not this shell.
+asked=0
+trap 'asked=1; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
+"${command[@]}" &
+child=$!
+while true; do
+  asked=0
+  code=0
+  wait "$child" || code=$?
+  [ "$asked" = 1 ] || break    # A signal interrupts wait.
+done
+
+again=0
+case "$code" in
+  0 | 1) ;;
+  130 | 143) again=1 ;;
+  *) [ "${SLURM_RESTART_COUNT:-0}" -ge "$MAX_RESTARTS" ] || again=1 ;;
+esac
+# Whoever cancelled the job does not want it back.
+case "$(scontrol show job "$SLURM_JOB_ID")" in
+  *JobState=CANCELLED*) again=0 ;;
+esac
+if [ "$again" = 1 ]; then
+  echo "slurm: exit code $code, back into the queue after ${SLURM_RESTART_COUNT:-0} restarts"
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

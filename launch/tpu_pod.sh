@@ -1,0 +1,199 @@
+#!/usr/bin/env bash
+# Trains a config on a Cloud TPU slice and starts again when it is taken away; run it on any machine
+# that has gcloud, where it must stay up (the training itself goes on without it).
+#   PROJECT=my-project WORKDIR=gs://my-bucket/guided launch/tpu_pod.sh
+#   launch/tpu_pod.sh --dry-run    prints the commands, runs nothing
+#   launch/tpu_pod.sh up | install | start | logs | codes | stop | down    one part of it
+# Ends with 0 when the run is complete and with 1 after a mistake in the command, which starting
+# again would not mend. Everything else starts again: 143 and 130 (stopped, state saved), a crash,
+# a worker or a slice that is gone. The same WORKDIR goes on where it was.
+set -euo pipefail
+
+PROJECT="${PROJECT:-my-project}"                        # Google Cloud project
+ZONE="${ZONE:-us-west4-a}"                              # a zone that has the accelerator
+NAME="${NAME:-distill}"                                 # of the queued resource and of its TPU VM
+ACCELERATOR_TYPE="${ACCELERATOR_TYPE:-v5litepod-64}"    # gcloud compute tpus accelerator-types list
+RUNTIME_VERSION="${RUNTIME_VERSION:-v2-alpha-tpuv5-lite}"    # the image that fits it: tpu-ubuntu2204-base for v4
+SPOT="${SPOT:-1}"                                       # 1: cheaper, may be taken away; 0: on demand
+CONFIG="${CONFIG:-configs/imagenet64_guided.py:deterministic}"
+WORKDIR="${WORKDIR:-gs://my-bucket/imagenet64_guided}"  # a bucket in the same region
+ARGS="${ARGS:---config.mesh.fsdp=8}"                    # further flags of distill_jax.main
+SOURCE="${SOURCE:-}"                                    # git URL to install from; empty: send this checkout
+REF="${REF:-HEAD}"                                      # commit, tag or branch of it
+MAX_RESTARTS="${MAX_RESTARTS:-100}"                     # give up after so many
+MAX_FAILURES="${MAX_FAILURES:-10}"                      # and after so many failed requests for a slice in a row
+POLL="${POLL:-30}"                                      # seconds between two looks
+KEEP="${KEEP:-0}"                                       # 1: leave the slice when the run has ended
+
+DRY_RUN="${DRY_RUN:-0}"
+if [ "${1:-}" = --dry-run ]; then
+  DRY_RUN=1
+  shift
+fi
+cd "$(dirname "$0")/.."
+place=(--project="$PROJECT" --zone="$ZONE")
+
+say() { echo "tpu_pod: $*" >&2; }
+
+# Prints the command as it could be typed, in a dry run; runs it otherwise.
+run() {
+  [ "$DRY_RUN" = 1 ] || { "$@"; return; }
+  local word line=""
+  for word in "$@"; do
+    case "$word" in
+      *[!A-Za-z0-9_./:=@,+-]*) line+=" '${word//\'/\'\\\'\'}'" ;;
+      *) line+=" $word" ;;
+    esac
+  done
+  echo "${line# }"
+}
+
+# on WORKER COMMAND: runs a shell command on one worker (0) or all of them.
+on() { run gcloud compute tpus tpu-vm ssh "$NAME" "${place[@]}" --worker="$1" --command="$2"; }
+
+describe() {
+  run gcloud compute tpus queued-resources describe "$NAME" "${place[@]}" --format="value(state.state)"
+}
+
+# The state of the request: NONE when there is none, UNKNOWN when gcloud could not say.
+state() {
+  if describe 2> "$scratch/error"; then
+    return
+  elif grep -q NOT_FOUND "$scratch/error"; then
+    echo NONE
+  else
+    cat "$scratch/error" >&2
+    echo UNKNOWN
+  fi
+}
+
+create() {
+  local spot=()
+  [ "$SPOT" = 1 ] && spot=(--spot)
+  run gcloud compute tpus queued-resources create "$NAME" "${place[@]}" --node-id="$NAME" \
+    --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME_VERSION" ${spot[@]+"${spot[@]}"}
+}
+
+down() { run gcloud compute tpus queued-resources delete "$NAME" "${place[@]}" --force --quiet; }
+
+# Waits until the slice is there; makes it when there is none, and anew when it was taken away.
+up() {
+  local now last="" failed=0
+  while true; do
+    now="$(state)"
+    [ "$now" = "$last" ] || say "$NAME is $now"
+    last="$now"
+    case "$now" in
+      ACTIVE) return ;;
+      NONE) create || failed=$((failed + 1)) ;;
+      FAILED | SUSPENDING | SUSPENDED) failed=$((failed + 1)) && down ;;
+      UNKNOWN) failed=$((failed + 1)) ;;
+    esac
+    if [ "$failed" -ge "$MAX_FAILURES" ]; then
+      say "no slice after $failed tries; the last lines of gcloud say why"
+      exit 1
+    fi
+    sleep "$POLL"
+  done
+}
+
+# The image's own Python is too old, so uv brings one; environment.sh installs the rest.
+install() {
+  local fetch="mkdir -p distill_jax && tar -xzf distill_jax.tar.gz -C distill_jax"
+  if [ -n "$SOURCE" ]; then
+    fetch="{ [ -d distill_jax ] || git clone --quiet $SOURCE distill_jax; }"
+    fetch+=" && git -C distill_jax fetch --quiet origin $REF && git -C distill_jax checkout --quiet FETCH_HEAD"
+  else
+    run git archive --format=tar.gz --output="$scratch/distill_jax.tar.gz" "$REF"
+    run gcloud compute tpus tpu-vm scp "$scratch/distill_jax.tar.gz" "$NAME:distill_jax.tar.gz" "${place[@]}" --worker=all
+  fi
+  local uv="curl -LsSf https://astral.sh/uv/install.sh | sh"
+  on all "$fetch && cd distill_jax && { [ -x .venv/bin/python ] || { $uv && ~/.local/bin/uv venv --quiet --seed --python 3.12 .venv; }; } && . launch/environment.sh tpu,gcs"
+}
+
+start() {
+  on all "cd distill_jax && . launch/xla_tpu.sh && EXTRA=tpu,gcs launch/background.sh start launch/local.sh --config=$CONFIG --workdir=$WORKDIR $ARGS"
+}
+
+logs() { on 0 "distill_jax/launch/background.sh follow"; }
+codes() { on all "distill_jax/launch/background.sh code"; }
+stop() { on all "distill_jax/launch/background.sh stop"; }
+
+# Follows the run to its end; sets result to complete or mistake, or leaves it.
+# A mistake is one of all workers: of some alone it may be what the loss of another looked like.
+watch() {
+  local found
+  while true; do
+    logs || true
+    if [ "$(state)" != ACTIVE ]; then
+      say "the slice was taken away"
+      return
+    elif ! found="$(codes)"; then
+      say "a worker does not answer"
+      return
+    fi
+    found="$(echo "$found" | grep -o 'code=[0-9a-z]*' | sort -u | xargs)"
+    case "$found" in
+      *code=running*) sleep "$POLL" ;;
+      code=0) result=complete && return ;;
+      code=1) result=mistake && return ;;
+      *) say "workers ended with $found" && return ;;
+    esac
+  done
+}
+
+# One try, from a slice to the end of the run.
+try() {
+  result=again
+  up
+  if install && start; then
+    ran=1
+    watch
+  elif [ "$(state)" != ACTIVE ]; then
+    say "the slice was taken away"
+  elif [ "$ran" = 1 ]; then
+    say "a worker is lost; making the slice anew"
+    down
+  else
+    result=mistake
+  fi
+}
+
+all() {
+  local restarts=0
+  ran=0
+  while true; do
+    try
+    case "$result" in
+      complete)
+        [ "$KEEP" = 1 ] || down
+        say "complete: $WORKDIR/report.md"
+        return
+        ;;
+      mistake)
+        say "a mistake, see above; mend it and start again. $NAME is still up: launch/tpu_pod.sh down"
+        exit 1
+        ;;
+    esac
+    restarts=$((restarts + 1))
+    if [ "$restarts" -gt "$MAX_RESTARTS" ]; then
+      say "gave up after $MAX_RESTARTS restarts. $NAME is still up: launch/tpu_pod.sh down"
+      exit 1
+    fi
+    say "restart $restarts"
+    sleep "$POLL"
+  done
+}
+
+scratch=/tmp
+if [ "$DRY_RUN" = 1 ]; then
+  up() { create && describe; }
+  all() { up && install && start && logs && codes && { [ "$KEEP" = 1 ] || down; }; }
+else
+  scratch="$(mktemp -d)"
+  trap 'rm -rf "$scratch"' EXIT
+fi
+case "${1:-all}" in
+  all | up | install | start | logs | codes | stop | down) "${1:-all}" ;;
+  *) say "unknown part $1; expected up, install, start, logs, codes, stop, down or nothing" && exit 1 ;;
+esac
