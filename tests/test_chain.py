@@ -281,7 +281,9 @@ def test_two_processes_of_four_devices_and_then_one_of_one_have_the_losses_of_on
     code, output = run_main(workdir)
     assert code == 0, output
     assert "s03_n0016: going on after iteration" in output
-    for one, moved in zip(losses(chain), losses(workdir), strict=True):
+    for name, one, moved in zip(STAGES, losses(chain), losses(workdir), strict=True):
+        if name == "s03_n0016":  # The line at which it stopped divides those of an undisturbed run.
+            one, moved = one[-1], moved[-1]
         np.testing.assert_allclose(moved, one, atol=1e-5)
     x = [load(path).sample(jax.random.key(0), 4, w=1.0) for path in (chain, workdir)]
     np.testing.assert_allclose(x[0], x[1], atol=1e-3)
