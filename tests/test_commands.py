@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.toys import ROOT
+from tests.toys import ROOT, TINY_CHAIN
 
 CONFIG = "--config=configs/digits_guided.py:smoke"
 
@@ -120,7 +120,8 @@ def test_a_label_that_the_student_does_not_know_is_one_message(chain, tmp_path):
 
 def test_a_full_disk_is_one_message_and_the_run_goes_on_from_there(tmp_path):
     # Files of at most 40 kB stand in for a disk without room: the training state is larger.
-    flags = f"{CONFIG} --workdir={tmp_path} --config.model.width=64"
+    (tmp_path / "chain.py").write_text(TINY_CHAIN)
+    flags = f"--config={tmp_path / 'chain.py'} --workdir={tmp_path} --config.model.width=64"
     command = f"ulimit -f 40; exec {sys.executable} -m distill_jax.main {flags}"
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}

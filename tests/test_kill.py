@@ -5,24 +5,7 @@ import signal
 import time
 
 from benchmarks import kill
-
-CONFIG = """
-from distill_jax.config import base, pipeline, stage
-
-
-def get_config():
-    config = base()
-    config.data.name = "mixture"
-    config.model.update(name="mlp", width=8, blocks=1)
-    config.batch_size, config.save_every, config.log_every = 8, 2, 1
-    config.evaluate.update(w=(0.0,), num_samples=8)
-    rates = {"learning_rate": 1e-3, "steps": 9}
-    config.stages = pipeline(
-        stage("teacher", "diffusion", num_steps=2, **rates),
-        stage("n0001", "progressive", num_steps=1, **rates),
-    )
-    return config
-"""
+from tests.toys import TINY_CHAIN
 
 
 def wait_for(command, sign):
@@ -32,7 +15,7 @@ def wait_for(command, sign):
 
 
 def test_two_processes_that_lose_one_end_with_every_stage_and_bit_of_an_undisturbed_run(tmp_path):
-    (tmp_path / "chain.py").write_text(CONFIG)
+    (tmp_path / "chain.py").write_text(TINY_CHAIN)
     flags, cache = [f"--config={tmp_path / 'chain.py'}"], os.environ["JAX_COMPILATION_CACHE_DIR"]
     undisturbed = kill.Command(tmp_path / "undisturbed", flags, 2, cache)
     kill.run_undisturbed(undisturbed)

@@ -66,3 +66,23 @@ def smoke_config(name="digits_guided"):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config("smoke")
+
+
+# A config file: two stages that take seconds.
+TINY_CHAIN = """
+from distill_jax.config import base, pipeline, stage
+
+
+def get_config():
+    config = base()
+    config.data.name = "mixture"
+    config.model.update(name="mlp", width=8, blocks=1)
+    config.batch_size, config.save_every, config.log_every = 8, 2, 1
+    config.evaluate.update(w=(0.0,), num_samples=8)
+    rates = {"learning_rate": 1e-3, "steps": 9}
+    config.stages = pipeline(
+        stage("teacher", "diffusion", num_steps=2, **rates),
+        stage("n0001", "progressive", num_steps=1, **rates),
+    )
+    return config
+"""
