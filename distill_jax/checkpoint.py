@@ -192,7 +192,7 @@ def load_params(directory: epath.PathLike, like: Tree) -> Tree:
     directory = absolute(directory)
     path = directory / "params"
     advice = _again(directory)
-    seals.read(path)
+    seals.read(path)  # On every process, for it refuses a newer format.
     fault = seals.damage(path) if distributed.first() else None
     if distributed.agree(int(fault is not None)):
         raise ValueError(f"{path} is damaged ({fault or 'says the first process'}); {advice}")

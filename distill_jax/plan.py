@@ -129,8 +129,8 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
 
 def _check_numbers(config: ConfigDict) -> None:
     cadence = ("log_every", "save_every")
-    for key in (*cadence, "microbatches", "updates_per_call", "seed"):
-        least = 0 if key == "seed" else 1
+    for key in (*cadence, "microbatches", "updates_per_call", "seed", "keep_every"):
+        least = 0 if key in ("seed", "keep_every") else 1
         if config[key] < least:
             raise ValueError(f"config.{key} is {config[key]}; expected at least {least}")
     if config.frozen_dtype not in ("float32", "bfloat16"):

@@ -16,9 +16,9 @@ class StopFlag:
     """Whether, and by which signal, the process was asked to stop.
 
     The first SIGINT or SIGTERM sets the flag, and the run saves at its next opportunity. A second
-    SIGINT raises KeyboardInterrupt at once. While a program is compiled, or a long row of a report
-    is drawn, nothing polls and there is nothing to save: after `grace` seconds of that the process
-    ends with the exit code of the signal.
+    SIGINT raises KeyboardInterrupt at once. Before the first poll, while states are read and the
+    first program is compiled, there is nothing to save: after `grace` seconds of that the process
+    ends with the exit code of the signal. Later it waits for a poll however long that takes.
 
     In a run of several processes JAX hears SIGTERM, to any of them, and lets all of them see it at
     the same poll; so all must poll in step. SIGINT is passed on as SIGTERM.
@@ -29,8 +29,7 @@ class StopFlag:
 
     def __init__(self, grace: float = GRACE):
         self.signal: int | None = None
-        self._grace, self._polls, self._noticed = grace, 0, False
-        self._together = False
+        self._grace, self._polls, self._together = grace, 0, False
 
     def install(self) -> "StopFlag":
         """Takes over SIGINT and SIGTERM; only from the main thread, after distributed.start."""
@@ -52,8 +51,7 @@ class StopFlag:
         self._polls += 1
         if self._together and multihost_utils.reached_preemption_sync_point(self._polls):
             self.signal = signal.SIGTERM
-        self._noticed = self.signal is not None
-        return self._noticed
+        return self.signal is not None
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
@@ -63,10 +61,10 @@ class StopFlag:
     def _watch(self, pipe: int) -> None:
         number = os.read(pipe, 1)[0]
         threading.Event().wait(self._grace)
-        if not self._noticed:
+        if not self._polls:
             sys.stderr.write(
-                f"stopped while a program was compiled or a picture drawn; nothing was polled for "
-                f"{self._grace:g} s. The same command goes on from the last saved state.\n"
+                "stopped before the first iteration was done. The same command goes on from the "
+                "last saved state.\n"
             )
             sys.stderr.flush()
             os._exit(128 + number)

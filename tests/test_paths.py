@@ -19,7 +19,7 @@ class Bucket(MemoryFileSystem):
 
     def _open(self, path, mode="rb", **options):
         if "a" in mode:
-            raise NotImplementedError("Cloud Storage adds to no object")
+            raise OSError("Cloud Storage adds to no object")
         return super()._open(path, mode, **options)
 
 
