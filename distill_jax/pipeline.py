@@ -28,7 +28,7 @@ from distill_jax.train import Cadence, DivergedError, StoppedError, train
 from distill_jax.typing import Batch, Tree
 from distill_jax.updates import TrainState, make_iterations, make_update, new_state
 
-# Keys of a config that change no number of a network: a run may go on with others.
+# Keys of a config that change a network by rounding at most: a run may go on with others.
 FREE = ("evaluate", "keep", "keep_every", "log_every", "mesh", "save_every", "updates_per_call")
 
 
