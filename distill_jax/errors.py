@@ -33,6 +33,7 @@ def friendly(main: Callable[..., int | None], *names: str) -> None:
             _end(error)
 
     def run(argv: Sequence[str]) -> None:
+        sys.unraisablehook = _unraisable
         if not flags.FLAGS["verbosity"].present:
             # The storage library reports every file, and again what it raises.
             logging.set_verbosity(logging.FATAL)
@@ -44,6 +45,12 @@ def friendly(main: Callable[..., int | None], *names: str) -> None:
         sys.exit(code)
 
     app.run(run, flags_parser=parse)
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Hides what each file of a state that cannot be written tells the loop that gave up on it."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _underscored(argument: str) -> str:
@@ -94,7 +101,7 @@ def _without_traceback(text: str) -> str:
 def _end(error: Exception, code: int = 1) -> None:
     warnings.simplefilter("ignore")  # Of what is left unfinished behind the error.
     if code == 1:
-        print(f"error: {message(error)}", file=sys.stderr)
+        sys.stderr.write(f"error: {message(error)}\n")  # One write: other threads may write too.
     else:
         traceback.print_exception(error)
     if jax.distributed.is_initialized():
