@@ -40,7 +40,8 @@ setup(
     install_requires=BASE,
     extras_require={
         "tpu": ["jax[tpu]>=0.8"],
-        "cuda": ["jax[cuda13]>=0.8"],
+        "cuda": ["jax[cuda13]>=0.8"],  # NVIDIA's driver 580 or newer.
+        "cuda12": ["jax[cuda12]>=0.8"],  # Older ones.
         "notebook": NOTEBOOK,
         "gcs": ["etils[epath-gcs]>=1.15"],  # Workdirs in gs:// buckets.
         "dev": [

@@ -1,7 +1,7 @@
 """How fast images come, as ratios to a plain gather from memory and to the time of an update.
 
-python benchmarks/input.py --data_dir=../shared/data/tfds
-python benchmarks/input.py --data_dir=../shared/data/tfds --step_seconds=0.25   # of another machine
+python benchmarks/input.py --data_dir=DIR
+python benchmarks/input.py --data_dir=DIR --step_seconds=0.25   # of another machine
 """
 
 import argparse

@@ -15,7 +15,7 @@ are drawn over its first seconds, or follow, by up to a tenth of a second, a sig
 line about a program (compilation) or a scalar (training), the directory of an unfinished state or
 network (saving), a row of the report (evaluation). Of several processes a random one is signalled.
 After a SIGKILL the others have a minute to end by themselves; then they are killed, as a launcher
-does.
+does. After a SIGTERM all processes must end within two minutes.
 
 The phase in the table is what the workdir says at that moment: `start` before config.json is
 written, `save` while a half-written directory is there, `evaluate` once all stages are finished,
@@ -186,7 +186,8 @@ class Tally:
     """What the signals of one kind did to runs of one number of processes."""
 
     def __init__(self):
-        self.runs = self.lost = self.arrays = self.rows = self.hung = 0
+        self.runs = self.lost = self.arrays = self.rows = 0
+        self.hung = self.ended = 0
         self.phases, self.codes = collections.Counter(), collections.Counter()
         self.seconds = []
 
@@ -214,9 +215,10 @@ def disturb(command, number, left, undisturbed, tally, rng):
         tally.codes[codes[index]] += 1
         if number == signal.SIGTERM:
             tally.codes.update(others)
-            tally.seconds.append(seconds)
+            tally.hung += codes.count(None)
+            tally.seconds += [seconds] * (None not in codes)
         elif others:
-            tally.hung += others.count(None)
+            tally.ended += others.count(None)
             tally.seconds += [seconds] * (None not in others)
         tally.lost += len(done - finished(command.workdir))
         done = finished(command.workdir)
@@ -253,7 +255,8 @@ def compare(workdir, expected, tally):
 def table(tallies):
     titles = ("processes", "signal", *PHASES, "signals", "runs", "stages lost")
     titles += ("arrays that differ", "report rows that differ", "exit codes")
-    titles += ("seconds until all had ended", "others that had to be killed")
+    titles += ("SIGTERMs not obeyed", "seconds until all had ended")
+    titles += ("others that had to be killed",)
     lines = []
     for (processes, number), tally in tallies.items():
         codes = ", ".join(f"{code} x {n}" for code, n in sorted(tally.codes.items(), key=str))
@@ -265,8 +268,9 @@ def table(tallies):
                 *(str(tally.phases[name]) for name in PHASES),
                 *map(str, (tally.phases.total(), tally.runs, tally.lost, tally.arrays, tally.rows)),
                 codes,
-                ", at most ".join(seconds) or "-",
                 str(tally.hung),
+                ", at most ".join(seconds) or "-",
+                str(tally.ended),
             ]
         )
     return logs.table(titles, lines)
@@ -304,7 +308,8 @@ def main():
                 if not differ:
                     shutil.rmtree(command.workdir)
     print(f"\n{table(tallies)}\n\n{(time.monotonic() - began) / 60:.0f} minutes")
-    return any(tally.lost or tally.arrays or tally.rows for tally in tallies.values())
+    wrong = (each.lost + each.arrays + each.rows + each.hung for each in tallies.values())
+    return any(wrong)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def get_config(size="full"):
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"
-    config.model.update(name="dit", patch=2, width=64, blocks=3, heads=2, expand=4)
+    config.model.update(name="dit", patch=2, width=64, blocks=3, heads=2, expand=4, remat="none")
     config.batch_size = 64
     config.optimizer.b2 = 0.99
     config.evaluate.w = (0.0, 0.5)

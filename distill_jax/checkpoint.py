@@ -31,6 +31,17 @@ from distill_jax.paths import absolute
 from distill_jax.typing import Tree
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which leaves it to the run to ask whether it is to stop.
+
+    JAX lets all processes stop at the same number of the question. Orbax would ask at each save,
+    with the iteration as the number, and the run's own questions would then miss that of the stop.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class States:
     """The resumable states of one stage, newest first.
 
@@ -52,7 +63,7 @@ class States:
             lightweight_initialize=True,  # A state whose metadata are damaged is no reason to fail.
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
         )
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._manager = _Manager(self._directory, options=options)
 
     def steps(self) -> list[int]:
         """The iterations of the saved states, oldest first."""
@@ -266,7 +277,8 @@ def _writing(directory: epath.Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
-        lost = jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
+        peer = jax.errors.JaxRuntimeError, TimeoutError  # The latter from the background.
+        lost = jax.process_count() > 1 and isinstance(error, peer)
         if lost or "://" in str(directory):
             # Another process is gone, or the network was: the same command may do better.
             raise RuntimeError(f"cannot write {directory}") from error

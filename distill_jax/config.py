@@ -167,7 +167,7 @@ PAPER_UNETS = {
 
 def paper_unet(name: str, **options: Any) -> dict[str, Any]:
     """The `model` of a config: a network of PAPER_UNETS, with other options on top."""
-    return {"name": "unet", **PAPER_UNETS[name], **options}
+    return {"name": "unet", "remat": "none", **PAPER_UNETS[name], **options}
 
 
 def check_size(size: str, *known: str) -> None:

@@ -283,6 +283,7 @@ def _root(student: Student, final: epath.Path, layout: Layout | None) -> Student
 def define_flags() -> None:
     """The flags of the command line; not at import, for `sample` has some of the same names."""
     distributed.define_flags()
+    flags.adopt_module_key_flags(distributed)
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
     flags.DEFINE_list("w", ["0", "1", "2", "4"], "Guidance strengths.")
     flags.DEFINE_list("ancestral", [], "Also the teacher's ancestral sampler: large variances.")

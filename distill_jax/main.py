@@ -47,7 +47,9 @@ _PROFILE = flags.DEFINE_string(
     "Iterations to trace for xprof, FIRST:LAST of the first stage that runs, such as 20:25, or "
     "STAGE@FIRST:LAST.",
 )
+flags.FLAGS["plan"].default_as_str = "'false'"  # absl takes the word for true, in --help.
 distributed.define_flags()
+flags.adopt_module_key_flags(distributed)  # So that --help shows them.
 
 
 def main() -> int:

@@ -8,6 +8,7 @@
 # `scancel JOB` ends it for good; launch/slurm.sh with the same WORKDIR goes on.
 #SBATCH --job-name=distill
 #SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -16,7 +17,8 @@
 set -euo pipefail
 
 CONFIG="${CONFIG:-configs/imagenet64_guided.py:deterministic}"
-WORKDIR="${WORKDIR:-$PWD/runs/imagenet64_guided}"    # on the shared file system, or gs://
+name="$(basename "${CONFIG/.py:/_}" .py)"
+WORKDIR="${WORKDIR:-runs/$name}"                     # on the shared file system, or gs://
 ARGS="${ARGS:-}"                                     # further flags of distill_jax.main
 NODES="${NODES:-${SLURM_JOB_NUM_NODES:-1}}"
 GPUS="${GPUS:-${SLURM_GPUS_ON_NODE:-8}}"             # on each node

@@ -142,11 +142,22 @@ watch() {
   done
 }
 
+# Installs and starts on all workers; new machines may not answer at once.
+begin() {
+  local tries
+  for tries in 1 2 3; do
+    [ "$tries" = 1 ] || sleep "$POLL"
+    if install && start; then return; fi
+    [ "$(state)" = ACTIVE ] || break
+  done
+  return 1
+}
+
 # One try, from a slice to the end of the run.
 try() {
   result=again
   up
-  if install && start; then
+  if begin; then
     ran=1
     watch
   elif [ "$(state)" != ACTIVE ]; then

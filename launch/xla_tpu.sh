@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the launchers for TPUs: adds to LIBTPU_INIT_ARGS what is not set there already, so a
-# flag of your own wins. Nothing here has been timed by this project, and no TPU was at hand to see
-# that libtpu takes the flags: it ends with the name of one that it does not know.
+# flag of your own wins. libtpu 0.0.42 takes them all (it ends with the name of one that it does not
+# know); nothing here has been timed by this project.
 #   . launch/xla_tpu.sh
 flags=(
   # Gradients are reduced while the TPU computes; the guide for v5e suggests both together, the

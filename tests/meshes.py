@@ -4,14 +4,18 @@ python -m tests.meshes eight DIRECTORY           one process with 8 devices
 python -m tests.meshes pair DIRECTORY PORT ID    two processes, of 2 devices each
 """
 
+import os
 import pathlib
+import signal
 import sys
+import time
 
 import jax
 import numpy as np
 
 from distill_jax import checkpoint, distributed
 from distill_jax.sharding import make_layout
+from distill_jax.signals import StopFlag
 
 SHAPE = (64, 128)  # Large enough to be split by the rules of sharding.py.
 
@@ -108,6 +112,17 @@ def pair(folder, port, index):
         assert "is damaged" in str(error)
     else:
         raise AssertionError("a damaged final was read")
+    stop = StopFlag().install()
+    assert not stop()
+    write(folder / "late" / "states", [5003], 4)  # Of a run that went on: more than polls.
+    if not distributed.first():
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(2)  # The notice reaches all, who asked last before they saved.
+    for _ in range(100):
+        if stop():
+            return
+        time.sleep(0.1)
+    raise AssertionError("SIGTERM was not heard")
 
 
 if __name__ == "__main__":
