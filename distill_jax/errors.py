@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,15 +12,17 @@ import jax
 from absl import app, flags, logging
 
 PACKAGE = str(pathlib.Path(__file__).parent)
+PASSING = (ConnectionAbortedError, ConnectionRefusedError, ConnectionResetError, TimeoutError)
+NETWORK = ("requests", "aiohttp")
 
 
 def friendly(main: Callable[..., int | None], *names: str) -> None:
     """Parses the flags, runs a command line, and exits with its code.
 
-    A mistake in the flags, an exception raised by a line of this package, and every OSError is a
+    A mistake in the flags, an exception that a line of this package raises, and an OSError is a
     message for the user: it is printed alone, with exit code 1, which says that starting the same
-    command again is of no use. Any other exception, such as the loss of another process, keeps its
-    traceback; the exit code is 70.
+    command again is of no use. Any other exception, such as the loss of another process or of the
+    network, keeps its traceback; the exit code is 70.
 
     Args:
       main: the command line; called with the arguments that are no flags.
@@ -71,11 +74,14 @@ def _arguments(given: Sequence[str], names: Sequence[str]) -> Sequence[str]:
 
 
 def is_message(error: Exception) -> bool:
-    """Whether the text of an exception is meant for the user."""
+    """Whether the text of an exception is meant for the user: files, and what this package raises.
+
+    The network that leads to a bucket is no mistake of his, and may be back at the next try.
+    """
     if isinstance(error, OSError):
-        return True
-    frames = traceback.extract_tb(error.__traceback__)
-    return frames[-1].filename.startswith(PACKAGE)
+        return not (isinstance(error, PASSING) or type(error).__module__.startswith(NETWORK))
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.filename.startswith(PACKAGE) and (last.line or "raise").startswith("raise")
 
 
 def message(error: Exception) -> str:
@@ -105,7 +111,10 @@ def _end(error: Exception, code: int = 1) -> None:
     else:
         traceback.print_exception(error)
     if jax.distributed.is_initialized():
-        # An orderly end would wait for the other processes, and they for this one.
+        # An orderly end would wait for the other processes, and they for this one. They end with
+        # the first, with another code: so it leaves them time to find the same mistake.
+        if code == 1 and jax.process_index() == 0:
+            time.sleep(3)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -6,6 +6,7 @@ python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -21,7 +22,7 @@ from etils import epath
 from distill_jax import checkpoint, distributed, logs, report
 from distill_jax.errors import friendly
 from distill_jax.sharding import Layout, make_layout
-from distill_jax.student import Student, find_final, load
+from distill_jax.student import Student, describe, load
 from distill_jax.yardsticks import Row, Yardstick, make_yardstick
 
 PIXELS = 2**18  # Drawn at once: 256 of 32x32, 64 of 64x64.
@@ -121,30 +122,45 @@ def _knows(student: Student, w: float | None) -> bool:
 
 
 def compare(
-    yardstick: Yardstick | None, planned: Sequence[Entry], num: int, done: Sequence[Row] = ()
+    yardstick: Yardstick | None,
+    planned: Sequence[Entry],
+    num: int,
+    layout: Layout | None,
+    done: Sequence[Row] = (),
 ) -> Iterator[Row]:
     """The measured rows of `entries`.
+
+    Two networks at most are on the devices at once, so rows of the same one should follow each
+    other. The samples that others are compared with stay in the host's memory.
 
     Args:
       yardstick: what measures; None in processes that only take part in the drawing.
       planned: from `entries`.
       num: samples of each.
+      layout: of the devices that samples are drawn on; None is the first.
       done: the first rows, where they were measured before.
     """
     yield from done
-    draw, left, reference, target = Draw(num), planned[len(done) :], None, None
-    _compile(draw, left)
-    for entry in left:
-        if reference is not _reference(planned, entry.w):
-            reference, target = _reference(planned, entry.w), None
-        rows = []
+    loaded = functools.lru_cache(maxsize=2)(lambda directory: load(directory, layout))
+    draw, targets, compiled = Draw(num), {}, set()
+
+    def drawn(entry: Entry, variance: float | None = None) -> tuple[np.ndarray, float]:
+        network, program = loaded(entry.network.directory), (id(entry.network), variance is None)
+        if program not in compiled:
+            _compile(draw, network, _given(entry), variance)
+            compiled.add(program)
+        return draw(network, _given(entry), entry.num_steps, variance)
+
+    for entry in planned[len(done) :]:
+        reference, rows = _reference(planned, entry.w), []
         for variance in entry.variances:
-            x, seconds = _drawn(draw, entry, variance)
-            if reference is not None and target is None:
-                target = x if entry is reference else _drawn(draw, reference)[0]
+            x, seconds = drawn(entry, variance)
+            if reference is not None and entry.w not in targets:
+                targets[entry.w] = x if entry is reference else drawn(reference)[0]
             row = {}
             if yardstick is not None:
-                row = yardstick.measure(x, draw.labels(entry.network), target)
+                labels = draw.labels(entry.network)
+                row = yardstick.measure(x, labels, targets.get(entry.w))
             rows.append({**row, **_cost(entry, seconds / num), "variance": variance})
         best = rows[0] if yardstick is None else min(rows, key=lambda row: row[yardstick.name])
         if best["variance"] is None:
@@ -165,21 +181,15 @@ def _reference(planned: Sequence[Entry], w: float | None) -> Entry | None:
     return next(teachers, None) if paired else None
 
 
-def _drawn(draw: Draw, entry: Entry, variance: float | None = None) -> tuple[np.ndarray, float]:
-    return draw(entry.network, _given(entry), entry.num_steps, variance)
+def _compile(draw: Draw, network: Student, w: float | None, variance: float | None) -> None:
+    """Draws once with a program, so that no row's time includes its compilation.
 
-
-def _compile(draw: Draw, planned: Sequence[Entry]) -> None:
-    """Draws once with every program, so that no row's time includes a compilation.
-
-    In one step each, whatever the network was made for: the number of steps is traced.
+    In one step, whatever the network was made for: the number of steps is traced.
     """
-    first = {(id(entry.network), entry.variances[0] is None): entry for entry in reversed(planned)}
-    for entry in first.values():
-        network, method = entry.network, entry.network.method
-        if method.continuous or method.walks_ddim:
-            network = dataclasses.replace(network, method=dataclasses.replace(method, num_steps=1))
-        draw(network, _given(entry), variance=entry.variances[0])
+    method = network.method
+    if method.continuous or method.walks_ddim:
+        network = dataclasses.replace(network, method=dataclasses.replace(method, num_steps=1))
+    draw(network, w, variance=variance)
 
 
 def _given(entry: Entry) -> float | None:
@@ -211,18 +221,24 @@ def write_report(
     Returns:
       Whether there was anything to do: not when the files there are of the same networks.
     """
-    finals = [find_final(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))]
+    # An unfinished one is of an earlier config, which --resume=force left behind.
+    manifests = sorted(workdir.glob("s[0-9]*_*/final/manifest.json"))
+    finals = [manifest.parent for manifest in manifests]
     prints = {final.parent.name: checkpoint.fingerprint(final) for final in finals}
     made_of = {"networks": prints, **json.loads(json.dumps(dict(settings)))}
     if distributed.agree(_rows(workdir / "report.json", made_of) is not None):
         return False
-    networks = (load(final, layout) for final in finals)
+    networks = (describe(final, layout) for final in finals)
     decoders = [network for network in networks if network.method.decodes]
     if not decoders:
         return False
     students = [network for network in decoders if network.method.needs_teacher]
-    teacher = _root(students[-1], finals[-1], layout) if students else decoders[-1]
+    teacher = _root(students[-1]) if students else decoders[-1]
     planned = entries(teacher, students, settings["w"], settings["ancestral"])
+    # In the order of the networks, each of which is then loaded once.
+    places = {id(network): place for place, network in enumerate([teacher, *students])}
+    order = sorted(range(len(planned)), key=lambda i: places[id(planned[i].network)])
+    ordered = [planned[i] for i in order]
     first, num = distributed.first(), settings["num_samples"]
     yardstick = make_yardstick(decoders[-1].manifest["data"]) if first else None
     partial = workdir / "report.rows.json"
@@ -230,7 +246,8 @@ def write_report(
     before = distributed.agree(len(rows))
     progress = logs.Progress("report", len(planned), before)
     try:
-        for row in itertools.islice(compare(yardstick, planned, num, rows[:before]), before, None):
+        measured = compare(yardstick, ordered, num, layout, rows[:before])
+        for row in itertools.islice(measured, before, None):
             rows.append(row)
             progress.update(len(rows), f"{row['sampler']} at {row['num_steps']} steps")
             if first:
@@ -240,7 +257,8 @@ def write_report(
     finally:
         progress.close()
     if first:
-        _record(workdir, students, planned, rows, report.protocol(yardstick.name, num))
+        rows = [rows[order.index(i)] for i in range(len(planned))]
+        _record(students, planned, rows, report.protocol(yardstick.name, num))
         report.write(workdir, {**yardstick.summary(), "made_of": made_of, "rows": rows})
         partial.unlink()
     distributed.wait("the report is written")
@@ -249,14 +267,13 @@ def write_report(
 
 def _rows(path: epath.Path, made_of: Mapping[str, Any]) -> list[Row] | None:
     """The rows in a file, None where it is not there or of other networks or settings."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
+    with contextlib.suppress(FileNotFoundError, KeyError, ValueError):
         content = json.loads(path.read_text())
         return content["rows"] if content["made_of"] == made_of else None
     return None
 
 
 def _record(
-    workdir: epath.Path,
     students: Sequence[Student],
     planned: Sequence[Entry],
     rows: Sequence[Row],
@@ -265,18 +282,16 @@ def _record(
     """Puts the rows of every student into its manifest."""
     for student in students:
         mine = [row for entry, row in zip(planned, rows, strict=True) if entry.network is student]
-        final = find_final(workdir / student.manifest["stage"])
-        checkpoint.record(final, {"protocol": protocol, "rows": mine})
+        checkpoint.record(student.directory, {"protocol": protocol, "rows": mine})
 
 
-def _root(student: Student, final: epath.Path, layout: Layout | None) -> Student | None:
+def _root(student: Student) -> Student | None:
     """The undistilled network at the start of the lineage, None when it is not there any more."""
     while student.method.needs_teacher:
         parent = student.manifest["parent"]
-        if parent is None or not (final / parent / "manifest.json").exists():
+        if parent is None or not (student.directory / parent / "manifest.json").exists():
             return None
-        final = final / parent
-        student = load(final, layout)
+        student = describe(student.directory / parent, student.layout)
     return student
 
 
@@ -305,13 +320,12 @@ def main() -> None:
         raise ValueError("--student is needed: the directory of a finished run")
     strengths, ancestral = _numbers("w", values.w), _numbers("ancestral", values.ancestral)
     distributed.join()
-    final = find_final(values.student)
     layout = make_layout({"data": -1})
-    student = load(final, layout)
-    teacher = _root(student, final, layout) if student.method.needs_teacher else None
+    student = describe(values.student, layout)
+    teacher = _root(student) if student.method.needs_teacher else None
     yardstick = make_yardstick(student.manifest["data"]) if distributed.first() else None
     planned = entries(teacher, [student], strengths, ancestral)
-    rows = list(compare(yardstick, planned, values.num))
+    rows = list(compare(yardstick, planned, values.num, layout))
     if yardstick is None:
         return
     logs.say(report.protocol(yardstick.name, values.num))

@@ -55,7 +55,9 @@ def run(
     if todo:
         for split in ("train", "held_out"):  # Data that are missing end a run before it begins.
             planned.dataset.images(split, 1)
-        profile = profile and profile.of({stage.name: stage.spec.steps for stage in todo})
+    if profile:
+        steps = {stage.name: stage.spec.steps for stage in planned.stages}
+        profile = profile.of(steps, steps.keys() - {stage.name for stage in todo})
     _claim(planned.workdir, planned.config, force)
     with logs.compilations(planned.workdir / "compilations.jsonl"):
         for stage in todo:

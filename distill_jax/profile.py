@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -40,22 +40,28 @@ class Profile:
             )
         return cls(match[1] or "", int(match[2]), int(match[3]))
 
-    def of(self, stages: Mapping[str, int]) -> "Profile":
-        """The same with the name of its stage.
+    def of(self, stages: Mapping[str, int], finished: Collection[str] = ()) -> "Profile | None":
+        """The same with the name of its stage; None where that is finished.
 
         Args:
-          stages: iterations by name of those that will run, in order.
+          stages: iterations by name, in the order they run.
+          finished: those that will not run; the same command may go on after a stage was traced.
 
         Raises:
           ValueError: when the stage is none of them, or has not so many iterations.
         """
-        stage = self.stage or next(iter(stages))
+        stage = self.stage or next((name for name in stages if name not in finished), "")
+        if stage in finished or not stage:
+            logs.say(f"--profile: {stage or 'every stage'} is finished, so nothing is traced")
+            return None
         if stage not in stages:
             raise ValueError(
-                f"--profile is for stage {stage!r}; expected one that is to run: "
-                f"{', '.join(stages)}"
+                f"--profile is for stage {stage!r}; expected one of {', '.join(stages)}"
             )
         if self.last > stages[stage]:
+            if finished and not self.stage:
+                logs.say(f"--profile: {stage} has {stages[stage]} iterations, so nothing is traced")
+                return None
             raise ValueError(
                 f"--profile is {self.first}:{self.last}, but {stage} has {stages[stage]} iterations"
             )

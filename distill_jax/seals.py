@@ -38,7 +38,7 @@ def read(directory: epath.Path) -> dict[str, Any]:
     """
     try:
         content = json.loads((directory / SEAL).read_text())
-    except (OSError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
         return {}
     if not isinstance(content, dict):
         return {}

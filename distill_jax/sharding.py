@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from distill_jax.typing import Tree
@@ -127,13 +128,21 @@ class Layout:
         )
 
     def spread(self, tree: Tree) -> Tree:
-        """The same tree, split like a batch where its lengths allow it; for use under jit."""
-        return jax.tree.map(
-            lambda leaf: jax.lax.with_sharding_constraint(
-                leaf, self.replicated if len(leaf) % self.ways else self.batch
-            ),
-            tree,
-        )
+        """The same tree, split like a batch; for use under jit.
+
+        The last row is repeated until the devices divide the length; `cut` takes that off again.
+        """
+
+        def split(leaf: jax.Array) -> jax.Array:
+            if missing := -len(leaf) % self.ways:
+                leaf = jnp.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1), mode="edge")
+            return jax.lax.with_sharding_constraint(leaf, self.batch)
+
+        return jax.tree.map(split, tree)
+
+    def cut(self, x: jax.Array, num: int) -> jax.Array:
+        """The first rows of what came of a spread batch."""
+        return x if len(x) == num else jax.lax.with_sharding_constraint(x[:num], self.replicated)
 
     def check_batch(self, size: int) -> None:
         """Raises ValueError unless the devices of the data and fsdp axes divide the batch."""

@@ -36,7 +36,8 @@ class Student:
       binding: network, parameterization and schedule.
       method: what trained it, which knows how to sample it.
       params: its parameters.
-      layout: where they are; images are split over its devices where their number allows it.
+      layout: where they are; images are split over its devices.
+      directory: the final/ that it is from.
     """
 
     manifest: Mapping[str, Any]
@@ -44,6 +45,7 @@ class Student:
     method: Method
     params: Tree
     layout: Layout
+    directory: epath.Path | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -244,14 +246,14 @@ def _draw(
     variance: float | jax.Array | None,
 ) -> Image:
     """Traced in everything but shapes: one program for all w and all numbers of steps."""
-    (params, guidance), (key, z) = networks, noise
+    (params, guidance), (key, z), num = networks, noise, len(noise[1])
     z, cond, guidance = layout.spread((z, cond, guidance))
     denoiser = bound(binding, layout.gather(params), guidance)
     if variance is None or not method.decodes:
-        x = method.sample(key, denoiser, z, cond)
+        x = layout.cut(method.sample(key, denoiser, z, cond), num)
         return jnp.clip(x, -1.0, 1.0) if method.clip and method.decodes else x
     denoiser = clipped(denoiser) if method.clip else denoiser
-    return ancestral(key, denoiser, z, cond, method.num_steps, variance)
+    return layout.cut(ancestral(key, denoiser, z, cond, method.num_steps, variance), num)
 
 
 @functools.partial(jax.jit, static_argnames=("binding", "layout"))
@@ -263,10 +265,10 @@ def _encode(
     x: Image,
     cond: Cond,
 ) -> Image:
-    params, guidance = networks
+    (params, guidance), num = networks, len(x)
     x, cond, guidance = layout.spread((x, cond, guidance))
     denoiser = bound(binding, layout.gather(params), guidance)
-    return ddim_encode(denoiser, x, cond, method.num_steps)
+    return layout.cut(ddim_encode(denoiser, x, cond, method.num_steps), num)
 
 
 def bound(binding: Binding, params: Tree, guidance: Guidance | None) -> Denoiser:
@@ -288,14 +290,20 @@ def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
       FileNotFoundError: when nothing finished is there.
       ValueError: when it is damaged or was written by a newer version.
     """
+    student = describe(path, layout)
+    params = student.layout.abstract(abstract_params(student.binding, student.method))
+    return dataclasses.replace(student, params=checkpoint.load_params(student.directory, params))
+
+
+def describe(path: epath.PathLike, layout: Layout | None = None) -> Student:
+    """`load` without reading the parameters, which are None."""
     final = find_final(path)
     manifest = checkpoint.read_manifest(final)
     shape, num_classes = tuple(manifest["shape"]), manifest["num_classes"]
     binding = make_binding(manifest, shape, num_classes)
     method = build(METHODS, "method", as_tuples(manifest["method"]))
     layout = layout or make_layout({}, jax.local_devices()[:1])
-    like = layout.abstract(abstract_params(binding, method))
-    return Student(manifest, binding, method, checkpoint.load_params(final, like), layout)
+    return Student(manifest, binding, method, None, layout, final)
 
 
 def find_final(path: epath.PathLike) -> epath.Path:

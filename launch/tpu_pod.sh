@@ -85,9 +85,13 @@ up() {
     last="$now"
     case "$now" in
       ACTIVE) return ;;
-      NONE) create || failed=$((failed + 1)) ;;
-      FAILED | SUSPENDING | SUSPENDED) failed=$((failed + 1)) && down ;;
+      NONE) if create; then failed=0; else failed=$((failed + 1)); fi ;;
+      FAILED | SUSPENDING | SUSPENDED)
+        failed=$((failed + 1))
+        down || true
+        ;;
       UNKNOWN) failed=$((failed + 1)) ;;
+      *) failed=0 ;;
     esac
     if [ "$failed" -ge "$MAX_FAILURES" ]; then
       say "no slice after $failed tries; the last lines of gcloud say why"
@@ -104,8 +108,9 @@ install() {
     fetch="{ [ -d distill_jax ] || git clone --quiet $SOURCE distill_jax; }"
     fetch+=" && git -C distill_jax fetch --quiet origin $REF && git -C distill_jax checkout --quiet FETCH_HEAD"
   else
-    run git archive --format=tar.gz --output="$scratch/distill_jax.tar.gz" "$REF"
-    run gcloud compute tpus tpu-vm scp "$scratch/distill_jax.tar.gz" "$NAME:distill_jax.tar.gz" "${place[@]}" --worker=all
+    run git archive --format=tar.gz --output="$scratch/distill_jax.tar.gz" "$REF" || return 1
+    run gcloud compute tpus tpu-vm scp "$scratch/distill_jax.tar.gz" "$NAME:distill_jax.tar.gz" "${place[@]}" \
+      --worker=all || return 1
   fi
   local uv="curl -LsSf https://astral.sh/uv/install.sh | sh"
   on all "$fetch && cd distill_jax && { [ -x .venv/bin/python ] || { $uv && ~/.local/bin/uv venv --quiet --seed --python 3.12 .venv; }; } && . launch/environment.sh tpu,gcs"
@@ -120,23 +125,29 @@ codes() { on all "distill_jax/launch/background.sh code"; }
 stop() { on all "distill_jax/launch/background.sh stop"; }
 
 # Follows the run to its end; sets result to complete or mistake, or leaves it.
-# A mistake is one of all workers: of some alone it may be what the loss of another looked like.
+# A mistake ends one worker with 1, and the others, who lose it, with something else.
 watch() {
-  local found
+  local found silent=0
   while true; do
     logs || true
-    if [ "$(state)" != ACTIVE ]; then
-      say "the slice was taken away"
-      return
-    elif ! found="$(codes)"; then
-      say "a worker does not answer"
-      return
+    case "$(state)" in
+      ACTIVE) ;;
+      UNKNOWN) sleep "$POLL" && continue ;;
+      *) say "the slice was taken away" && return ;;
+    esac
+    # The run goes on where the network between here and there does not.
+    if ! found="$(codes)"; then
+      silent=$((silent + 1))
+      [ "$silent" -lt 5 ] || { say "a worker does not answer" && return; }
+      sleep "$POLL"
+      continue
     fi
+    silent=0
     found="$(echo "$found" | grep -o 'code=[0-9a-z]*' | sort -u | xargs)"
-    case "$found" in
-      *code=running*) sleep "$POLL" ;;
-      code=0) result=complete && return ;;
-      code=1) result=mistake && return ;;
+    case " $found " in
+      *" code=running "*) sleep "$POLL" ;;
+      " code=0 ") result=complete && return ;;
+      *" code=1 "*) say "workers ended with $found" && result=mistake && return ;;
       *) say "workers ended with $found" && return ;;
     esac
   done
@@ -164,7 +175,7 @@ try() {
     say "the slice was taken away"
   elif [ "$ran" = 1 ]; then
     say "a worker is lost; making the slice anew"
-    down
+    down || true
   else
     result=mistake
   fi
@@ -177,7 +188,7 @@ all() {
     try
     case "$result" in
       complete)
-        [ "$KEEP" = 1 ] || down
+        [ "$KEEP" = 1 ] || down || say "$NAME could not be deleted: launch/tpu_pod.sh down"
         say "complete: $WORKDIR/report.md"
         return
         ;;

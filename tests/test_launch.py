@@ -257,9 +257,11 @@ case "$*" in
     state="$(sed -n "${{count}}p" {0}/states)"
     state="${{state:-$(tail -n 1 {0}/states)}}"
     [ "$state" != NONE ] || {{ echo "ERROR: NOT_FOUND: no such resource" >&2; exit 1; }}
+    [ "$state" != UNKNOWN ] || {{ echo "ERROR: no network" >&2; exit 1; }}
     echo "$state" ;;
   *"background.sh code"*)
     codes="$(head -n 1 {0}/codes)"; sed -i 1d {0}/codes
+    [ "$codes" != silent ] || exit 255
     for code in $codes; do echo "code=$code"; done ;;
 esac
 """
@@ -288,8 +290,9 @@ def pod(clouds, codes, states=("ACTIVE",), **variables):
         (["130 130", "134 137", "0 0"], (0, 0, 3, 1)),
         (["lost lost", "0 0"], (0, 0, 2, 1)),
         (["running running", "0 running", "0 0"], (0, 0, 1, 1)),
+        (["silent", "silent", "0 0"], (0, 0, 1, 1)),
         (["1 1"], (1, 0, 1, 0)),
-        (["143 1", "1 1"], (1, 0, 2, 0)),
+        (["134 1"], (1, 0, 1, 0)),
     ],
     ids=lambda value: " then ".join(value) if isinstance(value, list) else "",
 )
@@ -300,6 +303,24 @@ def test_a_pod_starts_again_unless_all_workers_are_done_or_refuse(clouds, codes,
 def test_a_pod_that_is_taken_away_is_made_anew(clouds):
     states = ("NONE", "WAITING_FOR_RESOURCES", "ACTIVE", "SUSPENDED", "SUSPENDED", "NONE", "ACTIVE")
     assert pod(clouds, ["0 0"], states) == (0, 2, 2, 2)
+
+
+def test_a_pod_trains_on_while_it_cannot_be_asked(clouds):
+    assert pod(clouds, ["0 0"], ("ACTIVE", "UNKNOWN", "UNKNOWN", "ACTIVE")) == (0, 0, 1, 1)
+
+
+def test_a_failed_installation_is_tried_again_and_not_taken_for_done(tmp_path):
+    for name in ("launch/environment.sh", "setup.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "venv").mkdir()
+    program(tmp_path, "python", "exit 1")
+    variables = environment(tmp_path, VIRTUAL_ENV=str(tmp_path / "venv"))
+    for _ in range(2):
+        command = ["bash", "-c", ". launch/environment.sh tpu && echo installed"]
+        done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+        assert (done.returncode, done.stdout.count("installed")) == (75, 0), done.stderr
+    assert len(calls(tmp_path)) == 2
 
 
 def test_a_pod_that_always_crashes_is_given_up(clouds):

@@ -20,8 +20,17 @@ def test_a_profile_of_another_form_is_refused(text):
         Profile.parse(text)
 
 
+def test_a_run_that_goes_on_takes_a_profile_that_is_done_or_no_longer_fits(capsys):
+    done = {"s00_teacher"}
+    assert Profile.parse("s00_teacher@20:25").of(STAGES, done) is None
+    assert "s00_teacher is finished, so nothing is traced" in capsys.readouterr().out
+    assert Profile.parse("2:5").of(STAGES, done) == Profile("s01_guided", 2, 5)
+    assert Profile.parse("20:25").of(STAGES, done) is None
+    assert Profile.parse("20:25").of(STAGES, STAGES.keys()) is None
+
+
 def test_a_profile_of_what_does_not_run_is_refused():
-    with pytest.raises(ValueError, match="'s02'; expected one that is to run: s00_teacher, s01"):
+    with pytest.raises(ValueError, match="'s02'; expected one of s00_teacher, s01"):
         Profile.parse("s02@1:2").of(STAGES)
     with pytest.raises(ValueError, match="is 8:12, but s01_guided has 10 iterations"):
         Profile.parse("s01_guided@8:12").of(STAGES)

@@ -14,6 +14,7 @@ import numpy as np
 from distill_jax.binding import Bind, initial_params
 from distill_jax.methods import METHODS
 from distill_jax.sharding import Layout, make_layout
+from distill_jax.student import Student
 from distill_jax.typing import Batch
 from distill_jax.updates import Rates, make_update, new_state, optimizer
 from tests.toys import filled, tiny_binding
@@ -105,6 +106,20 @@ def one_iteration(name):
     }
 
 
+def drawn(name):
+    """Samples of a network on one device and on all, whose number does not divide theirs."""
+    method, binding = METHOD[name], tiny_binding()
+    manifest = {"shape": SHAPE, "num_classes": 3}
+    found = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        layout = make_layout({"data": -1}, devices)
+        params = filled(initial_params(jax.random.key(1), binding, method))
+        params = jax.device_put(params, layout.shardings(params))
+        student = Student(manifest, binding, method, params, layout)
+        found.append(np.asarray(student.sample(jax.random.key(2), 5, w=1.0)))
+    return bool(found[0].shape == (5, *SHAPE) and np.allclose(*found, atol=1e-5))
+
+
 def equal(a, b):
     """Whether two trees are bit for bit the same."""
     return all(
@@ -113,4 +128,5 @@ def equal(a, b):
 
 
 if __name__ == "__main__":
-    json.dump({name: one_iteration(name) for name in METHOD}, sys.stdout)
+    done = {name: one_iteration(name) for name in METHOD}
+    json.dump({**done, "drawn": [drawn("progressive"), drawn("stochastic")]}, sys.stdout)

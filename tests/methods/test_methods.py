@@ -41,6 +41,10 @@ def test_one_iteration_changes_the_trained_roles_and_nothing_else(name, sharded)
     assert got["split"], "parameters lie on several devices"
 
 
+def test_samples_are_the_same_on_devices_that_do_not_divide_their_number(sharded):
+    assert sharded["drawn"] == [True, True]
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_numbers_of_a_method_are_traced(name):
     method = METHOD[name]
