@@ -15,7 +15,7 @@ are drawn over its first seconds, or follow, by up to a tenth of a second, a sig
 line about a program (compilation) or a scalar (training), the directory of an unfinished state or
 network (saving), a row of the report (evaluation). Of several processes a random one is signalled.
 After a SIGKILL the others have a minute to end by themselves; then they are killed, as a launcher
-does. After a SIGTERM all processes must end within two minutes.
+does. After a SIGTERM all must end within two minutes; while they start, the one that got it alone.
 
 The phase in the table is what the workdir says at that moment: `start` before config.json is
 written, `save` while a half-written directory is there, `evaluate` once all stages are finished,
@@ -215,7 +215,10 @@ def disturb(command, number, left, undisturbed, tally, rng):
         tally.codes[codes[index]] += 1
         if number == signal.SIGTERM:
             tally.codes.update(others)
-            tally.hung += codes.count(None)
+            if where == "start":  # Before they have joined they do not hear of each other.
+                tally.ended += others.count(None)
+            else:
+                tally.hung += codes.count(None)
             tally.seconds += [seconds] * (None not in codes)
         elif others:
             tally.ended += others.count(None)
