@@ -7,11 +7,12 @@ the 1,797 real images that come with scikit-learn. Both directions start from th
     launch/local.sh --config=configs/digits_encoder.py:smoke     # seconds; draws noise
 """
 
-from distill_jax.config import base, halvings, pipeline, smoke, stage
+from distill_jax.config import base, check_size, halvings, pipeline, smoke, stage
 
 
 def get_config(size="full"):
     """The chain teacher -> guided, and from there encoders and decoders, w in [0, 4]."""
+    check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"
     config.model.update(name="mlp", width=256, blocks=3, expand=2)

@@ -8,9 +8,11 @@ import pytest
 
 from distill_jax import plan
 from distill_jax.config import base, stage
+from distill_jax.sweep import load_sweep
 from tests.toys import ROOT
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+SWEEPS = sorted(f"sweeps/{path.stem}" for path in (ROOT / "configs" / "sweeps").glob("*.py"))
 READERS = [
     ROOT / "distill_jax" / f"{name}.py" for name in ("plan", "pipeline", "binding", "evaluate")
 ]
@@ -29,6 +31,15 @@ def test_a_config_is_planned_at_both_sizes(name, size, tmp_path):
     _, config = load_config(name, size)
     run = plan.make(config, tmp_path)
     assert [stage.name for stage in run.stages] == sorted(config.stages)
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, *SWEEPS])
+def test_a_size_that_a_config_does_not_have_is_refused(name):
+    with pytest.raises(ValueError, match="unknown size 'smok' of the config; known: .*smoke"):
+        if name in SWEEPS:
+            load_sweep(str(ROOT / "configs" / f"{name}.py:smok"))
+        else:
+            load_config(name, "smok")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

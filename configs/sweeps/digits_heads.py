@@ -5,11 +5,12 @@ The grid of Salimans & Ho (2022, arXiv:2202.00512), Table 1.
     python -m distill_jax.sweep configs/sweeps/digits_heads.py
 """
 
-from distill_jax.config import base, pipeline, smoke, stage
+from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_sweep(size="full"):
     """A config for each of 4 heads x 3 weightings."""
+    check_size(size, "full", "smoke")
     configs = {}
     for head in ("x", "eps", "v", "both"):
         for weighting in ("snr", "snr_trunc", "snr_plus_one"):

@@ -7,7 +7,7 @@ interval, and a conditional and an unconditional student guided after distillati
     python -m distill_jax.sweep configs/sweeps/digits_rounds.py
 """
 
-from distill_jax.config import base, halvings, pipeline, smoke, stage
+from distill_jax.config import base, check_size, halvings, pipeline, smoke, stage
 
 CHAIN = {"learning_rate": 5e-4, "ema_decay": 0.98, "w_range": (0.0, 4.0)}
 GUIDED = "{sweep}/guided/s01_guided"
@@ -34,6 +34,7 @@ def runs():
 
 def get_sweep(size="full"):
     """A config for each run."""
+    check_size(size, "full", "smoke")
     configs = {}
     for name, stages in runs():
         config = base()
