@@ -5,9 +5,11 @@ python -m distill_jax.sweep configs/sweeps/digits_heads.py:smoke --workdir=/tmp/
 
 A sweep file has a function get_sweep(size) -> {name: config}. Every run is a workdir of its own
 below the sweep's, and table.md gets its row as soon as it ends; the same command goes on where it
-was stopped. In a stage's `teacher`, "{sweep}" stands for the sweep's workdir: runs may share one.
+was stopped. A row keeps the config it was measured of: a run whose config was changed since is
+refused, and one that the file no longer has leaves the table. In a stage's `teacher`, "{sweep}" stands for the sweep's workdir: runs may share one.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -23,7 +25,7 @@ from ml_collections import ConfigDict
 
 from distill_jax import evaluate, logs, pipeline, plan, report
 from distill_jax.errors import friendly
-from distill_jax.paths import absolute
+from distill_jax.paths import absolute, append, replace
 from distill_jax.signals import StopFlag
 from distill_jax.train import DivergedError, StoppedError
 
@@ -34,11 +36,13 @@ def load_sweep(path: str) -> dict[str, ConfigDict]:
     """The configs of FILE.py or FILE.py:size by name.
 
     Raises:
-      ValueError: when there is no such file, or it is no sweep.
+      ValueError: when there is no such file, it is no sweep, or it has no such size.
     """
     file, _, size = path.partition(":")
     if not os.path.isfile(file):
         raise ValueError(f"{file} does not exist; expected a sweep such as configs/sweeps/NAME.py")
+    if not file.endswith(".py"):
+        raise ValueError(f"{file} is no .py file; expected a sweep such as configs/sweeps/NAME.py")
     spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -50,31 +54,74 @@ def load_sweep(path: str) -> dict[str, ConfigDict]:
 def run_sweep(
     configs: Mapping[str, ConfigDict], workdir: epath.Path, stop: Callable[[], bool]
 ) -> list[Row]:
-    """Runs what is not done yet; returns the rows of all.
+    """Runs what is not done yet; returns the rows of all, in the order of the configs.
 
     Args:
       configs: by name; a run may use the networks of those before it.
       workdir: of the sweep.
       stop: polled between iterations and measurements.
+
+    Raises:
+      ValueError: when a run that is done, or begun, had another config then.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    path, rows = workdir / "rows.jsonl", []
-    if path.exists():
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path = workdir / "rows.jsonl"
+    done = _read_rows(path)
+    contents = {name: _content(config) for name, config in configs.items()}
+    _refuse_changes(workdir, done, contents)
     # Planned before anything is started, but for what needs another run's network.
     for name, config in configs.items():
         if "{sweep}" not in str(config):
             plan.make(config, workdir / name)
-    done = {row["run"] for row in rows}
     for number, (name, config) in enumerate(configs.items(), start=1):
-        if name in done:
-            continue
-        logs.say(f"{name} ({number} of {len(configs)})")
-        rows.append({"run": name, **_measure(config, workdir, name, stop)})
-        with path.open("a") as lines:
-            lines.write(json.dumps(rows[-1]) + "\n")
-        (workdir / "table.md").write_text(report.rows_table(rows) + "\n")
-    return rows
+        if name not in done:
+            logs.say(f"{name} ({number} of {len(configs)})")
+            row = {"run": name, **_measure(config, workdir, name, stop)}
+            append(path, json.dumps({**row, "config": contents[name]}) + "\n")
+            done[name] = row
+        rows = [_measured(done[other]) for other in configs if other in done]
+        replace(workdir / "table.md", f"{report.rows_table(rows)}\n".encode())
+    return [_measured(done[name]) for name in configs]
+
+
+def _read_rows(path: epath.Path) -> dict[str, Row]:
+    """The rows in a file by name; what a kill left of the last line is dropped from the file."""
+    text, rows = path.read_text() if path.exists() else "", []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    whole = "".join(json.dumps(row) + "\n" for row in rows)
+    if whole != text:
+        replace(path, whole.encode())
+    # Earlier versions kept no config: their runs are finished, and are measured again.
+    return {row["run"]: row for row in rows if "config" in row}
+
+
+def _measured(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key != "config"}
+
+
+def _content(config: ConfigDict) -> dict[str, Any]:
+    """What a config says, but for what makes no difference to the row, by dotted key."""
+    tree = json.loads(config.copy_and_resolve_references().to_json())
+    kept = {key: tree[key] for key in tree if key == "evaluate" or key not in pipeline.FREE}
+    leaves = jax.tree_util.tree_leaves_with_path(kept, lambda node: not isinstance(node, dict))
+    return {jax.tree_util.keystr(keys, simple=True, separator="."): x for keys, x in leaves}
+
+
+def _refuse_changes(
+    workdir: epath.Path, done: Mapping[str, Row], contents: Mapping[str, dict[str, Any]]
+) -> None:
+    lines = []
+    for name in contents.keys() & done.keys():
+        old, new = done[name]["config"], contents[name]
+        keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        lines += [f"  {name}, {key}: {old.get(key)} there, {new.get(key)} now" for key in keys]
+    if lines:
+        raise ValueError(
+            f"{workdir} has rows of other configs:\n" + "\n".join(sorted(lines)) + "\n"
+            "give the changed runs other names, or choose another --workdir"
+        )
 
 
 def _measure(config: ConfigDict, workdir: epath.Path, name: str, stop: Callable[[], bool]) -> Row:

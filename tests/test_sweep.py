@@ -7,7 +7,7 @@ import sys
 import pytest
 from etils import epath
 
-from distill_jax import plan
+from distill_jax import plan, sweep
 from distill_jax.config import base, halvings, pipeline, smoke, stage
 from distill_jax.report import rows_table
 from distill_jax.sweep import load_sweep, run_sweep
@@ -60,9 +60,42 @@ def test_rows_are_written_one_by_one_and_a_second_run_does_nothing(tmp_path):
     assert [row["run"] for row in rows] == ["teacher", "halved"]
     assert rows[1]["student, N = 1, w = 0"] > 0
     lines = (workdir / "rows.jsonl").read_text()
-    assert [json.loads(line) for line in lines.splitlines()] == rows
+    kept = [json.loads(line) for line in lines.splitlines()]
+    assert [{key: row[key] for key in row if key != "config"} for row in kept] == rows
     assert run_sweep(tiny_sweep(), workdir, never) == rows
     assert (workdir / "rows.jsonl").read_text() == lines
+    assert "config" not in (workdir / "table.md").read_text()
+
+
+def done_row(name, config):
+    """A line that a run of this config left."""
+    return json.dumps({"run": name, "x": 0.5, "config": sweep._content(config)}) + "\n"
+
+
+def test_a_run_whose_config_was_changed_is_refused_and_named(tmp_path):
+    workdir, configs = epath.Path(tmp_path), tiny_sweep()
+    (workdir / "rows.jsonl").write_text("".join(done_row(*item) for item in configs.items()))
+    configs["teacher"].log_every = 1  # Makes no difference to a row.
+    assert [row["x"] for row in run_sweep(configs, workdir, never)] == [0.5, 0.5]
+    configs["halved"].stages.s00_n0001.learning_rate = 2e-3
+    configs["halved"].evaluate.num_samples = 30
+    with pytest.raises(ValueError, match="has rows of other configs") as caught:
+        run_sweep(configs, workdir, never)
+    assert str(caught.value).splitlines()[1:] == [
+        "  halved, evaluate.num_samples: 20 there, 30 now",
+        "  halved, stages.s00_n0001.learning_rate: 0.001 there, 0.002 now",
+        "give the changed runs other names, or choose another --workdir",
+    ]
+
+
+def test_a_torn_line_and_runs_that_the_file_no_longer_has_are_passed_over(tmp_path):
+    workdir, configs = epath.Path(tmp_path), tiny_sweep()
+    whole = "".join(done_row(*item) for item in configs.items())
+    (workdir / "rows.jsonl").write_text(whole + '{"run": "third", "x": 0.')
+    del configs["teacher"]
+    assert run_sweep(configs, workdir, never) == [{"run": "halved", "x": 0.5}]
+    assert (workdir / "rows.jsonl").read_text() == whole
+    assert "teacher" not in (workdir / "table.md").read_text()
 
 
 def test_a_run_that_diverges_is_a_row_and_not_the_end(tmp_path):
@@ -93,3 +126,8 @@ def test_a_file_that_is_no_sweep_is_one_message(given, message):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert message in done.stderr
+
+
+def test_a_file_that_is_no_python_is_refused():
+    with pytest.raises(ValueError, match=r"README.md is no .py file; expected a sweep such as"):
+        load_sweep(str(ROOT / "README.md"))
