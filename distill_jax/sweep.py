@@ -6,7 +6,8 @@ python -m distill_jax.sweep configs/sweeps/digits_heads.py:smoke --workdir=/tmp/
 A sweep file has a function get_sweep(size) -> {name: config}. Every run is a workdir of its own
 below the sweep's, and table.md gets its row as soon as it ends; the same command goes on where it
 was stopped. A row keeps the config it was measured of: a run whose config was changed since is
-refused, and one that the file no longer has leaves the table. In a stage's `teacher`, "{sweep}" stands for the sweep's workdir: runs may share one.
+refused, and one that the file no longer has leaves the table. In a stage's `teacher`, "{sweep}"
+stands for the sweep's workdir: runs may share one.
 """
 
 import contextlib

@@ -4,15 +4,18 @@ import functools
 import pathlib
 from collections.abc import Sequence
 
-from distill_jax.data.images import Decoded, Encoded, Images
+from distill_jax.data.images import LEAST, Decoded, Encoded, Images
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+EVERY = 10  # One file of so many, the first among them, is held out.
+FEWEST = (LEAST["held_out"] - 1) * EVERY + 1  # Files; far more than LEAST of them to train on.
 
 
 def folder(path: str, size: int, labelled: bool = True, flip: bool = True) -> Images:
     """Images in path/class/*.png, the classes in alphabetical order, or path/*.png without any.
 
-    The suffixes are SUFFIXES, in either case. Every tenth file in sorted order is held out.
+    The suffixes are SUFFIXES, in either case. Every tenth file in sorted order is held out. Files
+    and folders whose names begin with "." are passed over.
 
     Args:
       path: of the folder.
@@ -21,7 +24,7 @@ def folder(path: str, size: int, labelled: bool = True, flip: bool = True) -> Im
       flip: whether half of the training images are mirrored.
 
     Raises:
-      ValueError: for a folder without images, or with images both in it and in its folders.
+      ValueError: for a folder with too few images, or with images both in it and in its folders.
     """
     root = pathlib.Path(path).expanduser()
     within, beside = _image_files(root, "*/*"), _image_files(root, "*")
@@ -31,18 +34,19 @@ def folder(path: str, size: int, labelled: bool = True, flip: bool = True) -> Im
             "beside it; expected folder/class/*.png, or folder/*.png without classes"
         )
     files = within or beside
-    if len(files) < 2:
+    if len(files) < FEWEST:
         there = f"has {len(files)} images" if root.is_dir() else "is no folder"
         raise ValueError(
-            f"{root} {there}; expected at least 2 with a suffix of {', '.join(SUFFIXES)}, as "
-            "folder/class/*.png, or folder/*.png without classes"
+            f"{root} {there}; expected at least {FEWEST} with a suffix of {', '.join(SUFFIXES)}, "
+            "as folder/class/*.png, or folder/*.png without classes: one of every "
+            f"{EVERY} is held out, and the report needs {LEAST['held_out']} of those"
         )
     classes = sorted({file.parent.name for file in files})
     number = {name: label for label, name in enumerate(classes)}
     labels = [number[file.parent.name] for file in files]
     listed = list(zip(files, labels, strict=True))
-    train = [entry for i, entry in enumerate(listed) if i % 10]
-    parts = (functools.partial(_Files, part) for part in (train, listed[::10]))
+    train = [entry for i, entry in enumerate(listed) if i % EVERY]
+    parts = (functools.partial(_Files, part) for part in (train, listed[::EVERY]))
     return Images(*(Decoded(part, size) for part in parts), len(classes), labelled, flip)
 
 
@@ -50,7 +54,8 @@ def _image_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     return sorted(
         file
         for file in root.glob(pattern)
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        if file.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(root).parts)
     )
 
 

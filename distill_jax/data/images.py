@@ -17,6 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from distill_jax.data.base import Source
 
 CACHE_BYTES = 2**31  # Of decoded images of a split that are kept in memory; see Decoded.
+# Images of each split without which a report has no moments of a half, nor of what is held out.
+LEAST = {"train": 4, "held_out": 2}
 THREADS = min(16, os.cpu_count() or 1)  # Each makes a whole batch.
 
 

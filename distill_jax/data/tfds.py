@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow_datasets
 from tensorflow_datasets.core import read_only_builder
 
-from distill_jax.data.images import Decoded, Encoded, Images, Stored
+from distill_jax.data.images import LEAST, Decoded, Encoded, Images, Stored
 from distill_jax.tables import suggestion
 
 
@@ -37,9 +37,10 @@ def tfds(
 
     Raises:
       ValueError: when the data are looked up or read: for a dataset that is unknown, not prepared,
-        prepared in another format, without images or with other labels, and for an unknown split.
+        prepared in another format, without images or with other labels, and for a split that is
+        unknown or has too few images.
     """
-    prepared = _Prepared(dataset, os.path.expanduser(data_dir), num_labels)
+    prepared = _Prepared(dataset, os.path.expanduser(data_dir), splits, num_labels)
     train, held_out = (Decoded(functools.partial(prepared.split, s), size) for s in splits)
     return Images(train, held_out, num_labels or prepared.num_labels, labelled, flip)
 
@@ -47,8 +48,11 @@ def tfds(
 class _Prepared:
     """A dataset on disk, found when it is needed."""
 
-    def __init__(self, dataset: str, data_dir: str, num_labels: int | None):
+    def __init__(
+        self, dataset: str, data_dir: str, splits: tuple[str, str], num_labels: int | None
+    ):
         self._dataset, self._data_dir, self._expected = dataset, data_dir, num_labels
+        self._splits = splits
 
     @functools.cached_property
     def _found(self) -> tuple[Any, tuple[str, str | None]]:
@@ -67,6 +71,9 @@ class _Prepared:
             raise ValueError(
                 f"num_labels is {self._expected}, but dataset {self._dataset!r} has {there}"
             )
+        # Both, whichever is read first: a run must not end at what its report lacks.
+        for split, least in zip(self._splits, LEAST.values(), strict=True):
+            _check_split(builder, self._dataset, split, least)
         return builder, (image, label)
 
     @property
@@ -116,6 +123,21 @@ def _feature(features: Any, kind: str, name: str) -> str | None:
     return name if name in found else found[0] if len(found) == 1 else None
 
 
+def _check_split(builder: Any, dataset: str, split: str, least: int) -> None:
+    try:
+        there = builder.info.splits[split].num_examples
+    except ValueError as error:
+        raise ValueError(
+            f"dataset {dataset!r} has no split {split!r}; it has "
+            f"{', '.join(builder.info.splits)}, and slices such as train[:90%]"
+        ) from error
+    if there < least:
+        raise ValueError(
+            f"split {split!r} of dataset {dataset!r} has {there} images; the report needs at least "
+            f"{least}: choose larger splits"
+        )
+
+
 class _Records:
     """A split of a prepared dataset."""
 
@@ -131,11 +153,6 @@ class _Records:
                 f"dataset {dataset!r} is prepared in {builder.data_dir} as "
                 f"{builder.info.file_format.value}, which only TensorFlow reads; prepare it in "
                 f"another folder: {_prepare(dataset, 'FOLDER')}"
-            ) from error
-        except ValueError as error:
-            raise ValueError(
-                f"dataset {dataset!r} has no split {split!r}; it has "
-                f"{', '.join(builder.info.splits)}, and slices such as train[:90%]"
             ) from error
 
     def __len__(self) -> int:

@@ -73,6 +73,17 @@ def test_an_area_resize_weighs_pixels_by_the_share_of_them_within(n, size):
     np.testing.assert_allclose(square(x, size), blocks, atol=0.5 + 1e-4)
 
 
+def test_hidden_files_and_folders_are_passed_over(tmp_path):
+    write_folder(tmp_path)
+    write_folder(tmp_path, classes=(".thumbs",))
+    (tmp_path / "cat" / ".000.png").write_bytes(png(picture(0)))
+    data = folder(str(tmp_path), 4)
+    assert data.num_labels == 3
+    assert len(data.train) + len(data.held_out) == 30
+    write_folder(tmp_path / ".all", classes=("cat",))
+    assert len(folder(str(tmp_path / ".all"), 4).held_out) == 3  # Hidden itself, but asked for.
+
+
 def test_an_image_of_the_size_is_not_touched(tmp_path):
     write_folder(tmp_path, count=20)
     data = folder(str(tmp_path), 8)
@@ -263,15 +274,27 @@ BAD = {
     ),
     "folder that is not there": (
         lambda root: folder(str(root / "nothing"), 8),
-        "/nothing is no folder; expected at least 2",
+        "/nothing is no folder; expected at least 11",
     ),
     "folder without images": (
         lambda root: folder(str(root), 8),
-        "has 0 images; expected at least 2 with a suffix of .*png",
+        "has 0 images; expected at least 11 with a suffix of .*png",
     ),
-    "folder of one image": (
-        lambda root: folder(str(write_folder(root, count=1)), 8),
-        "has 1 images; expected at least 2",
+    "folder of which one image is held out": (
+        lambda root: folder(str(write_folder(root, count=10)), 8),
+        "has 10 images; expected at least 11 .* every 10 is held out, and the report needs 2",
+    ),
+    "split with one image": (
+        lambda root: tfds("pictures", 8, str(write_tfds(root)), splits=("train", "test[:1]")),
+        r"split 'test\[:1\]' of dataset 'pictures' has 1 images; the report needs at least 2",
+    ),
+    "held-out split with one image, with the number of labels": (
+        lambda root: next(
+            tfds("pictures", 8, str(write_tfds(root)), ("train", "test[:1]"), num_labels=3).batches(
+                0, 0, 4
+            )
+        ),
+        r"split 'test\[:1\]' of dataset 'pictures' has 1 images",
     ),
     "images beside the classes": (
         lambda root: folder(str(in_and_beside_a_class(root)), 8),
