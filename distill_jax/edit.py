@@ -7,6 +7,7 @@ python -m distill_jax.edit inpaint --student=runs/digits_encoder/s11_n0004 --mas
 python -m distill_jax.edit roundtrip --workdir=runs/digits_encoder --out=roundtrip.png
 """
 
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,11 @@ from etils import epath
 
 from distill_jax import checkpoint, logs
 from distill_jax.data import DATASETS
+from distill_jax.data.folder import SUFFIXES
+from distill_jax.data.images import decode
 from distill_jax.edits import Labels, inpaint, psnr, roundtrip, sdedit, style
 from distill_jax.errors import friendly
+from distill_jax.paths import absolute
 from distill_jax.pixels import normalise
 from distill_jax.student import Student, load
 from distill_jax.tables import build, lookup
@@ -87,7 +91,7 @@ def define_flags() -> None:
 
 def main(task: str) -> None:
     """The command line."""
-    work, out = lookup(TASKS, "task", task), epath.Path(flags.FLAGS.out)
+    work, out = lookup(TASKS, "task", task), absolute(flags.FLAGS.out)
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"--out={out} ends in neither .png nor .npy")
     *before, x = work(flags.FLAGS)
@@ -144,7 +148,7 @@ def _inpaint_images(values: Any) -> Sequence[Any]:
 def _roundtrip_images(values: Any) -> Sequence[Any]:
     if values.workdir is None:
         raise ValueError("--workdir is needed: of a finished run with encoders and decoders")
-    teacher, both = pairs(epath.Path(values.workdir))
+    teacher, both = pairs(absolute(values.workdir))
     x, label = _images(values, teacher)
     rows, seen = compare(teacher, both, x, label)
     titles = ("steps", "distilled encoder and decoder", "reverse DDIM and DDIM of the teacher")
@@ -154,7 +158,7 @@ def _roundtrip_images(values: Any) -> Sequence[Any]:
         + logs.table(titles, cells)
     )
     logs.say(text)
-    out = epath.Path(values.out)
+    out = absolute(values.out)
     out.with_suffix(".md").write_text(text + "\n")
     checkpoint.write_json(out.with_suffix(".json"), {"num": len(x), "rows": rows})
     return [images[:10] for images in seen]
@@ -177,7 +181,7 @@ def _student(values: Any) -> Student:
 def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
     """Images in [-1, 1], and their labels where the network knows any."""
     if values.images:
-        x, label = read_images(epath.Path(values.images)), values.source_label
+        x, label = read_images(absolute(values.images), student.shape[-1]), values.source_label
         if student.num_classes and label is None:
             raise ValueError("--source_label is needed with --images: the class they show")
         return x[: values.num], label
@@ -191,31 +195,56 @@ def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
     return x[: values.num], label[: values.num] if student.num_classes else None
 
 
-def read_images(path: epath.Path) -> np.ndarray:
+def read_images(path: epath.Path, channels: int) -> np.ndarray:
     """Images (n, h, w, c) in [-1, 1] of a .npy file or of the pictures in a folder, by name.
+
+    Args:
+      path: of the file or folder; hidden pictures are passed over.
+      channels: 1 or 3, which pictures are converted to; an array stays as it is.
 
     Raises:
       ValueError: when they are no images of one size in [-1, 1] or 0 .. 255.
     """
-    if path.suffix == ".npy":
-        with path.open("rb") as file:
-            x = np.load(file)
-    else:
-        files = sorted(file for file in path.iterdir() if file.suffix in (".png", ".jpg", ".jpeg"))
-        arrays = []
-        for file in files:
-            with file.open("rb") as opened, PIL.Image.open(opened) as image:
-                arrays.append(np.atleast_3d(np.asarray(image)))
-        if len({array.shape for array in arrays}) != 1:
-            raise ValueError(f"--images={path} has {len(files)} pictures, not all of one size")
-        x = np.stack(arrays)
+    x = _read_array(path, "--images") if path.suffix == ".npy" else _read_pictures(path, channels)
     x = normalise(x if x.dtype == np.uint8 else x.astype(np.float32))
-    if x.ndim != 4 or not (np.abs(x) <= 1).all():
+    if x.ndim != 4 or not x.size or not (np.abs(x) <= 1).all():
         raise ValueError(
             f"--images={path} holds {x.dtype} of shape {x.shape}; expected (n, h, w, c), uint8 or "
             "in [-1, 1]"
         )
     return x
+
+
+def _read_array(path: epath.Path, flag: str) -> np.ndarray:
+    with path.open("rb") as file:
+        try:
+            x = np.load(file)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{flag}={path} cannot be read as a .npy array ({error})") from error
+        if not isinstance(x, np.ndarray) or x.dtype.kind not in "biuf":
+            found = getattr(x, "dtype", "an archive of arrays")
+            raise ValueError(f"{flag}={path} holds {found}; expected one array of numbers")
+    return x
+
+
+def _read_pictures(path: epath.Path, channels: int) -> np.ndarray:
+    if not path.is_dir():
+        raise ValueError(f"--images={path} is no folder; expected one with pictures, or a .npy")
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
+    if not files:
+        raise ValueError(f"--images={path} has no pictures with a suffix of {', '.join(SUFFIXES)}")
+    arrays = [decode(file.read_bytes(), str(file)) for file in files]
+    sizes = sorted({array.shape[:2] for array in arrays})
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width}x{height}" for height, width in sizes[:5])
+        raise ValueError(f"--images={path} has {len(files)} pictures, not all of one size: {shown}")
+    if channels == 1:  # As much light; a grey picture keeps its values.
+        arrays = [np.asarray(PIL.Image.fromarray(x).convert("L"))[..., None] for x in arrays]
+    return np.stack(arrays)
 
 
 def read_mask(name: str, shape: Sequence[int]) -> np.ndarray:
@@ -234,8 +263,7 @@ def read_mask(name: str, shape: Sequence[int]) -> np.ndarray:
     masks = {"left": column + 0 * row < width / 2, "right": column + 0 * row >= width / 2}
     masks["center"] = inside
     if name.endswith(".npy"):
-        with epath.Path(name).open("rb") as file:
-            mask = np.load(file) != 0
+        mask = _read_array(absolute(name), "--mask") != 0
     elif name in masks:
         mask = masks[name]
     else:

@@ -74,9 +74,9 @@ def sdedit(
     SDEdit: see editing.sdedit. `start` of 1 to N network calls; the rest is as in Student.sample.
 
     Raises:
-      ValueError: for a start, label, w or number of steps that makes no sense.
+      ValueError: for images, a start, label, w or number of steps that makes no sense.
     """
-    method = _ddim_method(student, num_steps)
+    method = _ddim_method(student, x, num_steps)
     n = int(method.num_steps)
     if not 1 <= start <= n:
         raise ValueError(f"start is {start}; expected 1 to {n}, of the student's {n} steps")
@@ -104,8 +104,11 @@ def inpaint(
       label: see Student.sample.
       w: see Student.sample.
       num_steps: see Student.sample.
+
+    Raises:
+      ValueError: for images, a label, w or number of steps that makes no sense.
     """
-    method = _ddim_method(student, num_steps)
+    method = _ddim_method(student, x, num_steps)
     mask = mask[..., None] if mask.ndim == 2 else mask
     eps = jax.random.normal(key, x.shape)
     mask = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), x.shape)
@@ -118,12 +121,17 @@ def _free(student: Student, num_steps: int | None) -> int | None:
     return num_steps if student.method.continuous else None
 
 
-def _ddim_method(student: Student, num_steps: int | None) -> Method:
+def _ddim_method(student: Student, x: Images, num_steps: int | None) -> Method:
+    """The method with the number of steps, once it is known to edit images x."""
     if not student.method.walks_ddim:
         name = type(student.method).__name__.lower()
         raise ValueError(
             f"{student.manifest['stage']} is of method {name!r}; editing starts or looks in the "
             "middle of DDIM, so take a diffusion, guided or progressive stage"
+        )
+    if x.shape[1:] != student.shape:
+        raise ValueError(
+            f"images are of shape {x.shape[1:]}; this network was trained on {student.shape}"
         )
     return student.with_steps(num_steps)
 

@@ -209,16 +209,62 @@ def test_masks_are_the_half_or_square_to_make_anew(tmp_path):
 def test_images_are_read_from_an_array_or_a_folder(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
     np.save(tmp_path / "x.npy", x)
-    folder = tmp_path / "pictures"
+    folder = epath.Path(tmp_path / "pictures")
     folder.mkdir()
     for i, image in enumerate(x):
         Image.fromarray(image[..., 0]).save(folder / f"{i}.png")
     expected = x / np.float32(127.5) - 1
-    np.testing.assert_allclose(edit.read_images(epath.Path(tmp_path / "x.npy")), expected)
-    np.testing.assert_allclose(edit.read_images(epath.Path(folder)), expected)
-    np.save(tmp_path / "x.npy", 3.0 * expected)
-    with pytest.raises(ValueError, match=r"expected \(n, h, w, c\), uint8 or in \[-1, 1\]"):
-        edit.read_images(epath.Path(tmp_path / "x.npy"))
+    for path in (epath.Path(tmp_path / "x.npy"), folder):
+        np.testing.assert_allclose(edit.read_images(path, 1), expected)
+    np.testing.assert_allclose(edit.read_images(folder, 3), expected.repeat(3, -1))
     Image.fromarray(x[0, :4, :, 0]).save(folder / "2.png")
-    with pytest.raises(ValueError, match="has 3 pictures, not all of one size"):
-        edit.read_images(epath.Path(folder))
+    with pytest.raises(ValueError, match="3 pictures, not all of one size: 8x4, 8x8"):
+        edit.read_images(folder, 1)
+
+
+def test_pictures_of_palettes_and_single_bits_are_read_as_they_look(tmp_path):
+    white = Image.new("L", (8, 8), 255)
+    for name, mode in {"a.PNG": "P", "b.png": "1", "c.png": "RGBA", ".d.png": "L"}.items():
+        white.convert(mode).save(tmp_path / name)
+    for channels in (1, 3):
+        x = edit.read_images(epath.Path(tmp_path), channels)
+        np.testing.assert_array_equal(x, np.ones((3, 8, 8, channels)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (3.0 * np.ones((1, 8, 8, 1)), r"expected \(n, h, w, c\), uint8 or in \[-1, 1\]"),
+        (np.ones((0, 8, 8, 1)), r"of shape \(0, 8, 8, 1\); expected \(n, h, w, c\)"),
+        (np.asarray(["a"]), "holds <U1; expected one array of numbers"),
+        (np.asarray([None]), r"cannot be read as a .npy array \(Object arrays"),
+        (b"no array", r"cannot be read as a .npy array \("),
+        (b"", r"cannot be read as a .npy array \("),
+    ],
+)
+def test_a_file_without_images_is_refused(content, message, tmp_path):
+    path = epath.Path(tmp_path / "x.npy")
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    with pytest.raises(ValueError, match=f"--images=.*x.npy .*{message}"):
+        edit.read_images(path, 1)
+    if isinstance(content, bytes):
+        with pytest.raises(ValueError, match=f"--mask=.*x.npy .*{message}"):
+            edit.read_mask(str(path), (8, 8, 1))
+    for place, problem in ((tmp_path, "has no pictures with a suffix"), (tmp_path / "no", "is no")):
+        with pytest.raises(ValueError, match=problem):
+            edit.read_images(epath.Path(place), 1)
+
+
+@pytest.mark.parametrize("shape", [(12, 12, 1), (8, 8, 3)])
+def test_images_of_another_shape_than_the_network_are_refused(decoder, shape):
+    x = np.zeros((4, *shape), np.float32)
+    message = r"images are of shape .*; this network was trained on \(8, 8, 1\)"
+    for refused in (
+        lambda: edits.sdedit(decoder, KEY, x, 1, 3),
+        lambda: edits.inpaint(decoder, KEY, x, LEFT, 3),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refused()
