@@ -4,8 +4,10 @@ import pytest
 from etils import epath
 
 from distill_jax import logs, report
+from distill_jax.data import Source
+from distill_jax.data.arrays import Arrays
 from distill_jax.diffusion.analytic import ring
-from distill_jax.yardsticks import make_yardstick
+from distill_jax.yardsticks import ImageYardstick, make_yardstick
 
 MIXTURE = {"name": "mixture", "count": 8000}
 
@@ -22,7 +24,7 @@ def drawn(label, seed=5):
 
 def test_what_real_points_get_is_near_zero_and_one(points):
     found = points.summary()
-    assert list(found) == ["name", "floor", "real_recall", "real_accuracy"]
+    assert list(found) == ["name", "floor", "real_recall", "real_accuracy", "turns_accuracy"]
     assert found["name"] == "SW2"
     assert found["real_accuracy"] is None
     assert max(found["floor"].values()) < 0.04  # Chance in the shares of the modes.
@@ -56,6 +58,19 @@ def test_half_of_the_plane_recalls_half_of_the_data(points):
     x = drawn(label)
     x[..., 0] = abs(x[..., 0])
     assert 0.45 < points.measure(x, label, None)["recall"] < 0.6
+
+
+def test_without_labels_the_summary_says_what_the_features_are_worth():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 100, (240, 16, 16, 1))
+    x[:, :4] += 100  # Brighter at the top: every turn looks different.
+    x, label = x.astype(np.uint8), np.zeros(240, np.int32)
+    train, held_out = Source(x[:200], label[:200]), Source(x[200:], label[200:])
+    found = ImageYardstick(Arrays(train, held_out, 0, 1), "FD-tops").summary()
+    assert found["real_accuracy"] is None
+    assert found["turns_accuracy"] > 0.9
+    text = report._real(found)
+    assert f"is right about {found['turns_accuracy']:.3f} of held-out images (by chance" in text
 
 
 def row_of(sampler, num_steps, w, **more):

@@ -14,6 +14,8 @@ from distill_jax.typing import Tree
 # (channels, stride) of the 3x3 convolutions; the mean over the last one's pixels is the features.
 LAYERS = ((32, 2), (64, 2), (128, 1), (128, 2))
 EPOCHS, BATCH, LEARNING_RATE = 3, 128, 4e-3
+LEAST, MOST_EPOCHS = 300, 30  # Updates; fewer where they would be more than so many epochs.
+TURNS = 4  # Quarter turns, the classes of images without any.
 
 
 class ConvNet:
@@ -26,20 +28,21 @@ class ConvNet:
       x: training images (n, h, w, c), square, float32 in [-1, 1] or uint8.
       label: their classes (n,), None where there are none.
       seed: of its initialisation and order; the protocol's is 0.
+      least: updates of small data; the protocol's is LEAST.
     """
 
-    def __init__(self, x: np.ndarray, label: np.ndarray | None, seed: int = 0):
+    def __init__(self, x: np.ndarray, label: np.ndarray | None, seed: int = 0, least: int = LEAST):
         rng = np.random.default_rng(seed)
-        classes = 4 if label is None else int(label.max()) + 1
-        updates = max(1, EPOCHS * len(x) // BATCH)
+        classes = TURNS if label is None else int(label.max()) + 1
+        updates = _updates(len(x), least)
         tx = optax.adam(optax.linear_schedule(LEARNING_RATE, 0.0, updates))
         self._params = _init(jax.random.key(seed), x.shape[-1], classes)
         state = tx.init(self._params)
         for order in np.array_split(_orders(rng, len(x), updates * BATCH), updates):
             images, target = x[order], None if label is None else label[order]
             if target is None:
-                target = rng.integers(0, 4, len(order))
-                images = np.stack([np.rot90(i, k) for i, k in zip(images, target, strict=True)])
+                target = rng.integers(0, TURNS, len(order))
+                images = _turned(images, target)
             self._params, state = _update(tx.update, self._params, state, images, target)
 
     def features(self, x: np.ndarray) -> np.ndarray:
@@ -50,9 +53,23 @@ class ConvNet:
         """The fraction of images that it puts into the class they are meant to show."""
         return float(np.mean(self._batched(_logits, x).argmax(-1) == label))
 
+    def turns_accuracy(self, x: np.ndarray) -> float:
+        """Without labels: the fraction of images whose turn it tells, a quarter by chance."""
+        turns = np.arange(len(x)) % TURNS
+        return self.accuracy(_turned(x, turns), turns)
+
     def _batched(self, function: jax.stages.Wrapped, x: np.ndarray, size: int = 500) -> np.ndarray:
         parts = [function(self._params, x[i : i + size]) for i in range(0, len(x), size)]
         return np.concatenate([np.asarray(part) for part in parts])
+
+
+def _updates(n: int, least: int) -> int:
+    """As many as EPOCHS of n images are, and of small data up to `least`."""
+    return max(1, EPOCHS * n // BATCH, min(least, MOST_EPOCHS * n // BATCH))
+
+
+def _turned(x: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    return np.stack([np.rot90(image, k) for image, k in zip(x, turns, strict=True)])
 
 
 def _orders(rng: np.random.Generator, n: int, count: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from distill_jax.metrics import convnet
 from distill_jax.metrics.convnet import ConvNet
 from distill_jax.metrics.frechet import frechet_distance, moments
 
@@ -17,7 +18,7 @@ def stripes(count, kinds=4):
 
 @pytest.fixture(scope="module")
 def classifier():
-    return ConvNet(*stripes(1000))
+    return ConvNet(*stripes(1000), least=0)
 
 
 def test_the_classifier_tells_classes_apart(classifier):
@@ -48,6 +49,19 @@ def test_the_distance_in_its_features_grows_with_noise(classifier):
 def test_without_labels_it_learns_to_tell_quarter_turns():
     x, _ = stripes(1000, kinds=1)
     x[..., 8:, :] //= 2  # Darker on the right: every turn looks different.
-    classifier = ConvNet(x, None)
+    classifier = ConvNet(x, None, least=0)
     turned = np.stack([np.rot90(image, k % 4) for k, image in enumerate(x[:200])])
     assert classifier.accuracy(turned, np.arange(200) % 4) > 0.9
+    assert classifier.turns_accuracy(x[:200]) == classifier.accuracy(turned, np.arange(200) % 4)
+
+
+@pytest.mark.parametrize(
+    ("n", "updates"), [(20, 4), (300, 70), (1280, 300), (12_800, 300), (50_000, 1171)]
+)
+def test_small_data_are_seen_more_often_than_large_ones(n, updates):
+    assert convnet._updates(n, convnet.LEAST) == updates
+
+
+def test_the_classifier_of_few_images_is_trained_to_its_end():
+    x, label = stripes(200)
+    assert ConvNet(x[:100], label[:100]).accuracy(x[100:], label[100:]) > 0.9
