@@ -20,7 +20,7 @@ from etils import epath
 
 from distill_jax import load, logs
 from distill_jax.diffusion.resize import bicubic
-from distill_jax.evaluate import Draw
+from distill_jax.draw import Draw
 from distill_jax.yardsticks import make_yardstick
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -2,7 +2,8 @@
 
 Zhou et al. (2024, arXiv:2404.04057): the numbers of their released run, but for its teacher, EDM's
 (docs/teachers.md imports it; here that of cifar10_guided), its augmentation, which is not built,
-and its 800 million images: 100 million here. Published: FID 1.71.
+its dropout, 0.13 (here the network's 0.2), and its 800 million images: 100 million here.
+Published: FID 1.71.
 
     python -m distill_jax.main --config=configs/cifar10_sid.py --workdir=runs/cifar10_sid
     python -m distill_jax.main --config=configs/cifar10_sid.py:smoke    # fake data, CPU

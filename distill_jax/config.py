@@ -111,6 +111,8 @@ def halvings(
       ValueError: unless start is end times a power of two, or of the option `factor`.
     """
     factor = options.get("factor", 2)
+    if factor < 2:
+        raise ValueError(f"factor is {factor}; expected a whole number from 2")
     numbers = [max(start, 1)]
     while numbers[-1] > max(end, 1) and numbers[-1] % factor == 0:
         numbers.append(numbers[-1] // factor)
@@ -120,6 +122,8 @@ def halvings(
             f"{'two' if factor == 2 else factor}, such as {factor**5} to 1"
         )
     table = steps if isinstance(steps, dict) else {"default": steps}
+    if missing := [n for n in numbers if n not in table and "default" not in table]:
+        raise ValueError(f'steps has no iterations for {missing} and no "default"; got {steps}')
     return [
         stage(
             f"{prefix}{n:04d}",

@@ -10,60 +10,25 @@ import functools
 import itertools
 import json
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from absl import flags
 from etils import epath
+from ml_collections import config_flags
 
 from distill_jax import checkpoint, distributed, logs, report
+from distill_jax.data import DATASETS
+from distill_jax.draw import Draw
 from distill_jax.errors import friendly
+from distill_jax.paths import absolute
 from distill_jax.sharding import Layout, make_layout
 from distill_jax.student import Student, describe, load
+from distill_jax.tables import build
 from distill_jax.yardsticks import Row, Yardstick, make_yardstick
 
-PIXELS = 2**18  # Drawn at once: 256 of 32x32, 64 of 64x64.
-
-
-@dataclasses.dataclass(frozen=True)
-class Draw:
-    """The same noise, and the classes in turn, for every network: samples compare in pairs.
-
-    Attributes:
-      num: samples, drawn in batches of at most `batch`, fewer where images are large.
-      batch: larger ones are slower on a CPU, whose caches they leave.
-      seed: of the noise.
-    """
-
-    num: int
-    batch: int = 1000
-    seed: int = 0
-
-    def labels(self, student: Student) -> np.ndarray | None:
-        """The classes in turn, None for a network without labels."""
-        return np.arange(self.num) % student.num_classes if student.num_classes else None
-
-    def __call__(
-        self,
-        student: Student,
-        w: float | None,
-        num_steps: int | None = None,
-        variance: float | None = None,
-    ) -> tuple[np.ndarray, float]:
-        """Samples (num, h, w, c), and the seconds they took."""
-        label, parts = self.labels(student), []
-        batch = min(self.batch, max(1, PIXELS // math.prod(student.shape[:2])))
-        began = time.perf_counter()
-        for start in range(0, self.num, batch):
-            key = jax.random.fold_in(jax.random.key(self.seed), start)
-            part = None if label is None else label[start : start + batch]
-            size = min(batch, self.num - start)
-            x = student.sample(key, size, part, w, num_steps, variance)
-            parts.append(distributed.fetch(x))
-        return np.concatenate(parts), time.perf_counter() - began
+WS = ("0", "1", "2", "4")
 
 
 class Entry(NamedTuple):
@@ -90,18 +55,27 @@ def entries(
         columns that need it out.
       students: those that take w, or can be guided, get the strengths of their range, the others
         the one in their weights.
-      strengths: values of w for the former; without a w in any student, one row without.
+      strengths: values of w for the former, and the smallest of a student that knows none of
+        them; without a w in any student, one row without.
       ancestral: weights of the large variance at which the teacher is sampled by the ancestral
         sampler too, () for none.
     """
     free = [s.takes_w or s.can_be_guided for s in students or [teacher]]
-    baked = {s.method.baked_w for s, any_w in zip(students, free, strict=False) if not any_w}
-    strengths = sorted({*(strengths if any(free) else ()), *baked})
+    pairs = list(zip(students or [teacher], free, strict=True))
+    baked = {_baked(student) for student, any_w in pairs if not any_w}
+    lows = {
+        float(student.method.w_range[0])
+        for student, any_w in pairs
+        if student.takes_w and not any(_knows(student, w) for w in strengths)
+    }
+    strengths = sorted({*(strengths if any(free) else ()), *baked, *lows})
     if strengths == [0.0] and not any(free):
         strengths = (None,)
     counts, found = {int(student.method.num_steps) for student in students}, []
     for w in strengths:
-        for n in () if teacher is None else sorted({*counts, int(teacher.method.num_steps)})[::-1]:
+        # Less than no guidance may be in a student's weights, and is nothing to guide a teacher by.
+        absent = teacher is None or (w is not None and w < 0)
+        for n in () if absent else sorted({*counts, int(teacher.method.num_steps)})[::-1]:
             found.append(Entry("teacher", teacher, w, n))
             if ancestral:
                 found.append(Entry("teacher, ancestral", teacher, w, n, tuple(ancestral)))
@@ -113,8 +87,13 @@ def entries(
     return found
 
 
+def _baked(student: Student) -> float:
+    """The strength in the weights, without the rounding of what it was computed from."""
+    return round(student.method.baked_w, 6)
+
+
 def _knows(student: Student, w: float | None) -> bool:
-    baked = student.method.baked_w
+    baked = _baked(student)
     low, high = student.method.w_range or (
         (0.0, math.inf) if student.can_be_guided else [baked] * 2
     )
@@ -260,7 +239,7 @@ def write_report(
         rows = [rows[order.index(i)] for i in range(len(planned))]
         _record(students, planned, rows, report.protocol(yardstick.name, num))
         report.write(workdir, {**yardstick.summary(), "made_of": made_of, "rows": rows})
-        partial.unlink()
+        partial.unlink(missing_ok=True)
     distributed.wait("the report is written")
     return True
 
@@ -300,8 +279,9 @@ def define_flags() -> None:
     distributed.define_flags()
     flags.adopt_module_key_flags(distributed)
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
-    flags.DEFINE_list("w", ["0", "1", "2", "4"], "Guidance strengths.")
+    flags.DEFINE_list("w", None, "Guidance strengths; 0, 1, 2, 4 without it.")
     flags.DEFINE_list("ancestral", [], "Also the teacher's ancestral sampler: large variances.")
+    config_flags.DEFINE_config_file("config", None, "Config whose data to compare with.")
     flags.DEFINE_integer("num", 2000, "Samples per row.", lower_bound=2)
     flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
 
@@ -313,25 +293,50 @@ def _numbers(name: str, values: Sequence[str]) -> list[float]:
         raise ValueError(f"--{name}={','.join(values)} is no list of numbers") from error
 
 
+def _data(student: Student) -> dict[str, Any]:
+    """The data to compare with, as in a config: those of --config, or what it was trained on."""
+    config, data = flags.FLAGS.config, student.manifest["data"]
+    if config is None and data["name"] == "none":
+        raise ValueError(
+            "this network was imported and does not say what its data were; name a config that "
+            "does, such as --config=configs/cifar10_guided.py --config.data.data_dir=DIR"
+        )
+    data = data if config is None else config.data.to_dict()
+    shape = build(DATASETS, "dataset", data).shape
+    if tuple(shape) != student.shape:
+        raise ValueError(f"the data are of shape {tuple(shape)}, the network's {student.shape}")
+    return data
+
+
 def main() -> None:
     """The command line."""
     values = flags.FLAGS
     if values.student is None:
         raise ValueError("--student is needed: the directory of a finished run")
-    strengths, ancestral = _numbers("w", values.w), _numbers("ancestral", values.ancestral)
+    strengths, ancestral = _numbers("w", values.w or WS), _numbers("ancestral", values.ancestral)
+    if values.out:
+        absolute(values.out).parent.mkdir(parents=True, exist_ok=True)
     distributed.join()
     layout = make_layout({"data": -1})
     student = describe(values.student, layout)
-    teacher = _root(student) if student.method.needs_teacher else None
-    yardstick = make_yardstick(student.manifest["data"]) if distributed.first() else None
-    planned = entries(teacher, [student], strengths, ancestral)
+    for w in strengths if values.w else ():
+        student.conditions(1, 0 if student.num_classes else None, w)
+        if not _knows(student, w):
+            low, high = student.method.w_range
+            raise ValueError(f"--w={w:g}, and this student knows w from {low:g} to {high:g}")
+    distilled = student.method.needs_teacher
+    teacher, students = (_root(student), [student]) if distilled else (student, [])
+    if ancestral and teacher is None:
+        raise ValueError("--ancestral is for the student's teacher, which is not there any more")
+    yardstick = make_yardstick(_data(student)) if distributed.first() else None
+    planned = entries(teacher, students, strengths, ancestral)
     rows = list(compare(yardstick, planned, values.num, layout))
     if yardstick is None:
         return
     logs.say(report.protocol(yardstick.name, values.num))
     logs.say(report.rows_table(rows))
     if values.out:
-        checkpoint.write_json(epath.Path(values.out), {**yardstick.summary(), "rows": rows})
+        checkpoint.write_json(absolute(values.out), {**yardstick.summary(), "rows": rows})
 
 
 if __name__ == "__main__":

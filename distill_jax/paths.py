@@ -4,8 +4,8 @@ from etils import epath
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The path from the root; one with a scheme, such as gs://, is as it is."""
-    path = epath.Path(path)
+    """The path from the root, ~ being the home; one with a scheme, such as gs://, is as it is."""
+    path = epath.Path(path).expanduser()
     return path if "://" in str(path) else path.absolute()
 
 

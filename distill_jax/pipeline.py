@@ -157,8 +157,9 @@ def _train_stage(
     except DivergedError as error:
         last = states.steps()
         good = stage.directory / "states" / str(last[-1]) if last else stage.teacher
+        kept = f"the last good checkpoint is {good}" if good else "nothing was saved before"
         raise ValueError(
-            f"stage {stage.name} diverged at {error}; the last good checkpoint is {good}; try a "
+            f"stage {stage.name} diverged at {error}; {kept}; try a "
             f"smaller --config.stages.{stage.name}.learning_rate (now {spec.learning_rate:g})"
         ) from error
     finally:

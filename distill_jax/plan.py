@@ -1,6 +1,7 @@
 """A config, checked: every name looked up and every number tried, before anything is started."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,10 +16,11 @@ from distill_jax.binding import Bind, abstract_params, make_binding, role_shapes
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import Binding
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
+from distill_jax.keys import check_config, check_keys, check_microbatches, check_ranges
 from distill_jax.methods import METHODS, Method
 from distill_jax.paths import absolute
 from distill_jax.sharding import Layout, make_layout
-from distill_jax.student import Student, find_final, load
+from distill_jax.student import Student, describe
 from distill_jax.tables import build, suggestion
 from distill_jax.typing import Tree
 from distill_jax.updates import Rates, optimizer
@@ -103,18 +105,14 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
       KeyError: for a key or name that nobody knows, with a suggestion.
       ValueError: for numbers that do not fit each other.
     """
-    _check_keys(config, configs.base(), "config")
-    _check_numbers(config)
-    if config.evaluate.num_samples < 2 or not config.evaluate.w:
-        raise ValueError(
-            f"config.evaluate is {config.evaluate.to_dict()}; expected at least one w and 2 samples"
-        )
+    check_keys(config, configs.base(), "config")
+    check_config(config)
     if not config.stages:
         raise ValueError("config.stages is empty: a run needs at least one stage")
     dataset = build(DATASETS, "dataset", config.data.to_dict())
     layout = make_layout(config.mesh.to_dict(), devices)
     layout.check_batch(config.batch_size)
-    _check_microbatches(config, layout.ways)
+    check_microbatches(config.batch_size, config.microbatches, layout.ways)
     workdir = absolute(workdir)
     stages: list[Stage] = []
     for name in sorted(config.stages):
@@ -127,51 +125,18 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     return Run(config, workdir, dataset, layout, tuple(stages))
 
 
-def _check_numbers(config: ConfigDict) -> None:
-    cadence = ("log_every", "save_every")
-    for key in (*cadence, "microbatches", "updates_per_call", "seed", "keep_every"):
-        least = 0 if key in ("seed", "keep_every") else 1
-        if config[key] < least:
-            raise ValueError(f"config.{key} is {config[key]}; expected at least {least}")
-    if config.frozen_dtype not in ("float32", "bfloat16"):
-        raise ValueError(
-            f"config.frozen_dtype is {config.frozen_dtype!r}; expected 'float32' or 'bfloat16'"
-        )
-    for key in cadence:
-        if config[key] % config.updates_per_call:
-            raise ValueError(
-                f"config.{key} is {config[key]}; expected a multiple of config.updates_per_call, "
-                f"{config.updates_per_call}: a run logs, saves and stops between calls"
-            )
-
-
-def _check_microbatches(config: ConfigDict, ways: int) -> None:
-    size, parts = config.batch_size, config.microbatches
-    if size % (parts * ways):
-        raise ValueError(
-            f"batch_size {size} is not divisible by microbatches x data x fsdp = {parts} x {ways}; "
-            f"choose a multiple of {parts * ways}, or fewer microbatches"
-        )
-
-
-def _check_keys(config: ConfigDict, known: ConfigDict | dict[str, Any], path: str) -> None:
-    for key, value in config.items():
-        if key not in known:
-            raise KeyError(
-                f"unknown key {path}.{key}; known: {', '.join(known)}{suggestion(key, known)}"
-            )
-        if isinstance(known[key], ConfigDict) and "name" not in known[key] and key != "stages":
-            _check_keys(value, known[key], f"{path}.{key}")
-
-
 def _plan_stage(
     config: ConfigDict, name: str, before: list[Stage], dataset: Dataset, workdir: epath.Path
 ) -> Stage:
     spec = config.stages[name]
-    _check_keys(spec, configs.stage("", "", steps=1, learning_rate=1.0), f"stages.{name}")
-    if spec.steps < 1:
-        raise ValueError(f"steps is {spec.steps}; expected at least 1")
-    _check_keys(spec.optimizer, configs.base().optimizer, f"stages.{name}.optimizer")
+    if not re.fullmatch(r"s\d+_\w+", name):
+        raise ValueError(
+            f"expected a name such as s00_{name}, whose number says when it runs; "
+            "config.pipeline gives stages theirs"
+        )
+    check_keys(spec, configs.stage("", "", steps=1, learning_rate=1.0), f"stages.{name}")
+    check_ranges(spec, "")
+    check_keys(spec.optimizer, configs.base().optimizer, f"stages.{name}.optimizer")
     method = build(METHODS, "method", spec.method.to_dict())
     model = (spec.model or config.model).to_dict()
     binding = _student_binding(config, spec, model, method, dataset)
@@ -182,7 +147,9 @@ def _plan_stage(
     method.check(None if teacher is None else teacher.method)
     if start is not None:
         role = "init" if spec.init else "teacher"
-        _check_alike(binding, start.binding, role, ("schedule", "parameterization"))
+        # A teacher that is trained on may learn to predict something else.
+        head = ("parameterization",) if method.needs_teacher else ()
+        _check_alike(binding, start.binding, role, ("schedule", *head))
     if teacher is not None:
         _check_alike(binding, teacher.binding, "teacher", ("schedule",))
         _check_labels(method, dataset.num_classes, teacher.binding.sizes.num_classes)
@@ -308,8 +275,8 @@ def _find_network(
             f"{option} {name!r} is no earlier stage; earlier ones: {', '.join(short)}"
             f"{suggestion(name, short)}; a directory needs a slash in it"
         )
-    student = load(name)
-    return find_final(name), student
+    student = describe(name)
+    return student.directory, student
 
 
 def show(run: Run) -> str:

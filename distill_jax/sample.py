@@ -5,13 +5,14 @@ python -m distill_jax.sample --student=runs/digits_guided --num=100 --w=2 --out=
 
 import math
 
-import jax
 import numpy as np
 from absl import flags
 from etils import epath
 
 from distill_jax import distributed, logs
+from distill_jax.draw import Draw
 from distill_jax.errors import friendly
+from distill_jax.paths import absolute
 from distill_jax.sharding import make_layout
 from distill_jax.student import Student, load
 
@@ -37,14 +38,24 @@ def main() -> None:
     values = flags.FLAGS
     if values.student is None:
         raise ValueError("--student is needed: the directory of a finished run")
-    out = epath.Path(values.out)
+    out = absolute(values.out)
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"--out={out} ends in neither .png nor .npy")
     distributed.join()
+    if distributed.first():
+        out.parent.mkdir(parents=True, exist_ok=True)
     student = load(values.student, make_layout({"data": -1}))
-    key = jax.random.key(values.seed)
-    choices = (values.label, values.w, values.num_steps, values.variance)
-    x = distributed.fetch(student.sample(key, values.num, *choices))
+    progress = logs.Progress("sample", values.num)
+    draw = Draw(
+        values.num,
+        seed=values.seed,
+        label=values.label,
+        each=lambda done: progress.update(done, f"{done} images"),
+    )
+    try:
+        x, _ = draw(student, values.w, values.num_steps, values.variance)
+    finally:
+        progress.close()
     if not distributed.first():
         return
     if out.suffix == ".npy":

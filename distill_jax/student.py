@@ -15,7 +15,7 @@ from distill_jax import checkpoint
 from distill_jax.binding import abstract_params, as_tuples, make_binding
 from distill_jax.diffusion.denoiser import Binding, Denoiser, clipped, guided
 from distill_jax.diffusion.encoding import ddim_encode
-from distill_jax.diffusion.prediction import Prediction
+from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction
 from distill_jax.diffusion.samplers import ancestral
 from distill_jax.methods import METHODS, Method
 from distill_jax.paths import absolute
@@ -128,6 +128,11 @@ class Student:
         if variance is not None and not 0 <= variance <= 1:
             raise ValueError(f"variance is {variance!r}; expected a number in [0, 1], or None")
         method, (cond, guidance) = self.with_steps(num_steps), self.conditions(len(z), label, w)
+        if not (variance is None or method.continuous or method.walks_ddim):
+            raise ValueError(
+                f"variance is {variance!r}, and {self.manifest['method']['name']} students have a "
+                "sampler of their own; leave it out"
+            )
         key, networks = jax.random.key(0) if key is None else key, (self.params, guidance)
         places = self.binding, self.layout
         return _draw(*places, method, networks, (key, jnp.asarray(z)), cond, variance)
@@ -149,7 +154,12 @@ class Student:
           ValueError: for a label, w or number of steps that the network does not know, and from a
             few-step sampler.
         """
-        method = self.with_steps(num_steps)
+        method, known = self.with_steps(num_steps), METHODS["encoder"].parameterizations
+        if self.binding.parameterization not in [PARAMETERIZATIONS[name] for name in known]:
+            raise ValueError(
+                "in a clean image what this network predicts says nothing of the noise; networks "
+                f"with the parameterization {', '.join(known)} encode"
+            )
         if method.decodes and not method.continuous:
             raise ValueError(
                 "this student only decodes; encode with the encoder stage of "

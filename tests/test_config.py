@@ -41,3 +41,10 @@ def test_smoke_keeps_the_stages_and_leaves_the_full_size_alone():
     assert small.stages.s00_a.steps < config.stages.s00_a.steps == 1000
     assert small.model.width == 8
     assert "width" not in config.model
+
+
+def test_halvings_name_what_is_missing():
+    with pytest.raises(ValueError, match="factor is 1; expected a whole number from 2"):
+        halvings(8, 1, steps=1, learning_rate=1.0, factor=1)
+    with pytest.raises(ValueError, match=r'no iterations for \[4, 1\] and no "default"'):
+        halvings(4, 1, steps={2: 7}, learning_rate=1.0)

@@ -12,13 +12,13 @@ LINES = [
     {"main", "sweep"},
     {"sample", "evaluate", "edit", "spectrum", "teachers"},
     {"pipeline", "report", "edits", "costs", "yardsticks"},
-    {"plan"},
+    {"plan", "draw"},
     {"student"},
     {"binding", "profile"},
     {"train", "prefetch", "lora", "checkpoint", "sharding", "logs", "data", "metrics"}
     | {"methods", "models"},
     {"diffusion", "updates"},
-    {"seals"},
+    {"seals", "keys"},
     {"typing", "tables", "signals", "distributed", "errors", "flops", "pixels", "paths"},
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

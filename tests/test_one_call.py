@@ -22,10 +22,20 @@ RATES = {"steps": 2, "learning_rate": 1e-3}
 
 @pytest.fixture(scope="module")
 def students(chain, tmp_path_factory):
-    """BOOT from a halving, SiD between two students that take w, DMD2 by adapters."""
+    """BOOT from a halving, SiD between students that take w, DMD2 by adapters."""
     config = smoke_config()
     options = {"absorbed": True, "w_range": (0.0, 4.0), "teacher_steps": 4, "solver": "euler"}
+    options["clip_target"] = True  # As its teacher was trained.
     config.stages = in_order(
+        stage(
+            "guided",
+            "guided",
+            teacher=str(chain / "s00_teacher"),
+            w_range=(0.0, 4.0),
+            new=("w_embed",),
+            clip_target=False,
+            **RATES,
+        ),
         stage(
             "boot",
             "boot",
@@ -37,7 +47,7 @@ def students(chain, tmp_path_factory):
         stage(
             "sid",
             "sid_lsg",
-            teacher=str(chain / "s01_guided"),
+            teacher="guided",
             init=str(chain / "s07_n0001"),
             w_range=(0.0, 2.0),
             **RATES,
@@ -57,7 +67,7 @@ def students(chain, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("index", range(1, 4))
 def test_a_student_may_start_from_any_finished_stage(students, index):
     stage = students.stages[index]
     student = load(stage.directory)
@@ -74,7 +84,7 @@ def test_a_student_may_start_from_any_finished_stage(students, index):
 
 def test_a_student_may_start_from_another_network_than_its_teacher(students):
     """Two updates at a rate of 1e-3 leave the student nearer to its start."""
-    stage = students.stages[1]
+    stage = students.stages[2]
     mine, *others = (
         jax.tree.leaves(load(path).params) for path in (stage.directory, stage.start, stage.teacher)
     )
@@ -84,11 +94,11 @@ def test_a_student_may_start_from_another_network_than_its_teacher(students):
     assert 0 < start < teacher
     manifest = load(stage.directory).manifest
     assert manifest["init"].endswith("s07_n0001/final")
-    assert manifest["parent"].endswith("s01_guided/final")
+    assert manifest["parent"].endswith("s00_guided/final")
 
 
 def test_adapters_train_few_numbers_and_are_merged_in_the_end(students):
-    stage = students.stages[2]
+    stage = students.stages[3]
     network = jax.tree.leaves(stage.shapes["teacher"])
     adapters = jax.tree.leaves(stage.shapes["student"])
     assert sum(leaf.size for leaf in adapters) < sum(leaf.size for leaf in network) / 4
@@ -108,7 +118,7 @@ def test_adapters_train_few_numbers_and_are_merged_in_the_end(students):
 def test_a_stopped_run_of_two_roles_goes_on_bit_for_bit(students, tmp_path):
     """The fake, its critic and both optimizers are in the state."""
     config = students.config.copy_and_resolve_references()
-    config.stages = {"s00_dmd2": config.stages.s02_dmd2}
+    config.stages = {"s00_dmd2": config.stages.s03_dmd2}
     whole, stopped = (plan.make(config, tmp_path / name) for name in ("whole", "stopped"))
     assert pipeline.run(whole, stop=lambda: False)
     with pytest.raises(StoppedError, match="stopped after iteration 1"):
@@ -120,9 +130,9 @@ def test_a_stopped_run_of_two_roles_goes_on_bit_for_bit(students, tmp_path):
 
 
 def test_a_report_compares_a_student_at_the_strength_in_its_weights(students, chain):
-    student, teacher = load(students.stages[2].directory), load(chain / "s00_teacher")
+    student, teacher = load(students.stages[3].directory), load(chain / "s00_teacher")
     longer = dataclasses.replace(student, method=METHODS["sid_lsg"](kappas=(1.0, 1.0, 1.0, 3.0)))
-    taking = load(students.stages[1].directory)
+    taking = load(students.stages[2].directory)
     rows = entries(teacher, [student, longer, taking], strengths=(0.0, 1.0, 4.0))
     found = [(entry.sampler, entry.w, entry.num_steps) for entry in rows]
     per_teacher = [("teacher", 64), ("teacher", 1)]
@@ -138,6 +148,28 @@ def test_a_report_compares_a_student_at_the_strength_in_its_weights(students, ch
         *((sampler, 4.0, n) for sampler, n in per_teacher),
     ]
     assert [entry.w for entry in entries(teacher, [student], strengths=(0.0, 4.0))] == [None] * 3
+    short = dataclasses.replace(student, method=METHODS["sid_lsg"](kappas=(0.5, 1.0, 1.0, 1.0)))
+    found = [(entry.sampler, entry.w) for entry in entries(teacher, [short], strengths=())]
+    assert found == [("student, dmd2", -0.5)]  # Nothing that a teacher can be guided by.
+
+
+def test_a_report_has_a_row_of_every_network(students, chain):
+    teacher, taking = load(chain / "s00_teacher"), load(students.stages[2].directory)
+    plain = METHODS["diffusion"](num_steps=4, label_dropout=0.0)
+    alone = dataclasses.replace(teacher, method=plain)
+    assert [(e.sampler, e.w) for e in entries(alone, [], strengths=(0.0, 1.0))] == [
+        ("teacher", None)
+    ]
+    method = dataclasses.replace(taking.method, w_range=(0.25, 0.75))
+    narrow = dataclasses.replace(taking, method=method)
+    rows = entries(teacher, [narrow], strengths=(0.0, 1.0))
+    assert [e.w for e in rows if e.network is narrow] == [0.25]
+
+
+def test_a_student_with_a_sampler_of_its_own_takes_no_variance(students):
+    student = load(students.stages[3].directory)
+    with pytest.raises(ValueError, match="dmd2 students have a sampler of their own"):
+        student.sample(jax.random.key(0), 2, variance=0.5)
 
 
 def test_the_log_of_a_score_matching_stage_shows_the_gap_and_its_trend(tmp_path, capsys):

@@ -1,5 +1,7 @@
 """A bucket in memory, as Cloud Storage is: no renaming in one step, no adding to a file."""
 
+import pathlib
+
 import fsspec
 import numpy as np
 import pytest
@@ -44,3 +46,7 @@ def test_lines_pictures_and_json_can_be_written_to_a_bucket_and_added_to(bucket)
     for rows in ([], [1]):
         checkpoint.write_json(bucket / "report.json", {"rows": rows})
     assert (bucket / "report.json").read_text() == '{\n  "rows": [\n    1\n  ]\n}\n'
+
+
+def test_the_home_is_found():
+    assert absolute("~/runs") == epath.Path(pathlib.Path.home()) / "runs"

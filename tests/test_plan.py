@@ -127,7 +127,37 @@ BAD = {
     "report of no samples": (
         config_of(TEACHER, evaluate__num_samples=1),
         ValueError,
-        "expected at least one w and 2 samples",
+        "expected 2 samples or more, at least one w",
+    ),
+    "report at a negative w": (
+        config_of(TEACHER, evaluate__w=(-1.0,)),
+        ValueError,
+        "at least one w, each from 0",
+    ),
+    "report of an ancestral variance that is none": (
+        config_of(TEACHER, evaluate__ancestral=(2.0,)),
+        ValueError,
+        "variances from 0 to 1",
+    ),
+    "number as a word": (
+        config_of({**TEACHER, "steps": "100"}),
+        ValueError,
+        "steps is '100'; expected a whole number",
+    ),
+    "sampling steps with a point": (
+        config_of({**TEACHER, "method": {"name": "diffusion", "num_steps": 1e3}}),
+        ValueError,
+        "num_steps is 1000.0; a sampler takes a whole number",
+    ),
+    "running mean that grows": (
+        config_of({**TEACHER, "ema_decay": 1.5}),
+        ValueError,
+        "ema_decay is 1.5; expected a number from 0 to 1",
+    ),
+    "stage without a place in the order": (
+        config_of(TEACHER, stages={"teacher": TEACHER}),
+        ValueError,
+        "stage teacher: expected a name such as s00_teacher",
     ),
     "no stages": (config_of(), ValueError, "config.stages is empty"),
     "no iterations": (config_of({**TEACHER, "steps": 0}), ValueError, "steps is 0"),

@@ -86,8 +86,8 @@ class Denoiser:
     def __call__(self, z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
         """The clean image and the noise in z at time t, in float32 or wider.
 
-        A key switches dropout on. Distillation has none (Salimans & Ho 2022, released configs), so
-        only the loss of a teacher passes one.
+        A key switches dropout on. Halving has none (Salimans & Ho 2022, released configs): losses
+        of teachers, of fake networks and of SiD's student pass one.
         """
         return self.predict(z, t, cond) if key is None else self.predict(z, t, cond, key)
 

@@ -18,7 +18,9 @@ from distill_jax.methods.checks import (
     check_choice,
     check_has_null,
     check_number,
+    check_teacher_steps,
     check_w_range,
+    check_x,
 )
 from distill_jax.typing import Batch, Cond, Image, Time
 
@@ -129,17 +131,13 @@ class Boot(Method):
         check_choice("step_weight", self.step_weight, ("constant", "inverse"))
         check_number("boundary_weight", self.boundary_weight, 0, float("inf"))
         self._check_guidance(teacher)
-        given = self.teacher_steps, self.solver
-        fits = not given[0] if teacher.continuous else given == (teacher.num_steps, "euler")
-        if not fits:
-            known = "all times" if teacher.continuous else f"its {teacher.num_steps} steps alone"
-            text = (
-                f"teacher_steps is {given[0]}, solver {given[1]!r}, and the teacher knows {known}"
-            )
-            raise ValueError(text + "; expected 0 for all times, else their number and 'euler'")
+        check_teacher_steps(teacher, self.teacher_steps, self.solver)
+        check_x(self, teacher)
 
     def _check_guidance(self, teacher: Method) -> None:
         check_number("w", self.w, 0, float("inf"))
+        if self.w and self.w_range:
+            raise ValueError(f"w is {self.w} and w_range {self.w_range}; expected one of them")
         theirs, (low, high) = teacher.w_range, self.w_range or (self.w, self.w)
         check_w_range((low, high))
         if self.absorbed != (theirs is not None):
@@ -166,5 +164,6 @@ class Boot(Method):
         if n > 0:
             i = jax.random.randint(key, eps.shape[:1], 1, n + 1).astype(eps.dtype)
             return i / n, (i - 1) / n
-        t = jax.random.uniform(key, eps.shape[:1], eps.dtype, low, high)
+        # From time 0 there is no step.
+        t = jax.random.uniform(key, eps.shape[:1], eps.dtype, max(low, 1e-6), high)
         return t, jnp.maximum(t - self.delta, low)

@@ -3,6 +3,8 @@
 import itertools
 from typing import Any
 
+import numpy as np
+
 from distill_jax.diffusion.levels import LEVELS
 from distill_jax.diffusion.weighting import WEIGHTINGS
 from distill_jax.methods.base import Method
@@ -10,17 +12,18 @@ from distill_jax.methods.base import Method
 
 def check_steps(num_steps: Any) -> None:
     """Raises ValueError unless num_steps is a whole number from 1."""
-    if num_steps != int(num_steps) or num_steps < 1:
+    if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
         raise ValueError(
             f"num_steps is {num_steps}; a sampler takes a whole number of steps from 1"
         )
 
 
-def check_w_range(w_range: tuple) -> None:
+def check_w_range(w_range: Any) -> None:
     """Raises ValueError unless w_range is (low, high) with 0 <= low <= high."""
-    if len(w_range) != 2 or not 0 <= w_range[0] <= w_range[1]:
+    pair = isinstance(w_range, (tuple, list)) and len(w_range) == 2
+    if not pair or not 0 <= w_range[0] <= w_range[1]:
         raise ValueError(
-            f"w_range is {tuple(w_range)}; expected (smallest, largest) with "
+            f"w_range is {w_range}; expected (smallest, largest) with "
             "0 <= smallest <= largest, for w = 0 is the model without guidance"
         )
 
@@ -116,6 +119,18 @@ def check_all_times(teacher: Method) -> None:
         )
 
 
+def check_teacher_steps(teacher: Method, count: int, solver: str) -> None:
+    """Raises ValueError unless a step of the solver is one of the teacher's own; 0: at any time."""
+    given = count, solver
+    grid = teacher.walks_ddim and given == (teacher.num_steps, "euler")
+    if not (not count if teacher.continuous else grid):
+        known = "all times" if teacher.continuous else f"its {teacher.num_steps} steps alone"
+        raise ValueError(
+            f"teacher_steps is {count}, solver {solver!r}, and the teacher knows {known}; expected "
+            "0 for all times, else their number and 'euler', of a teacher that DDIM samples"
+        )
+
+
 def check_takes_no_w(teacher: Method) -> None:
     """Raises ValueError for a teacher that has guidance in its weights."""
     if teacher.w_range is not None:
@@ -125,9 +140,21 @@ def check_takes_no_w(teacher: Method) -> None:
         )
 
 
+def check_x(method: Method, teacher: Method) -> None:
+    """Raises ValueError where the method needs the teacher's x as it is, and that is clipped.
+
+    A stage with clip_target is taught nothing of an x beyond the bounds but its sign.
+    """
+    if getattr(teacher, "clip_target", False) and not getattr(method, "clip_target", False):
+        raise ValueError(
+            "the teacher was trained with clip_target=True: its x is right within [-1, 1] alone, "
+            "and this method takes it as it is; train that stage with clip_target=False"
+        )
+
+
 def check_has_null(teacher: Method) -> None:
     """Raises ValueError for a teacher that has no null condition to guide against."""
-    if getattr(teacher, "label_dropout", None) == 0:
+    if getattr(teacher, "label_dropout", 0) == 0:
         raise ValueError(
             "the teacher was trained with label_dropout=0, so it has no null condition to "
             "guide against. Fine-tune it in a stage before this one: "
@@ -163,3 +190,4 @@ def check_matching(method: Method, teacher: Method) -> None:
     check_fake_updates(method.fake_updates)
     if not 0 < method.sigma_init < float("inf"):
         raise ValueError(f"sigma_init is {method.sigma_init}; expected a noise level, such as 2.5")
+    check_x(method, teacher)

@@ -136,11 +136,13 @@ class Dmd2(Method):
         return jnp.stack([time_of(student.schedule, self.sigma_init), jnp.zeros(())])
 
     def check(self, teacher: Method | None) -> None:
-        check_matching(self, teacher)
         check_takes_no_w(teacher)
+        check_matching(self, teacher)
         check_number("w", self.w, -1.0, float("inf"))
         check_number("gan_weight", self.gan_weight, 0.0, float("inf"))
         check_number("critic_weight", self.critic_weight, 0.0, float("inf"))
+        if self.gan_weight and not self.critic_weight:
+            raise ValueError("critic_weight is 0, so nothing trains the critic of gan_weight")
         check_times(self.times)
         if self.w != 0:
             check_has_null(teacher)

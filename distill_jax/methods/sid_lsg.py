@@ -13,7 +13,12 @@ from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.levels import time_of
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, drop_labels, traced
-from distill_jax.methods.checks import check_input_w, check_kappas, check_matching, check_number
+from distill_jax.methods.checks import (
+    check_input_w,
+    check_kappas,
+    check_matching,
+    check_number,
+)
 from distill_jax.methods.matching import (
     Noisy,
     denoising_loss,
@@ -97,8 +102,8 @@ class SidLsg(Method):
     def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """weight(l) |f_fake(z_t, t, c) - x|^2 under kappa_1, x the student's."""
         k_x, k_z, k_drop = jax.random.split(key, 3)
-        k_1, k_2, _, _ = self.scales
-        if (k_1, k_2) != (1, 1):
+        k_1, k_2, k_3, _ = self.scales
+        if (k_1, k_2, k_3) != (1, 1, 1):
             # Both see the null: on images of a label, the fake's null branch would learn another
             # distribution than the student's own null one.
             batch = batch._replace(cond=drop_labels(k_drop, batch, self.null_dropout))

@@ -145,7 +145,8 @@ class DiT(nn.Module):
         norm = nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(h)
         h = modulate(norm, *jnp.split(mod[:, None], 2, axis=-1))
         pixels = spec.patch**2 * channels_out
-        h = nn.Dense(pixels, kernel_init=zeros, dtype=dtype, name="output")(h)
+        # In float32, as in the UNets: what is rounded here is an error of every target.
+        h = nn.Dense(pixels, kernel_init=zeros, name="output")(h.astype(jnp.float32))
         h = h.reshape(batch, rows, columns, spec.patch, spec.patch, channels_out)
         return jnp.swapaxes(h, 2, 3).reshape(batch, height, width, channels_out)
 

@@ -90,9 +90,10 @@ def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
             f"{path} has the entries {', '.join(map(str, state))}; expected ema_params: is it a "
             "training state of google-research/diffusion_distillation?"
         )
-    steps = state.get("num_sample_steps") or 0
-    if not isinstance(steps, (int, np.integer)) or steps < 0:
-        raise ValueError(f"{path} has num_sample_steps {steps!r}; expected a whole number from 0")
+    # Of a released student it is an array without axes.
+    steps = np.asarray(state.get("num_sample_steps") or 0)
+    if steps.ndim or not np.issubdtype(steps.dtype, np.integer) or steps < 0:
+        raise ValueError(f"{path} has num_sample_steps {steps}; expected a whole number from 0")
     spec = published(path, params) if config is None else _configured(config)
     imported = Imported(
         params,

@@ -222,8 +222,22 @@ def test_teachers_that_do_not_fit_are_refused():
     absorbed = dataclasses.replace(BOOT, absorbed=True, w_range=(0.0, 4.0))
     with pytest.raises(ValueError, match="the teacher knows its 8 steps alone"):
         absorbed.check(rounds)
-    dataclasses.replace(absorbed, teacher_steps=8, solver="euler").check(rounds)
+    walked = dataclasses.replace(absorbed, teacher_steps=8, solver="euler")
+    with pytest.raises(ValueError, match="train that stage with clip_target=False"):
+        walked.check(rounds)
+    walked.check(dataclasses.replace(rounds, clip_target=False))
+    dataclasses.replace(walked, clip_target=True).check(rounds)
+    with pytest.raises(ValueError, match="of a teacher that DDIM samples"):
+        walked.check(METHODS["stochastic"](num_steps=8, w_range=(0.0, 4.0)))
+    with pytest.raises(ValueError, match="w is 1.0 and w_range .*; expected one of them"):
+        dataclasses.replace(BOOT, w=1.0, w_range=(0.0, 4.0)).check(TEACHER)
     with pytest.raises(ValueError, match="leaves the teacher's"):
         dataclasses.replace(absorbed, w_range=(0.0, 9.0)).check(METHODS["guided"]())
     with pytest.raises(ValueError, match="trained with label_dropout=0"):
         dataclasses.replace(BOOT, w=1.0).check(METHODS["diffusion"](label_dropout=0.0))
+
+
+def test_no_time_is_drawn_from_which_there_is_no_step():
+    method = dataclasses.replace(BOOT, t_min=0.0)
+    t, s = method._times(jax.random.key(0), jnp.zeros((100_000, 1, 1, 1)))
+    assert float(t.min()) > float(s.min()) == 0

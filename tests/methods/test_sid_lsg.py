@@ -342,12 +342,14 @@ def test_a_number_that_makes_no_sense_is_refused(change, message):
 def test_a_teacher_must_know_all_times_and_the_null_where_it_is_guided():
     SidLsg(kappas=1.5).check(Diffusion())
     SidLsg().check(Diffusion(label_dropout=0.0))
-    SidLsg(w_range=(1.0, 2.0)).check(Guided())
+    SidLsg(w_range=(1.0, 2.0)).check(Guided(clip_target=False))
+    with pytest.raises(ValueError, match="train that stage with clip_target=False"):
+        SidLsg(w_range=(1.0, 2.0)).check(Guided())
     with pytest.raises(ValueError, match="no null condition to guide against. Fine-tune"):
         SidLsg(kappas=1.5).check(Diffusion(label_dropout=0.0))
     with pytest.raises(ValueError, match="the times of its 8 steps alone"):
         SidLsg().check(METHODS["progressive"](num_steps=8))
     with pytest.raises(ValueError, match="guiding it would guide twice"):
-        SidLsg(kappas=1.5, w_range=(1.0, 2.0)).check(Guided())
+        SidLsg(kappas=1.5, w_range=(1.0, 2.0)).check(Guided(clip_target=False))
     with pytest.raises(ValueError, match=r"w_range \(1.0, 9.0\) leaves the teacher's"):
-        SidLsg(w_range=(1.0, 9.0)).check(Guided())
+        SidLsg(w_range=(1.0, 9.0)).check(Guided(clip_target=False))

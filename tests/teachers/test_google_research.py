@@ -89,7 +89,8 @@ def test_leaves_in_the_shapes_of_an_old_flax_are_reshaped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("saved", "num_steps", "continuous"), [(0, 1024, True), (np.int32(8), 8, False)]
+    ("saved", "num_steps", "continuous"),
+    [(0, 1024, True), (np.int32(8), 8, False), (np.asarray(8), 8, False)],
 )
 def test_a_student_is_one_on_its_grid_and_a_teacher_knows_all_times(
     saved, num_steps, continuous, tmp_path

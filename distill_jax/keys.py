@@ -1,0 +1,89 @@
+"""What the keys and numbers of a config must satisfy, each with one message."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from distill_jax.tables import suggestion
+
+# Numbers by the smallest and the largest that they may be.
+RANGES = {
+    "log_every": (1, None),
+    "save_every": (1, None),
+    "microbatches": (1, None),
+    "updates_per_call": (1, None),
+    "seed": (0, None),
+    "keep_every": (0, None),
+    "steps": (1, None),
+    "learning_rate": (0, None),
+    "warmup": (0, None),
+    "decay_to": (0, None),
+    "weight_decay": (0, None),
+    "ema_decay": (0, 1),
+    "ema_ramp": (0, None),
+}
+
+
+def check_keys(config: ConfigDict, known: ConfigDict | dict[str, Any], path: str) -> None:
+    """Raises KeyError for a key that is not in `known`, ValueError for another type than there."""
+    for key, value in config.items():
+        if key not in known:
+            raise KeyError(
+                f"unknown key {path}.{key}; known: {', '.join(known)}{suggestion(key, known)}"
+            )
+        _check_type(value, known[key], f"{path}.{key}")
+        if isinstance(known[key], ConfigDict) and "name" not in known[key] and key != "stages":
+            check_keys(value, known[key], f"{path}.{key}")
+
+
+def _check_type(value: Any, known: Any, path: str) -> None:
+    expected = {
+        ConfigDict: (ConfigDict, dict),
+        dict: (ConfigDict, dict),
+        tuple: (tuple, list),
+        float: (float, int),
+    }.get(type(known), (type(known),))
+    if isinstance(value, bool) or not isinstance(value, expected):
+        names = {ConfigDict: "a dict", dict: "a dict", tuple: "a tuple", float: "a number"}
+        names |= {int: "a whole number", str: "a string"}
+        raise ValueError(f"{path} is {value!r}; expected {names[type(known)]}")
+
+
+def check_ranges(config: ConfigDict, path: str) -> None:
+    """Raises ValueError for a number in RANGES that lies outside."""
+    for key, (low, high) in RANGES.items():
+        if key in config and not low <= config[key] <= (config[key] if high is None else high):
+            upper = f"at least {low}" if high is None else f"a number from {low} to {high}"
+            raise ValueError(f"{path}{key} is {config[key]}; expected {upper}")
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises ValueError for numbers of a config outside its stages that make no sense."""
+    check_ranges(config, "config.")
+    if config.frozen_dtype not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"config.frozen_dtype is {config.frozen_dtype!r}; expected 'float32' or 'bfloat16'"
+        )
+    for key in ("log_every", "save_every"):
+        if config[key] % config.updates_per_call:
+            raise ValueError(
+                f"config.{key} is {config[key]}; expected a multiple of config.updates_per_call, "
+                f"{config.updates_per_call}: a run logs, saves and stops between calls"
+            )
+    evaluate = config.evaluate
+    strengths = evaluate.w and min(evaluate.w) >= 0
+    variances = all(0 <= variance <= 1 for variance in evaluate.ancestral)
+    if evaluate.num_samples < 2 or not strengths or not variances:
+        raise ValueError(
+            f"config.evaluate is {evaluate.to_dict()}; expected 2 samples or more, at least one w, "
+            "each from 0, and as `ancestral` variances from 0 to 1"
+        )
+
+
+def check_microbatches(size: int, parts: int, ways: int) -> None:
+    """Raises ValueError unless a batch of `size` is divided by its parts and by the devices."""
+    if size % (parts * ways):
+        raise ValueError(
+            f"batch_size {size} is not divisible by microbatches x data x fsdp = {parts} x {ways}; "
+            f"choose a multiple of {parts * ways}, or fewer microbatches"
+        )
