@@ -7,7 +7,6 @@ python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.
 import contextlib
 import dataclasses
 import functools
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,7 +104,7 @@ def compare(
     planned: Sequence[Entry],
     num: int,
     layout: Layout | None,
-    done: Sequence[Row] = (),
+    start: int = 0,
 ) -> Iterator[Row]:
     """The measured rows of `entries`.
 
@@ -117,9 +116,8 @@ def compare(
       planned: from `entries`.
       num: samples of each.
       layout: of the devices that samples are drawn on; None is the first.
-      done: the first rows, where they were measured before.
+      start: rows before that one were measured earlier.
     """
-    yield from done
     loaded = functools.lru_cache(maxsize=2)(lambda directory: load(directory, layout))
     draw, targets, compiled = Draw(num), {}, set()
 
@@ -130,7 +128,7 @@ def compare(
             compiled.add(program)
         return draw(network, _given(entry), entry.num_steps, variance)
 
-    for entry in planned[len(done) :]:
+    for entry in planned[start:]:
         reference, rows = _reference(planned, entry.w), []
         for variance in entry.variances:
             x, seconds = drawn(entry, variance)
@@ -225,8 +223,7 @@ def write_report(
     before = distributed.agree(len(rows))
     progress = logs.Progress("report", len(planned), before)
     try:
-        measured = compare(yardstick, ordered, num, layout, rows[:before])
-        for row in itertools.islice(measured, before, None):
+        for row in compare(yardstick, ordered, num, layout, before):
             rows.append(row)
             progress.update(len(rows), f"{row['sampler']} at {row['num_steps']} steps")
             if first:
