@@ -197,7 +197,7 @@ def smoke_images(config: ConfigDict, size: int, network: str = "mlp", **data: An
       **data: other options of the fake data.
     """
     config = config.copy_and_resolve_references()
-    config.data = ConfigDict({"name": "noise", "size": size, "count": 64, **data})
+    config.data = ConfigDict({"name": "noise", "size": size, "count": 16, **data})
     config.model = ConfigDict({"name": network, **SMALLEST[network]})
     if network == "unet":  # Down to 32 pixels, where the middle attends.
         levels = (1,) * (size // 32).bit_length()

@@ -345,6 +345,6 @@ def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
 
 def compile_update(run: Run, stage: Stage, index: int, turn: int = 0) -> jax.stages.Compiled:
     """The program that the run would run for a phase, compiled for shapes."""
-    program = stage.method.phases, index, stage.bind, stage.tx, run.layout.constrain, turn
-    program = *program, run.config.microbatches
-    return make_update(*program).lower(*_arguments(run, stage)).compile()
+    phases, parts = stage.method.phases, run.config.microbatches
+    update = make_update(phases, index, stage.bind, stage.tx, run.layout.constrain, turn, parts)
+    return update.lower(*_arguments(run, stage)).compile()

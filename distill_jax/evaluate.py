@@ -298,7 +298,9 @@ def _data(student: Student) -> dict[str, Any]:
             "this network was imported and does not say what its data were; name a config that "
             "does, such as --config=configs/cifar10_guided.py --config.data.data_dir=DIR"
         )
-    data = data if config is None else config.data.to_dict()
+    if config is None:
+        return data
+    data = config.data.to_dict()
     shape = build(DATASETS, "dataset", data).shape
     if tuple(shape) != student.shape:
         raise ValueError(f"the data are of shape {tuple(shape)}, the network's {student.shape}")

@@ -1,5 +1,6 @@
 """What the keys and numbers of a config must satisfy, each with one message."""
 
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -8,19 +9,28 @@ from distill_jax.tables import suggestion
 
 # Numbers by the smallest and the largest that they may be.
 RANGES = {
-    "log_every": (1, None),
-    "save_every": (1, None),
-    "microbatches": (1, None),
-    "updates_per_call": (1, None),
-    "seed": (0, None),
-    "keep_every": (0, None),
-    "steps": (1, None),
-    "learning_rate": (0, None),
-    "warmup": (0, None),
-    "decay_to": (0, None),
-    "weight_decay": (0, None),
+    "log_every": (1, math.inf),
+    "save_every": (1, math.inf),
+    "microbatches": (1, math.inf),
+    "updates_per_call": (1, math.inf),
+    "seed": (0, math.inf),
+    "keep_every": (0, math.inf),
+    "steps": (1, math.inf),
+    "learning_rate": (0, math.inf),
+    "warmup": (0, math.inf),
+    "decay_to": (0, math.inf),
+    "weight_decay": (0, math.inf),
     "ema_decay": (0, 1),
-    "ema_ramp": (0, None),
+    "ema_ramp": (0, math.inf),
+}
+# What a value may be, by the type of its default.
+TYPES = {
+    ConfigDict: ((ConfigDict, dict), "a dict"),
+    dict: ((ConfigDict, dict), "a dict"),
+    tuple: ((tuple, list), "a tuple"),
+    float: ((float, int), "a number"),
+    int: (int, "a whole number"),
+    str: (str, "a string"),
 }
 
 
@@ -37,24 +47,17 @@ def check_keys(config: ConfigDict, known: ConfigDict | dict[str, Any], path: str
 
 
 def _check_type(value: Any, known: Any, path: str) -> None:
-    expected = {
-        ConfigDict: (ConfigDict, dict),
-        dict: (ConfigDict, dict),
-        tuple: (tuple, list),
-        float: (float, int),
-    }.get(type(known), (type(known),))
-    if isinstance(value, bool) or not isinstance(value, expected):
-        names = {ConfigDict: "a dict", dict: "a dict", tuple: "a tuple", float: "a number"}
-        names |= {int: "a whole number", str: "a string"}
-        raise ValueError(f"{path} is {value!r}; expected {names[type(known)]}")
+    types, expected = TYPES[type(known)]
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise ValueError(f"{path} is {value!r}; expected {expected}")
 
 
 def check_ranges(config: ConfigDict, path: str) -> None:
     """Raises ValueError for a number in RANGES that lies outside."""
     for key, (low, high) in RANGES.items():
-        if key in config and not low <= config[key] <= (config[key] if high is None else high):
-            upper = f"at least {low}" if high is None else f"a number from {low} to {high}"
-            raise ValueError(f"{path}{key} is {config[key]}; expected {upper}")
+        if key in config and not low <= config[key] <= high:
+            expected = f"at least {low}" if high == math.inf else f"a number from {low} to {high}"
+            raise ValueError(f"{path}{key} is {config[key]}; expected {expected}")
 
 
 def check_config(config: ConfigDict) -> None:

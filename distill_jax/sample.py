@@ -50,7 +50,7 @@ def main() -> None:
         values.num,
         seed=values.seed,
         label=values.label,
-        each=lambda done: progress.update(done, f"{done} images"),
+        each=lambda done: progress.update(done, student.manifest["stage"]),
     )
     try:
         x, _ = draw(student, values.w, values.num_steps, values.variance)

@@ -128,7 +128,7 @@ class Student:
         if variance is not None and not 0 <= variance <= 1:
             raise ValueError(f"variance is {variance!r}; expected a number in [0, 1], or None")
         method, (cond, guidance) = self.with_steps(num_steps), self.conditions(len(z), label, w)
-        if not (variance is None or method.continuous or method.walks_ddim):
+        if not (variance is None or method.walks_ddim):
             raise ValueError(
                 f"variance is {variance!r}, and {self.manifest['method']['name']} students have a "
                 "sampler of their own; leave it out"

@@ -74,9 +74,7 @@ def make_yardstick(data: dict[str, Any]) -> Yardstick:
     dataset = build(DATASETS, "dataset", data)
     if dataset.shape[:2] == (1, 1):
         return PointYardstick(dataset)
-    least = 0 if data["name"] == "noise" else LEAST  # In fake data there is nothing to learn.
-    name = data.get("dataset", data["name"]).replace("/", "_")
-    return ImageYardstick(dataset, f"FD-{name}", least)
+    return ImageYardstick(dataset, f"FD-{data.get('dataset', data['name']).replace('/', '_')}")
 
 
 class ImageYardstick(Yardstick):

@@ -6,7 +6,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from benchmarks.kill import free_port
 from distill_jax import checkpoint, evaluate, pipeline, plan
 from distill_jax.config import halvings, stage
 from distill_jax.config import pipeline as pipeline_of
@@ -255,12 +255,6 @@ def test_signals_end_the_run_with_their_exit_code_and_a_way_to_go_on(disturbed):
 
 def test_a_disturbed_run_ends_with_the_weights_of_an_undisturbed_one_bit_for_bit(chain, disturbed):
     assert weights(disturbed[0]) == weights(chain)
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        return server.getsockname()[1]
 
 
 def test_two_processes_of_four_devices_and_then_one_of_one_have_the_losses_of_one(chain, tmp_path):

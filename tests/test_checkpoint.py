@@ -3,7 +3,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ import pytest
 from etils import epath
 
 from benchmarks import corrupt
+from benchmarks.kill import free_port
 from distill_jax import checkpoint, seals
 from tests import meshes
 from tests.toys import ROOT
@@ -229,12 +229,6 @@ def ended(processes):
             process.send_signal(signal.SIGABRT)
             printed.append(process.communicate()[0])
     return [process.returncode for process in processes], printed
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
 
 
 def test_states_move_between_numbers_of_devices_and_processes_bit_for_bit(tmp_path):

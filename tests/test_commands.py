@@ -6,8 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
+from distill_jax import errors, keys
+from distill_jax.student import find_final
 from tests.toys import ROOT, TINY_CHAIN
 
 CONFIG = "--config=configs/digits_guided.py:smoke"
@@ -104,6 +107,22 @@ MISTAKES = {
     "student for evaluation": ("evaluate", ("--student=/nowhere",), "has no finished network"),
     "strengths that are no numbers": ("evaluate", ("--student=x", "--w=a,b"), "no list of numbers"),
 }
+
+
+def raised(action):
+    try:
+        action()
+    except Exception as error:
+        return error
+
+
+def test_only_what_a_user_can_mend_is_a_message_for_him():
+    assert errors.is_message(raised(lambda: find_final("/nowhere")))
+    assert errors.is_message(OSError(28, "No space left on device"))
+    for lost in (ConnectionResetError(), TimeoutError(), requests.ConnectionError()):
+        assert not errors.is_message(lost)
+    # Raised by Python in a line of the package, which says nothing to a user.
+    assert not errors.is_message(raised(lambda: keys.check_microbatches(8, 0, 1)))
 
 
 @pytest.mark.parametrize("kind", MISTAKES)

@@ -121,9 +121,8 @@ def check_all_times(teacher: Method) -> None:
 
 def check_teacher_steps(teacher: Method, count: int, solver: str) -> None:
     """Raises ValueError unless a step of the solver is one of the teacher's own; 0: at any time."""
-    given = count, solver
-    grid = teacher.walks_ddim and given == (teacher.num_steps, "euler")
-    if not (not count if teacher.continuous else grid):
+    on_grid = teacher.walks_ddim and (count, solver) == (teacher.num_steps, "euler")
+    if count if teacher.continuous else not on_grid:
         known = "all times" if teacher.continuous else f"its {teacher.num_steps} steps alone"
         raise ValueError(
             f"teacher_steps is {count}, solver {solver!r}, and the teacher knows {known}; expected "

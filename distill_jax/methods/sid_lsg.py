@@ -13,12 +13,7 @@ from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.levels import time_of
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, drop_labels, traced
-from distill_jax.methods.checks import (
-    check_input_w,
-    check_kappas,
-    check_matching,
-    check_number,
-)
+from distill_jax.methods.checks import check_input_w, check_kappas, check_matching, check_number
 from distill_jax.methods.matching import (
     Noisy,
     denoising_loss,
