@@ -1,28 +1,13 @@
-"""The report of a chain: quality against steps, as JSON, Markdown and a picture."""
+"""The report of a chain: quality against steps, as JSON, Markdown and a figure."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 from etils import epath
-from matplotlib.figure import Figure
 
-from distill_jax import checkpoint, logs
+from distill_jax import checkpoint, figures, logs
 
 Row = dict[str, Any]
-STYLES = (
-    "-",
-    "--",
-    ":",
-    "-.",
-    (0, (1, 4)),
-    (0, (5, 4)),
-    (0, (3, 1, 1, 1)),
-    (0, (1, 1)),
-)  # Of a sampler's line.
-
-
 # What the distance of a yardstick is, by its name; {0} is the name, {1} the number of samples.
 DISTANCES = {
     "SW2": "{0}: sliced Wasserstein-2 distance to the training points of a class, mean over "
@@ -84,7 +69,7 @@ def write(workdir: epath.Path, content: dict[str, Any]) -> None:
       content: the summary of the yardstick, "rows" and "made_of".
     """
     with (workdir / "report.png").open("wb") as file:
-        _figure(content).savefig(file, dpi=110)
+        figures.quality(content).savefig(file, dpi=110)
     (workdir / "report.md").write_text(_text(workdir, content))
     checkpoint.write_json(workdir / "report.json", content)
 
@@ -148,34 +133,3 @@ def _headlines(name: str, rows: Sequence[Row]) -> list[str]:
             line += f", {ratio:.0f} times slower"
         lines.append(f"{line}.")
     return ["\n".join(lines)]
-
-
-def _figure(content: dict[str, Any]) -> Figure:
-    name, rows = content["name"], content["rows"]
-    measures = [name, f"{name}-to-teacher", "l2"]
-    # A logarithmic axis needs a value: networks that put out nothing are all alike.
-    measures = [key for key in measures if any(row.get(key) for row in rows)] or [name]
-    figure = Figure(figsize=(4.6 * len(measures), 4.2), layout="constrained")
-    colors = matplotlib.colormaps["viridis"]
-    strengths = sorted({row["w"] for row in rows})
-    samplers = sorted({row["sampler"] for row in rows})
-    for axis, measure in zip(
-        figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True
-    ):
-        for i, w in enumerate(strengths):
-            for sampler, style in zip(samplers, itertools.cycle(STYLES), strict=False):
-                mine = [row for row in rows if row["w"] == w and row["sampler"] == sampler]
-                mine = sorted(mine, key=lambda row: row["num_steps"])
-                steps = [row["num_steps"] for row in mine]
-                values = [row.get(measure) or float("nan") for row in mine]
-                color = colors(0.85 * i / max(1, len(strengths) - 1))
-                label = f"{sampler}, w = {w:g}"
-                line = {"linestyle": style, "color": color, "label": label}
-                axis.plot(steps, values, marker="o", markersize=3, **line)
-        axis.set(xscale="log", yscale="log", xlabel="sampling steps", title=measure)
-        axis.set_xticks(sorted({row["num_steps"] for row in rows}))
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
-    return figure

@@ -12,7 +12,7 @@ LINES = [
     {"main", "sweep"},
     {"sample", "evaluate", "edit", "spectrum", "teachers"},
     {"pipeline", "report", "edits", "costs", "yardsticks"},
-    {"plan", "draw"},
+    {"plan", "draw", "figures"},
     {"student"},
     {"binding", "profile"},
     {"train", "prefetch", "lora", "checkpoint", "sharding", "logs", "data", "metrics"}
