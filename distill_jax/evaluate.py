@@ -106,7 +106,7 @@ def compare(
     layout: Layout | None,
     start: int = 0,
 ) -> Iterator[Row]:
-    """The measured rows of `entries`.
+    """The measured rows of `entries`; the reference itself has no distance to the reference.
 
     Two networks at most are on the devices at once, so rows of the same one should follow each
     other. The samples that others are compared with stay in the host's memory.
@@ -136,8 +136,8 @@ def compare(
                 targets[entry.w] = x if entry is reference else drawn(reference)[0]
             row = {}
             if yardstick is not None:
-                labels = draw.labels(entry.network)
-                row = yardstick.measure(x, labels, targets.get(entry.w))
+                target = None if entry is reference else targets.get(entry.w)
+                row = yardstick.measure(x, draw.labels(entry.network), target)
             rows.append({**row, **_cost(entry, seconds / num), "variance": variance})
         best = rows[0] if yardstick is None else min(rows, key=lambda row: row[yardstick.name])
         if best["variance"] is None:

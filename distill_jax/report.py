@@ -51,8 +51,18 @@ def protocol(name: str, num: int) -> str:
 
 
 def rows_table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table, with a column for everything that any of them has."""
-    titles = list({key: None for row in rows for key in row})
+    """The rows as a Markdown table, with a column for everything that any of them has.
+
+    A column that earlier rows lack stands before the one that follows it in its own row.
+    """
+    titles: list[str] = []
+    for row in rows:
+        place = len(titles)
+        for key in reversed(row):
+            if key in titles:
+                place = titles.index(key)
+            else:
+                titles.insert(place, key)
     cells = [[_shown(row[key]) if key in row else "-" for key in titles] for row in rows]
     return logs.table(titles, cells)
 

@@ -57,7 +57,8 @@ class Yardstick(abc.ABC):
         Args:
           x: samples.
           label: what they are meant to show, None for a network without labels.
-          target: the guided teacher's samples from the same noise, None when there is no teacher.
+          target: the guided teacher's samples from the same noise; None when there is no teacher,
+            and for those samples themselves, whose distance would be rounding.
         """
         row = self._measure(x, label, target)
         if target is not None:

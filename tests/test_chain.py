@@ -109,20 +109,12 @@ def test_the_report_has_a_row_for_every_sampler_number_of_steps_and_w(chain):
     ]
     assert sorted(keys) == sorted(expected)
     for row in report["rows"]:
-        assert list(row)[4:] == [
-            "FD-digits",
-            "FD-digits-to-teacher",
-            "accuracy",
-            "recall",
-            "l2",
-            "calls",
-            "seconds_per_image",
-        ]
+        teacher = row["sampler"] == "teacher"
+        own = ("FD-digits", "accuracy", "recall", "calls", "seconds_per_image")
+        compared = () if teacher and row["num_steps"] == 64 else ("FD-digits-to-teacher", "l2")
+        assert set(row) == {"sampler", "stage", "num_steps", "w", *own, *compared}
         assert 0 <= row["recall"] <= 1
-        assert row["calls"] == row["num_steps"] * (2 if row["sampler"] == "teacher" else 1)
-        if row["sampler"] == "teacher" and row["num_steps"] == 64:
-            assert row["l2"] == 0
-            assert row["FD-digits-to-teacher"] < 1e-6
+        assert row["calls"] == row["num_steps"] * (2 if teacher else 1)
     assert report["floor"]["halves"] > 0
     assert 0.5 < report["real_recall"] < 1
     text = (chain / "report.md").read_text()

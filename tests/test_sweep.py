@@ -113,6 +113,12 @@ def test_the_table_has_a_column_for_everything_that_any_run_has():
     assert "0.123" in rows_table(rows)
 
 
+def test_a_column_that_the_first_row_lacks_stands_where_its_own_row_has_it():
+    rows = [{"run": "a", "calls": 1}, {"run": "b", "l2": 2, "recall": 3, "calls": 4, "variance": 5}]
+    titles = rows_table(rows).splitlines()[0].split("|")
+    assert [title.strip() for title in titles[1:-1]] == ["run", "l2", "recall", "calls", "variance"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
