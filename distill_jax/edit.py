@@ -46,8 +46,9 @@ def pairs(workdir: epath.Path) -> tuple[Student, list[tuple[Student, Student]]]:
     both = [(e, decoders[n]) for e in encoders if (n := int(e.method.num_steps)) in decoders]
     if not both or not teachers:
         raise ValueError(
-            f"{workdir} has {len(encoders)} encoder and {len(decoders)} progressive stage(s), and "
-            "none of the same number of steps beside a teacher; train configs/digits_encoder.py"
+            f"{workdir} has {logs.counted(len(encoders), 'encoder stage')} and "
+            f"{logs.counted(len(decoders), 'progressive stage')}, and no two of the same number of "
+            "steps beside a teacher; train configs/digits_encoder.py"
         )
     return teachers[0], both
 

@@ -225,7 +225,8 @@ def write_report(
     try:
         for row in compare(yardstick, ordered, num, layout, before):
             rows.append(row)
-            progress.update(len(rows), f"{row['sampler']} at {row['num_steps']} steps")
+            note = f"{row['sampler']} at {logs.counted(row['num_steps'], 'step')}"
+            progress.update(len(rows), note)
             if first:
                 checkpoint.write_json(partial, {"made_of": made_of, "rows": rows})
             if stop():

@@ -31,6 +31,11 @@ def say(text: str) -> None:
         console.print(text, markup=False)
 
 
+def counted(num: int, noun: str) -> str:
+    """A number and its noun: 1 call, 2 calls."""
+    return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
+
+
 class Progress:
     """A bar on a terminal or in a notebook, a line every ten seconds elsewhere."""
 

@@ -82,7 +82,7 @@ def main() -> int:
         return 0
     cpu = os.times()
     seconds = time.monotonic() - began
-    logs.say(f"done in {seconds:.0f} s ({cpu.user + cpu.system:.0f} CPU-seconds): ")
+    logs.say(f"done in {seconds:.0f} s ({cpu.user + cpu.system:.0f} CPU-seconds)")
     logs.say(f"  report   {workdir / 'report.md'}")
     last = run.stages[-1]
     guidance = "" if last.method.w_range is None else f" --w={last.method.w_range[1]:g}"

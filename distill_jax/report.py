@@ -121,6 +121,10 @@ def _real(content: dict[str, Any]) -> str:
     return f"{text}The classifier's accuracy on held-out images is {accuracy:.3f}. "
 
 
+def _in_calls(row: Row, name: str) -> str:
+    return f"{row[name]:.3g} in {logs.counted(row['calls'], 'call')}"
+
+
 def _headlines(name: str, rows: Sequence[Row]) -> list[str]:
     """The fewest-step students beside the teacher at the same steps and at its own, per w."""
     students = [row for row in rows if row["sampler"].startswith("student")]
@@ -133,13 +137,11 @@ def _headlines(name: str, rows: Sequence[Row]) -> list[str]:
     for row in (row for row in students if row["num_steps"] == fewest):
         same_w = {r["num_steps"]: r for r in teachers if r["w"] == row["w"]}
         shown = [same_w[n] for n in dict.fromkeys((fewest, most)) if n in same_w]
-        line = f"* w = {row['w']:g}, {row['sampler']}: {name} {row[name]:.3g} in {row['calls']} "
-        line += "call(s)"
+        line = f"* w = {row['w']:g}, {row['sampler']}: {name} {_in_calls(row, name)}"
         if shown:
-            line += "; the teacher has "
-            line += " and ".join(f"{r[name]:.3g} in {r['calls']}" for r in shown) + " calls"
+            line += "; the teacher has " + " and ".join(_in_calls(r, name) for r in shown)
         if most in same_w:
             ratio = same_w[most]["seconds_per_image"] / row["seconds_per_image"]
-            line += f", {ratio:.0f} times slower"
+            line += f", {ratio:.0f} times slower" if ratio >= 1.5 else ""
         lines.append(f"{line}.")
     return ["\n".join(lines)]

@@ -63,10 +63,9 @@ def main() -> None:
             np.save(file, x)
     else:
         _draw(out, x, student, values.label)
-    calls = student.calls(values.w, values.num_steps)
-    logs.say(
-        f"{len(x)} images, {calls} network call(s) each, by {student.manifest['stage']}: {out}"
-    )
+    calls = logs.counted(student.calls(values.w, values.num_steps), "network call")
+    images = logs.counted(len(x), "image")
+    logs.say(f"{images}, {calls} each, by {student.manifest['stage']}: {out}")
 
 
 def _draw(out: epath.Path, x: np.ndarray, student: Student, label: int | None) -> None:

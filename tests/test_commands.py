@@ -36,7 +36,7 @@ def test_sample_writes_a_grid(chain, tmp_path):
     out = tmp_path / "grid.png"
     code, stdout, stderr = run("sample", f"--student={chain}", "--num=20", "--w=2", f"--out={out}")
     assert code == 0, stderr
-    assert "20 images, 1 network call(s) each, by s07_n0001" in stdout
+    assert "20 images, 1 network call each, by s07_n0001" in stdout
     with Image.open(out) as image:
         assert image.size == (500, 100)
 

@@ -27,3 +27,7 @@ def test_without_a_known_peak_nothing_is_said_of_it(tmp_path, capsys):
     line, shown = logged(tmp_path, capsys, images=32)
     assert "mfu" not in line
     assert "MFU" not in shown
+
+
+def test_one_is_counted_without_an_s():
+    assert [logs.counted(n, "call") for n in (0, 1, 2)] == ["0 calls", "1 call", "2 calls"]

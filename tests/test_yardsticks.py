@@ -88,12 +88,15 @@ ROWS = [
 def test_headlines_say_what_is_there_and_no_more():
     (text,) = report._headlines("SW2", ROWS)
     assert text == (
-        "* w = 0, student, boot: SW2 0.1 in 1 call(s); the teacher has 6.4 in 64 calls, "
+        "* w = 0, student, boot: SW2 0.1 in 1 call; the teacher has 6.4 in 64 calls, "
         "64 times slower."
     )
+    # The student's number of steps is the teacher's own.
+    (text,) = report._headlines("SW2", [row_of("teacher", 1, 0.0), ROWS[1]])
+    assert text.endswith("SW2 0.1 in 1 call; the teacher has 0.1 in 1 call.")
     # No row of the teacher's has this w.
     (text,) = report._headlines("SW2", [ROWS[0], ROWS[2]])
-    assert text == "* w = 0.5, student, swd: SW2 0.2 in 2 call(s)."
+    assert text == "* w = 0.5, student, swd: SW2 0.2 in 2 calls."
 
 
 def test_a_report_of_points_is_drawn_and_written(points, tmp_path):
