@@ -6,8 +6,30 @@
 #   launch/background.sh code               prints "code=N", "code=running", or "code=lost" after a
 #                                           reboot or a SIGKILL of everything
 #   launch/background.sh stop               SIGTERM, which saves; SIGKILL after GRACE seconds
+# --dry-run, before COMMAND, prints what would be started and does nothing.
 set -euo pipefail
+# shellcheck source=launch/words.sh
+. "$(dirname "$0")/words.sh"
 GRACE="${GRACE:-120}"
+
+# COMMAND and the words after it are its own.
+ours=()
+started=0
+while [ "$#" -gt 0 ]; do
+  case "$started$1" in 1[!-]*) break ;; esac
+  [ "$1" != start ] || started=1
+  ours+=("$1")
+  shift
+done
+read_words ${ours[@]+"${ours[@]}"}
+expect start follow code stop --dry-run --help
+[ "${#words[@]}" = 1 ] || fail "expected one of start COMMAND..., follow, code, stop; --help says more"
+part="${words[0]}"
+[ "$part" != start ] || [ "$#" -gt 0 ] || fail "start needs the COMMAND to start"
+if [ "$DRY_RUN" = 1 ]; then
+  show "$part" "$@"
+  exit
+fi
 cd "$(dirname "$0")/.."
 
 running() { [ -e run.pid ] && kill -0 -- "-$(cat run.pid)" 2> /dev/null; }
@@ -60,7 +82,4 @@ stop() {
   rm -f run.pid
 }
 
-case "${1:-}" in
-  start | follow | code | stop) "$@" ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2 && exit 1 ;;
-esac
+"$part" "$@"

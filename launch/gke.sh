@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
 # Fills in gke_jobset.yaml and starts it on the cluster that kubectl speaks to.
-#   WORKDIR=gs://my-bucket/guided SOURCE=https://github.com/me/distill_jax launch/gke.sh
+#   WORKDIR=gs://my-bucket/guided SOURCE=https://github.com/my-name/distill_jax launch/gke.sh
 #   launch/gke.sh --dry-run    prints the finished YAML, runs nothing
-# Watch: kubectl get jobset; kubectl logs -f -l batch.kubernetes.io/job-completion-index=0
-# End:   kubectl delete jobset distill. The same WORKDIR goes on.
+# The variables are at the top of this file. Watch it, end it:
+#   kubectl get jobset
+#   kubectl logs -f --tail=-1 -l jobset.sigs.k8s.io/jobset-name=distill,batch.kubernetes.io/job-completion-index=0
+#   kubectl delete jobset distill
+# After that the same command goes on in the same WORKDIR; a JobSet of the name must not be there.
 set -euo pipefail
+# shellcheck source=launch/words.sh
+. "$(dirname "$0")/words.sh"
+read_words "$@"
+expect --dry-run --help
 
 NAME="${NAME:-distill}"
 SOURCE="${SOURCE:-https://github.com/my-name/distill_jax}"    # git URL to install from
@@ -31,8 +38,9 @@ for name in NAME SOURCE REF CONFIG WORKDIR ARGS IMAGE ACCELERATOR TOPOLOGY CHIPS
 done
 [ "$SPOT" = 1 ] || text="$(grep -v gke-spot <<< "$text")"
 
-if [ "${1:-}" = --dry-run ] || [ "${DRY_RUN:-0}" = 1 ]; then
+if [ "$DRY_RUN" = 1 ]; then
   echo "$text"
 else
+  refuse_placeholders NAME SOURCE REF CONFIG WORKDIR ARGS IMAGE SERVICE_ACCOUNT
   kubectl create -f - <<< "$text"
 fi

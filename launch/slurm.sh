@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Trains a config under SLURM and goes back into the queue when it is stopped; from a checkout on a
-# file system that all nodes see. Options of sbatch may follow:
+# file system that all nodes see. Options of sbatch may follow, written --NAME or --NAME=VALUE:
 #   NODES=2 CONFIG=configs/imagenet64_guided.py:deterministic launch/slurm.sh --partition=gpu --time=8:00:00
 #   launch/slurm.sh --dry-run    prints the commands, runs nothing
+# The variables are at the top of this file.
 # After the run it ends with 0. After a mistake (1) the job ends with 1 and is not queued again;
 # after 143 and 130 (stopped, state saved) it is, and after a crash too, up to MAX_RESTARTS times.
 # `scancel JOB` ends it for good; launch/slurm.sh with the same WORKDIR goes on.
@@ -15,6 +16,19 @@
 #SBATCH --output=slurm-%x-%j.out
 #SBATCH --signal=B:TERM@120
 set -euo pipefail
+# sbatch runs a copy of this file, from another directory.
+root="${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+# shellcheck source=launch/words.sh
+. "$root/launch/words.sh"
+read_words "$@"
+pass_on
+for word in ${words[@]+"${words[@]}"}; do
+  case "$word" in
+    --[a-z]*) ;;
+    *) fail "unknown word '$word'; expected --dry-run, --help, or an option of sbatch as --NAME or --NAME=VALUE" ;;
+  esac
+done
+cd "$root"
 
 CONFIG="${CONFIG:-configs/imagenet64_guided.py:deterministic}"
 name="$(basename "${CONFIG/.py:/_}" .py)"
@@ -26,18 +40,10 @@ PER="${PER:-node}"                                   # one process per node or p
 EXTRA="${EXTRA:-cuda}"                               # of setup.py; cuda,gcs for gs://
 MAX_RESTARTS="${MAX_RESTARTS:-20}"                   # after crashes
 
-DRY_RUN="${DRY_RUN:-0}"
-if [ "${1:-}" = --dry-run ]; then
-  DRY_RUN=1
-  shift
-fi
-# sbatch runs a copy of this file, from another directory.
-cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
-
 case "$PER" in
   node) tasks=1 ;;
   gpu) tasks="$GPUS" ;;
-  *) echo "PER is $PER; expected node or gpu" >&2 && exit 1 ;;
+  *) fail "PER is $PER; expected node or gpu" ;;
 esac
 # Under SLURM JAX gives a process the one GPU of its rank on the node, SLURM_LOCALID
 # (jax/_src/clusters/cluster.py, auto_detect_unset_distributed_params): a process per node would see
@@ -49,13 +55,15 @@ command=(srun --nodes="$NODES" --ntasks="$((NODES * tasks))" --ntasks-per-node="
   --cpu-bind=none --gpu-bind=none
   python -m distill_jax.main --config="$CONFIG" --workdir="$WORKDIR" $ARGS)
 
-submit=(sbatch --nodes="$NODES" --gpus-per-node="$GPUS" "$@" launch/slurm.sh)
+submit=(sbatch --nodes="$NODES" --gpus-per-node="$GPUS" ${words[@]+"${words[@]}"} launch/slurm.sh)
 
 if [ "$DRY_RUN" = 1 ]; then
   [ -n "${SLURM_JOB_ID:-}" ] || echo "${submit[*]}"
   echo "${JAX_LOCAL_DEVICE_IDS:+JAX_LOCAL_DEVICE_IDS=$JAX_LOCAL_DEVICE_IDS }${command[*]}"
   exit
-elif [ -z "${SLURM_JOB_ID:-}" ]; then
+fi
+refuse_placeholders CONFIG WORKDIR ARGS
+if [ -z "${SLURM_JOB_ID:-}" ]; then
   exec "${submit[@]}"
 fi
 

@@ -1,11 +1,18 @@
 #!/usr/bin/env bash
 # Installs what is missing and runs the checks and tests; arguments go to pytest.
 #   launch/test.sh
+#   launch/test.sh --dry-run    prints the commands, runs nothing
 set -euo pipefail
-# shellcheck source=launch/environment.sh
-. "$(dirname "$0")/environment.sh" dev
-cd "$root"
-ruff check .
-ruff format --check .
+# shellcheck source=launch/words.sh
+. "$(dirname "$0")/words.sh"
+read_words "$@"
+pass_on
+if [ "$DRY_RUN" != 1 ]; then
+  # shellcheck source=launch/environment.sh
+  . "$(dirname "$0")/environment.sh" dev
+  cd "$root"
+fi
+run ruff check .
+run ruff format --check .
 # Compilation is most of the time and takes one core.
-exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+run python -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${words[@]+"${words[@]}"}

@@ -4,10 +4,26 @@
 #   PROJECT=my-project WORKDIR=gs://my-bucket/guided launch/tpu_pod.sh
 #   launch/tpu_pod.sh --dry-run    prints the commands, runs nothing
 #   launch/tpu_pod.sh up | install | start | logs | codes | stop | down    one part of it
+#   launch/tpu_pod.sh down --yes   deletes the slice without asking
+# The variables are at the top of this file.
 # Ends with 0 when the run is complete and with 1 after a mistake in the command, which starting
 # again would not mend. Everything else starts again: 143 and 130 (stopped, state saved), a crash,
 # a worker or a slice that is gone. The same WORKDIR goes on where it was.
 set -euo pipefail
+# shellcheck source=launch/words.sh
+. "$(dirname "$0")/words.sh"
+read_words "$@"
+expect all up install start logs codes stop down --yes --dry-run --help
+part=""
+yes=0
+for word in ${words[@]+"${words[@]}"}; do
+  case "$word" in
+    --yes) yes=1 ;;
+    *) [ -z "$part" ] || fail "'$part' and '$word' are two parts; expected one"; part="$word" ;;
+  esac
+done
+part="${part:-all}"
+[ "$yes" = 0 ] || [ "$part" = down ] || fail "--yes is for down, which asks; '$part' does not"
 
 PROJECT="${PROJECT:-my-project}"                        # Google Cloud project
 ZONE="${ZONE:-us-west4-a}"                              # a zone that has the accelerator
@@ -18,35 +34,18 @@ SPOT="${SPOT:-1}"                                       # 1: cheaper, may be tak
 CONFIG="${CONFIG:-configs/imagenet64_guided.py:deterministic}"
 WORKDIR="${WORKDIR:-gs://my-bucket/imagenet64_guided}"  # a bucket in the same region
 ARGS="${ARGS:---config.mesh.fsdp=8}"                    # further flags of distill_jax.main
-SOURCE="${SOURCE:-}"                                    # git URL to install from; empty: send this checkout
+SOURCE="${SOURCE:-}"                                    # git URL to install from; empty: send a commit of this checkout
 REF="${REF:-HEAD}"                                      # commit, tag or branch of it
 MAX_RESTARTS="${MAX_RESTARTS:-100}"                     # give up after so many
 MAX_FAILURES="${MAX_FAILURES:-10}"                      # and after so many failed requests for a slice in a row
 POLL="${POLL:-30}"                                      # seconds between two looks
 KEEP="${KEEP:-0}"                                       # 1: leave the slice when the run has ended
 
-DRY_RUN="${DRY_RUN:-0}"
-if [ "${1:-}" = --dry-run ]; then
-  DRY_RUN=1
-  shift
-fi
+
 cd "$(dirname "$0")/.."
 place=(--project="$PROJECT" --zone="$ZONE")
 
 say() { echo "tpu_pod: $*" >&2; }
-
-# Prints the command as it could be typed, in a dry run; runs it otherwise.
-run() {
-  [ "$DRY_RUN" = 1 ] || { "$@"; return; }
-  local word line=""
-  for word in "$@"; do
-    case "$word" in
-      *[!A-Za-z0-9_./:=@,+-]*) line+=" '${word//\'/\'\\\'\'}'" ;;
-      *) line+=" $word" ;;
-    esac
-  done
-  echo "${line# }"
-}
 
 # on WORKER COMMAND: runs a shell command on one worker (0) or all of them.
 on() { run gcloud compute tpus tpu-vm ssh "$NAME" "${place[@]}" --worker="$1" --command="$2"; }
@@ -207,15 +206,30 @@ all() {
   done
 }
 
+# What the parts need is checked before the first call of a cloud.
+check() {
+  refuse_placeholders PROJECT ZONE NAME ACCELERATOR_TYPE RUNTIME_VERSION
+  case "$part" in all | start) refuse_placeholders CONFIG WORKDIR ARGS ;; esac
+  case "$part" in all | install) refuse_placeholders SOURCE REF ;; esac
+}
+
+# Deleting a slice ends a run on it, and nothing brings it back.
+confirm() {
+  [ "$yes" = 0 ] || return 0
+  [ -t 0 ] || fail "down deletes $NAME and asks first; without a terminal add --yes"
+  local answer
+  read -r -p "Delete the slice $NAME in $ZONE of $PROJECT, and what runs on it? [yes/no] " answer || true
+  [ "$answer" = yes ] || fail "answered '$answer', not yes: $NAME is left as it is"
+}
+
 scratch=/tmp
 if [ "$DRY_RUN" = 1 ]; then
   up() { create && describe; }
   all() { up && install && start && logs && codes && { [ "$KEEP" = 1 ] || down; }; }
 else
+  check
+  [ "$part" != down ] || confirm
   scratch="$(mktemp -d)"
   trap 'rm -rf "$scratch"' EXIT
 fi
-case "${1:-all}" in
-  all | up | install | start | logs | codes | stop | down) "${1:-all}" ;;
-  *) say "unknown part $1; expected up, install, start, logs, codes, stop, down or nothing" && exit 1 ;;
-esac
+"$part"

@@ -1,5 +1,6 @@
 """The scripts of launch/ and .ci/: they lint, print what they would run, start again or stop."""
 
+import itertools
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from tests.toys import ROOT
 
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), ROOT / ".ci" / "run"])
-SOURCED = ("environment.sh", "xla_gpu.sh", "xla_tpu.sh")
+SOURCED = ("environment.sh", "words.sh", "xla_gpu.sh", "xla_tpu.sh")
 CHOSEN = {
     "CONFIG": "configs/digits_guided.py:smoke",
     "WORKDIR": "gs://mine/runs",
@@ -36,7 +37,7 @@ def clouds(tmp_path):
     """A folder to put before PATH: programs of clouds that note their calls and fail."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("gcloud", "kubectl", "sbatch", "srun", "scontrol", "scancel", "git"):
+    for name in ("gcloud", "kubectl", "sbatch", "srun", "scontrol", "scancel", "sky", "git"):
         program(folder, name, "exit 99")
     return folder
 
@@ -79,7 +80,7 @@ def test_a_script_may_be_executed_unless_it_is_sourced(path):
 
 def test_without_a_python_that_is_new_enough_there_is_one_message(tmp_path):
     (tmp_path / "launch").mkdir()
-    for name in ("local.sh", "environment.sh"):
+    for name in ("local.sh", "environment.sh", "words.sh"):
         (tmp_path / "launch" / name).write_text((ROOT / "launch" / name).read_text())
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": ""}
     shadow = tmp_path / "bin"
@@ -193,6 +194,7 @@ def test_the_skypilot_job_recovers_when_stopped_but_not_from_mistakes():
 def test_the_skypilot_job_tells_each_node_who_it_is(tmp_path):
     """Its run section, with echo in python's place."""
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    assert all("launch/words.sh" in task[section].splitlines()[1] for section in ("setup", "run"))
     lines = [line for line in task["run"].splitlines() if not line.startswith(". launch/env")]
     done = subprocess.run(
         ["bash", "-c", "\n".join(lines).replace("exec python", "echo")],
@@ -210,6 +212,134 @@ def test_the_skypilot_job_tells_each_node_who_it_is(tmp_path):
         f"-m distill_jax.main {TRAINING} --coordinator=10.0.0.1:8476 --num_processes=2 "
         "--process_id=1\n"
     )
+
+
+# What must ask no cloud for anything
+
+
+# The words that a script takes, beside --help and --dry-run.
+TAKES = {
+    "background.sh": [("stop",), ("follow",), ("code",), ("start",)],
+    "gke.sh": [()],
+    "local.sh": [("--config=a.py", "--config.steps=1")],
+    "slurm.sh": [("--partition=gpu", "--time=8:00:00")],
+    "test.sh": [("tests/diffusion", "-x")],
+    "tpu_pod.sh": [(), ("down", "--yes")]
+    + [(part,) for part in ("all", "up", "install", "start", "logs", "codes", "stop", "down")],
+}
+READY = CHOSEN | {"PROJECT": "p", "SOURCE": "https://host/it.git"}
+
+
+def test_every_script_that_is_executed_is_asked_for_help():
+    assert TAKES.keys() == {path.name for path in LAUNCH.glob("*.sh")} - {*SOURCED}
+
+
+@pytest.fixture
+def nothing(clouds):
+    """Stand-ins of everything that a script starts."""
+    for name in ("python", "ruff", "uv", "setsid", "mktemp"):
+        program(clouds, name, "exit 99")
+    return clouds
+
+
+@pytest.mark.parametrize("name", TAKES)
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_prints_the_usage_and_does_nothing_wherever_it_stands(nothing, name, word):
+    for words in [*TAKES[name], ("nonsense",)]:
+        for order in itertools.permutations((word, *words)):
+            done = script(name, *order, env=environment(nothing, **READY))
+            assert (done.returncode, done.stderr) == (0, ""), order
+            assert done.stdout.startswith((LAUNCH / name).read_text().splitlines()[1][2:])
+            assert f"launch/{name}" in done.stdout
+            assert calls(nothing) == [], order
+
+
+@pytest.mark.parametrize("name", TAKES)
+def test_a_dry_run_does_nothing_wherever_the_word_stands(nothing, name):
+    for words in TAKES[name]:
+        words = (*words, "true") if words == ("start",) and name == "background.sh" else words
+        for place in range(len(words) + 1 - ("true" in words)):
+            order = (*words[:place], "--dry-run", *words[place:])
+            done = script(name, *order, env=environment(nothing, **READY))
+            assert (done.returncode, done.stderr) == (0, ""), order
+            assert done.stdout
+            assert calls(nothing) == [], order
+
+
+UNKNOWN = ("status", "dry-run", "--dryrun", "--dry_run", "--DRY-RUN", "--dry-run=1", "-n", "--hepl")
+TYPOS = ("dry-run", "--dryrun", "--dry_run", "-dry-run", "--Dry-Run", "--dry-run=1", "--dr-yrun")
+MISTAKES = {
+    "background.sh": [((word, other), {}) for word in UNKNOWN for other in ("stop", "code")]
+    + [((), {}), (("start",), {}), (("stop", "code"), {})],
+    "gke.sh": [((word,), {}) for word in UNKNOWN]
+    + [((), {"WORKDIR": "gs://my-bucket/guided"}), ((), {"ARGS": "--a=gs://my-bucket/data"})]
+    + [((), {"SOURCE": "https://github.com/my-name/distill_jax"})]
+    + [((), {"SOURCE": "git@github.com:my-name/distill_jax"})],
+    "local.sh": [((word, "--config=a.py"), {}) for word in (*TYPOS, "--helpful")],
+    "slurm.sh": [((word, "--partition=gpu"), {}) for word in (*TYPOS, "status", "-n", "-p", "gpu")]
+    + [((), {"WORKDIR": "gs://my-bucket/guided"}), ((), {"PER": "rack"})],
+    "test.sh": [((word, "-x"), {}) for word in TYPOS],
+    "tpu_pod.sh": [((word, part), {}) for word in UNKNOWN for part in ("down", "start")]
+    + [((word,), {}) for word in UNKNOWN]
+    + [(("stop", "down"), {}), (("--yes",), {}), (("--yes", "stop"), {}), (("down",), {})]
+    + [(("up",), {"PROJECT": "my-project"}), (("down", "--yes"), {"PROJECT": "my-project"})]
+    + [((), {"WORKDIR": "gs://my-bucket/guided"}), ((), {"PROJECT": "my-project-1"})]
+    + [(("install",), {"SOURCE": "https://github.com/my-name/distill_jax"})],
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_message_and_does_nothing_in_any_order(nothing, name):
+    for words, variables in MISTAKES[name]:
+        for order in itertools.permutations(words):
+            chosen = environment(nothing, **(READY | variables))
+            done = script(name, *order, env=chosen, stdin=subprocess.DEVNULL)
+            assert done.returncode == 1, order
+            assert re.fullmatch(r"error: .+\n", done.stderr), done.stderr
+            assert all(value in done.stderr for value in variables.values())
+            assert (done.stdout, calls(nothing)) == ("", []), order
+
+
+def test_a_value_that_is_really_called_so_may_be_used(clouds):
+    program(clouds, "kubectl", "")
+    chosen = READY | {"WORKDIR": "gs://my-bucket/guided", "ALLOW_MY": "1"}
+    assert script("gke.sh", env=environment(clouds, **chosen)).returncode == 0
+    assert calls(clouds) == ["kubectl create -f -"]
+
+
+@pytest.mark.parametrize(
+    ("words", "answer", "deleted"),
+    [
+        (("down",), "yes\n", True),
+        (("down",), "y\n", False),
+        (("down",), "no\n", False),
+        (("down",), "\n", False),
+        (("--yes", "down"), None, True),
+        (("down", "--yes"), None, True),
+    ],
+)
+def test_a_slice_is_deleted_only_where_yes_is_the_answer(clouds, words, answer, deleted):
+    program(clouds, "gcloud", "")
+    ours, theirs = os.openpty()
+    if answer:
+        os.write(ours, answer.encode())
+    stdin = theirs if answer else subprocess.DEVNULL
+    done = script("tpu_pod.sh", *words, env=environment(clouds, **READY), stdin=stdin)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == (not deleted)
+    assert ("Delete the slice distill" in done.stderr) == (answer is not None)
+    assert len(calls(clouds)) == deleted
+
+
+@pytest.mark.parametrize("section", ["setup", "run"])
+def test_the_skypilot_job_ends_at_a_placeholder_before_it_installs_anything(nothing, section):
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    variables = environment(nothing, **task["envs"])
+    command = ["bash", "-c", task[section]]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, calls(nothing)) == (1, "", [])
+    assert re.fullmatch("error: WORKDIR is gs://my-bucket/.*\n", done.stderr)
 
 
 # Flags of XLA
@@ -273,7 +403,7 @@ def pod(clouds, codes, states=("ACTIVE",), **variables):
     (clouds / "codes").write_text("\n".join(codes) + "\n")
     program(clouds, "gcloud", POD.format(clouds))
     program(clouds, "git", "")
-    variables = {"POLL": "0", **CHOSEN, **variables}
+    variables = {"POLL": "0", "PROJECT": "p", **CHOSEN, **variables}
     done = script("tpu_pod.sh", env=environment(clouds, **variables))
     count = {
         part: sum(part in line for line in calls(clouds))
@@ -400,7 +530,8 @@ def worker(tmp_path):
     """A copy of background.sh in a folder of its own; what it left running is ended afterwards."""
     path = tmp_path / "launch" / "background.sh"
     path.parent.mkdir()
-    path.write_text((LAUNCH / "background.sh").read_text())
+    for name in ("background.sh", "words.sh"):
+        (path.parent / name).write_text((LAUNCH / name).read_text())
 
     def run(*arguments, **variables):
         done = subprocess.run(
