@@ -5,7 +5,7 @@
 #   launch/tpu_pod.sh --dry-run    prints the commands, runs nothing
 #   launch/tpu_pod.sh up | install | start | logs | codes | stop | down    one part of it
 #   launch/tpu_pod.sh down --yes   deletes the slice without asking
-# The variables are at the top of this file.
+# The variables are at the top of this file. Without SOURCE the last commit of this checkout is sent.
 # Ends with 0 when the run is complete and with 1 after a mistake in the command, which starting
 # again would not mend. Everything else starts again: 143 and 130 (stopped, state saved), a crash,
 # a worker or a slice that is gone. The same WORKDIR goes on where it was.
@@ -41,6 +41,7 @@ MAX_FAILURES="${MAX_FAILURES:-10}"                      # and after so many fail
 POLL="${POLL:-30}"                                      # seconds between two looks
 KEEP="${KEEP:-0}"                                       # 1: leave the slice when the run has ended
 
+ALLOW_DIRTY="${ALLOW_DIRTY:-0}"                         # 1: send HEAD although there are changes beside it
 
 cd "$(dirname "$0")/.."
 place=(--project="$PROJECT" --zone="$ZONE")
@@ -210,7 +211,20 @@ all() {
 check() {
   refuse_placeholders PROJECT ZONE NAME ACCELERATOR_TYPE RUNTIME_VERSION
   case "$part" in all | start) refuse_placeholders CONFIG WORKDIR ARGS ;; esac
-  case "$part" in all | install) refuse_placeholders SOURCE REF ;; esac
+  case "$part" in all | install) check_source ;; esac
+}
+
+# Pins REF of this checkout, so that a restart sends the same commit, with no changes beside it.
+check_source() {
+  refuse_placeholders SOURCE REF
+  [ -z "$SOURCE" ] || return 0
+  local changed
+  changed="$(git status --porcelain)" || fail "this is no git checkout to send; set SOURCE to a git URL"
+  if [ "$REF" = HEAD ] && [ -n "$changed" ] && [ "$ALLOW_DIRTY" != 1 ]; then
+    echo "$changed" | head -n 10 >&2
+    fail "only the last commit is sent, and these changes are not in it; commit them, or set ALLOW_DIRTY=1"
+  fi
+  REF="$(git rev-parse --verify "$REF^{commit}")" || fail "REF is no commit of this checkout"
 }
 
 # Deleting a slice ends a run on it, and nothing brings it back.

@@ -332,6 +332,38 @@ def test_a_slice_is_deleted_only_where_yes_is_the_answer(clouds, words, answer, 
     assert len(calls(clouds)) == deleted
 
 
+GIT = """
+case "$1" in
+  status) [ -e {0}/repository ] || exit 128; cat {0}/changed ;;
+  rev-parse) echo 1234abcd ;;
+esac
+"""
+
+
+def test_a_pod_is_sent_one_commit_and_never_a_tree_with_changes_beside_it(clouds):
+    program(clouds, "git", GIT.format(clouds))
+    program(clouds, "gcloud", "")
+    (clouds / "changed").write_text(" M configs/digits_guided.py\n")
+
+    def install(**variables):
+        (clouds / "calls").unlink(missing_ok=True)
+        chosen = environment(clouds, PROJECT="p", **CHOSEN, **variables)
+        done = script("tpu_pod.sh", "install", env=chosen)
+        sent = [line.rpartition(" ")[2] for line in calls(clouds) if line.startswith("git archive")]
+        assert bool(sent) == any(line.startswith("gcloud") for line in calls(clouds))
+        return done.returncode, sent, done.stderr
+
+    code, sent, error = install()
+    assert (code, sent) == (1, []) and "error: this is no git checkout" in error
+    (clouds / "repository").touch()
+    code, sent, error = install()
+    assert (code, sent) == (1, []) and " M configs/digits_guided.py\nerror: only the last" in error
+    assert install(ALLOW_DIRTY="1")[:2] == (0, ["1234abcd"])
+    assert install(REF="v1")[:2] == (0, ["1234abcd"])
+    (clouds / "changed").write_text("")
+    assert install()[:2] == (0, ["1234abcd"])
+
+
 @pytest.mark.parametrize("section", ["setup", "run"])
 def test_the_skypilot_job_ends_at_a_placeholder_before_it_installs_anything(nothing, section):
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
