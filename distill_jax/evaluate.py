@@ -210,7 +210,7 @@ def write_report(
     if not decoders:
         return False
     students = [network for network in decoders if network.method.needs_teacher]
-    teacher = _root(students[-1]) if students else decoders[-1]
+    teacher = root(students[-1]) if students else decoders[-1]
     planned = entries(teacher, students, settings["w"], settings["ancestral"])
     # In the order of the networks, each of which is then loaded once.
     places = {id(network): place for place, network in enumerate([teacher, *students])}
@@ -262,7 +262,7 @@ def _record(
         checkpoint.record(student.directory, {"protocol": protocol, "rows": mine})
 
 
-def _root(student: Student) -> Student | None:
+def root(student: Student) -> Student | None:
     """The undistilled network at the start of the lineage, None when it is not there any more."""
     while student.method.needs_teacher:
         parent = student.manifest["parent"]
@@ -325,7 +325,7 @@ def main() -> None:
             low, high = student.method.w_range
             raise ValueError(f"--w={w:g}, and this student knows w from {low:g} to {high:g}")
     distilled = student.method.needs_teacher
-    teacher, students = (_root(student), [student]) if distilled else (student, [])
+    teacher, students = (root(student), [student]) if distilled else (student, [])
     if ancestral and teacher is None:
         raise ValueError("--ancestral is for the student's teacher, which is not there any more")
     yardstick = make_yardstick(_data(student)) if distributed.first() else None

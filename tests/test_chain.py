@@ -16,6 +16,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from benchmarks import pictures
 from benchmarks.kill import free_port
 from distill_jax import checkpoint, evaluate, pipeline, plan
 from distill_jax.config import halvings, stage
@@ -121,6 +122,22 @@ def test_the_report_has_a_row_for_every_sampler_number_of_steps_and_w(chain):
     assert "not FID" in text
     assert text.count("grid.png") == len(STAGES)
     assert size_of(chain / "report.png")[0] > 500
+
+
+def test_the_picture_of_a_run_has_teacher_and_student_from_the_same_noise(chain, tmp_path):
+    panels = pictures.same_noise(chain)
+    assert list(panels) == [
+        "teacher: 64 steps, 128 network calls",
+        "teacher: 1 step, 2 network calls",
+        "student: 1 step, 1 network call",
+    ]
+    student = load(chain)
+    for name, x in panels.items():
+        assert x.shape == (4, 10, 8, 8, 1), name
+    expected = student.sample(jax.random.key(0), 10, np.arange(10), 4.0)
+    np.testing.assert_array_equal(panels["student: 1 step, 1 network call"][3], expected)
+    pictures.digits_grids(chain, tmp_path / "grids.png")
+    assert size_of(tmp_path / "grids.png")[0] > 3 * 10 * 48
 
 
 def test_the_update_of_all_halvings_is_compiled_once(chain):

@@ -1,0 +1,143 @@
+"""The pictures of README and docs/, from finished runs of seed 0.
+
+python benchmarks/pictures.py                   # those whose run is finished in runs/, into docs/
+python benchmarks/pictures.py --root=/tmp/runs --out=/tmp --only=digits_grids,digits_report
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import jax
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from distill_jax import evaluate, figures, logs
+from distill_jax.pixels import to_uint8
+from distill_jax.student import load
+
+ROOT = pathlib.Path(__file__).parent.parent
+FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+STRENGTHS = (0.0, 1.0, 2.0, 4.0)
+# Pixels: the side of an image at least, the gap between two, the height of letters.
+SIDE, GAP, LETTER = 48, 6, 26
+
+
+def same_noise(workdir):
+    """Samples (strengths, classes, h, w, c) by title, all from the same noise.
+
+    Those of the teacher in all of its steps and in one, and of the last student.
+    """
+    student = load(workdir)
+    teacher = load(evaluate.root(student).directory)
+    columns = min(student.num_classes, 10)
+    steps = (("teacher", teacher, None), ("teacher", teacher, 1), ("student", student, None))
+    found = {}
+    for name, network, num_steps in steps:
+        rows = [
+            network.sample(jax.random.key(0), columns, np.arange(columns), w, num_steps)
+            for w in STRENGTHS
+        ]
+        count = logs.counted(int(network.with_steps(num_steps).num_steps), "step")
+        calls = logs.counted(network.calls(STRENGTHS[0], num_steps), "network call")
+        found[f"{name}: {count}, {calls}"] = np.stack(rows)
+    return found
+
+
+def sheet(panels, rows, columns):
+    """Panels (rows, columns, h, w, c) side by side, with titles and names of rows and columns.
+
+    Every image is enlarged by a whole factor, without smoothing.
+    """
+    font = ImageFont.truetype(FONT, LETTER)
+    height, width = next(iter(panels.values())).shape[2:4]
+    factor = max(1, SIDE // height)
+    across, down = width * factor + GAP, height * factor + GAP
+    left, top = LETTER + max(int(font.getlength(name)) for name in rows), 3 * LETTER
+    panel = across * len(columns) + LETTER
+    picture = Image.new("RGB", (left + panel * len(panels), top + down * len(rows)), "white")
+    draw = ImageDraw.Draw(picture)
+    for j, name in enumerate(rows):
+        draw.text((LETTER // 2, top + down * j + down // 2), name, "black", font, anchor="lm")
+    for i, (title, x) in enumerate(panels.items()):
+        start = left + panel * i
+        middle = start + across * len(columns) // 2
+        draw.text((middle, LETTER // 4), title, "black", font, anchor="mt")
+        for k, name in enumerate(columns):
+            place = (start + across * k + (across - GAP) // 2, top - GAP)
+            draw.text(place, name, "dimgray", font, anchor="mb")
+        tiles = to_uint8(x).repeat(factor, axis=2).repeat(factor, axis=3)
+        for j, k in np.ndindex(len(rows), len(columns)):
+            tile = np.broadcast_to(tiles[j, k], (*tiles.shape[2:4], 3))
+            picture.paste(Image.fromarray(tile), (start + across * k, top + down * j))
+    return picture
+
+
+def digits_grids(workdir, out):
+    panels = same_noise(workdir)
+    columns = next(iter(panels.values())).shape[1]
+    sheet(panels, [f"w = {w:g}" for w in STRENGTHS], [str(k) for k in range(columns)]).save(out)
+
+
+def digits_report(workdir, out):
+    content = json.loads((workdir / "report.json").read_text())
+    figures.quality(content).savefig(out, dpi=110)
+
+
+def mixture_sid(workdir, out):
+    shutil.copyfile(workdir / "s02_sid" / "grid.png", out)
+
+
+def edited(task, *flags):
+    """A picture by `distill_jax.edit`, with flags in which {run} is the workdir."""
+
+    def make(workdir, out):
+        with tempfile.TemporaryDirectory() as folder:  # A round trip writes its table beside it.
+            path = pathlib.Path(folder) / out.name
+            given = [flag.format(run=workdir) for flag in flags]
+            command = [sys.executable, "-m", "distill_jax.edit", task, *given, f"--out={path}"]
+            subprocess.run(command, cwd=ROOT, check=True)
+            shutil.copyfile(path, out)
+
+    return make
+
+
+STYLE = ("--encoder={run}/s07_e0001", "--student={run}/s13_n0001", "--source_label=3")
+# Each picture: the config of its run, and what makes it.
+PICTURES = {
+    "digits_grids": ("digits_guided", digits_grids),
+    "digits_report": ("digits_guided", digits_report),
+    "digits_style": ("digits_encoder", edited("style", *STYLE, "--target_label=8", "--w=1")),
+    "digits_roundtrip": ("digits_encoder", edited("roundtrip", "--workdir={run}", "--num=360")),
+    "mixture_sid": ("mixture_sid", mixture_sid),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", default=str(ROOT / "runs"))
+    parser.add_argument("--out", default=str(ROOT / "docs"))
+    parser.add_argument("--only", default=",".join(PICTURES))
+    options = parser.parse_args()
+    names = options.only.split(",")
+    if not PICTURES.keys() >= set(names):
+        parser.error(f"--only={options.only} is no list of {', '.join(PICTURES)}")
+    for name in names:
+        config, make = PICTURES[name]
+        workdir, out = (pathlib.Path(path).absolute() for path in (options.root, options.out))
+        workdir, out = workdir / config, out / f"{name}.png"
+        if (workdir / "report.json").exists():
+            make(workdir, out)
+            print(out)
+            continue
+        train = f"python -m distill_jax.main --config=configs/{config}.py --workdir={workdir}"
+        print(f"{out} is left as it is; its run: {train}")
+
+
+if __name__ == "__main__":
+    main()
