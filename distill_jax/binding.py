@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Binding, Denoiser, Sizes
-from distill_jax.diffusion.prediction import PARAMETERIZATIONS
+from distill_jax.diffusion.prediction import PARAMETERIZATIONS, check_head
 from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.lora import merge, new_adapters
 from distill_jax.methods import Method, Nets
@@ -27,6 +27,10 @@ def make_binding(spec: Mapping[str, Any], shape: tuple[int, ...], num_classes: i
       spec: with "model", "schedule" and "parameterization".
       shape: (h, w, c) of one image.
       num_classes: of its labels.
+
+    Raises:
+      KeyError: for an unknown name.
+      ValueError: for a parameterization that the schedule or the network does not go with.
     """
     names = ("model", "schedule", "parameterization")
     return _binding(json.dumps({name: spec[name] for name in names}), tuple(shape), num_classes)
@@ -37,6 +41,7 @@ def _binding(spec: str, shape: tuple[int, ...], num_classes: int) -> Binding:
     spec = as_tuples(json.loads(spec))
     parameterization = lookup(PARAMETERIZATIONS, "parameterization", spec["parameterization"])
     schedule = build(SCHEDULES, "schedule", spec["schedule"])
+    check_head(spec["parameterization"], schedule)
     sizes = Sizes(shape, num_classes, parameterization.channels * shape[-1], schedule)
     network, name = build(NETWORKS, "network", spec["model"], sizes), spec["parameterization"]
     if network.parameterizations and name not in network.parameterizations:

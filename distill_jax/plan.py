@@ -310,5 +310,19 @@ def show(run: Run) -> str:
             f"{run.config.batch_size} images {'x'.join(map(str, run.dataset.shape))} "
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
             f"workdir {run.workdir}",
+            *_rounding(run),
         )
     )
+
+
+def _rounding(run: Run) -> list[str]:
+    """A warning where a low precision ends in a loss that multiplies its rounding."""
+    head = run.config.parameterization
+    names = [stage.name for stage in run.stages if stage.model.get("dtype", "float32") != "float32"]
+    if head not in ("x", "both") or not names:
+        return []
+    return [
+        f"warning: the network of {', '.join(names)} computes in bfloat16 and predicts x "
+        f"(parameterization {head!r}), whose rounding the losses multiply by up to the signal-to-"
+        "noise ratio: take 'v', or dtype='float32'"
+    ]

@@ -54,6 +54,16 @@ def test_a_good_config_is_planned_stage_by_stage(tmp_path):
     assert not (tmp_path / "s00_teacher").exists()
 
 
+@pytest.mark.parametrize(
+    ("head", "dtype", "warned"),
+    [("x", "bfloat16", True), ("v", "bfloat16", False), ("x", "float32", False)],
+)
+def test_a_plan_warns_of_x_in_bfloat16(head, dtype, warned, tmp_path):
+    model = {"name": "dit", "width": 32, "blocks": 1, "heads": 2, "patch": 4, "dtype": dtype}
+    run = plan.make(config_of(TEACHER, model=model, parameterization=head), tmp_path)
+    assert ("warning: the network of s00_teacher computes in bfloat16" in plan.show(run)) == warned
+
+
 def test_halvings_share_networks_so_that_they_share_a_program(tmp_path):
     run = plan.make(config_of(TEACHER, GUIDED, halved(4), halved(2)), tmp_path)
     assert run.stages[2].bind == run.stages[3].bind
@@ -112,6 +122,11 @@ BAD = {
         config_of(TEACHER, schedule__name="cos"),
         KeyError,
         "unknown schedule 'cos'",
+    ),
+    "head that does not fit the schedule": (
+        config_of(TEACHER, parameterization="both", schedule__name="karras"),
+        ValueError,
+        "stage s00_teacher: parameterization is 'both' and schedule Karras.* needs 1 at all times",
     ),
     "unknown parameterization": (
         config_of(TEACHER, parameterization="w"),

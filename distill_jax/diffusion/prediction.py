@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from distill_jax.diffusion.schedule import Schedule, expand
 from distill_jax.typing import Image, Output, Time
@@ -29,16 +30,40 @@ class Parameterization(NamedTuple):
       channels: of the output per channel of the image.
       predict: (output, z, schedule, t) -> Prediction.
       scale: (z, schedule, t) -> the network's input.
+      needs_signal: whether it divides by alpha, which must then be above 0 at t = 1 too.
+      needs_power: whether it is right only where alpha^2 + sigma^2 = 1.
     """
 
     channels: int
     predict: Callable[[Output, Image, Schedule, Time], Prediction]
     scale: Callable[[Image, Schedule, Time], Image] = unscaled
+    needs_signal: bool = False
+    needs_power: bool = False
+
+    def misfit(self, schedule: Schedule) -> str:
+        """Why a perfect network of this head gives a wrong x at some time; "" where none does."""
+        t = jnp.linspace(0.0, 1.0, 9)
+        alpha, sigma = np.asarray(schedule.alpha(t)), np.asarray(schedule.sigma(t))
+        if self.needs_signal and alpha[-1] <= 0:
+            return f"alpha(1) is {alpha[-1]:g}; this head divides by it and needs alpha(1) > 0"
+        power = alpha**2 + sigma**2
+        worst = np.abs(power - 1).argmax()
+        if self.needs_power and np.abs(power[worst] - 1) > 1e-4:  # Rounding leaves 1e-6.
+            return (
+                f"alpha^2 + sigma^2 is {power[worst]:g} at t = {t[worst]:g}; this head needs 1 at "
+                "all times"
+            )
+        return ""
 
 
 def eps_from_x(z: Image, x: Image, schedule: Schedule, t: Time) -> Image:
-    """eps = (z - alpha x) / sigma: what is left of z is noise."""
-    return (z - expand(schedule.alpha(t), z) * x) / expand(schedule.sigma(t), z)
+    """eps = (z - alpha x) / sigma: what is left of z is noise.
+
+    Where sigma is 0, at t = 0 of a rectified flow, z says nothing of the noise, and eps is 0.
+    """
+    alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
+    some = sigma > 0
+    return jnp.where(some, (z - alpha * x) / jnp.where(some, sigma, 1.0), 0.0)
 
 
 def v_from(prediction: Prediction, schedule: Schedule, t: Time) -> Image:
@@ -53,7 +78,7 @@ def from_x(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
 
 
 def from_eps(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
-    """The output is eps; x = (z - sigma eps) / alpha needs alpha(t) > 0."""
+    """The output is eps; x = (z - sigma eps) / alpha needs alpha(1) > 0."""
     x = (z - expand(schedule.sigma(t), z) * output) / expand(schedule.alpha(t), z)
     return Prediction(x, output)
 
@@ -120,12 +145,22 @@ def _edm_norm(schedule: Schedule, t: Time) -> Time:
 
 PARAMETERIZATIONS = {
     "x": Parameterization(1, from_x),
-    "eps": Parameterization(1, from_eps),
+    "eps": Parameterization(1, from_eps, needs_signal=True),
     "v": Parameterization(1, from_v),
-    "both": Parameterization(2, from_both),
+    "both": Parameterization(2, from_both, needs_power=True),
     "flow": Parameterization(1, from_flow),
     "edm": Parameterization(1, from_edm, edm_scale),
 }
+
+
+def check_head(name: str, schedule: Schedule) -> None:
+    """Raises ValueError where PARAMETERIZATIONS[name] does not fit the schedule."""
+    if why := PARAMETERIZATIONS[name].misfit(schedule):
+        others = (other for other, head in PARAMETERIZATIONS.items() if not head.misfit(schedule))
+        raise ValueError(
+            f"parameterization is {name!r} and schedule {schedule}: {why}; set "
+            f"config.parameterization to one of {', '.join(others)}, or take another schedule"
+        )
 
 
 def mean_squared(a: Image, b: Image) -> jax.Array:

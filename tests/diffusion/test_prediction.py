@@ -3,11 +3,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.diffusion.prediction import PARAMETERIZATIONS, v_from
-from distill_jax.diffusion.schedule import Cosine, Karras, RectifiedFlow, add_noise, expand
+from distill_jax.diffusion.prediction import PARAMETERIZATIONS, SIGMA_DATA, check_head, v_from
+from distill_jax.diffusion.schedule import (
+    SCHEDULES,
+    Cosine,
+    Karras,
+    RectifiedFlow,
+    add_noise,
+    expand,
+)
 
 TIMES = np.asarray([0.0, 1e-3, 0.2, 0.5, 0.8, 1 - 1e-3, 1.0])
-SCHEDULES = [Cosine(), RectifiedFlow(), Karras()]
+THREE = [Cosine(), RectifiedFlow(), Karras()]
 
 
 def truth(schedule):
@@ -17,18 +24,64 @@ def truth(schedule):
     return x, eps, add_noise(schedule, x, eps, jnp.asarray(TIMES))
 
 
-def outputs(schedule, x, eps):
-    """What a perfect network of each parameterization puts out."""
-    alpha, sigma = (
-        expand(schedule.alpha(jnp.asarray(TIMES)), x),
-        expand(schedule.sigma(jnp.asarray(TIMES)), x),
-    )
-    both = jnp.concatenate([x, eps], axis=-1)
-    return {"x": x, "eps": eps, "v": alpha * eps - sigma * x, "both": both, "flow": eps - x}
+def outputs(schedule, x, eps, times=TIMES):
+    """What a perfect network of each parameterization returns."""
+    alpha, sigma = (expand(f(jnp.asarray(times)), x) for f in (schedule.alpha, schedule.sigma))
+    norm = jnp.sqrt(sigma**2 + (SIGMA_DATA * alpha) ** 2)
+    return {
+        "x": x,
+        "eps": eps,
+        "v": alpha * eps - sigma * x,
+        "both": jnp.concatenate([x, eps], axis=-1),
+        "flow": eps - x,
+        "edm": (sigma / SIGMA_DATA * x - alpha * SIGMA_DATA * eps) / norm,
+    }
+
+
+MISFITS = {
+    ("both", "karras"): r"alpha\^2 \+ sigma\^2 is 6401 at t = 1; this head needs 1 at all times",
+    ("both", "rectified_flow"): r"alpha\^2 \+ sigma\^2 is 0.5 at t = 0.5",
+    ("eps", "rectified_flow"): r"alpha\(1\) is 0; this head divides by it",
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("head", PARAMETERIZATIONS)
+def test_a_head_is_right_at_both_ends_and_between_or_refused(head, name):
+    schedule, times = SCHEDULES[name](), jnp.asarray([0.0, 0.5, 1.0])
+    if why := MISFITS.get((head, name)):
+        with pytest.raises(ValueError, match=why + ".* set config.parameterization to one of x, "):
+            check_head(head, schedule)
+        return
+    check_head(head, schedule)
+    x, eps = np.random.default_rng(0).normal(size=(2, 3, 2, 2, 1)).astype(np.float32)
+    alpha, sigma = (np.reshape(f(times), (3, 1, 1, 1)) for f in (schedule.alpha, schedule.sigma))
+    output = outputs(schedule, jnp.asarray(x), jnp.asarray(eps), times)[head]
+    z = jnp.asarray(alpha * x + sigma * eps)
+    got = PARAMETERIZATIONS[head].predict(output, z, schedule, times)
+    # About 8 roundings of numbers up to the size of z, 3 (alpha + sigma), which a head that
+    # divides by alpha or sigma enlarges.
+    rounding = 8 * 2.0**-24 * 3 * (alpha + sigma)
+    in_x = rounding / alpha if head == "eps" else rounding
+    in_eps = rounding / np.maximum(sigma, 1e-9) if head in ("x", "both") else rounding
+    np.testing.assert_array_less(np.abs(got.x - x), in_x + 0 * x)
+    assert np.isfinite(got.eps).all()
+    known = np.broadcast_to(sigma > 0 if head in ("x", "both", "edm") else True, x.shape)
+    np.testing.assert_array_less(np.abs(got.eps - eps)[known], (in_eps + 0 * x)[known])
+
+
+def test_where_no_noise_is_left_the_gradient_of_an_x_head_is_finite():
+    def total(output, t):
+        z = jnp.zeros_like(output)
+        prediction = PARAMETERIZATIONS["x"].predict(output, z, RectifiedFlow(), t)
+        return jnp.sum(prediction.x + prediction.eps)
+
+    gradient = jax.grad(total)(jnp.ones((2, 1)), jnp.asarray([0.0, 0.5]))
+    np.testing.assert_allclose(gradient, [[1.0], [0.0]], atol=1e-6)  # eps = -x at t = 1/2.
 
 
 @pytest.mark.parametrize("name", ["v", "flow"])
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("schedule", THREE, ids=repr)
 def test_a_perfect_network_gives_back_x_and_eps_at_every_time(x64, name, schedule):
     x, eps, z = truth(schedule)
     prediction = PARAMETERIZATIONS[name].predict(
