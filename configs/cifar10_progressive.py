@@ -38,6 +38,7 @@ def get_config(size="full"):
         start=4096 if size == "full" else 2,
         steps={"default": 50_000, 2: 100_000, 1: 100_000},
         learning_rate=5e-5,
+        clip_target=False,
     )
     config.stages = pipeline(teacher, *rounds)
     if size == "full":

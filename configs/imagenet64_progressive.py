@@ -37,6 +37,7 @@ def get_config(size="full"):
         start=512 if size == "full" else 1,
         steps={"default": 50_000, 2: 100_000, 1: 100_000},
         learning_rate=1e-4,
+        clip_target=False,
     )
     config.stages = pipeline(teacher, *rounds)
     if size == "full":

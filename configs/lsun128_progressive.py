@@ -38,6 +38,7 @@ def get_config(size="full"):
         start=1 if size == "smoke" else 512,
         steps={"default": 50_000, 2: 100_000, 1: 100_000},
         learning_rate=1e-4,
+        clip_target=False,
     )
     config.stages = pipeline(teacher, *rounds)
     if size != "smoke":
