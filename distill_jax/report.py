@@ -15,10 +15,10 @@ DISTANCES = {
     "fraction of training points within the balls around samples, 5,000 of each, that reach to "
     "their third neighbour.",
     "FD": "{0}: Frechet distance to the training images in the features of a classifier trained "
-    "on them, {1} samples, classes in turn; not FID. {0}-to-teacher: to the guided teacher's "
-    "samples at its full number of steps. accuracy: of that classifier on the classes asked for. "
-    "recall: the fraction of training images within the balls around samples, in its features, "
-    "that reach to their third neighbour.",
+    "on them, on the CPU in full precision, {1} samples, classes in turn; not FID. "
+    "{0}-to-teacher: to the guided teacher's samples at its full number of steps. accuracy: of "
+    "that classifier on the classes asked for. recall: the fraction of training images within the "
+    "balls around samples, in its features, that reach to their third neighbour.",
 }
 
 

@@ -1,7 +1,9 @@
 """Features and labels from a small convolutional network trained on the dataset itself."""
 
-import functools
-from collections.abc import Callable
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from distill_jax.typing import Tree
 LAYERS = ((32, 2), (64, 2), (128, 1), (128, 2))
 EPOCHS, BATCH, LEARNING_RATE = 3, 128, 4e-3
 LEAST, MOST_EPOCHS = 300, 30  # Updates; fewer where they would be more than so many epochs.
+ADAM = optax.scale_by_adam()
 TURNS = 4  # Quarter turns, the classes of images without any.
 
 
@@ -23,6 +26,9 @@ class ConvNet:
 
     Without labels it learns to tell by how many quarter turns an image was rotated (Gidaris et al.
     2018, arXiv:1803.07728), which needs features of what is to be seen as well.
+
+    Whatever the devices of a run are, it is trained and used on the CPU in float32, so that a
+    distance means the same everywhere: accelerators multiply with fewer bits.
 
     Args:
       x: training images (n, h, w, c), square, float32 in [-1, 1] or uint8.
@@ -35,15 +41,17 @@ class ConvNet:
         rng = np.random.default_rng(seed)
         classes = TURNS if label is None else int(label.max()) + 1
         updates = _updates(len(x), least)
-        tx = optax.adam(optax.linear_schedule(LEARNING_RATE, 0.0, updates))
-        self._params = _init(jax.random.key(seed), x.shape[-1], classes)
-        state = tx.init(self._params)
-        for order in np.array_split(_orders(rng, len(x), updates * BATCH), updates):
-            images, target = x[order], None if label is None else label[order]
-            if target is None:
-                target = rng.integers(0, TURNS, len(order))
-                images = _turned(images, target)
-            self._params, state = _update(tx.update, self._params, state, images, target)
+        with _on_cpu():
+            self._params = _init(jax.random.key(seed), x.shape[-1], classes)
+            state = ADAM.init(self._params)
+            orders = np.array_split(_orders(rng, len(x), updates * BATCH), updates)
+            for step, order in enumerate(orders):
+                images, target = x[order], None if label is None else label[order]
+                if target is None:
+                    target = rng.integers(0, TURNS, len(order))
+                    images = _turned(images, target)
+                rate = np.float32(LEARNING_RATE * (1 - step / updates))
+                self._params, state = _update(self._params, state, images, target, rate)
 
     def features(self, x: np.ndarray) -> np.ndarray:
         """The mean activations of the last layer, (n, 128)."""
@@ -59,8 +67,25 @@ class ConvNet:
         return self.accuracy(_turned(x, turns), turns)
 
     def _batched(self, function: jax.stages.Wrapped, x: np.ndarray, size: int = 500) -> np.ndarray:
-        parts = [function(self._params, x[i : i + size]) for i in range(0, len(x), size)]
+        with _on_cpu():
+            parts = [function(self._params, x[i : i + size]) for i in range(0, len(x), size)]
         return np.concatenate([np.asarray(part) for part in parts])
+
+
+@contextlib.contextmanager
+def _on_cpu() -> Iterator[None]:
+    """Computes on the CPU in float32; with a warning elsewhere, where JAX was given no CPU."""
+    try:
+        device = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        warnings.warn(
+            "the feature network runs on the accelerator, for JAX has no CPU here: distances are "
+            "not quite those of other machines; add cpu to JAX_PLATFORMS, such as cuda,cpu",
+            stacklevel=4,
+        )
+        device = None
+    with jax.default_device(device), jax.default_matmul_precision("highest"):
+        yield
 
 
 def _updates(n: int, least: int) -> int:
@@ -103,13 +128,13 @@ def _logits(params: Tree, x: jax.Array) -> jax.Array:
     return _features(params, x) @ kernel + bias
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit
 def _update(
-    update: Callable, params: Tree, state: Tree, x: jax.Array, label: jax.Array
-) -> tuple[Tree, Tree]:
+    params: Tree, state: Any, x: jax.Array, label: jax.Array, rate: jax.Array
+) -> tuple[Tree, Any]:
     def loss(params: Tree) -> jax.Array:
         logits = _logits(params, x)
         return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
 
-    updates, state = update(jax.grad(loss)(params), state, params)
-    return optax.apply_updates(params, updates), state
+    updates, state = ADAM.update(jax.grad(loss)(params), state, params)
+    return jax.tree.map(lambda p, u: p - rate * u, params, updates), state

@@ -1,6 +1,5 @@
 """What every reader of foreign checkpoints returns, and the network that it must fit."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 from distill_jax.binding import abstract_params, make_binding
@@ -36,13 +35,15 @@ class Imported(NamedTuple):
     continuous: bool = True
 
     def method_spec(self) -> dict[str, Any]:
-        """What a manifest says of its method: a teacher's, or that of a student of num_steps."""
+        """What a manifest says of its method: how it is sampled, and what is known of its training.
+
+        Released students were halved with targets that are not clipped.
+        """
         if self.continuous:
-            spec = {"name": "diffusion", "label_dropout": self.label_dropout}
+            known = {"name": "diffusion", "label_dropout": self.label_dropout}
         else:
-            spec = {"name": "progressive"}
-        method = build(METHODS, "method", {**spec, "num_steps": self.num_steps})
-        return {"name": spec["name"], **dataclasses.asdict(method)}
+            known = {"name": "progressive", "clip_target": False}
+        return {**known, "num_steps": self.num_steps}
 
     def method(self) -> Method:
         """What samples it."""

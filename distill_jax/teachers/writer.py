@@ -122,7 +122,7 @@ def _manifest(
         "parent": None,
         "init": None,
         "source": source,
-        "updates": 0,
+        "updates": None,  # Its file does not say.
         "metrics": {},
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
         "config": {},

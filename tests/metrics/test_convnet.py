@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -25,6 +26,29 @@ def test_the_classifier_tells_classes_apart(classifier):
     x, label = stripes(300)
     assert classifier.accuracy(x, label) > 0.9
     assert classifier.accuracy(x, (label + 1) % 4) < 0.1
+
+
+def test_two_classifiers_of_images_alike_share_their_programs(classifier):
+    compiled = convnet._update._cache_size()
+    x, label = stripes(1000)
+    ConvNet(x, label, seed=1, least=0)
+    assert convnet._update._cache_size() == compiled
+
+
+def test_it_computes_on_the_cpu_in_float32_whatever_the_defaults_are(classifier, monkeypatch):
+    seen, x = [], stripes(20)[0]
+
+    def spy(params, images):
+        seen.append((jax.config.jax_default_device, jax.config.jax_default_matmul_precision))
+        return images
+
+    with jax.default_matmul_precision("bfloat16"):  # A TPU's default.
+        classifier._batched(jax.jit(spy), x)
+    assert seen == [(jax.local_devices(backend="cpu")[0], "highest")]
+    missing = RuntimeError("Unknown backend cpu")
+    monkeypatch.setattr(jax, "local_devices", lambda backend: (_ for _ in ()).throw(missing))
+    with pytest.warns(UserWarning, match="the feature network runs on the accelerator"):
+        classifier.features(x)
 
 
 def test_bytes_and_floats_of_the_same_images_have_the_same_features(classifier):

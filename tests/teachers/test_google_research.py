@@ -97,6 +97,9 @@ def test_a_student_is_one_on_its_grid_and_a_teacher_knows_all_times(
 ):
     imported = read(save(tmp_path / "state", PARAMS, saved), CONFIG.to_dict())
     assert (imported.num_steps, imported.method().continuous) == (num_steps, continuous)
+    known = {"label_dropout": 0.0} if continuous else {"clip_target": False}
+    name = "diffusion" if continuous else "progressive"
+    assert imported.method_spec() == {"name": name, "num_steps": num_steps, **known}
     assert imported.label_dropout == 0
 
 
