@@ -18,7 +18,7 @@ def get_config(size="full"):
     check_size(size, *DATASETS)
     config = base()
     config.data = dict(name="tfds", dataset=DATASETS[size], data_dir="", size=128, num_labels=1)
-    config.data.splits = ("train", "validation")
+    config.data.update(splits=("train", "validation"), resize="triangle")
     config.model = paper_unet("lsun128")
     config.parameterization = "both"
     config.batch_size = 2048

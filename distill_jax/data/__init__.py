@@ -5,14 +5,14 @@ from distill_jax.data.digits import digits
 from distill_jax.data.folder import folder
 from distill_jax.data.mixture import mixture
 from distill_jax.data.noise import noise
-from distill_jax.data.tfds import tfds
+from distill_jax.data.tfds import Tfds
 
 DATASETS = {
     "digits": digits,
     "folder": folder,
     "mixture": mixture,
     "noise": noise,
-    "tfds": tfds,
+    "tfds": Tfds,
 }
 
 __all__ = ["DATASETS", "Dataset", "Source"]

@@ -11,7 +11,9 @@ EVERY = 10  # One file of so many, the first among them, is held out.
 FEWEST = (LEAST["held_out"] - 1) * EVERY + 1  # Files; far more than LEAST of them to train on.
 
 
-def folder(path: str, size: int, labelled: bool = True, flip: bool = True) -> Images:
+def folder(
+    path: str, size: int, labelled: bool = True, flip: bool = True, resize: str = "area"
+) -> Images:
     """Images in path/class/*.png, the classes in alphabetical order, or path/*.png without any.
 
     The suffixes are SUFFIXES, in either case. Every tenth file in sorted order is held out. Files
@@ -19,9 +21,10 @@ def folder(path: str, size: int, labelled: bool = True, flip: bool = True) -> Im
 
     Args:
       path: of the folder.
-      size: of the images; see square.
+      size: of the images.
       labelled: whether a network is given the classes.
       flip: whether half of the training images are mirrored.
+      resize: a name in RESIZERS: how they are made square and of that size.
 
     Raises:
       ValueError: for a folder with too few images, or with images both in it and in its folders.
@@ -47,7 +50,8 @@ def folder(path: str, size: int, labelled: bool = True, flip: bool = True) -> Im
     listed = list(zip(files, labels, strict=True))
     train = [entry for i, entry in enumerate(listed) if i % EVERY]
     parts = (functools.partial(_Files, part) for part in (train, listed[::EVERY]))
-    return Images(*(Decoded(part, size) for part in parts), len(classes), labelled, flip)
+    splits = (Decoded(part, size, resize=resize) for part in parts)
+    return Images(*splits, len(classes), labelled, flip)
 
 
 def _image_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:

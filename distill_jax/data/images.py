@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import io
 import math
 import os
@@ -15,6 +14,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from distill_jax.data.base import Source
+from distill_jax.data.resizing import RESIZERS
+from distill_jax.tables import lookup
 
 CACHE_BYTES = 2**31  # Of decoded images of a split that are kept in memory; see Decoded.
 # Images of each split without which a report has no moments of a half, nor of what is held out.
@@ -54,13 +55,21 @@ class Decoded:
 
     Args:
       read: finds where images are read.
-      size: of the images; see square.
+      size: of the images.
       cache_bytes: of memory.
+      resize: a name in RESIZERS: how they are made square and of that size.
     """
 
-    def __init__(self, read: Callable[[], Stored], size: int, cache_bytes: int = CACHE_BYTES):
+    def __init__(
+        self,
+        read: Callable[[], Stored],
+        size: int,
+        cache_bytes: int = CACHE_BYTES,
+        resize: str = "area",
+    ):
         self.shape = (size, size, 3)
         self._read, self._cache_bytes = read, cache_bytes
+        self._resize = lookup(RESIZERS, "resize", resize)
         self._stored = None
 
     def __len__(self) -> int:
@@ -78,7 +87,7 @@ class Decoded:
         if self._cached and self._done[index]:
             return self._x[index], self._label[index]
         data, label, name = self._stored[index]
-        x, label = square(decode(data, name), self.shape[0]), np.int32(label)
+        x, label = self._resize(decode(data, name), self.shape[0]), np.int32(label)
         if self._cached:
             # Two threads may both get here: they write the same, and `done` comes last.
             self._x[index], self._label[index] = x, label
@@ -86,8 +95,7 @@ class Decoded:
         return x, label
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Images:
+class ImageDataset:
     """Images that are read and decoded as they are needed, in uint8; see Dataset.
 
     Attributes:
@@ -101,8 +109,8 @@ class Images:
     train: Decoded
     held_out: Decoded
     num_labels: int
-    labelled: bool = True
-    flip: bool = True
+    labelled: bool
+    flip: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,6 +137,17 @@ class Images:
         # Batches of a part's size: every count-th of them is this part of a whole batch.
         parts = stream.batch(size // count, batch_fn=_stack)[start * count + index :: count]
         return _iterate(parts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images(ImageDataset):
+    """An ImageDataset of two splits."""
+
+    train: Decoded
+    held_out: Decoded
+    num_labels: int
+    labelled: bool = True
+    flip: bool = True
 
 
 def _iterate(batches: grain.MapDataset) -> Iterator[Source]:
@@ -164,38 +183,3 @@ def decode(data: bytes, name: str) -> np.ndarray:
     except (OSError, SyntaxError, ValueError) as error:
         problem = str(error)
     raise ValueError(f"{name} cannot be read as an image ({problem}); repair or remove it")
-
-
-def square(x: np.ndarray, size: int) -> np.ndarray:
-    """The central square of an image (h, w, c), uint8, area-resized to (size, size, c).
-
-    A square image of the size is returned as it is.
-    """
-    n = min(x.shape[:2])
-    top, left = (x.shape[0] - n) // 2, (x.shape[1] - n) // 2
-    x = x[top : top + n, left : left + n]
-    return x if n == size else _area_resize(x, size)
-
-
-def _area_resize(x: np.ndarray, size: int) -> np.ndarray:
-    """Each new pixel is the mean over its area of the square image, rounded."""
-    rows, shares = _overlaps(len(x), size)
-    for _ in range(2):  # A sum of weighted rows: a matrix product would be threaded once more.
-        x = sum(share[:, None, None] * x[row] for row, share in zip(rows, shares, strict=True))
-        x = x.swapaxes(0, 1)
-    return np.rint(x).astype(np.uint8)
-
-
-@functools.lru_cache(maxsize=64)
-def _overlaps(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of n rows overlap each of `size` rows over the same length, and their shares of it.
-
-    Returns:
-      (k, size) integers and (k, size) float32, whose sum over k is 1.
-    """
-    edges = np.arange(size + 1) * n / size
-    row = np.floor(edges[:-1]).astype(int) + np.arange(math.ceil(n / size) + 1)[:, None]
-    overlap = np.minimum(row + 1, edges[1:]) - np.maximum(row, edges[:-1])
-    shares = np.maximum(overlap, 0) * size / n
-    used = shares.any(axis=1)
-    return np.minimum(row, n - 1)[used], shares[used].astype(np.float32)

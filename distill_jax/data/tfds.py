@@ -1,5 +1,6 @@
 """Any image dataset of TFDS, without TensorFlow."""
 
+import dataclasses
 import functools
 import os
 from typing import Any
@@ -7,26 +8,19 @@ from typing import Any
 import tensorflow_datasets
 from tensorflow_datasets.core import read_only_builder
 
-from distill_jax.data.images import LEAST, Decoded, Encoded, Images, Stored
+from distill_jax.data.images import LEAST, Decoded, Encoded, ImageDataset, Stored
 from distill_jax.tables import suggestion
 
 
-def tfds(
-    dataset: str,
-    size: int,
-    data_dir: str = "",
-    splits: tuple[str, str] = ("train", "test"),
-    labelled: bool = True,
-    flip: bool = True,
-    num_labels: int | None = None,
-) -> Images:
+@dataclasses.dataclass(eq=False)
+class Tfds(ImageDataset):
     """An image dataset that TFDS prepared as array_record, read without TensorFlow.
 
     The image is the feature "image", the label "label", or the only one of its kind.
 
     Args:
       dataset: such as "cifar10" or "imagenet_resized/64x64".
-      size: of the images; see square.
+      size: of the images.
       data_dir: where it was prepared; "" is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
       splits: what to train on and what to hold out; each a split or a slice of one, such as
         "train[:90%]".
@@ -34,15 +28,31 @@ def tfds(
       flip: whether half of the training images are mirrored.
       num_labels: of the data, 1 for none. With it a run can be planned where the data are not;
         None looks it up.
+      resize: a name in RESIZERS: how images are made square and of that size.
 
     Raises:
       ValueError: when the data are looked up or read: for a dataset that is unknown, not prepared,
         prepared in another format, without images or with other labels, and for a split that is
         unknown or has too few images.
     """
-    prepared = _Prepared(dataset, os.path.expanduser(data_dir), splits, num_labels)
-    train, held_out = (Decoded(functools.partial(prepared.split, s), size) for s in splits)
-    return Images(train, held_out, num_labels or prepared.num_labels, labelled, flip)
+
+    dataset: str
+    size: int
+    data_dir: str = ""
+    splits: tuple[str, str] = ("train", "test")
+    labelled: bool = True
+    flip: bool = True
+    num_labels: int | None = None
+    resize: str = "area"
+
+    def __post_init__(self) -> None:
+        data_dir = os.path.expanduser(self.data_dir)
+        prepared = _Prepared(self.dataset, data_dir, self.splits, self.num_labels)
+        self.train, self.held_out = (
+            Decoded(functools.partial(prepared.split, split), self.size, resize=self.resize)
+            for split in self.splits
+        )
+        self.num_labels = self.num_labels or prepared.num_labels
 
 
 class _Prepared:

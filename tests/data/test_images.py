@@ -14,8 +14,9 @@ import tensorflow_datasets
 from PIL import Image
 
 from distill_jax.data.folder import folder
-from distill_jax.data.images import Decoded, Encoded, Images, decode, square
-from distill_jax.data.tfds import tfds
+from distill_jax.data.images import Decoded, Encoded, Images, decode
+from distill_jax.data.resizing import RESIZERS, adm, area, triangle
+from distill_jax.data.tfds import Tfds
 from tests.data.pictures import CIFAR10, Rooms, Sounds, picture, png, write_folder, write_tfds
 from tests.toys import ROOT
 
@@ -49,11 +50,81 @@ def threads():
     return {thread for thread in threading.enumerate() if "grain" in thread.name}
 
 
-@pytest.mark.parametrize(("height", "width"), [(12, 12), (12, 40), (41, 12)])
-def test_images_are_cropped_to_the_central_square(height, width):
-    x = picture(0, height, width)
-    top, left = (height - 12) // 2, (width - 12) // 2
-    np.testing.assert_array_equal(square(x, 12), x[top : top + 12, left : left + 12])
+@pytest.mark.parametrize("resizer", [area, triangle])
+@pytest.mark.parametrize(
+    ("height", "width", "top", "left"),
+    [(12, 12, 0, 0), (12, 40, 0, 14), (41, 12, 14, 0), (40, 13, 14, 0), (13, 40, 0, 14)],
+)
+def test_images_are_cropped_to_the_square_that_was_released(resizer, height, width, top, left):
+    x, n = picture(0, height, width), min(height, width)
+    np.testing.assert_array_equal(resizer(x, n), x[top : top + n, left : left + n])
+
+
+def weights(n, size, kernel, radius):
+    """(size, n): the shares of n pixels in each of `size`, of a kernel widened where n > size."""
+    step = n / size
+    centres, width = (np.arange(size) + 0.5) * step, max(step, 1.0)
+    distance = (np.arange(n) + 0.5 - centres[:, None]) / width
+    found = kernel(distance) * (np.abs(distance) < radius)
+    return found / found.sum(axis=1, keepdims=True)
+
+
+def cubic(d):
+    """Keys' kernel with a = -1/2."""
+    d = np.abs(d)
+    return np.where(d < 1, (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2)
+
+
+@pytest.mark.parametrize(("n", "size"), [(24, 12), (23, 7), (8, 20), (30, 29)])
+def test_a_triangle_resize_is_the_separable_filter_rounded_once(n, size):
+    x = picture(4, n, n)
+    w = weights(n, size, lambda d: 1 - np.abs(d), 1)
+    expected = np.einsum("ih,jw,hwc->ijc", w, w, x.astype(float))
+    # Half of a grey level is rounding; Pillow's float32 may round a tie to the other side.
+    np.testing.assert_allclose(triangle(x, size), expected, atol=0.5 + 1e-4)
+
+
+def in_bytes(x, height, width, kernel, radius):
+    """Columns, then rows, each of them rounded to bytes."""
+    rows, columns = (
+        weights(n, m, kernel, radius) for n, m in zip(x.shape, (height, width), strict=False)
+    )
+    x = np.floor(np.einsum("jw,hwc->hjc", columns, x) + 0.5).clip(0, 255)
+    return np.floor(np.einsum("ih,hjc->ijc", rows, x) + 0.5).clip(0, 255)
+
+
+@pytest.mark.parametrize(("height", "width", "halvings"), [(44, 52, 2), (19, 11, 0), (30, 24, 1)])
+def test_an_adm_resize_halves_by_boxes_then_is_bicubic_and_cut_out(height, width, halvings):
+    x, size = picture(5, height, width), 10
+    expected, h, w = x.astype(float), height, width
+    for _ in range(halvings):
+        h, w = h // 2, w // 2
+        expected = in_bytes(expected, h, w, np.ones_like, 0.5)
+    assert min(h, w) < 2 * size
+    h, w = (round(side * size / min(h, w)) for side in (h, w))
+    expected = in_bytes(expected, h, w, cubic, 2)
+    top, left = (h - size) // 2, (w - size) // 2
+    # Pillow's weights have 22 bits: a sum near a tie may be rounded to the other side.
+    difference = np.abs(adm(x, size) - expected[top : top + size, left : left + size])
+    assert difference.max() <= 1
+    assert difference.mean() < 0.01
+
+
+@pytest.mark.parametrize("height", [16, 17])
+def test_an_adm_resize_of_an_image_of_the_size_cuts_only(height):
+    x = picture(6, height, 16)
+    np.testing.assert_array_equal(adm(x, 16), x[:16])
+
+
+def test_a_folder_is_resized_as_it_says_and_an_unknown_way_is_refused(tmp_path):
+    write_folder(tmp_path, count=20)
+    made = {way: folder(str(tmp_path), 4, resize=way).images("held_out").x for way in RESIZERS}
+    first = picture(0)
+    for way, resizer in RESIZERS.items():
+        assert any(np.array_equal(x, resizer(first, 4)) for x in made[way])
+    assert len({x.tobytes() for x in made.values()}) == 3
+    with pytest.raises(KeyError, match="unknown resize 'bicubic'; known: adm, area, triangle"):
+        folder(str(tmp_path), 4, resize="bicubic")
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -61,7 +132,7 @@ def test_an_area_resize_by_a_whole_factor_is_the_mean_of_blocks(factor):
     x = picture(1, 6 * factor, 6 * factor)
     blocks = x.reshape(6, factor, 6, factor, 3).mean(axis=(1, 3))
     # Half of a grey level is rounding; float32 sums may round a tie to the other side.
-    np.testing.assert_allclose(square(x, 6), blocks, atol=0.5 + 1e-4)
+    np.testing.assert_allclose(area(x, 6), blocks, atol=0.5 + 1e-4)
 
 
 @pytest.mark.parametrize(("n", "size"), [(7, 5), (9, 4), (5, 8)])
@@ -70,7 +141,7 @@ def test_an_area_resize_weighs_pixels_by_the_share_of_them_within(n, size):
     # Every pixel as size x size equal ones: then whole blocks of n x n make the new pixels.
     fine = x.repeat(size, axis=0).repeat(size, axis=1)
     blocks = fine.reshape(size, n, size, n, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(square(x, size), blocks, atol=0.5 + 1e-4)
+    np.testing.assert_allclose(area(x, size), blocks, atol=0.5 + 1e-4)
 
 
 def test_hidden_files_and_folders_are_passed_over(tmp_path):
@@ -178,7 +249,7 @@ def test_an_iterator_that_is_dropped_stops_its_threads():
 def test_a_network_without_labels_leaves_them_to_the_evaluation(pictures, prepared):
     for data in (
         folder(str(pictures), 4, labelled=False),
-        tfds("pictures", 4, str(prepared), labelled=False),
+        Tfds("pictures", 4, str(prepared), labelled=False),
     ):
         assert (data.num_classes, data.num_labels) == (0, 3)
         assert set(data.images("train").label) == {0, 1, 2}
@@ -204,7 +275,7 @@ def test_every_tenth_file_is_held_out_and_classes_are_in_alphabetical_order(pict
 
 
 def test_a_dataset_without_a_label_has_one_and_its_only_image_may_have_any_name(tmp_path):
-    data = tfds("rooms", 8, str(write_tfds(tmp_path, Rooms)), flip=False)
+    data = Tfds("rooms", 8, str(write_tfds(tmp_path, Rooms)), flip=False)
     assert (data.num_classes, data.num_labels) == (0, 1)
     x, label = data.images("held_out")
     assert list(label) == [0] * 6
@@ -214,7 +285,7 @@ def test_a_dataset_without_a_label_has_one_and_its_only_image_may_have_any_name(
 
 
 def test_a_slice_of_a_split_can_be_held_out(prepared):
-    data = tfds("pictures", 8, str(prepared), splits=("train[:20]", "train[20:]"))
+    data = Tfds("pictures", 8, str(prepared), splits=("train[:20]", "train[20:]"))
     assert len(data.images("train").label) == 20
     assert len(data.images("held_out").label) == 7
 
@@ -236,40 +307,40 @@ def in_and_beside_a_class(root):
 
 BAD = {
     "dataset that is not prepared": (
-        lambda root: tfds("cifar10", 8, str(root)),
+        lambda root: Tfds("cifar10", 8, str(root)),
         r"dataset 'cifar10' is not prepared in /.*; set data_dir .* once: python -c .*"
         r"t.builder\('cifar10', data_dir='/.*', file_format='array_record'\)"
         r".download_and_prepare\(\).* \(this may need TensorFlow, training does not",
     ),
     "data_dir that is not there": (
-        lambda root: tfds("lsun/bedroom", 8, str(root / "nothing")),
+        lambda root: Tfds("lsun/bedroom", 8, str(root / "nothing")),
         r"'lsun/bedroom' is not prepared in /.*/nothing; .*t.builder\('lsun/bedroom', ",
     ),
     "dataset that nobody knows": (
-        lambda root: tfds("imagenet_resize/64x64", 8, str(root)),
+        lambda root: Tfds("imagenet_resize/64x64", 8, str(root)),
         "unknown dataset 'imagenet_resize/64x64': .*; did you mean 'imagenet_resized'",
     ),
     "name that is none": (
-        lambda root: tfds("cifar10/", 8, str(root)),
+        lambda root: Tfds("cifar10/", 8, str(root)),
         r"dataset 'cifar10/': Parsing builder name string",
     ),
     "dataset in the other format": (
-        lambda root: tfds("pictures", 8, str(as_tfrecord(root))).images("train", 1),
+        lambda root: Tfds("pictures", 8, str(as_tfrecord(root))).images("train", 1),
         r"'pictures' is prepared in /.* as tfrecord, which only TensorFlow reads; prepare it in "
         r"another folder: .*t.builder\('pictures', data_dir='FOLDER', file_format='array_record'",
     ),
     "split that is none": (
-        lambda root: tfds(
+        lambda root: Tfds(
             "pictures", 8, str(write_tfds(root)), splits=("train", "validation")
         ).images("held_out", 1),
         r"'pictures' has no split 'validation'; it has train, test, and slices",
     ),
     "other labels than promised": (
-        lambda root: tfds("pictures", 8, str(write_tfds(root)), num_labels=7).images("train", 1),
+        lambda root: Tfds("pictures", 8, str(write_tfds(root)), num_labels=7).images("train", 1),
         "num_labels is 7, but dataset 'pictures' has ",
     ),
     "dataset without images": (
-        lambda root: tfds("sounds", 8, str(write_tfds(root, Sounds))),
+        lambda root: Tfds("sounds", 8, str(write_tfds(root, Sounds))),
         "dataset 'sounds' has the features number; expected an image",
     ),
     "folder that is not there": (
@@ -285,12 +356,12 @@ BAD = {
         "has 10 images; expected at least 11 .* every 10 is held out, and the report needs 2",
     ),
     "split with one image": (
-        lambda root: tfds("pictures", 8, str(write_tfds(root)), splits=("train", "test[:1]")),
+        lambda root: Tfds("pictures", 8, str(write_tfds(root)), splits=("train", "test[:1]")),
         r"split 'test\[:1\]' of dataset 'pictures' has 1 images; the report needs at least 2",
     ),
     "held-out split with one image, with the number of labels": (
         lambda root: next(
-            tfds("pictures", 8, str(write_tfds(root)), ("train", "test[:1]"), num_labels=3).batches(
+            Tfds("pictures", 8, str(write_tfds(root)), ("train", "test[:1]"), num_labels=3).batches(
                 0, 0, 4
             )
         ),
@@ -353,7 +424,7 @@ def test_tensorflow_is_not_imported_where_it_is_installed_and_nothing_is_printed
 
 
 def test_with_its_number_of_labels_a_dataset_is_described_where_it_is_not(tmp_path):
-    data = tfds("imagenet2012", 64, str(tmp_path), num_labels=1000)
+    data = Tfds("imagenet2012", 64, str(tmp_path), num_labels=1000)
     assert (data.shape, data.num_classes, data.num_labels) == ((64, 64, 3), 1000, 1000)
     with pytest.raises(ValueError, match="'imagenet2012' is not prepared"):
         data.images("train", 1)
@@ -362,7 +433,7 @@ def test_with_its_number_of_labels_a_dataset_is_described_where_it_is_not(tmp_pa
 @needs_cifar10
 def test_cifar10_is_read_as_tfds_reads_it():
     split = {"data_dir": str(CIFAR10), "splits": ("train", "test[:50]")}
-    data = tfds("cifar10", 32, flip=False, **split)
+    data = Tfds("cifar10", 32, flip=False, **split)
     assert (data.shape, data.num_classes, len(data.train)) == ((32, 32, 3), 10, 50_000)
     records = tensorflow_datasets.data_source("cifar10", split="test", data_dir=str(CIFAR10))
     for x, label, i in zip(*data.images("held_out"), range(50), strict=True):

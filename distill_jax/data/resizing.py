@@ -1,0 +1,82 @@
+"""Pictures of any size into square images, as the makers of published networks did it."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+Resizer = Callable[[np.ndarray, int], np.ndarray]
+
+
+def area(x: np.ndarray, size: int) -> np.ndarray:
+    """The central square; each new pixel is the mean over its area, rounded.
+
+    Salimans & Ho (2022), released datasets.py, ImageNet; their means are not rounded.
+    """
+    x = central_square(x)
+    if len(x) == size:
+        return x
+    rows, shares = _overlaps(len(x), size)
+    for _ in range(2):  # A sum of weighted rows: a matrix product would be threaded once more.
+        x = sum(share[:, None, None] * x[row] for row, share in zip(rows, shares, strict=True))
+        x = x.swapaxes(0, 1)
+    return np.rint(x).astype(np.uint8)
+
+
+def triangle(x: np.ndarray, size: int) -> np.ndarray:
+    """The central square; bilinear interpolation widened against aliasing, rounded.
+
+    A new pixel is the mean of those within one of its widths of its centre, weighted by
+    1 - distance / width. Salimans & Ho (2022), released datasets.py, LSUN:
+    tf.image.resize(antialias=True), whose result they do not round.
+    """
+    x = central_square(x)
+    if len(x) == size:
+        return x
+    # Of floats: of bytes Pillow rounds between rows and columns as well.
+    channels = (Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(x, -1, 0))
+    resized = [channel.resize((size, size), Image.Resampling.BILINEAR) for channel in channels]
+    return np.rint(np.stack(resized, axis=-1)).clip(0, 255).astype(np.uint8)
+
+
+def adm(x: np.ndarray, size: int) -> np.ndarray:
+    """Halved by 2x2 means while twice too large, then bicubic, then the central square.
+
+    Dhariwal & Nichol (2021), released image_datasets.py, center_crop_arr; EDM's tool for its
+    ImageNet ("center-crop-dhariwal") does the same. Every step is rounded to bytes.
+    """
+    image = Image.fromarray(x)
+    while min(image.size) >= 2 * size:
+        image = image.resize(tuple(n // 2 for n in image.size), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize(tuple(round(n * scale) for n in image.size), Image.Resampling.BICUBIC)
+    x = np.asarray(image)
+    top, left = (x.shape[0] - size) // 2, (x.shape[1] - size) // 2
+    return x[top : top + size, left : left + size]
+
+
+RESIZERS: dict[str, Resizer] = {"area": area, "triangle": triangle, "adm": adm}
+
+
+def central_square(x: np.ndarray) -> np.ndarray:
+    """The middle along the longer side, of (h, w, c); from h // 2 - w // 2 where h > w."""
+    n = min(x.shape[:2])
+    top, left = (side // 2 - n // 2 for side in x.shape[:2])
+    return x[top : top + n, left : left + n]
+
+
+@functools.lru_cache(maxsize=64)
+def _overlaps(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of n rows overlap each of `size` rows over the same length, and their shares of it.
+
+    Returns:
+      (k, size) integers and (k, size) float32, whose sum over k is 1.
+    """
+    edges = np.arange(size + 1) * n / size
+    row = np.floor(edges[:-1]).astype(int) + np.arange(math.ceil(n / size) + 1)[:, None]
+    overlap = np.minimum(row + 1, edges[1:]) - np.maximum(row, edges[:-1])
+    shares = np.maximum(overlap, 0) * size / n
+    used = shares.any(axis=1)
+    return np.minimum(row, n - 1)[used], shares[used].astype(np.float32)
