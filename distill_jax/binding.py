@@ -1,5 +1,6 @@
 """What a config or a manifest says of networks, made into some: names looked up, sizes fitted."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -50,6 +51,16 @@ def _binding(spec: str, shape: tuple[int, ...], num_classes: int) -> Binding:
             f"{', '.join(network.parameterizations)} alone"
         )
     return Binding(network, parameterization, sizes)
+
+
+def matmul_precision(name: str) -> contextlib.AbstractContextManager:
+    """Within it, float32 matrix products and convolutions are computed as config says.
+
+    "default" leaves what is set: the device's way, or JAX_DEFAULT_MATMUL_PRECISION.
+    """
+    if name == "default":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision(name)
 
 
 def initial_params(key: jax.Array, binding: Binding, method: Method) -> Tree:

@@ -28,6 +28,9 @@ def base() -> ConfigDict:
             "optimizer": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0},  # 0: not clipped.
             # Of the frozen teacher's kernels; "bfloat16" halves its memory.
             "frozen_dtype": "float32",
+            # Of float32 matrix products and convolutions inside networks: "default" is what the
+            # device does (TF32, bfloat16), "highest" float32; see jax.default_matmul_precision.
+            "matmul_precision": "default",
             # Devices along each axis; -1 takes the rest.
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             # Iterations between lines of the log, and between saved states, of which the newest

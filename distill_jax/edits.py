@@ -82,7 +82,9 @@ def sdedit(
         raise ValueError(f"start is {start}; expected 1 to {n}, of the student's {n} steps")
     eps = jax.random.normal(key, x.shape)
     conditions = student.conditions(len(x), label, w)
-    return _sdedit(student.binding, method, student.params, jnp.asarray(x), eps, conditions, start)
+    given = method, student.params, jnp.asarray(x), eps, conditions, start
+    with student.precision():
+        return _sdedit(student.binding, *given)
 
 
 def inpaint(
@@ -113,7 +115,9 @@ def inpaint(
     eps = jax.random.normal(key, x.shape)
     mask = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), x.shape)
     conditions = student.conditions(len(x), label, w)
-    return _inpaint(student.binding, method, student.params, jnp.asarray(x), mask, eps, conditions)
+    given = method, student.params, jnp.asarray(x), mask, eps, conditions
+    with student.precision():
+        return _inpaint(student.binding, *given)
 
 
 def _free(student: Student, num_steps: int | None) -> int | None:

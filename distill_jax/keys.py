@@ -23,6 +23,7 @@ RANGES = {
     "ema_decay": (0, 1),
     "ema_ramp": (0, math.inf),
 }
+MATMUL_PRECISIONS = ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")
 # What a value may be, by the type of its default.
 TYPES = {
     ConfigDict: ((ConfigDict, dict), "a dict"),
@@ -66,6 +67,11 @@ def check_config(config: ConfigDict) -> None:
     if config.frozen_dtype not in ("float32", "bfloat16"):
         raise ValueError(
             f"config.frozen_dtype is {config.frozen_dtype!r}; expected 'float32' or 'bfloat16'"
+        )
+    if config.matmul_precision not in MATMUL_PRECISIONS:
+        raise ValueError(
+            f"config.matmul_precision is {config.matmul_precision!r}; expected one of "
+            f"{', '.join(MATMUL_PRECISIONS)}"
         )
     for key in ("log_every", "save_every"):
         if config[key] % config.updates_per_call:

@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from distill_jax import costs, distributed, evaluate, logs, pipeline, plan
+from distill_jax.binding import matmul_precision
 from distill_jax.errors import friendly
 from distill_jax.paths import absolute
 from distill_jax.profile import Profile
@@ -106,7 +107,8 @@ def _show_costs(run: plan.Run, where: costs.Target) -> int:
     measured = costs.measure(run)
     logs.say("\n" + costs.show(run, measured, where))
     if compiling:
-        logs.say("\n" + costs.show_compiled(run, measured))
+        with matmul_precision(run.config.matmul_precision):
+            logs.say("\n" + costs.show_compiled(run, measured))
     return 0
 
 

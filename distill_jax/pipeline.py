@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from distill_jax import checkpoint, distributed, logs
-from distill_jax.binding import Bind, rounded
+from distill_jax.binding import Bind, matmul_precision, rounded
 from distill_jax.data import Dataset, Source
 from distill_jax.pixels import normalise
 from distill_jax.plan import Run, Stage
@@ -30,6 +30,9 @@ from distill_jax.updates import TrainState, make_iterations, make_update, new_st
 
 # Keys of a config that change a network by rounding at most: a run may go on with others.
 FREE = ("evaluate", "keep", "keep_every", "log_every", "mesh", "save_every", "updates_per_call")
+
+# Keys of a config that a manifest repeats.
+KEPT = ("schedule", "parameterization", "matmul_precision", "data")
 
 
 def run(
@@ -59,7 +62,8 @@ def run(
         steps = {stage.name: stage.spec.steps for stage in planned.stages}
         profile = profile.of(steps, steps.keys() - {stage.name for stage in todo})
     _claim(planned.workdir, planned.config, force)
-    with logs.compilations(planned.workdir / "compilations.jsonl"):
+    precision = matmul_precision(planned.config.matmul_precision)
+    with logs.compilations(planned.workdir / "compilations.jsonl"), precision:
         for stage in todo:
             began = time.monotonic()
             traced = profile if profile and profile.stage == stage.name else None
@@ -276,7 +280,7 @@ def _finish(run: Run, stage: Stage, weights: Tree) -> None:
         "shape": run.dataset.shape,
         "num_classes": run.dataset.num_classes,
         "model": stage.model,
-        **{key: config[key] for key in ("schedule", "parameterization", "data")},
+        **{key: config[key] for key in KEPT},
         "parent": None if stage.teacher is None else _relative(find_final(stage.teacher), final),
         "init": _relative(find_final(stage.start), final) if stage.spec.init else None,
         "updates": stage.spec.steps,

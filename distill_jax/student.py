@@ -1,5 +1,6 @@
 """A finished network, ready to sample: its directory is the only argument it needs."""
 
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -12,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from distill_jax import checkpoint
-from distill_jax.binding import abstract_params, as_tuples, make_binding
+from distill_jax.binding import abstract_params, as_tuples, make_binding, matmul_precision
 from distill_jax.diffusion.denoiser import Binding, Denoiser, clipped, guided
 from distill_jax.diffusion.encoding import ddim_encode
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction
@@ -135,7 +136,8 @@ class Student:
             )
         key, networks = jax.random.key(0) if key is None else key, (self.params, guidance)
         places = self.binding, self.layout
-        return _draw(*places, method, networks, (key, jnp.asarray(z)), cond, variance)
+        with self.precision():
+            return _draw(*places, method, networks, (key, jnp.asarray(z)), cond, variance)
 
     def encode(
         self,
@@ -173,7 +175,12 @@ class Student:
             raise ValueError("label is None; say what the images show, one for all or one each")
         cond, guidance = self.conditions(len(x), label, w)
         places, networks = (self.binding, self.layout), (self.params, guidance)
-        return _encode(*places, method, networks, jnp.asarray(x), cond)
+        with self.precision():
+            return _encode(*places, method, networks, jnp.asarray(x), cond)
+
+    def precision(self) -> contextlib.AbstractContextManager:
+        """Within it, matrix products are computed as they were in its training."""
+        return matmul_precision(self.manifest.get("matmul_precision", "default"))
 
     def calls(self, w: float | None = None, num_steps: int | None = None) -> int:
         """Network calls per image of `sample` with these arguments."""

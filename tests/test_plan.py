@@ -128,6 +128,11 @@ BAD = {
         ValueError,
         "stage s00_teacher: parameterization is 'both' and schedule Karras.* needs 1 at all times",
     ),
+    "unknown precision": (
+        config_of(TEACHER, matmul_precision="float16"),
+        ValueError,
+        "config.matmul_precision is 'float16'; expected one of default, high, highest",
+    ),
     "unknown parameterization": (
         config_of(TEACHER, parameterization="w"),
         KeyError,

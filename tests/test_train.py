@@ -5,6 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distill_jax import pipeline, plan, student
+from distill_jax.config import base, stage
+from distill_jax.config import pipeline as chain_of
 from distill_jax.train import Cadence, DivergedError, StoppedError, graft, train
 from distill_jax.updates import new_state, optimizer
 
@@ -183,3 +186,28 @@ def test_graft_takes_the_teachers_leaves_and_fresh_ones_where_named():
 def test_graft_names_the_first_leaf_that_does_not_fit(teacher, message):
     with pytest.raises(ValueError, match=message):
         graft({"a": {"k": jnp.zeros(2)}}, teacher)
+
+
+def test_a_run_and_its_students_compute_at_the_precision_of_the_config(tmp_path, monkeypatch):
+    seen = []
+
+    def spy(*given):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return given[1] if len(given) == 7 else jnp.zeros((1, 1, 1, 2))
+
+    monkeypatch.setattr(pipeline, "train", spy)
+    monkeypatch.setattr(student, "_draw", lambda *given: spy())
+    for precision in ("default", "highest"):
+        config = base()
+        config.matmul_precision = precision
+        config.data.name, config.batch_size = "mixture", 8
+        config.model.update(name="mlp", width=8, blocks=1)
+        config.stages = chain_of(stage("teacher", "diffusion", steps=1, learning_rate=0.1))
+        workdir = tmp_path / precision
+        run = plan.make(config, workdir)
+        monkeypatch.setattr(pipeline, "_draw_grids", lambda *_: None)
+        pipeline.run(run, lambda: False)
+        final = student.load(workdir)
+        assert final.manifest["matmul_precision"] == precision
+        final.sample(jax.random.key(0), 1)
+    assert seen == [None, None, "highest", "highest"]
