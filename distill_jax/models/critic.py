@@ -8,6 +8,7 @@ from distill_jax.diffusion.denoiser import Head
 from distill_jax.typing import Time, Tree
 
 LAYERS = 4
+EPSILON = 1e-5  # PyTorch's default, as is the exact GELU.
 
 
 class Critic(nn.Module):
@@ -17,24 +18,25 @@ class Critic(nn.Module):
     def __call__(self, features: jax.Array) -> Time:
         h = features.mean(axis=1)
         for layer, width in enumerate(widths(h.shape[-1])[1:]):
-            h = nn.gelu(nn.LayerNorm(name=f"norm_{layer}")(h))
+            h = nn.gelu(nn.LayerNorm(EPSILON, name=f"norm_{layer}")(h), approximate=False)
             h = nn.Dense(width, name=f"dense_{layer}")(h)
         return h[:, 0]
 
 
 def widths(channels: int) -> tuple[int, ...]:
-    """From `channels` to 1 in even steps, rounded up: what enters each layer, and the logit.
+    """From `channels` to 1 in even steps, rounded down: what enters each layer, and the logit.
+
+    A layer takes 3 numbers or more, for a normalisation of 2 keeps nothing but signs.
 
     Raises:
-      ValueError: where a normalisation would see so few numbers that it keeps nothing but signs.
+      ValueError: for so few channels that most layers would be as narrow as that.
     """
-    found = tuple(channels - k * (channels - 1) // LAYERS for k in range(LAYERS + 1))
-    if found[LAYERS - 1] < 3:
+    if channels < 6:
         raise ValueError(
             f"the features have {channels} channels, too few for a critic; expected at least 6: "
             "take a wider network"
         )
-    return found
+    return (*(max(1 + k * (channels - 1) // LAYERS, 3) for k in range(LAYERS, 0, -1)), 1)
 
 
 def critic_head() -> Head:

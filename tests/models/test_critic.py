@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,13 +17,30 @@ def made():
 
 
 def test_layers_narrow_evenly_to_one_logit():
-    # linspace(C, 1, 5), rounded up.
+    # What torch.linspace(C, 1, 5, dtype=int) of torch 2.13 gives, as in the released code.
+    assert widths(1536) == (1536, 1152, 768, 384, 1)
     assert widths(65) == (65, 49, 33, 17, 1)
-    assert widths(12) == (12, 10, 7, 4, 1)
+    assert widths(12) == (12, 9, 6, 3, 1)
+    assert widths(8) == (8, 6, 4, 3, 1)  # There it has 2 in place of 3.
     _, params = made()
     kernels = [params[f"dense_{layer}"]["kernel"].shape for layer in range(4)]
-    assert kernels == [(12, 10), (10, 7), (7, 4), (4, 1)]
+    assert kernels == [(12, 9), (9, 6), (6, 3), (3, 1)]
     assert params["norm_0"]["scale"].shape == (12,)
+
+
+def test_layers_are_those_of_pytorch():
+    # The head in numpy: LayerNorm with torch's epsilon, 1e-5, of numbers so near to each other that
+    # it matters, and the exact GELU, which is 5e-4 from its approximation.
+    apply, params = made()
+    h = 3e-3 * np.asarray(FEATURES, np.float64).mean(axis=1)
+    erf = np.vectorize(math.erf)
+    for layer in range(4):
+        dense = params[f"dense_{layer}"]
+        h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
+        h = 0.5 * h * (1 + erf(h / np.sqrt(2)))
+        h = h @ np.asarray(dense["kernel"], np.float64) + np.asarray(dense["bias"])
+    # Four float32 layers; an epsilon of 1e-6 moves these logits by 6e-3 and more.
+    np.testing.assert_allclose(apply(params, 3e-3 * FEATURES), h[:, 0], atol=1e-5)
 
 
 def test_a_logit_is_one_examples_and_knows_no_order_of_positions():
