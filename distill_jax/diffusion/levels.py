@@ -8,14 +8,19 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from distill_jax.diffusion.schedule import Schedule
+from distill_jax.diffusion.schedule import LinearBeta, Schedule
 from distill_jax.typing import Time
 
 Law = Callable[[jax.Array, Schedule, tuple[int, ...], float, float], Time]
 
 RHO = 7.0  # Karras et al. (2022), Table 1.
 LOG_MEAN, LOG_STD = -1.2, 1.2  # The same, for training.
+STABLE_DIFFUSION = LinearBeta(0.00085, 0.012, num_steps=1000, power=2)
+# Times of the 28 Euler steps of Stable Diffusion 3.5, whose shift is 3: t = 3 u / (1 + 2 u) of
+# equal steps in u, from 1 to the u that the same shift makes of 1 / 1000.
+SHIFTED_FLOW = np.asarray([3 * u / (1 + 2 * u) for u in np.linspace(1, 0.003 / 1.002, 28)])
 
 
 def level_of(schedule: Schedule, t: jax.Array) -> jax.Array:
@@ -31,11 +36,7 @@ def time_of(schedule: Schedule, level: jax.Array | float) -> jax.Array:
 def uniform(
     key: jax.Array, schedule: Schedule, shape: tuple[int, ...], low: float, high: float
 ) -> Time:
-    """t ~ U between the times of the levels low and high.
-
-    SiD-LSG (arXiv:2406.01561) draws the indices 20 .. 979 of Stable Diffusion's 1000, which are the
-    levels 0.138 .. 12.97.
-    """
+    """t ~ U between the times of the levels low and high: another law for every schedule."""
     least, largest = time_of(schedule, low), time_of(schedule, high)
     return least + (largest - least) * jax.random.uniform(key, shape)
 
@@ -45,7 +46,7 @@ def karras(
 ) -> Time:
     """level^(1/7) ~ U between those of low and high: EDM's sampling grid, drawn from.
 
-    SiD (arXiv:2404.04057) draws the noisier 800 of 1000 points between 80 and 0.002 away from 80,
+    SiD (arXiv:2404.04057) draws from the 0.8 of the grid between 0.002 and 80 that has less noise,
     which are the levels 0.002 .. 24.41.
     """
     least, largest = low ** (1 / RHO), high ** (1 / RHO)
@@ -60,4 +61,38 @@ def lognormal(
     return time_of(schedule, jnp.clip(level, low, high))
 
 
-LEVELS: dict[str, Law] = {"uniform": uniform, "karras": karras, "lognormal": lognormal}
+def scaled_linear(
+    key: jax.Array, schedule: Schedule, shape: tuple[int, ...], low: float, high: float
+) -> Time:
+    """The levels of Stable Diffusion's steps, each as likely, between low and high.
+
+    SiD-LSG (arXiv:2406.01561) draws the indices 20 .. 979 of its 1000, which are the levels
+    0.138 .. 12.97. Here the index is a real number, and the levels have the same quantiles.
+    """
+    t = uniform(key, STABLE_DIFFUSION, shape, low, high)
+    return time_of(schedule, level_of(STABLE_DIFFUSION, t))
+
+
+def shifted_flow(
+    key: jax.Array, schedule: Schedule, shape: tuple[int, ...], low: float, high: float
+) -> Time:
+    """The 28 levels of Stable Diffusion 3.5's sampling grid, each as likely, from low to high.
+
+    Both ends are rounded to the nearest of the 28 and may be drawn. SwD (arXiv:2503.16397) draws
+    the indices 0 .. 27, 12 .. 27 or 18 .. 27, which are the levels from 0.009 to infinity (0: noise
+    without a signal), 3.77 or 1.51. Every number above 160 is rounded to infinity.
+    """
+    last, first = (np.abs(SHIFTED_FLOW - level / (1 + level)).argmin() for level in (low, high))
+    index = jax.random.randint(key, shape, first, last + 1)
+    with np.errstate(divide="ignore"):
+        levels = jnp.asarray(SHIFTED_FLOW / (1 - SHIFTED_FLOW))
+    return time_of(schedule, levels)[index]
+
+
+LEVELS: dict[str, Law] = {
+    "uniform": uniform,
+    "karras": karras,
+    "lognormal": lognormal,
+    "scaled_linear": scaled_linear,
+    "shifted_flow": shifted_flow,
+}

@@ -32,7 +32,7 @@ from distill_jax.typing import Batch, Cond, Image
 class SidLsg(Method):
     """K updates of the fake on the student's images, then one of the student against both.
 
-    The defaults are SiD. SiD-LSG has alpha 1, kappas 1.5, ("uniform", 0.138, 12.97) for
+    The defaults are SiD. SiD-LSG has alpha 1, kappas 1.5, ("scaled_linear", 0.138, 12.97) for
     levels and fake_levels, weighting "snr" and loss_scale 1.
 
     Args:

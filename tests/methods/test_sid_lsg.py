@@ -17,8 +17,8 @@ from tests.toys import gaussian_denoiser
 SidLsg, Diffusion, Guided = METHODS["sid_lsg"], METHODS["diffusion"], METHODS["guided"]
 LSG = SidLsg(
     kappas=1.5,
-    levels=("uniform", 0.138, 12.97),
-    fake_levels=("uniform", 0.138, 12.97),
+    levels=("scaled_linear", 0.138, 12.97),
+    fake_levels=("scaled_linear", 0.138, 12.97),
     weighting="snr",
     loss_scale=1.0,
 )
