@@ -213,9 +213,9 @@ def accumulated(gradient: Callable, count: int, constrain: Callable) -> Callable
 
     The parts come one after the other, so that the activations of one alone are in memory; the
     devices sum their gradients in each. Part i has rows i, i + count, ..., so that each device
-    keeps its own, and the key fold_in(key, i). A loss that is a mean over examples has the same
-    gradient in parts; one that compares the examples of a batch, such as the MMD of swd, compares
-    those of a part.
+    keeps its own, and the key fold_in(key, i). A loss that is a mean over examples, as
+    every one here is, has the same gradient in parts; one that compares the examples of a batch
+    compares those of a part.
 
     Args:
       gradient: what is averaged; everything it returns is.
