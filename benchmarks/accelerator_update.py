@@ -1,0 +1,197 @@
+"""One update of a preset, compiled and timed on the devices here: a row of benchmarks/accelerator.
+
+The update is the one that a run compiles, on weights and images of noise that stay on the device.
+What the loop around it adds is measured by benchmarks/updates.py.
+"""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import re
+import resource
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from distill_jax import costs, plan
+from distill_jax.binding import matmul_precision
+from distill_jax.config import base, pipeline, stage
+from distill_jax.pixels import normalise
+from distill_jax.typing import Batch
+from distill_jax.updates import make_update
+
+ROOT = pathlib.Path(__file__).parent.parent
+# (width, blocks, heads, patch), side of the image, classes: DiT-B of Peebles & Xie (2023) with the
+# 256 tokens of 32x32 latents in patches of 2, here of 64x64 pixels in patches of 4.
+DIT = {"full": ((768, 12, 12, 4), 64, 1000), "smoke": ((32, 1, 2, 8), 16, 10)}
+
+
+def device():
+    """What is here: JAX's device, the versions, and PyTorch's where it is installed."""
+    torch = importlib.util.find_spec("torch") and importlib.metadata.version("torch")
+    first = jax.devices()[0]
+    return {
+        "platform": first.platform,
+        "device": f"{os.cpu_count()} CPU cores" if first.platform == "cpu" else first.device_kind,
+        "count": jax.device_count(),
+        "jax": jax.__version__,
+        "torch": torch,
+    }
+
+
+def load_config(name, size):
+    """The config file of that name, or the transformer that no preset has."""
+    if name == "dit":
+        return dit_config(size)
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(size)
+
+
+def dit_config(size):
+    """A teacher that is a transformer, in bfloat16 at full size."""
+    (width, blocks, heads, patch), side, classes = DIT[size]
+    config, dtype = base(), "bfloat16" if size == "full" else "float32"
+    config.data = {"name": "noise", "size": side, "num_classes": classes, "count": 2}
+    config.model.update(name="dit", width=width, blocks=blocks, heads=heads, patch=patch)
+    config.model.dtype = dtype
+    config.stages = pipeline(stage("teacher", "diffusion", steps=1000, learning_rate=1e-4))
+    return config
+
+
+def planned(config, stage, size, batch):
+    """The run up to a stage, such as "s01", and that stage, at a batch size."""
+    config = load_config(config, size)
+    config.batch_size = batch
+    names = [name for name in sorted(config.stages) if name[:3] <= stage]
+    config.stages = ConfigDict({name: config.stages[name] for name in names})
+    run = plan.make(config, "/tmp/never_made")
+    return run, run.stages[-1]
+
+
+def filled(tree, seed=0):
+    """Weights of noise in a tree of shapes: none is zero, and activations neither grow nor vanish.
+
+    A network as it is initialised has layers of zeros, and chips are faster on zeros.
+    """
+    rng = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        x = rng.standard_normal(leaf.shape, np.float32)
+        if leaf.ndim > 1:
+            x /= np.sqrt(np.prod(leaf.shape[:-1]))
+        else:
+            x = 0.1 * x + (path[-1].key == "scale")
+        return x.astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, tree)
+
+
+def on_devices(like, tree):
+    """The arrays where their shapes say they belong, in memory of their own."""
+    return jax.tree.map(lambda at, x: jax.device_put(np.array(x), at.sharding), like, tree)
+
+
+def arguments(run, stage):
+    """What the update is called with: the state, the frozen networks and a batch."""
+    _, _, state, frozen, _ = costs._arguments(run, stage)
+    params, layout = filled(state.params), run.layout
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.opt)
+    state = state._replace(
+        step=jax.device_put(jnp.zeros((), jnp.int32), state.step.sharding),
+        params=on_devices(state.params, params),
+        opt=on_devices(state.opt, zeros),
+        ema=on_devices(state.ema, params["student"]),
+        key=jax.device_put(jax.random.key(0), state.key.sharding),
+    )
+    rng, size = np.random.default_rng(1), run.config.batch_size
+    x = rng.integers(256, size=(size, *run.dataset.shape), dtype=np.uint8)  # As images travel.
+    x = normalise(x) if run.config.data.name == "digits" else x  # Which are float32 all the way.
+    label = rng.integers(run.dataset.num_classes, size=size, dtype=np.int32)
+    null = np.full(size, run.dataset.num_classes, np.int32)
+    batch = layout.place(Batch(x, {"label": label}, {"label": null}))
+    return state, on_devices(frozen, filled(frozen, 1)), batch
+
+
+def pace(update, wait, seconds):
+    """(median seconds of an update, updates that were timed), after one to warm up.
+
+    Five rounds of as many updates as fit into a fifth of `seconds`, of one at least, and fewer
+    rounds where even those take longer; the device is waited for at the end of each.
+    """
+
+    def timed(count):
+        began = time.perf_counter()
+        for _ in range(count):
+            update()
+        wait()
+        return (time.perf_counter() - began) / count
+
+    timed(1)
+    began, paces = time.perf_counter(), [timed(1)]
+    count = max(1, int(seconds / 5 / paces[0]))
+    if count > 1:
+        paces = [timed(count)]
+    while len(paces) < 5 and time.perf_counter() - began < seconds:
+        paces.append(timed(count))
+    return statistics.median(paces), count * len(paces)
+
+
+def peak_memory():
+    """(bytes, of what): the most that a device held, or this process where devices do not say."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats):
+        return max(each["peak_bytes_in_use"] for each in stats), "device"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "process"
+
+
+def peak_of(kind):
+    """TFLOP/s of a device of this name in bfloat16, None where it is not known."""
+    return next((peak for peak, name in costs.DEVICES.values() if re.match(name, kind)), None)
+
+
+def speeds(run, stage, seconds, kind, count):
+    """The numbers that follow from the seconds of an update on `count` devices of a kind."""
+    (flop,) = costs.measure(dataclasses.replace(run, stages=(stage,)))[stage.name].flops
+    peak, dtype = peak_of(kind), stage.model.get("dtype", "float32")
+    known = peak is not None and dtype == "bfloat16"
+    params = jax.tree.leaves(stage.shapes["student"])
+    return {
+        "parameters": sum(leaf.size for leaf in params),
+        "dtype": dtype,
+        "flop": flop,
+        "updates_per_second": 1 / seconds,
+        "batch": run.config.batch_size,
+        "images_per_second": run.config.batch_size / seconds,
+        "mfu": flop / seconds / (count * peak * 1e12) if known else None,
+    }
+
+
+def update(config, stage, size, batch, seconds):
+    """The row of a stage's update, timed for so many seconds."""
+    run, stage = planned(config, stage, size, batch)
+    (phase,) = stage.method.phases
+    function = make_update((phase,), 0, stage.bind, stage.tx, run.layout.constrain)
+    state, frozen, batch = arguments(run, stage)
+    numbers = jax.device_put((stage.method, stage.rates), run.layout.replicated)
+    began = time.perf_counter()
+    with matmul_precision(run.config.matmul_precision):
+        compiled = function.lower(*numbers, state, frozen, batch, 0).compile()
+    compile_seconds = time.perf_counter() - began
+
+    def one():
+        nonlocal state
+        state, _ = compiled(*numbers, state, frozen, batch, 0)
+
+    each, timed = pace(one, lambda: jax.block_until_ready(state), seconds)
+    memory, kind = peak_memory()
+    where = jax.devices()[0].device_kind, jax.device_count()
+    row = {"compile_seconds": compile_seconds, "timed": timed, **speeds(run, stage, each, *where)}
+    return {**row, "peak_bytes": memory, "peak_of": kind}

@@ -1,0 +1,264 @@
+"""The project's pixel UNet and transformer in PyTorch, with its own weights: for benchmarks alone.
+
+As a user of PyTorch would write them: images NCHW in channels-last memory, fused attention, and
+mixed precision left to autocast. Teachers alone are written: a network that takes w is not.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - its common name.
+
+from distill_jax.models.dit import centres, position_embedding
+
+GROUPS, EPSILON = 32, 1e-6  # Of Flax's normalisations.
+
+
+def sinusoid(u, dim):
+    """As distill_jax.models.layers.sinusoid."""
+    half = dim // 2
+    steps = torch.arange(half, device=u.device, dtype=torch.float32)
+    angle = 1000 * u[:, None] * torch.exp(-math.log(10000) * steps / (half - 1))
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def unchanged(h):
+    return h
+
+
+def halved(h):
+    return F.avg_pool2d(h, 2)
+
+
+def doubled(h):
+    return F.interpolate(h, scale_factor=2, mode="nearest")
+
+
+class ResBlock(nn.Module):
+    """As distill_jax.models.unet.ResBlock."""
+
+    def __init__(self, before, after, spec, resample=unchanged):
+        super().__init__()
+        self.resample, self.dropout = resample, nn.Dropout(spec.dropout)
+        self.norm1 = nn.GroupNorm(GROUPS, before, EPSILON)
+        self.conv1 = nn.Conv2d(before, after, 3, padding=1)
+        self.temb_proj = nn.Linear(spec.embedding, 2 * after)
+        self.norm2 = nn.GroupNorm(GROUPS, after, EPSILON)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        self.nin_shortcut = nn.Conv2d(before, after, 1) if before != after else None
+
+    def forward(self, x, emb):
+        h = self.conv1(self.resample(F.silu(self.norm1(x))))
+        scale, shift = self.temb_proj(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
+        h = F.silu(self.norm2(h) * (1 + scale) + shift)
+        h = self.conv2(self.dropout(h))
+        x = self.resample(x)
+        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+
+
+class Attention(nn.Module):
+    """As distill_jax.models.unet.Attention; emb is not used."""
+
+    def __init__(self, channels, spec):
+        super().__init__()
+        self.heads = spec.heads or channels // spec.head_dim
+        self.norm = nn.GroupNorm(GROUPS, channels, EPSILON)
+        self.q, self.k, self.v = (nn.Linear(channels, channels) for _ in range(3))
+        self.proj_out = nn.Linear(channels, channels)
+
+    def forward(self, x, emb):
+        h = self.norm(x).flatten(2).transpose(1, 2)
+        split = (layer(h).unflatten(-1, (self.heads, -1)) for layer in (self.q, self.k, self.v))
+        h = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in split))
+        h = self.proj_out(h.transpose(1, 2).flatten(2))
+        return x + h.transpose(1, 2).unflatten(-1, x.shape[2:])
+
+
+class UNet(nn.Module):
+    """As distill_jax.models.unet.UNet, of whose Architecture `spec` is one.
+
+    A name of a Flax module may have dots; here colons stand for them.
+    """
+
+    def __init__(self, spec):
+        super().__init__()
+        if not spec.resblock_resample and len(spec.multipliers) > 1:
+            raise ValueError("the twin changes the resolution in residual blocks alone")
+        self.spec, self.parts, self.order = spec, nn.ModuleDict(), []
+        self.parts["dense0"] = nn.Linear(spec.channels, spec.embedding)
+        self.parts["dense1"] = nn.Linear(spec.embedding, spec.embedding)
+        self.parts["class_emb"] = nn.Linear(spec.sizes.num_classes, spec.embedding)
+        self.parts["conv_in"] = nn.Conv2d(spec.sizes.shape[-1], spec.channels, 3, padding=1)
+        self._build()
+        self.parts["norm_out"] = nn.GroupNorm(GROUPS, spec.channels, EPSILON)
+        self.parts["conv_out"] = nn.Conv2d(spec.channels, spec.sizes.channels_out, 3, padding=1)
+
+    def _build(self):
+        """The blocks in the order they are called; "keep" and "join" are the skip connections."""
+        spec, last = self.spec, len(self.spec.multipliers) - 1
+        widths = [spec.channels * multiplier for multiplier in spec.multipliers]
+        width, skips = spec.channels, [spec.channels]
+        self.order.append("keep")
+        for level, after in enumerate(widths):
+            for block in range(spec.blocks):
+                width = self._blocks(width, after, level, f"down_{level}", block)
+                self.order.append("keep")
+                skips.append(width)
+            if level < last:
+                self._add(f"down_{level}:downsample", ResBlock(width, width, spec, halved))
+                self.order.append("keep")
+                skips.append(width)
+        self._add("mid:block_1", ResBlock(width, width, spec))
+        self._add("mid:attn_1", Attention(width, spec))
+        self._add("mid:block_2", ResBlock(width, width, spec))
+        for level, after in reversed(list(enumerate(widths))):
+            for block in range(spec.blocks + 1):
+                self.order.append("join")
+                width = self._blocks(width + skips.pop(), after, level, f"up_{level}", block)
+            if level > 0:
+                self._add(f"up_{level}:upsample", ResBlock(width, width, spec, doubled))
+
+    def _blocks(self, before, after, level, name, block):
+        self._add(f"{name}:block_{block}", ResBlock(before, after, self.spec))
+        if self.spec.sides[level] in self.spec.attention:
+            self._add(f"{name}:attn_{block}", Attention(after, self.spec))
+        return after
+
+    def _add(self, name, module):
+        self.parts[name] = module
+        self.order.append(name)
+
+    def _embed(self, t, label):
+        """Of the cosine schedule, whose rescaled angle is what is embedded."""
+        limits = (math.atan(math.exp(sign * 10)) for sign in (-1, 1))
+        low, high = limits
+        emb = sinusoid((low + (high - low) * t) / (math.pi / 2), self.spec.channels)
+        emb = self.parts["dense1"](F.silu(self.parts["dense0"](emb)))
+        classes = self.spec.sizes.num_classes
+        one_hot = F.one_hot(label, classes + 1)[:, :classes].to(emb.dtype)
+        return emb + self.parts["class_emb"](one_hot)
+
+    def forward(self, z, t, label):
+        """(b, c, h, w), (b,), (b,) -> (b, c, h, w), in float32."""
+        emb, skips = self._embed(t, label), []
+        h = self.parts["conv_in"](z)
+        for name in self.order:
+            if name == "keep":
+                skips.append(h)
+            elif name == "join":
+                h = torch.cat([h, skips.pop()], dim=1)
+            else:
+                h = self.parts[name](h, emb)
+        h = F.silu(self.parts["norm_out"](h))
+        with torch.autocast(z.device.type, enabled=False):
+            return self.parts["conv_out"](h.float())
+
+
+class Block(nn.Module):
+    """As distill_jax.models.dit.Block."""
+
+    def __init__(self, spec):
+        super().__init__()
+        width, self.heads = spec.width, spec.heads
+        self.modulation = nn.Linear(width, 6 * width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = (
+            nn.Linear(width, spec.expand * width),
+            nn.Linear(spec.expand * width, width),
+        )
+
+    def forward(self, h, emb):
+        parts = self.modulation(emb)[:, None].chunk(6, dim=-1)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = parts
+        y = F.layer_norm(h, h.shape[-1:], eps=EPSILON) * (1 + scale_1) + shift_1
+        q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v)
+        h = h + gate_1 * self.proj(y.transpose(1, 2).flatten(2))
+        y = F.layer_norm(h, h.shape[-1:], eps=EPSILON) * (1 + scale_2) + shift_2
+        return h + gate_2 * self.down(F.gelu(self.up(y), approximate="tanh"))
+
+
+class DiT(nn.Module):
+    """As distill_jax.models.dit.DiT, of whose Architecture `spec` is one."""
+
+    def __init__(self, spec):
+        super().__init__()
+        width, (side, _, channels) = spec.width, spec.sizes.shape
+        self.spec, self.conditioning = spec, nn.ModuleDict()
+        for name in ("t_embed_0", "t_embed_1"):
+            self.conditioning[name] = nn.Linear(width, width)
+        self.conditioning["label_embed"] = nn.Embedding(spec.sizes.num_classes + 1, width)
+        self.input = nn.Linear(channels * spec.patch**2, width)
+        rows = centres(side // spec.patch, side // spec.patch)
+        places = torch.from_numpy(position_embedding(rows, rows, width))
+        self.register_buffer("places", places, persistent=False)
+        for block in range(spec.blocks):
+            self.add_module(f"block_{block}", Block(spec))
+        self.modulation = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, spec.sizes.channels_out * spec.patch**2)
+
+    def forward(self, z, t, label):
+        """(b, c, h, w), (b,), (b,) -> (b, c, h, w), in float32."""
+        spec, layers = self.spec, self.conditioning
+        emb = layers["t_embed_1"](F.silu(layers["t_embed_0"](sinusoid(t, spec.width))))
+        emb = F.silu(emb + layers["label_embed"](label))
+        count = z.shape[-1] // spec.patch
+        tiles = z.permute(0, 2, 3, 1).unflatten(2, (count, -1)).unflatten(1, (count, -1))
+        h = self.input(tiles.transpose(2, 3).flatten(3).flatten(1, 2)) + self.places
+        for block in range(spec.blocks):
+            h = getattr(self, f"block_{block}")(h, emb)
+        shift, scale = self.modulation(emb)[:, None].chunk(2, dim=-1)
+        h = F.layer_norm(h, h.shape[-1:], eps=EPSILON) * (1 + scale) + shift
+        with torch.autocast(z.device.type, enabled=False):
+            h = self.output(h.float()).unflatten(1, (count, count))
+        h = h.unflatten(-1, (spec.patch, spec.patch, -1)).transpose(2, 3)
+        return h.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+# What PyTorch calls a parameter, and what Flax may call it.
+LEAVES = {"bias": ("bias",), "weight": ("kernel", "scale", "embedding")}
+
+
+def load(model, params):
+    """Copies Flax parameters into a twin; every array of both must find its place.
+
+    Raises:
+      ValueError: where one does not.
+    """
+    left = dict(flat(params))
+    with torch.no_grad():
+        for name, mine in model.named_parameters():
+            *path, kind = name.removeprefix("parts.").split(".")
+            where = "/".join(path).replace(":", ".")
+            leaf = next((leaf for leaf in LEAVES[kind] if f"{where}/{leaf}" in left), None)
+            if leaf is None:
+                raise ValueError(f"there are no parameters for {name} of the twin")
+            array = np.array(left.pop(f"{where}/{leaf}"), np.float32)
+            mine.copy_(torch.from_numpy(in_order(array, tuple(mine.shape), leaf)))
+    if left:
+        raise ValueError(f"the twin has no place for {', '.join(left)}")
+    return model
+
+
+def flat(tree, path=""):
+    """(path, array) of a tree of dicts."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{path}{key}/")
+        else:
+            yield path + key, value
+
+
+def in_order(array, shape, leaf):
+    """A Flax array in the shape of PyTorch's.
+
+    Kernels are (h, w, in, out), (in, out), (in, heads, size) or (heads, size, out) in Flax,
+    and (out, in, h, w) or (out, in) in PyTorch.
+    """
+    if leaf == "kernel" and len(shape) == array.ndim == 4:
+        array = array.transpose(3, 2, 0, 1)
+    elif leaf == "kernel":
+        array = array.reshape(shape[1], shape[0]).T
+    return np.ascontiguousarray(array.reshape(shape))
