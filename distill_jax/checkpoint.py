@@ -61,7 +61,7 @@ class States:
             preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
             lightweight_initialize=True,  # A state whose metadata are damaged is no reason to fail.
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
+            async_options=_in_background(self._seal),
         )
         self._manager = _Manager(self._directory, options=options)
 
@@ -129,9 +129,7 @@ def save_final(directory: epath.PathLike, params: Tree, manifest: Mapping[str, A
     """Writes final/: parameters first, then the manifest that makes it count."""
     directory = absolute(directory)
     path = directory / "params"
-    options = ocp.options.AsyncOptions(
-        post_finalization_callback=lambda: seals.seal(_unnamed(path), manifest.get("stage"))
-    )
+    options = _in_background(lambda: seals.seal(_unnamed(path), manifest.get("stage")))
     with _writing(directory):
         if distributed.first() and path.exists():  # Of a manifest that was lost, or never written.
             set_aside(path, directory / "params_without_manifest")
@@ -242,6 +240,17 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
             leaf = jax.eval_shape(jax.random.key_data, leaf)
         found[jax.tree_util.keystr(path, simple=True, separator="/")] = tuple(leaf.shape)
     return found
+
+
+def _in_background(seal: Callable[[], None]) -> ocp.options.AsyncOptions:
+    """Arrays are written in the background; directories are made before that.
+
+    Were they made in the background too, a save that cannot make one would leave Orbax's threads
+    waiting for it: 300 s in which the process cannot end, and then warnings of what never ran.
+    """
+    return ocp.options.AsyncOptions(
+        post_finalization_callback=seal, create_directories_asynchronously=False
+    )
 
 
 def set_aside(path: epath.Path, name: epath.Path) -> epath.Path:

@@ -7,6 +7,11 @@ CACHE = pathlib.Path(tempfile.gettempdir()) / "distill_jax_test_compilations"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiling is most of what the tests cost, and a fifth of it without optimization. A level that is
+# set stays: XLA_FLAGS=--xla_backend_optimization_level=3 compiles as users do.
+if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
+    cheap = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {cheap}".strip()
 
 import jax
 import pytest

@@ -1,10 +1,15 @@
+import concurrent.futures
+import contextlib
+import gc
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +19,7 @@ from etils import epath
 
 from benchmarks import corrupt
 from benchmarks.kill import free_port
-from distill_jax import checkpoint, seals
+from distill_jax import checkpoint, errors, seals
 from tests import meshes
 from tests.toys import ROOT
 
@@ -199,14 +204,66 @@ def test_room_on_the_disk_is_checked_before_anything_is_written(tmp_path):
         checkpoint.check_room(tmp_path / "not" / "yet", 10**18)
 
 
-def test_a_disk_that_cannot_be_written_is_one_message_and_keeps_what_was_there(saved):
+def in_the_way(directory):
+    """A file where the directory was."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.write_text("in the way")
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """What a full disk or a quota does in the middle of a file."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def save_final_to(path):
+    checkpoint.save_final(path, {"k": jnp.arange(2000.0)}, {"stage": "s"})
+
+
+def save_states_to(path):
+    states = checkpoint.States(path)
+    states.save(3, STATE)
+    states.close()
+
+
+@pytest.mark.parametrize("save", [save_states_to, save_final_to])
+@pytest.mark.parametrize("limit", [None, 100], ids=["no directory", "full"])
+def test_a_save_that_fails_is_one_message_and_leaves_nothing_running(
+    tmp_path, monkeypatch, save, limit
+):
+    """Threads that wait for a directory would hold the process up for five minutes."""
+    # As in a command line: what the files of a failed save tell a loop that is closed.
+    monkeypatch.setattr(sys, "unraisablehook", errors._unraisable)
+    before = set(threading.enumerate())
+    if limit is None:
+        in_the_way(tmp_path / "there")
+    with (
+        files_of_at_most(limit) if limit else contextlib.nullcontext(),
+        pytest.raises(OSError, match="cannot write .*there.*: .*run the same command again"),
+    ):
+        save(tmp_path / "there")
+    gc.collect()  # What never ran would warn here.
+    idle = concurrent.futures.thread._threads_queues  # Of pools, which end with the process.
+    for thread in set(threading.enumerate()) - before - set(idle):
+        thread.join(timeout=20)
+        assert not thread.is_alive(), thread.name
+
+
+def test_a_disk_that_cannot_be_written_keeps_what_was_restored(saved):
     states = checkpoint.States(saved)
     restored = states.restore(like(STATE))
-    shutil.rmtree(saved)
-    saved.write_text("in the way")
+    in_the_way(saved)
     with pytest.raises(OSError, match="cannot write .*states: "):
         states.save(3, restored)
         states.close()
+    same(restored, at(2))
 
 
 def run_meshes(devices, *arguments):

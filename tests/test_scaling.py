@@ -49,7 +49,7 @@ def test_fsdp_halves_the_state_and_sends_no_more_than_it_must():
 COMPARE = """
 import json
 import dataclasses
-import jax, numpy as np
+import jax, numpy as np, optax
 from distill_jax import plan
 from distill_jax.sharding import make_layout
 from distill_jax.updates import make_update, new_state
@@ -64,29 +64,38 @@ filled = jax.tree.map(
     lambda leaf: 0.1 * np.random.default_rng(1).standard_normal(leaf.shape, np.float32),
     stage.shapes,
 )
-ends = []
+# Adam would divide rounding by itself where a gradient is small; small steps would be rounded.
+tx, rates, ends = optax.identity(), stage.rates._replace(learning_rate=1.0), []
 for sizes, devices in (({}, 1), ({"fsdp": 2, "tensor": 2}, 4)):
     layout = make_layout(sizes, jax.devices()[:devices])
     bind = dataclasses.replace(stage.bind, gather=layout.gather)
-    update = make_update(stage.method.phases, 0, bind, stage.tx, layout.constrain)
-    state = new_state(jax.random.key(0), filled, stage.tx)
+    update = make_update(stage.method.phases, 0, bind, tx, layout.constrain)
+    state = new_state(jax.random.key(0), filled, tx)
     state = jax.device_put(state, layout.shardings(state))
     batch = layout.place(Batch(x, label, label))
-    losses = []
     for _ in range(2):
-        state, metrics = update(stage.method, stage.rates, state, {}, batch)
-        losses.append(float(metrics["loss"]))
-    ends.append((losses, jax.device_get(state.params)))
+        state, _ = update(stage.method, rates, state, {}, batch)
+    ends.append(jax.device_get(state.params))
     specs = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(state.params)}
-worst = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), *ends)
-print(json.dumps({"worst": max(jax.tree.leaves(worst)), "specs": sorted(specs)}))
+
+def error(start, one, split):
+    # Of the two steps, over the longest step of the array.
+    return float(np.abs(split - one).max() / np.abs(one - start).max())
+
+worst = jax.tree.leaves(jax.tree.map(error, filled, *ends))
+print(json.dumps({"worst": max(worst), "specs": sorted(specs)}))
 """
 
 
 def test_a_transformer_split_over_fsdp_and_tensor_has_the_numbers_of_one_device():
+    """The steps of two updates without Adam, which are sums of gradients.
+
+    Their sums are taken in another order: a few units in the last place of float32 (6e-8), over
+    the part of a sum that does not cancel; 5.3e-7 was measured with and without AVX-512.
+    """
     got = on_devices(4, "-c", COMPARE)
     assert any("fsdp" in spec and "tensor" in spec for spec in got["specs"])
-    assert got["worst"] < 1e-5
+    assert got["worst"] < 5e-6
 
 
 PROGRAM = """HloModule jit_f, is_scheduled=true, num_partitions=8
