@@ -14,5 +14,7 @@ if [ "$DRY_RUN" != 1 ]; then
 fi
 run ruff check .
 run ruff format --check .
-# Compilation is most of the time and takes one core.
-run python -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${words[@]+"${words[@]}"}
+# CPU-seconds say more than the time where cores are shared; most of them are compilation.
+TIMEFORMAT="tests: %U + %S CPU-seconds (user, system)"
+[ "$DRY_RUN" != 1 ] || TIMEFORMAT=""
+time run python -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${words[@]+"${words[@]}"}
