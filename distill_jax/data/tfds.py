@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 import tensorflow_datasets
-from tensorflow_datasets.core import read_only_builder
 
 from distill_jax.data.images import LEAST, Decoded, Encoded, ImageDataset, Stored
+from distill_jax.data.tfds_folder import open_folder
 from distill_jax.tables import suggestion
 
 
@@ -32,8 +32,8 @@ class Tfds(ImageDataset):
 
     Raises:
       ValueError: when the data are looked up or read: for a dataset that is unknown, not prepared,
-        prepared in another format, without images or with other labels, and for a split that is
-        unknown or has too few images.
+        prepared in another format, with features that are no classes of TFDS, without images or
+        with other labels, and for a split that is unknown or has too few images.
     """
 
     dataset: str
@@ -99,7 +99,7 @@ class _Prepared:
 def _builder(dataset: str, data_dir: str) -> Any:
     """What describes a prepared dataset; never the code that prepares it, which may be newer."""
     try:
-        return read_only_builder.builder_from_files(dataset, data_dir=data_dir or None)
+        return open_folder(dataset, data_dir)
     except tensorflow_datasets.core.DatasetNotFoundError:
         names = tensorflow_datasets.list_builders(with_community_datasets=False)
     except ValueError as error:
