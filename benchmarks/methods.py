@@ -60,7 +60,7 @@ def bicubic_only(workdir, num):
     draw(small, None)
     x, seconds = draw(small, None)
     x = np.clip(np.asarray(jax.jit(lambda x: bicubic(x, side))(x)), -1, 1)
-    yardstick = make_yardstick(student.manifest["data"])
+    yardstick = make_yardstick({"name": "digits"})
     row = yardstick.measure(x, draw.labels(student), None)
     return {**row, "w": method.w, "num_steps": 1, "calls": 1, "seconds_per_image": seconds / num}
 

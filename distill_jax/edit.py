@@ -17,7 +17,7 @@ import PIL.Image
 from absl import flags
 from etils import epath
 
-from distill_jax import checkpoint, logs
+from distill_jax import checkpoint, chosen_data, logs
 from distill_jax.data import DATASETS
 from distill_jax.data.folder import SUFFIXES
 from distill_jax.data.images import decode
@@ -79,6 +79,8 @@ def define_flags() -> None:
     flags.DEFINE_string("encoder", None, "style: an encoder; without it the student backwards.")
     flags.DEFINE_string("workdir", None, "roundtrip: a workdir with encoders and decoders.")
     flags.DEFINE_string("images", None, "A .npy or a folder; without it held-out images.")
+    chosen_data.define_flags()
+    flags.adopt_module_key_flags(chosen_data)
     flags.DEFINE_integer("source_label", None, "Class of the images.")
     flags.DEFINE_integer("target_label", None, "Class to make of them; without it their own.")
     flags.DEFINE_float("w", None, "Guidance strength of sampling.")
@@ -187,7 +189,8 @@ def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
             raise ValueError("--source_label is needed with --images: the class they show")
         return x[: values.num], label
     num = values.num if values.source_label is None else None
-    source = build(DATASETS, "dataset", student.manifest["data"]).images("held_out", num)
+    data = build(DATASETS, "dataset", chosen_data.choose(student, values))
+    source = data.images("held_out", num)
     x, label = normalise(source.x), source.label
     if values.source_label is not None:
         x, label = x[label == values.source_label], label[label == values.source_label]

@@ -15,16 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
-from distill_jax import checkpoint, distributed, logs, report
-from distill_jax.data import DATASETS
+from distill_jax import checkpoint, chosen_data, distributed, logs, report
 from distill_jax.draw import Draw
 from distill_jax.errors import friendly
 from distill_jax.paths import absolute
 from distill_jax.sharding import Layout, make_layout
 from distill_jax.student import Student, describe, load
-from distill_jax.tables import build
 from distill_jax.yardsticks import Row, Yardstick, make_yardstick
 
 WS = ("0", "1", "2", "4")
@@ -181,6 +178,7 @@ def _cost(entry: Entry, seconds: float) -> Row:
 
 def write_report(
     workdir: epath.Path,
+    data: Mapping[str, Any],
     settings: Mapping[str, Any],
     stop: Callable[[], bool],
     layout: Layout | None = None,
@@ -191,6 +189,8 @@ def write_report(
 
     Args:
       workdir: of a run whose stages are finished.
+      data: the dataset to compare with, as in the run's config. The manifests are not asked: what
+        lies in a workdir may come from elsewhere.
       settings: "w", "num_samples" and "ancestral" of the config's `evaluate`.
       stop: polled between rows; true raises InterruptedError.
       layout: of the devices that samples are drawn on; None is the first.
@@ -217,7 +217,7 @@ def write_report(
     order = sorted(range(len(planned)), key=lambda i: places[id(planned[i].network)])
     ordered = [planned[i] for i in order]
     first, num = distributed.first(), settings["num_samples"]
-    yardstick = make_yardstick(decoders[-1].manifest["data"]) if first else None
+    yardstick = make_yardstick(data) if first else None
     partial = workdir / "report.rows.json"
     rows = _rows(partial, made_of) or []
     before = distributed.agree(len(rows))
@@ -279,7 +279,8 @@ def define_flags() -> None:
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
     flags.DEFINE_list("w", None, "Guidance strengths; 0, 1, 2, 4 without it.")
     flags.DEFINE_list("ancestral", [], "Also the teacher's ancestral sampler: large variances.")
-    config_flags.DEFINE_config_file("config", None, "Config whose data to compare with.")
+    chosen_data.define_flags()
+    flags.adopt_module_key_flags(chosen_data)
     flags.DEFINE_integer("num", 2000, "Samples per row.", lower_bound=2)
     flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
 
@@ -289,23 +290,6 @@ def _numbers(name: str, values: Sequence[str]) -> list[float]:
         return [float(value) for value in values]
     except ValueError as error:
         raise ValueError(f"--{name}={','.join(values)} is no list of numbers") from error
-
-
-def _data(student: Student) -> dict[str, Any]:
-    """The data to compare with, as in a config: those of --config, or what it was trained on."""
-    config, data = flags.FLAGS.config, student.manifest["data"]
-    if config is None and data["name"] == "none":
-        raise ValueError(
-            "this network was imported and does not say what its data were; name a config that "
-            "does, such as --config=configs/cifar10_guided.py --config.data.data_dir=DIR"
-        )
-    if config is None:
-        return data
-    data = config.data.to_dict()
-    shape = build(DATASETS, "dataset", data).shape
-    if tuple(shape) != student.shape:
-        raise ValueError(f"the data are of shape {tuple(shape)}, the network's {student.shape}")
-    return data
 
 
 def main() -> None:
@@ -328,7 +312,8 @@ def main() -> None:
     teacher, students = (root(student), [student]) if distilled else (student, [])
     if ancestral and teacher is None:
         raise ValueError("--ancestral is for the student's teacher, which is not there any more")
-    yardstick = make_yardstick(_data(student)) if distributed.first() else None
+    data = chosen_data.choose(student, values)
+    yardstick = make_yardstick(data) if distributed.first() else None
     planned = entries(teacher, students, strengths, ancestral)
     rows = list(compare(yardstick, planned, values.num, layout))
     if yardstick is None:

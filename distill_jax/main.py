@@ -73,8 +73,8 @@ def main() -> int:
     try:
         ideal = _ideal_seconds(run, where)
         trained = pipeline.run(run, stop, _RESUME.value == "force", profile, ideal)
-        settings = run.config.evaluate.to_dict()
-        reported = evaluate.write_report(workdir, settings, stop, run.layout)
+        data, settings = run.config.data.to_dict(), run.config.evaluate.to_dict()
+        reported = evaluate.write_report(workdir, data, settings, stop, run.layout)
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
         logs.say(f"{error or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)

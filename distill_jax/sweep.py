@@ -139,7 +139,7 @@ def _measure(config: ConfigDict, workdir: epath.Path, name: str, stop: Callable[
             raise
         logs.say(f"{name}: {error}")
         return {"diverged": str(error.__cause__)}
-    evaluate.write_report(directory, config.evaluate.to_dict(), stop)
+    evaluate.write_report(directory, config.data.to_dict(), config.evaluate.to_dict(), stop)
     content = json.loads((directory / "report.json").read_text())
     measured = {}
     for row in content["rows"]:

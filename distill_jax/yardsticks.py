@@ -1,6 +1,7 @@
 """What samples of a dataset are measured by, and what its real images get."""
 
 import abc
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class Yardstick(abc.ABC):
         """The row without l2."""
 
 
-def make_yardstick(data: dict[str, Any]) -> Yardstick:
+def make_yardstick(data: Mapping[str, Any]) -> Yardstick:
     """The yardstick of a dataset, `data` as in a config: of its pixels if they are one point."""
     dataset = build(DATASETS, "dataset", data)
     if dataset.shape[:2] == (1, 1):

@@ -49,5 +49,6 @@ def chain(tmp_path_factory):
     workdir = epath.Path(tmp_path_factory.mktemp("chain") / "digits")
     run = plan.make(smoke_config(), workdir)
     assert pipeline.run(run, stop=lambda: False)
-    assert evaluate.write_report(workdir, run.config.evaluate.to_dict(), lambda: False)
+    data, settings = run.config.data.to_dict(), run.config.evaluate.to_dict()
+    assert evaluate.write_report(workdir, data, settings, lambda: False)
     return workdir

@@ -158,7 +158,7 @@ def test_psnr_counts_decibels_per_image():
 
 def test_the_report_is_of_the_samplers_alone(workdir):
     settings = {"w": (0.0,), "num_samples": 40, "ancestral": ()}
-    assert evaluate.write_report(workdir, settings, never)
+    assert evaluate.write_report(workdir, {"name": "digits"}, settings, never)
     rows = json.loads((workdir / "report.json").read_text())["rows"]
     students = [row["num_steps"] for row in rows if row["sampler"] == "student"]
     assert students == [2, 1]

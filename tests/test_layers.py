@@ -11,7 +11,7 @@ PACKAGE = ROOT / "distill_jax"
 LINES = [
     {"main", "sweep"},
     {"sample", "evaluate", "edit", "spectrum", "teachers"},
-    {"pipeline", "report", "edits", "costs", "yardsticks"},
+    {"chosen_data", "pipeline", "report", "edits", "costs", "yardsticks"},
     {"plan", "draw", "figures"},
     {"student"},
     {"binding", "profile"},

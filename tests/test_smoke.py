@@ -24,7 +24,8 @@ def run_smoke(name, workdir):
     _, config = load_config(name, "smoke")
     run = plan.make(config, workdir)
     assert pipeline.run(run, stop=lambda: False)
-    assert evaluate.write_report(workdir, config.evaluate.to_dict(), stop=lambda: False)
+    data, settings = config.data.to_dict(), config.evaluate.to_dict()
+    assert evaluate.write_report(workdir, data, settings, stop=lambda: False)
     for stage in run.stages:
         lines = (stage.directory / "scalars.jsonl").read_text().splitlines()
         assert np.isfinite([json.loads(line)["loss"] for line in lines]).all()

@@ -15,4 +15,7 @@ DATASETS = {
     "tfds": Tfds,
 }
 
-__all__ = ["DATASETS", "Dataset", "Source"]
+# Those that come with the package and read nothing from elsewhere.
+EMBEDDED = ("digits", "mixture", "noise")
+
+__all__ = ["DATASETS", "EMBEDDED", "Dataset", "Source"]
