@@ -86,8 +86,8 @@ class Denoiser:
     def __call__(self, z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
         """The clean image and the noise in z at time t, in float32 or wider.
 
-        A key switches dropout on. Halving has none (Salimans & Ho 2022, released configs): losses
-        of teachers, of fake networks and of SiD's student pass one.
+        A key switches dropout on. Halving has none (Salimans & Ho 2022, released configs), nor has
+        DMD2: losses of teachers, and of SiD's student and fake, pass one.
         """
         return self.predict(z, t, cond) if key is None else self.predict(z, t, cond, key)
 
@@ -145,6 +145,15 @@ def guided(denoiser: Denoiser, w: Time | float, null: Cond) -> Denoiser:
             return (1 + strength) * y[0::2] - strength * y[1::2]
 
         return Prediction(extrapolate(both.x), extrapolate(both.eps))
+
+    return dataclasses.replace(denoiser, predict=predict)
+
+
+def without_dropout(denoiser: Denoiser) -> Denoiser:
+    """The denoiser, whose dropout no key switches on."""
+
+    def predict(z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
+        return denoiser(z, t, cond)
 
     return dataclasses.replace(denoiser, predict=predict)
 

@@ -7,7 +7,7 @@ arXiv:2405.14867.
 import jax
 import jax.numpy as jnp
 
-from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.denoiser import Denoiser, without_dropout
 from distill_jax.diffusion.levels import time_of
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
 from distill_jax.methods.checks import (
@@ -91,11 +91,13 @@ class Dmd2(Method):
     def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """weight(l) |f_fake(z_t, t, c) - x|^2 + critic_weight * critic loss, x the student's.
 
-        The fake is never guided. Data and samples are noised independently.
+        The fake is never guided and, as released, has no dropout. Data and samples are noised
+        independently.
         """
         k_x, k_fake, k_real, k_critic = jax.random.split(key, 4)
         x = self._generate(k_x, batch, nets.student)
-        loss = denoising_loss(k_fake, nets.fake, x, batch.cond, self.fake_levels, self.weighting)
+        fake, levels = without_dropout(nets.fake), self.fake_levels
+        loss = denoising_loss(k_fake, fake, x, batch.cond, levels, self.weighting)
         if not self.has_critic:
             return loss, {}
         real = self._logits(k_real, batch.x, batch.cond, nets.fake)

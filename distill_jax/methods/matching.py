@@ -93,7 +93,8 @@ def denoising_loss(
 ) -> jax.Array:
     """weight(logsnr) |f(z_t, t, c) - x|^2: what teaches the fake the generator's images x.
 
-    Dropout is on in the fake; `levels` as in `diffuse`, `weighting` a name in WEIGHTINGS.
+    Dropout is on in the fake, see denoiser.without_dropout; `levels` as in `diffuse`, `weighting` a
+    name in WEIGHTINGS.
     """
     k_z, k_dropout = jax.random.split(key)
     z, t, _ = diffuse(k_z, fake.schedule, x, levels)

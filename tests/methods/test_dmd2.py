@@ -33,6 +33,21 @@ def bent(weights, seen=None, critic=None):
     return Denoiser(Cosine(), predict, (3,), critic=critic)
 
 
+def test_dropout_is_on_in_no_network():
+    keys = []
+
+    def predict(z, t, cond, key=None):
+        keys.append(key)
+        return Prediction(0.5 * z, 0.5 * z)
+
+    network = Denoiser(Cosine(), predict, (3,), critic=logit)
+    nets, data = Nets(network, network, network), BATCH._replace(x=jnp.ones((NUM, 3)))
+    method = Dmd2(gan_weight=0.5)
+    method.fake_loss(KEY, data, nets)
+    method.student_loss(KEY, data, nets)
+    assert keys == [None] * 5
+
+
 def shifted(shift, seen=None):
     """A generator whose one parameter moves all of its images."""
 
