@@ -31,6 +31,7 @@ def get_config(size="full"):
             optimizer={"b1": 0.0, "b2": 0.999, "clip_norm": 0.0},
             fake_updates=2,
             gan_weight=3e-3,
+            discriminator="pooled",  # The features of an mlp have one position.
         ),
     )
     return config if size == "full" else smoke(config, width=32, blocks=1)

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill_jax.diffusion.denoiser import Binding, Denoiser, Sizes
+from distill_jax.diffusion.denoiser import Binding, Denoiser, Head, Sizes
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, check_head
 from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.lora import merge, new_adapters
 from distill_jax.methods import Method, Nets
-from distill_jax.models import NETWORKS, critic_head
+from distill_jax.models import DISCRIMINATORS, NETWORKS
 from distill_jax.tables import build, lookup
 from distill_jax.train import graft
 from distill_jax.typing import Cond, Image, Time, Tree
@@ -106,7 +106,8 @@ class Bind:
       student: what the student is.
       teacher: what the frozen teacher is, None without one.
       fake: whether there is a fake network; it is what the student is, and starts as it does.
-      critic: whether the fake network has a head that tells data from samples.
+      critic: the head of the fake network that tells data from samples, a name in DISCRIMINATORS;
+        "" without one.
       rank: of the adapters that student and fake train in place of their weights, which stay the
         teacher's (distill_jax.lora); 0 trains the weights.
       new: modules that the network a student starts from may lack; they are trained in full.
@@ -117,7 +118,7 @@ class Bind:
     student: Binding
     teacher: Binding | None = None
     fake: bool = False
-    critic: bool = False
+    critic: str = ""
     rank: int = 0
     new: tuple[str, ...] = ()
     gather: Callable[[Tree], Tree] | None = None
@@ -133,13 +134,17 @@ class Bind:
         """The weights of a network of which `trained` is trained."""
         return merge(params["start"], trained) if self.rank else trained
 
+    @property
+    def _head(self) -> Head:
+        return lookup(DISCRIMINATORS, "discriminator", self.critic)(self.student.sizes.shape)
+
     def _fake(self, params: Mapping[str, Tree]) -> Denoiser:
         fake = self.student(self.weights(params, params["fake"]["network"]))
         if not self.critic:
             return fake
 
         def critic(z: Image, t: Time, cond: Cond) -> Time:
-            return critic_head().apply(params["fake"]["critic"], fake.features(z, t, cond))
+            return self._head.apply(params["fake"]["critic"], fake.features(z, t, cond))
 
         return dataclasses.replace(fake, critic=critic)
 
@@ -173,7 +178,7 @@ class Bind:
             binding = self.student
             z, t = jnp.zeros((1, *binding.sizes.shape)), jnp.zeros((1,))
             features = binding(params).features(z, t, binding.sizes.conditions(inputs))
-            roles["fake"]["critic"] = critic_head().init(jax.random.fold_in(key, 2), features)
+            roles["fake"]["critic"] = self._head.init(jax.random.fold_in(key, 2), features)
         return roles
 
 

@@ -155,7 +155,8 @@ def _plan_stage(
         _check_labels(method, dataset.num_classes, teacher.binding.sizes.num_classes)
     frozen = teacher.binding if method.needs_teacher else None
     fake = any(phase.trains == "fake" for phase in method.phases)
-    bind = Bind(binding, frozen, fake, method.has_critic, spec.lora, tuple(spec.new))
+    critic = method.discriminator if method.has_critic else ""
+    bind = Bind(binding, frozen, fake, critic, spec.lora, tuple(spec.new))
     theirs = (None, ()) if start is None else (start.binding, start.method.inputs)
     shapes = dict(role_shapes(bind, method.inputs, *theirs))
     if frozen is not None:

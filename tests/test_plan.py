@@ -238,6 +238,11 @@ BAD = {
         ValueError,
         "'song_unet' offers no features",
     ),
+    "discriminator that nobody knows": (
+        config_of(TEACHER, stage("dmd2", "dmd2", gan_weight=1.0, discriminator="spatal", **RATES)),
+        KeyError,
+        "unknown discriminator 'spatal'; known: pooled, spatial; did you mean 'spatial'",
+    ),
     "several sizes for a network of one": (
         config_of(stage("teacher", "diffusion", sides=(4, 8), **RATES)),
         ValueError,

@@ -65,6 +65,7 @@ class Method(abc.ABC):
       walks_ddim: whether that sampler is DDIM, so that editing may start or look in its middle.
       needs_features: whether it looks into the middle of its networks.
       has_critic: whether its fake network has a head that tells data from samples.
+      discriminator: which head that is, a name in models.DISCRIMINATORS.
       sides: of the square images that the network is trained on, () for the data's own alone.
       parameterizations: the ones it works with, () for all.
       clip: whether samples are clipped to [-1, 1].
@@ -81,6 +82,7 @@ class Method(abc.ABC):
     walks_ddim: bool = False
     needs_features: bool = False
     has_critic: bool = False
+    discriminator: str = "pooled"
     sides: tuple[int, ...] = ()
     parameterizations: tuple[str, ...] = ()
     clip: bool = True

@@ -1,7 +1,8 @@
-"""The network families by name, (sizes, **options) -> Network, and the head of a critic."""
+"""The network families by name, (sizes, **options) -> Network, and the discriminators' heads."""
 
 from distill_jax.models.adm_unet import adm_unet
 from distill_jax.models.critic import critic_head
+from distill_jax.models.discriminators import DISCRIMINATORS
 from distill_jax.models.dit import dit
 from distill_jax.models.exact import mixture
 from distill_jax.models.mlp import mlp
@@ -17,4 +18,4 @@ NETWORKS = {
     "song_unet": song_unet,
 }
 
-__all__ = ["NETWORKS", "critic_head"]
+__all__ = ["DISCRIMINATORS", "NETWORKS", "critic_head"]

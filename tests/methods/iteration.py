@@ -57,7 +57,8 @@ def networks(name):
     """Bind, what the roles train, and the frozen networks, none of them zero anywhere."""
     method, teacher, binding = METHOD[name], TEACHER.get(name), tiny_binding()
     fake = any(phase.trains == "fake" for phase in method.phases)
-    bind = Bind(binding, teacher and binding, fake, method.has_critic)
+    critic = method.discriminator if method.has_critic else ""
+    bind = Bind(binding, teacher and binding, fake, critic)
     roles = filled(bind.initial(jax.random.key(1), method.inputs, None))
     frozen = {}
     if teacher is not None:

@@ -1,0 +1,114 @@
+"""The heads that tell noisy data from noisy samples, by name, for the shape of the images."""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Head
+from distill_jax.models.critic import critic_head
+from distill_jax.typing import Time, Tree
+
+# PyTorch's for convolutions: uniform, of variance 1 / (3 fan_in).
+uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class SpatialDiscriminator(nn.Module):
+    """Two strided convolutions, each normalised, then one number for each place that is left.
+
+    Attributes:
+      grid: (rows, columns) of the positions of the features.
+    """
+
+    grid: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> Time:
+        channels = features.shape[-1]
+        h = features.reshape(-1, *self.grid, channels)
+        # A side of one position has nothing to halve.
+        taps, pads = zip(*((4, 1) if side > 1 else (1, 0) for side in self.grid), strict=True)
+        padding = [(pad, pad) for pad in pads]
+        h = nn.Conv(channels, taps, 2, padding, kernel_init=uniform, name="conv_0")(h)
+        h = nn.swish(self._norm(h, "norm_0"))
+        taps = tuple(min(4, side) for side in h.shape[1:3])
+        h = nn.Conv(channels, taps, taps, "VALID", kernel_init=uniform, name="conv_1")(h)
+        h = nn.swish(self._norm(h, "norm_1"))
+        h = nn.Conv(1, (1, 1), kernel_init=uniform, name="logit")(h)
+        return h.mean(axis=(1, 2, 3))
+
+    def _norm(self, h: jax.Array, name: str) -> jax.Array:
+        groups = groups_of(h.shape[-1])
+        return nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, name=name)(h)
+
+
+def groups_of(channels: int) -> int:
+    """Groups of a normalisation: the most up to 32 that divide the channels, of 4 at least.
+
+    Raises:
+      ValueError: where a group would see so few numbers that it keeps little but signs.
+    """
+    if channels < 4:
+        raise ValueError(
+            f"the features have {channels} channels, too few for a discriminator; expected at "
+            "least 4: take a wider network"
+        )
+    return max(n for n in range(1, 33) if channels % n == 0 and channels // n >= 4)
+
+
+def grid_of(positions: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """(rows, columns) of so many positions on images (h, w, c): rows / columns = h / w.
+
+    Raises:
+      ValueError: where there is no such grid.
+    """
+    height, width = shape[:2]
+    if positions == 1:
+        return 1, 1
+    rows = max(math.isqrt(positions * height // width), 1)
+    columns = positions // rows
+    if (rows * columns, rows * width) != (positions, columns * height):
+        raise ValueError(
+            f"the features have {positions} positions, which are no grid over images of "
+            f"{height}x{width}; take discriminator 'pooled', which needs none"
+        )
+    return rows, columns
+
+
+def spatial_head(shape: tuple[int, ...]) -> Head:
+    """Convolution 4x4 of stride 2, convolution 4x4 of stride 4, convolution 1x1, one logit.
+
+    GroupNorm of 32 groups and SiLU follow the first two. Yin et al. (2024, arXiv:2405.14867), as
+    released for ImageNet 64 (edm_guidance.py), on features of 8x8 positions and 768 channels. On
+    other grids the second kernel is what is left of the grid where that is smaller than 4x4,
+    several places that are left give the mean of their logits, and features of one position pass
+    dense layers. Fewer than 128 channels are in groups of at least 4.
+
+    Args:
+      shape: (h, w, c) of the images, of which the features are a grid.
+    """
+
+    def init(key: jax.Array, features: jax.Array) -> Tree:
+        return _module(features).init(key, features)["params"]
+
+    def apply(params: Tree, features: jax.Array) -> Time:
+        return _module(features).apply({"params": params}, features.astype(jnp.float32))
+
+    def _module(features: jax.Array) -> SpatialDiscriminator:
+        return SpatialDiscriminator(grid_of(features.shape[1], shape))
+
+    return Head(init, apply)
+
+
+def pooled_head(shape: tuple[int, ...]) -> Head:
+    """SwD's, of the mean over positions: see critic.critic_head. It takes images of any shape."""
+    del shape
+    return critic_head()
+
+
+DISCRIMINATORS: dict[str, Callable[[tuple[int, ...]], Head]] = {
+    "pooled": pooled_head,
+    "spatial": spatial_head,
+}
