@@ -71,11 +71,12 @@ def stage(
         `weight_decay` (decoupled), `ema_decay`, `ema_ramp` (see updates.Rates); `init`, a stage or
         path like `teacher`, whose weights the student starts from in place of the teacher's;
         `model`, a network in place of the config's; `optimizer`, keys in place of the config's;
-        `lora`, the rank of adapters that are trained in place of the weights, 0 for none. Every
-        other option is an argument of the method.
+        `batch_size`, in place of the config's, 0 for that; `lora`, the rank of adapters that are
+        trained in place of the weights, 0 for none. Every other option is an argument of the
+        method.
     """
     rates = {"warmup": 0, "decay_to": 0.0, "weight_decay": 0.0, "ema_decay": 0.0, "ema_ramp": 0.0}
-    rates.update({"init": "", "model": {}, "optimizer": {}, "lora": 0})
+    rates.update({"init": "", "model": {}, "optimizer": {}, "batch_size": 0, "lora": 0})
     rates.update({key: options.pop(key) for key in list(options) if key in rates})
     return {
         "name": name,
@@ -233,5 +234,5 @@ def smoke(config: ConfigDict, **model: Any) -> ConfigDict:
     config.log_every, config.save_every = 2, 3
     config.evaluate.num_samples = 40
     for entry in config.stages.values():
-        entry.steps, entry.warmup = 8, min(entry.warmup, 2)
+        entry.steps, entry.warmup, entry.batch_size = 8, min(entry.warmup, 2), 0
     return config

@@ -107,7 +107,8 @@ def measure(run: Run) -> dict[str, Cost]:
     costs, alike = {}, {}
     for stage in run.stages:
         roles = jax.tree.structure((stage.method, stage.shapes))
-        key = (stage.method.phases, stage.bind, roles, tuple(jax.tree.leaves(stage.shapes)))
+        sizes = stage.batch_size, *jax.tree.leaves(stage.shapes)
+        key = (stage.method.phases, stage.bind, roles, sizes)
         if key not in alike:
             alike[key] = _measure(run, stage)
         costs[stage.name] = alike[key]
@@ -161,20 +162,19 @@ def _traced_once(binding: Binding) -> Binding:
 
 def _arguments(run: Run, stage: Stage) -> tuple:
     """Shapes, types and shardings of what the updates of a stage are called with."""
-    config, layout = run.config, run.layout
     method, rates = jax.eval_shape(lambda *numbers: numbers, stage.method, stage.rates)
     trained = {phase.trains: stage.shapes[phase.trains] for phase in stage.method.phases}
     state = jax.eval_shape(lambda params: new_state(jax.random.key(0), params, stage.tx), trained)
     frozen = {role: shapes for role, shapes in stage.shapes.items() if role not in trained}
 
     def one_each(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
-        shape = (config.batch_size, *shape)
-        return jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=layout.batch)
+        shape = (stage.batch_size, *shape)
+        return jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=run.layout.batch)
 
     label = {"label": one_each((), "int32")}
     x = None if stage.method.data_free else one_each(run.dataset.shape, "float32")
     batch = Batch(x, label if run.dataset.num_classes else {}, label)
-    return method, rates, layout.abstract(state), layout.abstract(frozen), batch
+    return method, rates, run.layout.abstract(state), run.layout.abstract(frozen), batch
 
 
 def _bytes_per_device(tree: Tree) -> int:
@@ -230,7 +230,7 @@ def _show_stages(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
     """Images, FLOPs and hours of every stage, of all, and of those that are left."""
 
     def row(name: str, stages: Sequence[Stage], update: str = "") -> tuple[str, ...]:
-        images = sum(stage.spec.steps * stage.updates for stage in stages) * run.config.batch_size
+        images = sum(stage.spec.steps * stage.updates * stage.batch_size for stage in stages)
         total = sum(stage.spec.steps * sum(costs[stage.name].flops) for stage in stages)
         shown = "-" if where.peak is None else f"{hours(total, where):,.2f}"
         return (name, f"{images:,}", update, scaled(total, FLOP), shown)

@@ -15,6 +15,7 @@ RANGES = {
     "updates_per_call": (1, math.inf),
     "seed": (0, math.inf),
     "keep_every": (0, math.inf),
+    "batch_size": (0, math.inf),
     "steps": (1, math.inf),
     "learning_rate": (0, math.inf),
     "warmup": (0, math.inf),

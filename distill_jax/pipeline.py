@@ -150,7 +150,7 @@ def _train_stage(
     done, per_call = int(state.step), config.updates_per_call
     cadence = Cadence(spec.steps, config.log_every, config.save_every, per_call)
     made, iterate = _batches(run, stage, cadence, done), _iteration(run, stage, frozen, done)
-    images = config.batch_size * stage.updates
+    images = stage.batch_size * stage.updates
     log = logs.StageLog(stage.directory, stage.name, spec.steps, done, images, ideal)
     try:
         with (
@@ -240,7 +240,7 @@ def _batches(run: Run, stage: Stage, cadence: Cadence, done: int) -> Iterator[tu
     these are the second axis.
     """
     layout, classes = run.layout, run.dataset.num_classes
-    size, part = run.config.batch_size, layout.part
+    size, part = stage.batch_size, layout.part
     seed, first = run.config.seed * 1000 + stage.index, done * stage.updates
     null = layout.place({"label": np.full(size // part[1], classes, np.int32)})
     if stage.method.data_free:

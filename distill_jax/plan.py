@@ -41,6 +41,7 @@ class Stage:
       teacher: the directory of its teacher, a finished network; None without one.
       start: the directory of the finished network its student starts from, the teacher but for the
         option `init`; None for a fresh start.
+      batch_size: of its updates, the config's but for the option `batch_size`.
       model: what its network is made from, the config's but for the option `model`.
       tx: its optimizer, the config's but for the option `optimizer`.
     """
@@ -54,6 +55,7 @@ class Stage:
     directory: epath.Path
     teacher: epath.Path | None
     start: epath.Path | None
+    batch_size: int
     model: Mapping[str, Any]
     tx: Any
 
@@ -111,8 +113,6 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
         raise ValueError("config.stages is empty: a run needs at least one stage")
     dataset = build(DATASETS, "dataset", config.data.to_dict())
     layout = make_layout(config.mesh.to_dict(), devices)
-    layout.check_batch(config.batch_size)
-    check_microbatches(config.batch_size, config.microbatches, layout.ways)
     workdir = absolute(workdir)
     stages: list[Stage] = []
     for name in sorted(config.stages):
@@ -120,6 +120,8 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
             stage = _plan_stage(config, name, stages, dataset, workdir)
         except (KeyError, ValueError) as error:
             raise type(error)(f"stage {name}: {error.args[0]}") from error
+        layout.check_batch(stage.batch_size)
+        check_microbatches(stage.batch_size, config.microbatches, layout.ways)
         bind = dataclasses.replace(stage.bind, gather=layout.gather)
         stages.append(dataclasses.replace(stage, bind=bind))
     return Run(config, workdir, dataset, layout, tuple(stages))
@@ -166,7 +168,8 @@ def _plan_stage(
         )
     tx = optimizer(**{**config.optimizer, **spec.optimizer})
     places = workdir / name, directory, start_dir
-    return Stage(name, len(before), spec, method, bind, shapes, *places, model, tx)
+    size = spec.batch_size or config.batch_size
+    return Stage(name, len(before), spec, method, bind, shapes, *places, size, model, tx)
 
 
 def _student_binding(
@@ -301,6 +304,7 @@ def show(run: Run) -> str:
     shapes = abstract_params(last.bind.student, last.method)
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     updates = sum(stage.spec.steps * stage.updates for stage in run.stages)
+    sizes = " or ".join(map(str, sorted({stage.batch_size for stage in run.stages})))
     mesh = run.layout.mesh
     kind = "planned" if isinstance(mesh, AbstractMesh) else jax.devices()[0].device_kind
     axes = ", ".join(f"{axis} {length}" for axis, length in mesh.shape.items())
@@ -308,7 +312,7 @@ def show(run: Run) -> str:
         (
             logs.table(titles, rows),
             f"{size:,} parameters ({last.model['name']}), {updates:,} updates of "
-            f"{run.config.batch_size} images {'x'.join(map(str, run.dataset.shape))} "
+            f"{sizes} images {'x'.join(map(str, run.dataset.shape))} "
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
             f"workdir {run.workdir}",
             *_rounding(run),

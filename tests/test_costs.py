@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax import costs, plan
+from distill_jax import costs, pipeline, plan
 from distill_jax.binding import abstract_params, make_binding, rounded
 from distill_jax.config import paper_unet
 from distill_jax.costs import Target
 from distill_jax.methods import METHODS
 from distill_jax.pixels import normalise
+from distill_jax.train import Cadence
 from distill_jax.typing import Batch
 from distill_jax.updates import make_update, new_state, optimizer
 from tests.test_plan import GUIDED, TEACHER, config_of, halved
@@ -68,6 +69,19 @@ def test_halvings_share_their_costs_so_that_a_chain_is_planned_in_seconds(tmp_pa
     measured = costs.measure(run)
     assert measured["s02_half"] is measured["s03_half"]
     assert measured["s01_guided"] is not measured["s02_half"]
+
+
+def test_a_stage_with_a_batch_size_of_its_own_is_planned_and_fed_with_it(tmp_path):
+    run = run_of(TEACHER, {**TEACHER, "batch_size": BATCH // 4}, tmp_path=tmp_path)
+    whole, quarter = costs.measure(run).values()
+    assert whole.flops[0] == 4 * quarter.flops[0]
+    assert whole.kept["batch"] == 4 * quarter.kept["batch"]
+    assert f"updates of {BATCH // 4} or {BATCH} images" in plan.show(run)
+    for stage, size in zip(run.stages, (BATCH, BATCH // 4), strict=True):
+        (batch,) = next(pipeline._batches(run, stage, Cadence(2, 1, 1, 1), 0))
+        assert batch.size == size
+    with pytest.raises(ValueError, match="batch_size 4 is not divisible by data x fsdp = 8"):
+        run_of(TEACHER, {**TEACHER, "batch_size": 4}, tmp_path=tmp_path, devices=8)
 
 
 def test_planning_allocates_no_network(tmp_path):
