@@ -19,10 +19,11 @@ from distill_jax import checkpoint, distributed, logs
 from distill_jax.binding import Bind, matmul_precision, rounded
 from distill_jax.data import Dataset, Source
 from distill_jax.pixels import normalise
-from distill_jax.plan import Run, Stage
+from distill_jax.plan import Run
 from distill_jax.prefetch import ahead
 from distill_jax.profile import Profile, tracing
 from distill_jax.sharding import Layout
+from distill_jax.stages import Stage
 from distill_jax.student import Student, find_final, load
 from distill_jax.train import Cadence, DivergedError, StoppedError, train
 from distill_jax.typing import Batch, Tree

@@ -14,7 +14,8 @@ from tests.toys import ROOT
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 SWEEPS = sorted(f"sweeps/{path.stem}" for path in (ROOT / "configs" / "sweeps").glob("*.py"))
 READERS = [
-    ROOT / "distill_jax" / f"{name}.py" for name in ("plan", "pipeline", "binding", "evaluate")
+    ROOT / "distill_jax" / f"{name}.py"
+    for name in ("plan", "stages", "pipeline", "binding", "evaluate")
 ]
 
 

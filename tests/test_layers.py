@@ -13,6 +13,7 @@ LINES = [
     {"sample", "evaluate", "edit", "spectrum", "teachers"},
     {"chosen_data", "pipeline", "report", "edits", "costs", "yardsticks"},
     {"plan", "draw", "figures"},
+    {"stages"},
     {"student"},
     {"binding", "profile"},
     {"train", "prefetch", "lora", "checkpoint", "sharding", "logs", "data", "metrics"}
