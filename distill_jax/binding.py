@@ -20,6 +20,8 @@ from distill_jax.tables import build, lookup
 from distill_jax.train import graft
 from distill_jax.typing import Cond, Image, Time, Tree
 
+Like = tuple[Binding, tuple[str, ...]]  # What a network is, and its inputs: see Method.inputs.
+
 
 def make_binding(spec: Mapping[str, Any], shape: tuple[int, ...], num_classes: int) -> Binding:
     """Network, parameterization and schedule of a config or manifest; equal ones are identical.
@@ -105,7 +107,8 @@ class Bind:
     Attributes:
       student: what the student is.
       teacher: what the frozen teacher is, None without one.
-      fake: whether there is a fake network; it is what the student is, and starts as it does.
+      fake: whether there is a fake network; it is what the student is, and starts as it does unless
+        it is given a start of its own.
       critic: the head of the fake network that tells data from samples, a name in DISCRIMINATORS;
         "" without one.
       rank: of the adapters that student and fake train in place of their weights, which stay the
@@ -149,7 +152,11 @@ class Bind:
         return dataclasses.replace(fake, critic=critic)
 
     def initial(
-        self, key: jax.Array, inputs: tuple[str, ...], start: Tree | None
+        self,
+        key: jax.Array,
+        inputs: tuple[str, ...],
+        start: Tree | None,
+        fake: Tree | None = None,
     ) -> dict[str, Tree]:
         """What every role trains, at the start.
 
@@ -157,12 +164,13 @@ class Bind:
           key: of what is not taken over.
           inputs: of the student, see Method.inputs.
           start: parameters that student and fake take over, None for fresh ones.
+          fake: parameters that the fake takes over in place of those, None for none.
 
         Returns:
           Parameters by role; with adapters also "start", which is not trained.
 
         Raises:
-          ValueError: where `start` does not fit.
+          ValueError: where `start` or `fake` does not fit.
         """
         params = _initial(key, self.student, inputs)
         if start is not None:
@@ -173,7 +181,8 @@ class Bind:
             network = new_adapters(jax.random.fold_in(key, 1), params, self.rank, self.new)
         roles["student"] = network
         if self.fake:
-            roles["fake"] = {"network": network}
+            own = network if fake is None else graft(params, fake, self.new)
+            roles["fake"] = {"network": own}
         if self.critic:
             binding = self.student
             z, t = jnp.zeros((1, *binding.sizes.shape)), jnp.zeros((1,))
@@ -184,15 +193,18 @@ class Bind:
 
 @functools.cache  # All halvings of a chain have the same.
 def role_shapes(
-    bind: Bind, inputs: tuple[str, ...], start: Binding | None, start_inputs: tuple[str, ...]
+    bind: Bind, inputs: tuple[str, ...], start: Like | None, fake: Like | None = None
 ) -> dict[str, Tree]:
-    """Shapes and types of `bind.initial`, where the student starts from a network like `start`."""
-    begun = None if start is None else _shapes(start, start_inputs)
+    """Shapes and types of `bind.initial`, where student and fake start from networks like these.
 
-    def initial(key: jax.Array, begun: Tree | None) -> dict[str, Tree]:
-        return bind.initial(key, inputs, begun)
+    Each is what the network is and what it takes beside z, t and label; None as in `initial`.
+    """
 
-    return jax.eval_shape(initial, jax.random.key(0), begun)
+    def initial(key: jax.Array, *begun: Tree | None) -> dict[str, Tree]:
+        return bind.initial(key, inputs, *begun)
+
+    begun = (None if like is None else _shapes(*like) for like in (start, fake))
+    return jax.eval_shape(initial, jax.random.key(0), *begun)
 
 
 def as_tuples(spec: Any) -> Any:

@@ -2,6 +2,7 @@
 
     STAGE/states/STEP/       whole training states, written in the background, the newest few
     STAGE/final/params/      the finished network's parameters
+    STAGE/final/fake/        those of the fake network, of stages that keep it
     STAGE/final/manifest.json  written last: a final/ with a manifest is complete
 
 Every file of a checkpoint is listed with its size and checksum before the checkpoint counts as
@@ -29,6 +30,9 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSt
 from distill_jax import distributed, seals
 from distill_jax.paths import absolute
 from distill_jax.typing import Tree
+
+# Of the folders of a final/, under which name the manifest has their fingerprint.
+FINGERPRINTS = {"params": "fingerprint", "fake": "fake"}
 
 
 class _Manager(ocp.CheckpointManager):
@@ -125,22 +129,41 @@ class States:
         seals.seal(_unnamed(self._directory / str(self._saving)), self._stage)
 
 
-def save_final(directory: epath.PathLike, params: Tree, manifest: Mapping[str, Any]) -> None:
-    """Writes final/: parameters first, then the manifest that makes it count."""
+def save_final(
+    directory: epath.PathLike,
+    params: Tree,
+    manifest: Mapping[str, Any],
+    fake: Tree | None = None,
+) -> None:
+    """Writes final/: parameters first, then the manifest that makes it count.
+
+    Args:
+      directory: final/.
+      params: of the finished network.
+      manifest: what to say about it.
+      fake: parameters of the fake network, None to leave them out.
+    """
     directory = absolute(directory)
-    path = directory / "params"
-    options = _in_background(lambda: seals.seal(_unnamed(path), manifest.get("stage")))
+    trees = {"params": params} if fake is None else {"params": params, "fake": fake}
     with _writing(directory):
-        if distributed.first() and path.exists():  # Of a manifest that was lost, or never written.
-            set_aside(path, directory / "params_without_manifest")
-        distributed.wait("final set aside")
-        handler = ocp.StandardCheckpointHandler()
-        with ocp.AsyncCheckpointer(handler, async_options=options) as checkpointer:
-            checkpointer.save(path, args=ocp.args.StandardSave(params))
+        for name, tree in trees.items():
+            _save_tree(directory / name, tree, manifest.get("stage"))
         if distributed.first():
-            content = {"format": seals.FORMAT, **manifest, "fingerprint": fingerprint(directory)}
+            found = {FINGERPRINTS[name]: fingerprint(directory, name) for name in trees}
+            content = {"format": seals.FORMAT, **manifest, **found}
             write_json(directory / "manifest.json", seals.signed(content))
     distributed.wait("final written")
+
+
+def _save_tree(path: epath.Path, tree: Tree, stage: str | None) -> None:
+    """Writes the arrays of a final/, with their checksums."""
+    if distributed.first() and path.exists():  # Of a manifest that was lost, or never written.
+        set_aside(path, path.parent / f"{path.name}_without_manifest")
+    distributed.wait("final set aside")
+    options = _in_background(lambda: seals.seal(_unnamed(path), stage))
+    handler = ocp.StandardCheckpointHandler()
+    with ocp.AsyncCheckpointer(handler, async_options=options) as checkpointer:
+        checkpointer.save(path, args=ocp.args.StandardSave(tree))
 
 
 def record(directory: epath.PathLike, metrics: Mapping[str, Any]) -> None:
@@ -149,9 +172,9 @@ def record(directory: epath.PathLike, metrics: Mapping[str, Any]) -> None:
     write_json(path, seals.signed({**read_manifest(directory), "metrics": metrics}))
 
 
-def fingerprint(directory: epath.PathLike) -> int:
+def fingerprint(directory: epath.PathLike, name: str = "params") -> int:
     """A number that differs between finals with different weights; 0 when they are damaged."""
-    path = epath.Path(directory) / "params" / seals.SEAL
+    path = epath.Path(directory) / name / seals.SEAL
     return zlib.crc32(path.read_bytes()) if path.exists() else 0
 
 
@@ -192,21 +215,26 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
     return manifest
 
 
-def load_params(directory: epath.PathLike, like: Tree) -> Tree:
+def load_params(directory: epath.PathLike, like: Tree, name: str = "params") -> Tree:
     """The parameters of a final/ in the structure and shardings of `like`.
+
+    Args:
+      directory: final/.
+      like: a tree of jax.ShapeDtypeStruct.
+      name: "params", or "fake" for those of the fake network.
 
     Raises:
       ValueError: when a file is damaged, or they are not those that the manifest is about.
     """
     directory = absolute(directory)
-    path = directory / "params"
+    path = directory / name
     advice = _again(directory)
     seals.read(path)  # On every process, for it refuses a newer format.
     fault = seals.damage(path) if distributed.first() else None
     if distributed.agree(int(fault is not None)):
         raise ValueError(f"{path} is damaged ({fault or 'says the first process'}); {advice}")
-    expected = read_manifest(directory).get("fingerprint")
-    if expected not in (None, fingerprint(directory)):
+    expected = read_manifest(directory).get(FINGERPRINTS[name])
+    if expected not in (None, fingerprint(directory, name)):
         raise ValueError(f"{path} is not what {directory / 'manifest.json'} is about; {advice}")
     return _read(path, like, advice)
 

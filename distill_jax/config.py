@@ -70,13 +70,16 @@ def stage(
       **options: `warmup` (iterations), `decay_to` (fraction of the learning rate at the end),
         `weight_decay` (decoupled), `ema_decay`, `ema_ramp` (see updates.Rates); `init`, a stage or
         path like `teacher`, whose weights the student starts from in place of the teacher's;
+        `keep_fake=True`, to leave the fake network in final/ as well, and `init_fake`, a stage or
+        path that was left so, whose fake network this one's starts from in place of the student's;
         `model`, a network in place of the config's; `optimizer`, keys in place of the config's;
         `batch_size`, in place of the config's, 0 for that; `lora`, the rank of adapters that are
         trained in place of the weights, 0 for none. Every other option is an argument of the
         method.
     """
     rates = {"warmup": 0, "decay_to": 0.0, "weight_decay": 0.0, "ema_decay": 0.0, "ema_ramp": 0.0}
-    rates.update({"init": "", "model": {}, "optimizer": {}, "batch_size": 0, "lora": 0})
+    rates.update({"init": "", "init_fake": "", "keep_fake": False})
+    rates.update({"model": {}, "optimizer": {}, "batch_size": 0, "lora": 0})
     rates.update({key: options.pop(key) for key in list(options) if key in rates})
     return {
         "name": name,

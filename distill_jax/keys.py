@@ -33,6 +33,7 @@ TYPES = {
     float: ((float, int), "a number"),
     int: (int, "a whole number"),
     str: (str, "a string"),
+    bool: (bool, "True or False"),
 }
 
 
@@ -50,7 +51,7 @@ def check_keys(config: ConfigDict, known: ConfigDict | dict[str, Any], path: str
 
 def _check_type(value: Any, known: Any, path: str) -> None:
     types, expected = TYPES[type(known)]
-    if isinstance(value, bool) or not isinstance(value, types):
+    if isinstance(value, bool) != isinstance(known, bool) or not isinstance(value, types):
         raise ValueError(f"{path} is {value!r}; expected {expected}")
 
 

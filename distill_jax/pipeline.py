@@ -24,7 +24,7 @@ from distill_jax.prefetch import ahead
 from distill_jax.profile import Profile, tracing
 from distill_jax.sharding import Layout
 from distill_jax.stages import Stage
-from distill_jax.student import Student, find_final, load
+from distill_jax.student import Student, find_final, load, load_fake
 from distill_jax.train import Cadence, DivergedError, StoppedError, train
 from distill_jax.typing import Batch, Tree
 from distill_jax.updates import TrainState, make_iterations, make_update, new_state
@@ -69,7 +69,7 @@ def run(
             began = time.monotonic()
             traced = profile if profile and profile.stage == stage.name else None
             fastest = (ideal or {}).get(stage.name)
-            _finish(planned, stage, _train_stage(planned, stage, stop, traced, fastest))
+            _finish(planned, stage, *_train_stage(planned, stage, stop, traced, fastest))
             logs.say(f"{stage.name}: finished in {time.monotonic() - began:.0f} s")
             if stop():
                 raise StoppedError(stage.spec.steps)
@@ -129,14 +129,18 @@ def _train_stage(
     stop: Callable[[], bool],
     profile: Profile | None,
     ideal: float | None,
-) -> Tree:
-    """The running mean of the student's weights after the last iteration."""
+) -> tuple[Tree, Tree | None]:
+    """The running mean of the student's weights after the last iteration, and the fake's weights.
+
+    The latter are None unless the stage is to keep them.
+    """
     config, spec, layout = run.config, stage.spec, run.layout
     teacher = None if stage.teacher is None else load(stage.teacher, layout)
     begun = teacher if stage.start == stage.teacher else load(stage.start, layout)
+    fake = None if stage.fake_start is None else load_fake(stage.fake_start, layout)
     make = _Start(stage.bind, stage.method.inputs, stage.tx, layout.constrain)
     key = jax.random.fold_in(jax.random.key(config.seed), stage.index)
-    first = functools.partial(make, key, None if begun is None else begun.params)
+    first = functools.partial(make, key, None if begun is None else begun.params, fake)
     states = checkpoint.States(stage.directory / "states", config.keep, config.keep_every)
     state = states.restore(layout.abstract(jax.eval_shape(first)[0]), logs.say)
     frozen = {}
@@ -147,7 +151,7 @@ def _train_stage(
     if state is None or stage.bind.rank:
         fresh, start = first()
         state, frozen = fresh if state is None else state, {**frozen, **start}
-    del first, begun, teacher  # And with them arrays that are not needed from here on.
+    del first, begun, fake, teacher  # And with them arrays that are not needed from here on.
     done, per_call = int(state.step), config.updates_per_call
     cadence = Cadence(spec.steps, config.log_every, config.save_every, per_call)
     made, iterate = _batches(run, stage, cadence, done), _iteration(run, stage, frozen, done)
@@ -170,7 +174,9 @@ def _train_stage(
     finally:
         log.close()
         states.close()
-    return stage.bind.weights(frozen, state.ema)
+    weights = functools.partial(stage.bind.weights, frozen)
+    fake = weights(state.params["fake"]["network"]) if spec.keep_fake else None
+    return weights(state.ema), fake
 
 
 def _iteration(
@@ -226,10 +232,12 @@ class _Start:
     constrain: Callable[[Tree], Tree]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def __call__(self, key: jax.Array, begun: Tree | None) -> tuple[TrainState, dict[str, Tree]]:
+    def __call__(
+        self, key: jax.Array, begun: Tree | None, fake: Tree | None
+    ) -> tuple[TrainState, dict[str, Tree]]:
         """The state, and under "start" the weights that adapters stand on."""
         k_init, k_train = jax.random.split(key)
-        roles = self.bind.initial(k_init, self.inputs, begun)
+        roles = self.bind.initial(k_init, self.inputs, begun, fake)
         start = {"start": roles.pop("start")} if self.bind.rank else {}
         return self.constrain((new_state(k_train, roles, self.tx), start))
 
@@ -268,8 +276,8 @@ def _labels(
         yield rng.integers(max(classes, 1), size=size, dtype=np.int32)[mine]
 
 
-def _finish(run: Run, stage: Stage, weights: Tree) -> None:
-    """Writes final/: the weights and everything needed to sample them."""
+def _finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
+    """Writes final/: the weights and everything needed to sample them, and the fake's weights."""
     method, final = stage.method, stage.directory / "final"
     config = json.loads(run.config.to_json())
     manifest = {
@@ -284,12 +292,13 @@ def _finish(run: Run, stage: Stage, weights: Tree) -> None:
         **{key: config[key] for key in KEPT},
         "parent": None if stage.teacher is None else _relative(find_final(stage.teacher), final),
         "init": _relative(find_final(stage.start), final) if stage.spec.init else None,
+        "init_fake": stage.fake_start and _relative(find_final(stage.fake_start), final),
         "updates": stage.spec.steps,
         "metrics": {},
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
         "config": config,
     }
-    checkpoint.save_final(final, weights, manifest)
+    checkpoint.save_final(final, weights, manifest, fake)
 
 
 def _relative(path: epath.Path, start: epath.Path) -> str:

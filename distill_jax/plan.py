@@ -19,7 +19,14 @@ from distill_jax.keys import check_config, check_keys, check_microbatches, check
 from distill_jax.methods import METHODS, Method
 from distill_jax.paths import absolute
 from distill_jax.sharding import Layout, make_layout
-from distill_jax.stages import Stage, check_alike, check_labels, find_network, find_teacher
+from distill_jax.stages import (
+    Stage,
+    check_alike,
+    check_labels,
+    find_fake,
+    find_network,
+    find_teacher,
+)
 from distill_jax.tables import build
 from distill_jax.updates import optimizer
 
@@ -99,15 +106,16 @@ def _plan_stage(
     fake = any(phase.trains == "fake" for phase in method.phases)
     critic = method.discriminator if method.has_critic else ""
     bind = Bind(binding, frozen, fake, critic, spec.lora, tuple(spec.new))
-    theirs = (None, ()) if start is None else (start.binding, start.method.inputs)
-    shapes = dict(role_shapes(bind, method.inputs, *theirs))
+    fake_dir, fake_start = find_fake(spec, bind, before)
+    begun = (each and (each.binding, each.method.inputs) for each in (start, fake_start))
+    shapes = dict(role_shapes(bind, method.inputs, *begun))
     if frozen is not None:
         shapes["teacher"] = jax.eval_shape(
             lambda params: rounded(params, config.frozen_dtype),
             abstract_params(teacher.binding, teacher.method),
         )
     tx = optimizer(**{**config.optimizer, **spec.optimizer})
-    places = workdir / name, directory, start_dir
+    places = workdir / name, directory, start_dir, fake_dir
     size = spec.batch_size or config.batch_size
     return Stage(name, len(before), spec, method, bind, shapes, *places, size, model, tx)
 

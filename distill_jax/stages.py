@@ -32,6 +32,8 @@ class Stage:
       teacher: the directory of its teacher, a finished network; None without one.
       start: the directory of the finished network its student starts from, the teacher but for the
         option `init`; None for a fresh start.
+      fake_start: that of the finished network whose fake its fake starts from; None where that is
+        the student's start.
       batch_size: of its updates, the config's but for the option `batch_size`.
       model: what its network is made from, the config's but for the option `model`.
       tx: its optimizer, the config's but for the option `optimizer`.
@@ -46,6 +48,7 @@ class Stage:
     directory: epath.Path
     teacher: epath.Path | None
     start: epath.Path | None
+    fake_start: epath.Path | None
     batch_size: int
     model: Mapping[str, Any]
     tx: Any
@@ -141,3 +144,46 @@ def find_network(
         )
     student = describe(name)
     return student.directory, student
+
+
+def find_fake(
+    spec: ConfigDict, bind: Bind, before: list[Stage]
+) -> tuple[epath.Path | None, Ancestor | Student | None]:
+    """Where the finished network is or will be whose fake the stage's starts from, and what it is.
+
+    None for a stage without `init_fake`.
+    """
+    for option in ("init_fake", "keep_fake"):
+        if spec[option] and not bind.fake:
+            raise ValueError(
+                f"{option} is {spec[option]!r}, and method {spec.method.name!r} trains no fake "
+                f"network; leave {option} out"
+            )
+    if not spec.init_fake:
+        return None, None
+    if bind.rank:
+        raise ValueError(
+            f"init_fake is {spec.init_fake!r} and lora {bind.rank}: adapters of student and fake "
+            "stand on the same weights; leave out one of the two"
+        )
+    directory, left = find_network(spec.init_fake, "init_fake", before)
+    _check_kept(spec.init_fake, directory, before)
+    check_alike(bind.student, left.binding, "init_fake", ("schedule", "parameterization"))
+    return directory, left
+
+
+def _check_kept(name: str, directory: epath.Path, before: list[Stage]) -> None:
+    """Raises ValueError unless the stage leaves its fake network there, or has done so."""
+    stage = next((stage for stage in before if stage.directory == directory), None)
+    if stage is not None and not stage.finished:
+        if not stage.spec.keep_fake:
+            raise ValueError(
+                f"init_fake is {name!r}, which does not keep its fake network; set keep_fake=True "
+                "in that stage"
+            )
+    elif describe(directory).manifest.get("fake") is None:
+        raise ValueError(
+            f"init_fake is {name!r}, and the final/ there has no fake network; set keep_fake=True "
+            "in its stage, move its final/ away and run it again with --resume=force: it is "
+            "written anew from the last state"
+        )

@@ -312,6 +312,18 @@ def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
     return dataclasses.replace(student, params=checkpoint.load_params(student.directory, params))
 
 
+def load_fake(path: epath.PathLike, layout: Layout) -> Tree:
+    """The parameters of the fake network that a stage with keep_fake left, as of `load`.
+
+    Raises:
+      FileNotFoundError: when nothing finished is there.
+      ValueError: when there is no fake network, or it is damaged.
+    """
+    student = describe(path, layout)
+    params = student.layout.abstract(abstract_params(student.binding, student.method))
+    return checkpoint.load_params(student.directory, params, "fake")
+
+
 def describe(path: epath.PathLike, layout: Layout | None = None) -> Student:
     """`load` without reading the parameters, which are None."""
     final = find_final(path)

@@ -164,6 +164,21 @@ def test_a_final_network_comes_back_with_its_manifest(final):
     np.testing.assert_array_equal(params["k"], np.arange(2000.0))
 
 
+def test_a_fake_network_comes_back_beside_the_finished_one(tmp_path):
+    final, away = epath.Path(tmp_path / "final"), tmp_path / "manifest.json"
+    params, fake = ({"k": jnp.arange(2000.0) + i} for i in range(2))
+    checkpoint.save_final(final, params, {"stage": "s"}, fake)
+    (final / "manifest.json").rename(away)  # As of a run that is killed before it writes one.
+    checkpoint.save_final(final, params, {"stage": "s"}, fake)
+    for name, tree in (("params", params), ("fake", fake)):
+        found = checkpoint.load_params(final, like(params), name)
+        np.testing.assert_array_equal(found["k"], tree["k"])
+    shutil.rmtree(final / "fake")
+    shutil.copytree(final / "params", final / "fake")
+    with pytest.raises(ValueError, match="fake is not what .* is about"):
+        checkpoint.load_params(final, like(params), "fake")
+
+
 def test_metrics_can_be_put_into_a_manifest_later(final):
     checkpoint.record(epath.Path(final), {"rows": [1]})
     assert checkpoint.read_manifest(final)["metrics"] == {"rows": [1]}

@@ -14,6 +14,7 @@ ENCODER = stage("encoder", "encoder", num_steps=8, **RATES)
 
 
 SWD = stage("swd", "swd", times=(1.0, 0.5), **RATES)
+SID = stage("sid", "sid_lsg", **RATES)
 DIT = {"name": "dit", "width": 8, "blocks": 1, "heads": 1}
 SONG = {"name": "song_unet", "channels": 8, "blocks": 1, "multipliers": (1,), "attention": ()}
 
@@ -237,6 +238,30 @@ BAD = {
         config_of(TEACHER, stage("dmd2", "dmd2", gan_weight=0.1, **RATES), model=SONG),
         ValueError,
         "'song_unet' offers no features",
+    ),
+    "fake network kept of a method without one": (
+        config_of({**TEACHER, "keep_fake": True}),
+        ValueError,
+        "keep_fake is True, and method 'diffusion' trains no fake network; leave keep_fake out",
+    ),
+    "fake network of a stage that does not keep it": (
+        config_of(TEACHER, SID, {**SID, "teacher": "teacher", "init_fake": "sid"}),
+        ValueError,
+        "init_fake is 'sid', which does not keep its fake network; set keep_fake=True in that",
+    ),
+    "fake network of its own on adapters": (
+        config_of(
+            TEACHER,
+            {**SID, "keep_fake": True},
+            {**SID, "teacher": "teacher", "init_fake": "sid", "lora": 1},
+        ),
+        ValueError,
+        "init_fake is 'sid' and lora 1: adapters of student and fake stand on the same weights",
+    ),
+    "number where True or False is expected": (
+        config_of(TEACHER, {**SID, "keep_fake": 1}),
+        ValueError,
+        "keep_fake is 1; expected True or False",
     ),
     "discriminator that nobody knows": (
         config_of(TEACHER, stage("dmd2", "dmd2", gan_weight=1.0, discriminator="spatal", **RATES)),
