@@ -43,6 +43,25 @@ def test_optimizer_clips_by_global_norm_and_starts_like_adam():
     np.testing.assert_allclose(updates["b"], -1, atol=1e-6)
 
 
+def test_every_network_has_its_own_norm_clip_and_decay():
+    def loss(role, slope):
+        return lambda method, key, batch, nets: (slope * nets[role]["a"].sum(), {})
+
+    # Gradients of norm 5 and 0.5 where 1 is the largest.
+    phases = (Phase("fake", loss("fake", 2.5)), Phase("student", loss("student", 0.25)))
+    params = {role: {"a": jnp.ones(4)} for role in ("student", "fake")}
+    state, rates = new_state(jax.random.key(0), params, TX), RATES._replace(weight_decay=0.5)
+    batch = Batch(None, {}, {"label": jnp.zeros(1, jnp.int32)})
+    for index in range(2):
+        update = make_update(phases, index, identity, TX, identity)
+        state, _ = update(None, rates, state, {}, batch)
+    for role, norm in (("fake", 1.0), ("student", 0.5)):
+        # Adam's first mean is a tenth of what it is given; its step is 1, beside decay times 1.
+        mean = optax.tree.get(state.opt[role], "mu")["a"]
+        np.testing.assert_allclose(np.linalg.norm(mean), 0.1 * norm, rtol=1e-5)
+        np.testing.assert_allclose(state.params[role]["a"], 1 - 1e-2 * (1 + 0.5), rtol=1e-5)
+
+
 def test_a_new_state_shares_no_memory_with_what_it_was_made_from():
     params = {"student": {"a": jnp.ones((3,))}}
     state = new_state(jax.random.key(0), params, TX)
