@@ -12,6 +12,7 @@ from distill_jax.diffusion.schedule import Cosine
 from distill_jax.methods import METHODS, Nets
 from distill_jax.methods.matching import critic_loss, fool_loss, over
 from distill_jax.typing import Batch
+from tests.test_configs import load_config
 from tests.toys import gaussian_denoiser
 
 Dmd2, Diffusion = METHODS["dmd2"], METHODS["diffusion"]
@@ -220,3 +221,63 @@ def test_a_teacher_must_know_all_times_and_the_null_where_it_is_guided():
         Dmd2().check(METHODS["guided"]())
     with pytest.raises(ValueError, match="the times of its 8 steps alone"):
         Dmd2().check(METHODS["progressive"](num_steps=8))
+
+
+# What experiments/imagenet of tianweiy/DMD2 at 8d8fa55 sets, or main/edm/train_edm.py by default.
+# An iteration here is dfake_gen_update_ratio of theirs.
+RELEASED = {
+    "optimizer": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 10.0},  # max_grad_norm; AdamW's
+    "weight_decay": 0.01,
+    "warmup": 500 // 5,  # warmup_step
+    "decay_to": 1.0,  # constant_with_warmup
+    "ema_decay": 0.0,
+    "batch_size": 7 * 40,  # nproc_per_node x batch_size
+    "lora": 0,
+}
+METHOD = {
+    "times": (),
+    "sigma_init": 80.0,  # conditioning_sigma
+    "w": 0.0,
+    "fake_levels": ("karras", 0.002, 80.0),  # sigma_min, sigma_max; diffusion_gan_max_timestep 1000
+    "weighting": "edm",  # 1 / sigma^2 + 1 / sigma_data^2
+    "fake_updates": 5,  # dfake_gen_update_ratio
+    "critic_weight": 1e-2,  # cls_loss_weight
+    "discriminator": "spatial",  # cls_pred_branch
+}
+# Steps are of the checkpoints that were published, gan_weight is gen_cls_loss_weight.
+SCRIPTS = {
+    ("full", "s01_dmd2"): {"steps": 405_500, "rate": 2e-6, "gan_weight": 0.0, "start": ("", "")},
+    ("full", "s02_gan"): {
+        "steps": 548_000 - 405_500,
+        "rate": 5e-7,
+        "gan_weight": 3e-3,
+        "start": ("dmd2", "dmd2"),  # ckpt_only_path: generator and guidance model
+    },
+    ("one_stage", "s01_gan"): {
+        "steps": 193_500,
+        "rate": 2e-6,
+        "gan_weight": 3e-3,
+        "start": ("", ""),
+    },
+}
+
+
+@pytest.mark.parametrize(("size", "name"), SCRIPTS)
+def test_the_imagenet_preset_has_the_numbers_of_the_released_scripts(size, name):
+    config = load_config("imagenet64_dmd2", size)[1]
+    assert config.matmul_precision == "default"  # allow_tf32
+    stage = config.stages[name]
+    script, given = SCRIPTS[size, name], stage.to_dict()
+    options = {key: value for key, value in given["method"].items() if key != "name"}
+    method = Dmd2(**options)
+    assert {key: given[key] for key in RELEASED} == RELEASED
+    assert {key: getattr(method, key) for key in METHOD} == METHOD
+    assert stage.steps * method.fake_updates == script["steps"]
+    assert (stage.learning_rate, method.gan_weight) == (script["rate"], script["gan_weight"])
+    assert (stage.init, stage.init_fake, stage.teacher) == (*script["start"], "teacher")
+    # get_sigmas_karras of edm_guidance.py, smallest first; randint(20, 981) leaves out 981.
+    ramp = np.linspace(0, 1, 1000)
+    sigmas = np.sort((80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
+    law, *ends = method.levels
+    assert law == "karras"
+    np.testing.assert_allclose(ends, sigmas[[20, 980]], rtol=1e-3)
