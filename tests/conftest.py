@@ -7,11 +7,12 @@ CACHE = pathlib.Path(tempfile.gettempdir()) / "distill_jax_test_compilations"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiling is most of what the tests cost, and a fifth of it without optimization. A level that is
-# set stays: XLA_FLAGS=--xla_backend_optimization_level=3 compiles as users do.
-if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
-    cheap = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {cheap}".strip()
+# Compiling is most of what the tests cost, and a fifth of it without LLVM's optimizations.
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do.
+UNOPTIMIZED = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
+if UNOPTIMIZED:
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {flags}".strip()
 
 import jax
 import pytest
@@ -31,6 +32,14 @@ def forget_programs():
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_text().count("\n") > 20_000:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """Programs as users have them, for what runs longer than it compiles: trained convolutions."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", UNOPTIMIZED)
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ import pytest
 from benchmarks.collectives import collectives
 from tests.toys import ROOT
 
-CHEAP = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # Compiling is what these tests cost.
-
 
 def on_devices(count, *command):
     """The last line that a Python process with so many CPU devices prints."""
@@ -19,7 +17,6 @@ def on_devices(count, *command):
         **os.environ,
         "JAX_NUM_CPU_DEVICES": str(count),
         "PYTHONPATH": str(ROOT),
-        **CHEAP,
     }
     command = [sys.executable, *command]
     result = subprocess.run(

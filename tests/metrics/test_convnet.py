@@ -18,7 +18,7 @@ def stripes(count, kinds=4):
 
 
 @pytest.fixture(scope="module")
-def classifier():
+def classifier(optimized):
     return ConvNet(*stripes(1000), least=0)
 
 
