@@ -97,6 +97,7 @@ def test_manifests_tell_steps_times_range_and_lineage(chain):
     assert manifest["w_range"] == [0.0, 4.0]
     assert manifest["parent"] == "../../s04_n0008/final"
     assert manifest["method"]["name"] == "progressive"
+    assert manifest["matmul_precision"] == "default"
     assert manifest["metrics"]["protocol"].startswith("FD-digits: ")
     assert [row["w"] for row in manifest["metrics"]["rows"]] == [0, 1, 2, 4]
     assert checkpoint.read_manifest(chain / "s00_teacher" / "final")["times"] is None

@@ -8,8 +8,11 @@ import pytest
 from distill_jax import pipeline, plan, student
 from distill_jax.config import base, stage
 from distill_jax.config import pipeline as chain_of
+from distill_jax.methods import METHODS
+from distill_jax.sharding import make_layout
 from distill_jax.train import Cadence, DivergedError, StoppedError, graft, train
 from distill_jax.updates import new_state, optimizer
+from tests.toys import tiny_binding
 
 TX = optimizer(0.9, 0.99, 1.0)
 
@@ -188,26 +191,29 @@ def test_graft_names_the_first_leaf_that_does_not_fit(teacher, message):
         graft({"a": {"k": jnp.zeros(2)}}, teacher)
 
 
-def test_a_run_and_its_students_compute_at_the_precision_of_the_config(tmp_path, monkeypatch):
+def test_a_run_computes_at_the_precision_of_its_config_and_a_student_at_its_manifests(
+    tmp_path, monkeypatch
+):
     seen = []
 
     def spy(*given):
         seen.append(jax.config.jax_default_matmul_precision)
-        return given[1] if len(given) == 7 else jnp.zeros((1, 1, 1, 2))
+        return jnp.zeros((1, 4, 4, 1))
 
-    monkeypatch.setattr(pipeline, "train", spy)
-    monkeypatch.setattr(student, "_draw", lambda *given: spy())
+    monkeypatch.setattr(pipeline, "_train_stage", spy)
+    monkeypatch.setattr(pipeline, "_finish", spy)
+    monkeypatch.setattr(pipeline, "_draw_grids", spy)
+    monkeypatch.setattr(student, "_draw", spy)
     for precision in ("default", "highest"):
         config = base()
         config.matmul_precision = precision
         config.data.name, config.batch_size = "mixture", 8
         config.model.update(name="mlp", width=8, blocks=1)
         config.stages = chain_of(stage("teacher", "diffusion", steps=1, learning_rate=0.1))
-        workdir = tmp_path / precision
-        run = plan.make(config, workdir)
-        monkeypatch.setattr(pipeline, "_draw_grids", lambda *_: None)
-        pipeline.run(run, lambda: False)
-        final = student.load(workdir)
-        assert final.manifest["matmul_precision"] == precision
-        final.sample(jax.random.key(0), 1)
-    assert seen == [None, None, "highest", "highest"]
+        pipeline.run(plan.make(config, tmp_path / precision), lambda: False)
+        binding, layout = tiny_binding(), make_layout({})
+        manifest = {"shape": (4, 4, 1), "num_classes": 3, "matmul_precision": precision}
+        drawn = student.Student(manifest, binding, METHODS["diffusion"](), {}, layout)
+        drawn.sample(jax.random.key(0), 1)
+    assert seen == [None] * 4 + ["highest"] * 4
+    assert jax.config.jax_default_matmul_precision is None
