@@ -38,6 +38,7 @@ def get_config(size="full"):
             ema_decay=0.995,
             num_steps=64,
             new=("w_embed",),
+            clip_target=False,  # Encoders take its x as it is, beyond [-1, 1] too.
             **rates,
         ),
         *halvings(**rounds, **rates, method="encoder", prefix="e"),

@@ -17,7 +17,7 @@ from distill_jax.diffusion.samplers import ddim_step
 from distill_jax.diffusion.schedule import add_noise
 from distill_jax.diffusion.weighting import WEIGHTINGS, snr_plus_one
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, traced
-from distill_jax.methods.checks import check_round, check_weighting
+from distill_jax.methods.checks import check_round, check_weighting, check_x
 from distill_jax.typing import Batch, Cond, Image, Time
 
 
@@ -30,7 +30,7 @@ class Encoder(Method):
 
     Args:
       num_steps: N, the steps of `encode`; the teacher must be an encoder of 2N steps, or a network
-        that knows all times.
+        that knows all times and was trained with clip_target=False.
       w_range: guidance strengths drawn uniformly for a teacher that takes w, None for one that
         does not.
       weighting: a name in WEIGHTINGS.
@@ -83,6 +83,7 @@ class Encoder(Method):
     def check(self, teacher: Method | None) -> None:
         check_weighting(self.weighting)
         check_round(self, teacher)
+        check_x(self, teacher)
 
     def encode(self, student: Denoiser, x: Image, cond: Cond) -> Image:
         """Noise from images: what `samplers.ddim` of a decoder takes."""

@@ -34,7 +34,7 @@ METHOD = {
 TEACHER = {
     "boot": METHOD["diffusion"],
     "dmd2": METHOD["diffusion"],
-    "encoder": METHOD["guided"],
+    "encoder": dataclasses.replace(METHOD["guided"], clip_target=False),
     "guided": METHOD["diffusion"],
     "progressive": METHOD["guided"],
     "sid_lsg": METHOD["diffusion"],

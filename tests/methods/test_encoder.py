@@ -127,7 +127,10 @@ def test_a_teacher_is_an_encoder_of_twice_the_steps_or_knows_all_times():
         Encoder(num_steps=4).check(Encoder(num_steps=4))
     Encoder(num_steps=4).check(Encoder(num_steps=8))
     Encoder(num_steps=4).check(METHODS["diffusion"](num_steps=64))
-    Encoder(num_steps=4, w_range=(0.0, 2.0)).check(Guided(w_range=(0.0, 4.0)))
+    method = Encoder(num_steps=4, w_range=(0.0, 2.0))
+    method.check(Guided(w_range=(0.0, 4.0), clip_target=False))
+    with pytest.raises(ValueError, match="the teacher was trained with clip_target=True"):
+        method.check(Guided(w_range=(0.0, 4.0)))
 
 
 def test_encoders_and_decoders_are_not_halved_to_each_other():
