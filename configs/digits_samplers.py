@@ -1,7 +1,8 @@
 """Handwritten digits, 8x8: deterministic and stochastic students beside the teacher's two samplers.
 
-Meng et al. (2023, arXiv:2210.03142), section 3.4, at every number of steps from 32 to 1; the
-teacher's ancestral sampler with the variance tuned for every number of steps.
+Meng et al. (2023, arXiv:2210.03142), section 3.4, at every number of steps from 32 to 1; at one
+step the two samplers are the same, so the stochastic students end at 2. The teacher's ancestral
+sampler has its variance tuned for every number of steps.
 
     python -m distill_jax.main --config=configs/digits_samplers.py
     python -m distill_jax.main --config=configs/digits_samplers.py:smoke
@@ -11,7 +12,7 @@ from distill_jax.config import base, check_size, halvings, pipeline, smoke, stag
 
 
 def get_config(size="full"):
-    """The chain teacher -> guided -> 32, ..., 1 steps, deterministic and again stochastic."""
+    """The chain teacher -> guided -> 32, ..., 1 steps, and again 32, ..., 2 stochastic ones."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"
@@ -21,9 +22,9 @@ def get_config(size="full"):
     config.evaluate.update(w=(0.0, 1.0, 4.0), ancestral=(0.0, 0.25, 0.5, 0.75, 1.0))
     rates = dict(ema_decay=0.995, num_steps=64)
     w_range = (0.0, 4.0)
+    updates = {"default": 200, 4: 400}
     rounds = dict(
         start=32,
-        steps={"default": 200, 4: 400, 2: 500, 1: 800},
         learning_rate=5e-4,
         ema_decay=0.98,
         w_range=w_range,
@@ -33,7 +34,8 @@ def get_config(size="full"):
     config.stages = pipeline(
         stage("teacher", "diffusion", steps=2500, learning_rate=1e-3, **rates),
         stage("guided", "guided", steps=3000, learning_rate=5e-4, **options),
-        *halvings(**rounds),
-        *halvings(method="stochastic", prefix="s", **rounds),
+        *halvings(steps={**updates, 2: 500, 1: 800}, **rounds),
+        # Both of the last two rounds' updates: half of a batch of the last is at t = 1.
+        *halvings(end=2, steps={**updates, 2: 1300}, method="stochastic", prefix="s", **rounds),
     )
     return config if size == "full" else smoke(config, width=32, blocks=1)

@@ -4,11 +4,19 @@ import importlib.util
 import pathlib
 import re
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from distill_jax import plan
 from distill_jax.config import base, stage
+from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.prediction import Prediction, eps_from_x
+from distill_jax.diffusion.schedule import Cosine
+from distill_jax.methods import METHODS, Nets
 from distill_jax.sweep import load_sweep
+from distill_jax.typing import Batch
 from tests.toys import ROOT
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -32,6 +40,31 @@ def test_a_config_is_planned_at_both_sizes(name, size, tmp_path):
     _, config = load_config(name, size)
     run = plan.make(config, tmp_path)
     assert [stage.name for stage in run.stages] == sorted(config.stages)
+
+
+def test_no_round_starts_with_nothing_to_learn():
+    """A student that starts as its teacher, a curved function, is some way from its target."""
+
+    def predict(z, t, cond, key=None):
+        x = jnp.tanh(2 * z + t[:, None])
+        return Prediction(x, eps_from_x(z, x, Cosine(), t))
+
+    net = Denoiser(Cosine(), predict)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 2)), jnp.float32)
+    batch, nets = Batch(x, {}, {}), Nets(net, net)
+    loss = jax.jit(lambda method: method.loss(jax.random.key(0), batch, nets)[0])
+    seen = {}
+    for name in CONFIGS:
+        for entry in load_config(name, "full")[1].stages.values():
+            if entry.method.name in ("encoder", "progressive", "stochastic"):
+                seen[entry.method.name, entry.method.num_steps] = None
+            elif entry.method.name == "guided":
+                assert max(entry.method.w_range) > 0  # At w = 0 it is what it starts as.
+    for method, num_steps in seen:  # What else they are given bends no target.
+        seen[method, num_steps] = float(loss(METHODS[method](num_steps=num_steps)))
+    assert len(seen) > 20
+    # Longer steps have more to learn; the shortest, 1 / 4096, are 2e-7 from it.
+    assert min(seen.values()) > 1e-8, min(seen, key=seen.get)
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, *SWEEPS])

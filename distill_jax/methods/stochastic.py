@@ -30,10 +30,12 @@ class Stochastic(Method):
     """On a grid of N, one step of length 2 / N lands where two teacher steps of 1 / N land.
 
     From the last time, 1 / N, where no two steps fit, one step of 1 / N leads to 0. But for that
-    time it is the deterministic student of N / 2 steps, trained on a grid twice as fine.
+    time it is the deterministic student of N / 2 steps, trained on a grid twice as fine: the last
+    round is N = 2, whose first call goes from t = 1 to 0.
 
     Args:
-      num_steps: N, the student's calls; the teacher is one of these for 2N, or knows all times.
+      num_steps: N, the student's calls, from 2; the teacher is one of these for 2N, or knows all
+        times.
       w_range: as in Progressive.
       weighting: a name in WEIGHTINGS.
       clip: as in Progressive.
@@ -81,6 +83,13 @@ class Stochastic(Method):
     def check(self, teacher: Method | None) -> None:
         check_weighting(self.weighting)
         check_round(self, teacher)
+        if self.num_steps < 2:
+            raise ValueError(
+                f"num_steps is {self.num_steps}; a stochastic round learns two teacher steps as "
+                "one, and of a single step its target is the teacher's own x: the loss is 0. End "
+                'at 2, such as halvings(512, end=2, method="stochastic"); both samplers make the '
+                "same single step, which a progressive stage of num_steps=1 learns"
+            )
 
     def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
         student = clipped(student) if self.clip else student

@@ -83,6 +83,12 @@ def test_only_a_stochastic_teacher_of_twice_the_steps_or_one_for_all_times_will_
         student.check(METHODS["diffusion"]())
 
 
+def test_a_round_that_has_nothing_to_learn_is_refused():
+    with pytest.raises(ValueError, match="num_steps is 1; .* the loss is 0. End at 2"):
+        Stochastic(num_steps=1).check(METHODS["diffusion"]())
+    Stochastic(num_steps=2).check(METHODS["diffusion"]())
+
+
 def test_sampling_draws_fresh_noise_on_the_way():
     student = gaussian_denoiser(Cosine(), 0.5)
     z = jax.random.normal(jax.random.key(0), (5, 1))
