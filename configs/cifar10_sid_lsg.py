@@ -17,6 +17,7 @@ def get_config(size="full"):
     config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)
     config.model = paper_unet("cifar10")
     config.batch_size = 256
+    config.matmul_precision = "highest"  # Released runs forbid TF32.
     config.save_every = 10_000
     rates = dict(learning_rate=2e-4, warmup=1000, decay_to=1.0, weight_decay=1e-3)
     config.stages = pipeline(

@@ -130,6 +130,7 @@ RELEASED = {
         "schedule": {"name": "karras"},
     },
     "cifar10_sid_lsg": {  # sid_train.py's defaults, README: kappa 1.5 four times
+        "matmul_precision": "highest",  # allow_tf32 = False
         "stage optimizer": SID_ADAM,
         "last.alpha": 1.0,
         "last.kappas": 1.5,

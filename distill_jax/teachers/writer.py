@@ -121,6 +121,8 @@ def _manifest(
         "data": data,
         "parent": None,
         "init": None,
+        "init_fake": None,
+        "matmul_precision": "default",
         "source": source,
         "updates": None,  # Its file does not say.
         "metrics": {},
