@@ -101,7 +101,8 @@ def draw(size, data_dir, workdir, out):
     if not found:
         return {"networks": []}
     pipeline._draw_grids(dataclasses.replace(run, stages=tuple(found)), lambda: False)
-    evaluate.write_report(out, run.config.evaluate.to_dict(), lambda: False)
+    data, settings = run.config.data.to_dict(), run.config.evaluate.to_dict()
+    evaluate.write_report(out, data, settings, lambda: False)
     return {"networks": [each.name for each in found]}
 
 
@@ -116,6 +117,6 @@ def so_far(run, stage, directory):
     spec = stage.spec.copy_and_resolve_references()
     spec.steps = int(state.step)
     there = dataclasses.replace(stage, directory=directory, spec=spec)
-    pipeline._finish(run, there, state.ema)
+    pipeline._finish(run, there, state.ema, None)
     jax.block_until_ready(state)
     return True
