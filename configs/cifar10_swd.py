@@ -1,8 +1,9 @@
 """CIFAR-10, class-conditional: SwD, a student of three calls at 8, 16 and 32 pixels.
 
-Starodubcev et al. (2025, arXiv:2503.16397) have latent text-to-image models alone: weights, ranges
-of times and updates of the fake are theirs (paper and released scripts); sides, times, rate and
-updates are ours, sides as `python -m distill_jax.spectrum` proposes. Published: none here.
+Starodubcev et al. (2025, arXiv:2503.16397) have latent text-to-image models alone: losses, weights,
+noise levels, AdamW, clipping and updates of the fake are those of the released scripts; sides,
+times, rate, batch and updates are ours, sides as `python -m distill_jax.spectrum` proposes. w is 0,
+not 6, and there is an EMA: docs/reference_differences.md. Published: none here.
 
     python -m distill_jax.main --config=configs/cifar10_swd.py --workdir=runs/cifar10_swd
     python -m distill_jax.main --config=configs/cifar10_swd.py:smoke    # fake data, CPU
@@ -33,6 +34,7 @@ def get_config(size="full"):
             decay_to=1.0,
             weight_decay=0.01,
             ema_decay=0.999,
+            optimizer={"clip_norm": 10.0},
             times=(1.0, 0.85, 0.6),
             sides=(8, 16, 32),
         ),

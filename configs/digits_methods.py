@@ -26,6 +26,7 @@ def get_config(size="full"):
     lsg = dict(kappas=1.5, weighting="snr", loss_scale=1.0)
     lsg.update({name: ("uniform", 0.138, 12.97) for name in ("levels", "fake_levels")})
     swd = {**score, "steps": 600, "learning_rate": 3e-4, "times": (1.0, 0.5), "mmd_weight": 0.0}
+    swd.update(dmd_levels=("uniform", 0.014, 2.93), fake_levels=("uniform", 0.014, 1e4))
     rates = dict(learning_rate=5e-4, ema_decay=0.98)
     rounds = dict(start=16, end=1, steps={"default": 150, 2: 250, 1: 400}, **rates)
     equal = {"default": 500, 2: 850, 1: 1400}  # Of the compute of a one-call method.

@@ -134,9 +134,33 @@ RELEASED = {
         "stage optimizer": SID_ADAM,
         "last.alpha": 1.0,
         "last.kappas": 1.5,
+        "last.levels": ("scaled_linear", 0.138, 12.97),  # --tmin 20 --tmax 980
+        "last.fake_levels": ("scaled_linear", 0.138, 12.97),
         "last.weighting": "snr",
         "last.fake_updates": 1,
         "last.loss_scale": 1.0,
+    },
+    "cifar10_swd": {  # main.py's defaults, train_sd35_medium.sh
+        "batch_size": 64,
+        "stage optimizer": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 10.0},
+        "last.learning_rate": 5e-6,
+        "last.decay_to": 1.0,
+        "last.warmup": 0,
+        "last.weight_decay": 0.01,
+        "last.steps": 3000,
+        "last.ema_decay": 0.0,
+        "last.w": 6.0,  # --cfg_teacher 7.0
+        "last.dmd_weight": 1.0,
+        "last.gan_weight": 5e-3,
+        "last.critic_weight": 1e-2,
+        "last.mmd_weight": 1.0,
+        "last.mmd": "pseudo_huber",  # --mmd_kernel linear of mmd_loss_, --huber_c 0.001
+        "last.mmd_features": "fake",
+        "last.dmd_levels": ("shifted_flow", 0.009, 3.77),  # --dmd_noise_start_idx 12
+        "last.mmd_levels": ("shifted_flow", 0.009, 1.51),  # --mmd_noise_start_idx 18
+        "last.fake_levels": ("shifted_flow", 0.009, 1000.0),
+        "last.backward": False,
+        "last.fake_updates": 5,
     },
 }
 # Values of presets that are not the released ones, and the words that say so in the docstring of
@@ -150,6 +174,11 @@ DIFFERS = {
     ("cifar10_sid", "last.steps"): (390_625, "its 800 million images: 100 million here"),
     ("cifar10_sid", "model.name"): ("unet", "but for its teacher, EDM's"),
     ("cifar10_sid", "parameterization"): ("v", "but for its teacher, EDM's"),
+    ("cifar10_swd", "batch_size"): (256, "times, rate, batch and updates are ours"),
+    ("cifar10_swd", "last.learning_rate"): (1e-5, "times, rate, batch and updates are ours"),
+    ("cifar10_swd", "last.steps"): (30_000, "times, rate, batch and updates are ours"),
+    ("cifar10_swd", "last.ema_decay"): (0.999, "EMA of the student (SwD)"),
+    ("cifar10_swd", "last.w"): (0.0, "guidance in DMD (SwD)"),
     ("cifar10_sid", "schedule"): ({"name": "cosine"}, "but for its teacher, EDM's"),
 }
 

@@ -9,13 +9,13 @@ from distill_jax.methods.checks import (
     check_choice,
     check_fake_updates,
     check_has_null,
+    check_levels,
     check_steps,
     check_takes_no_w,
     check_times,
 )
 
 TERMS = ("dmd_weight", "gan_weight", "mmd_weight")
-RANGES = ("dmd_range", "mmd_range", "fake_range")
 
 
 def check_sides(sides: tuple[int, ...]) -> None:
@@ -70,12 +70,8 @@ def _check_terms(method: Method) -> None:
         )
     check_choice("mmd", method.mmd, tuple(KERNELS))
     check_choice("mmd_features", method.mmd_features, ("teacher", "fake"))
-    for name in RANGES:
-        low, high = getattr(method, name)
-        if not 0 <= low <= high <= 1:
-            raise ValueError(
-                f"{name} is {(low, high)}; expected times, 0 <= lowest <= highest <= 1"
-            )
+    for name in ("dmd_levels", "mmd_levels", "fake_levels"):
+        check_levels(name, getattr(method, name))
     if method.w < 0 or (method.w and not method.dmd_weight):
         raise ValueError(
             f"w is {method.w}; expected a guidance strength from 0, and 0 without DMD, which alone "

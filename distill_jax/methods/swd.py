@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.kernels import KERNELS
+from distill_jax.diffusion.levels import LEVELS
 from distill_jax.diffusion.prediction import mean_squared
 from distill_jax.diffusion.resize import area, bicubic
 from distill_jax.diffusion.samplers import renoise
@@ -26,22 +27,20 @@ class Swd(Method):
     """Updates of the fake on images of one step, then one of the student; the steps take turns.
 
     Every term has a weight, 0 for off; what is off costs nothing. The defaults are those of the
-    paper's code, for times of a rectified flow.
+    released code, but for w, which is 6 there.
 
     Args:
       times: of the steps, falling, in (0, 1].
-      sides: of the square images of the steps, non-decreasing to the data's; () for the data's in
-        all steps.
+      sides: of the square images of the steps, non-decreasing to the data's, which () stands for.
       w: guidance strength of the teacher in DMD.
       dmd_weight: of the distribution matching of teacher and fake.
       gan_weight: of fooling the critic, a head on the fake's features.
       critic_weight: of that critic's own loss, beside the fake's denoising.
-      mmd_weight: of the distance between features of data and samples.
-      mmd: its kernel, a name in KERNELS.
-      mmd_features: whose, "teacher" (the paper) or "fake" (its code).
-      dmd_range: (lowest, highest) time of the noise in DMD, drawn uniformly, and for the critic.
-      mmd_range: the same for MMD.
-      fake_range: the same for the training of fake and critic.
+      mmd_weight: of the distance between features of data and samples; 1 is for "pseudo_huber".
+      mmd: its kernel in KERNELS: "pseudo_huber" (the code), "linear" (the paper), "rbf", "energy".
+      mmd_features: whose, "fake" (the code) or "teacher" (the paper).
+      dmd_levels: of the noise in DMD, and for the critic: a law in LEVELS, lowest level, highest.
+      mmd_levels, fake_levels: the same for MMD, and for the training of fake and critic.
       backward: whether a step is given what the steps before it make, as in sampling, and not data
         of their size, as in the paper.
       fake_updates: of the fake for one of the student; `clip`: whether samples are clipped.
@@ -54,11 +53,11 @@ class Swd(Method):
     gan_weight: float = 5e-3
     critic_weight: float = 1e-2
     mmd_weight: float = 1.0
-    mmd: str = "linear"
-    mmd_features: str = "teacher"
-    dmd_range: tuple[float, float] = (0.0089, 0.7904)
-    mmd_range: tuple[float, float] = (0.0089, 0.6022)
-    fake_range: tuple[float, float] = (0.0089, 1.0)
+    mmd: str = "pseudo_huber"
+    mmd_features: str = "fake"
+    dmd_levels: tuple = ("shifted_flow", 0.009, 3.77)
+    mmd_levels: tuple = ("shifted_flow", 0.009, 1.51)
+    fake_levels: tuple = ("shifted_flow", 0.009, 1000.0)
     backward: bool = False
     fake_updates: int = 5
     clip: bool = True
@@ -100,7 +99,7 @@ class Swd(Method):
         k_x, k_z = jax.random.split(key)
         real, x = self._images(k_x, batch, nets.student, turn)
         fake, cond = nets.fake, batch.cond
-        z_real, z, t = _noisy(k_z, fake.schedule, self.fake_range, real, x)
+        z_real, z, t = _noisy(k_z, fake.schedule, self.fake_levels, real, x)
         loss = denoising = jnp.mean(mean_squared(fake(z, t, cond).x, x))
         metrics = {"denoising_loss": denoising}
         if self.has_critic:
@@ -117,7 +116,7 @@ class Swd(Method):
         k_x, k_dmd, k_mmd = jax.random.split(key, 3)
         real, x = self._images(k_x, batch, nets.student, turn)
         schedule, cond, loss, metrics = nets.student.schedule, batch.cond, 0.0, {}
-        _, z, t = _noisy(k_dmd, schedule, self.dmd_range, real, x)
+        _, z, t = _noisy(k_dmd, schedule, self.dmd_levels, real, x)
         if self.dmd_weight:
             teacher = scaled(nets.teacher, 1 + self.w, batch.null)
             guide, fake = teacher(z, t, cond).x, nets.fake(z, t, cond).x
@@ -127,7 +126,7 @@ class Swd(Method):
             metrics["fool_loss"] = fool_loss(nets.fake.critic(z, t, cond))
             loss += self.gan_weight * metrics["fool_loss"]
         if self.mmd_weight:
-            z_real, z, t = _noisy(k_mmd, schedule, self.mmd_range, real, x)
+            z_real, z, t = _noisy(k_mmd, schedule, self.mmd_levels, real, x)
             features = (nets.teacher if self.mmd_features == "teacher" else nets.fake).features
             metrics["mmd_loss"] = KERNELS[self.mmd](features(z_real, t, cond), features(z, t, cond))
             loss += self.mmd_weight * metrics["mmd_loss"]
@@ -161,10 +160,11 @@ class Swd(Method):
 
 
 def _noisy(
-    key: jax.Array, schedule: Schedule, times: tuple[float, float], real: Image, x: Image
+    key: jax.Array, schedule: Schedule, levels: tuple, real: Image, x: Image
 ) -> tuple[Image, Image, Time]:
     """Data and samples with the same noise, each pair at a time of its own."""
+    law, low, high = levels
     k_t, k_eps = jax.random.split(key)
-    t = jax.random.uniform(k_t, x.shape[:1], x.dtype, *times)
+    t = LEVELS[law](k_t, schedule, x.shape[:1], low, high)
     eps = jax.random.normal(k_eps, x.shape, x.dtype)
     return add_noise(schedule, real, eps, t), add_noise(schedule, x, eps, t), t

@@ -39,7 +39,7 @@ def test_the_order_of_positions_does_not_matter(name):
     assert float(kernel(REAL, REAL[:, ::-1])) < 1e-6
 
 
-@pytest.mark.parametrize("name", ["linear", "huber"])
+@pytest.mark.parametrize("name", ["linear", "pseudo_huber"])
 def test_means_over_positions_are_all_that_linear_kernels_see(name):
     # papers/boot_sid_swd.md, T10: the gradient is the same at every position.
     gradient = jax.grad(KERNELS[name], argnums=1)(REAL, FAKE)
@@ -62,13 +62,46 @@ def test_distances_of_one_position_have_their_known_values(x64):
     real, fake = jnp.zeros((1, 1, 2)), jnp.asarray([[[3.0, 4.0]]])
     known = {
         "linear": 25.0,
-        "huber": (np.sqrt(9 + 1e-6) + np.sqrt(16 + 1e-6)) / 2 - 1e-3,
+        "pseudo_huber": (np.sqrt(9 + 1e-6) + np.sqrt(16 + 1e-6)) / 2 - 1e-3,
         "rbf": 2 - 2 * np.exp(-25 / 4),
         "energy": 2 * np.sqrt(25 + 1e-6) - 2e-3,
     }
     assert known.keys() == KERNELS.keys()
     for name, value in known.items():
         np.testing.assert_allclose(KERNELS[name](real, fake), value, rtol=1e-12)
+
+
+# Value and gradients at [0, 0] and [1, 2] of `mmd_loss_` (src/losses.py of yandex-research/swd at
+# 9c51e19, its defaults), run in torch 2.13 on the features of the test.
+RELEASED = {
+    "far": (
+        0.5474400520324707,
+        [-0.0249997731, -0.0249999817, -0.0249872096, 0.0249999873, 0.0249999687],
+        [-0.024999978, -0.0249999501, 0.0249999575, 0.0249999799, -0.0249998234],
+    ),
+    "near": (
+        1.4895503227307927e-05,
+        [0.00592936482, 0, -0.00450277561, 0.00302927149, 0.00302927149],
+        [0, -0.00592936482, 0.00592936482, 0, -0.00592936482],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_pseudo_huber_is_the_released_loss(name):
+    # Few binary digits, so that means of four positions are exact in float32.
+    i = np.arange(40.0).reshape(2, 4, 5)
+    real = np.round(16 * np.sin(1.3 * i)) / 16
+    fake = np.round(16 * np.cos(0.7 * i)) / 16
+    if name == "near":  # Within the 1e-3 at which the distance is rounded.
+        fake = real + np.round(4 * np.cos(2.0 * i)) / 4096
+    loss = jax.value_and_grad(KERNELS["pseudo_huber"], argnums=1)
+    value, gradient = loss(jnp.asarray(real, jnp.float32), jnp.asarray(fake, jnp.float32))
+    expected, first, last = RELEASED[name]
+    # 1e-9: both subtract 1e-3 from a number as large, whose last digit is 1e-10.
+    np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(gradient[0, 0], first, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(gradient[1, 2], last, rtol=1e-6, atol=1e-9)
 
 
 def test_the_energy_distance_is_that_of_the_loops_over_pairs(x64):
