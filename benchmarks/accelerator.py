@@ -291,9 +291,7 @@ def one(measure, task, result):
         found = {"status": "measured", **found}
     except Exception as error:
         words = f"{type(error).__name__}: {error}".lower()
-        if not any(
-            sign in words for sign in ("resource_exhausted", "out of memory", "memoryerror")
-        ):
+        if not any(sign in words for sign in NO_MEMORY):
             raise
         found = {"status": "does not fit"}
     path = pathlib.Path(result)
