@@ -24,7 +24,7 @@ def get_config(size="full"):
     rates = dict(steps=6000, learning_rate=1e-3, ema_decay=0.995, num_steps=64)
     student = dict(
         teacher="teacher",
-        steps=600,
+        steps=1500,
         learning_rate=3e-4,
         ema_decay=0.99,
         ema_ramp=0.05,
