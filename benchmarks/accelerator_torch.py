@@ -15,8 +15,8 @@ import torch
 
 from benchmarks import torch_twin
 from benchmarks.accelerator_update import filled, pace, peak_memory, planned, speeds
-from distill_jax.binding import make_binding
 from distill_jax.diffusion.schedule import Cosine
+from distill_jax.models.build import make_binding
 from distill_jax.models.dit import Architecture as Transformer
 from distill_jax.models.unet import Architecture as UNet
 

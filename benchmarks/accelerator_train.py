@@ -12,11 +12,14 @@ import numpy as np
 from etils import epath
 
 from benchmarks.accelerator_update import load_config
-from distill_jax import checkpoint, costs, evaluate, logs, pipeline, plan
 from distill_jax.config import base, stage
 from distill_jax.config import pipeline as chain
-from distill_jax.signals import StopFlag
-from distill_jax.train import StoppedError
+from distill_jax.evaluation import compare
+from distill_jax.run import costs, pipeline, plan
+from distill_jax.runtime import logging
+from distill_jax.runtime.preemption import StopFlag
+from distill_jax.storage import checkpoint
+from distill_jax.training.loop import StoppedError
 
 SHOWN = ("loss", "updates_per_second", "images_per_second", "mfu", "input_seconds")
 SAVE_EVERY = 1000  # A kill then costs less than a minute on an accelerator; presets have 10,000.
@@ -61,7 +64,7 @@ def train(size, data_dir, workdir, seconds):
     try:
         pipeline.run(run, deadline, ideal=ideal)
     except (StoppedError, InterruptedError) as error:
-        logs.say(str(error))
+        logging.say(str(error))
     return progress(run)
 
 
@@ -102,7 +105,7 @@ def draw(size, data_dir, workdir, out):
         return {"networks": []}
     pipeline._draw_grids(dataclasses.replace(run, stages=tuple(found)), lambda: False)
     data, settings = run.config.data.to_dict(), run.config.evaluate.to_dict()
-    evaluate.write_report(out, data, settings, lambda: False)
+    compare.write_report(out, data, settings, lambda: False)
     return {"networks": [each.name for each in found]}
 
 
@@ -110,7 +113,7 @@ def so_far(run, stage, directory):
     """Writes the network of the newest state of a stage as a finished one; whether there is one."""
     states = checkpoint.States(stage.directory / "states", run.config.keep)
     _, _, like, _, _ = costs._arguments(run, stage)
-    state = states.restore(like, logs.say)
+    state = states.restore(like, logging.say)
     states.close()
     if state is None:
         return False

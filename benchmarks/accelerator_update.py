@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from distill_jax import costs, plan
-from distill_jax.binding import matmul_precision
 from distill_jax.config import base, pipeline, stage
-from distill_jax.pixels import normalise
+from distill_jax.diffusion.pixels import normalise
+from distill_jax.models.build import matmul_precision
+from distill_jax.run import costs, plan
+from distill_jax.training.update import make_update
 from distill_jax.typing import Batch
-from distill_jax.updates import make_update
 
 ROOT = pathlib.Path(__file__).parent.parent
 # (width, blocks, heads, patch), side of the image, classes: DiT-B of Peebles & Xie (2023) with the

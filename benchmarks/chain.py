@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 
 import distill_jax
-from distill_jax import plan
+from distill_jax.run import plan
+from distill_jax.training.update import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
-from distill_jax.updates import Rates, make_update, new_state, optimizer
 
 ROOT = pathlib.Path(__file__).parent.parent
 BATCH = 1000  # Images per sampling call: larger ones leave a CPU's caches.

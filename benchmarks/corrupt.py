@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax import checkpoint, logs, seals
+from distill_jax.runtime import logging
+from distill_jax.storage import checkpoint, checksums
 
 STAGE, OTHER = "s02_n0032", "s01_guided"
 NEWEST = f"{STAGE}/states/2"
-NEWER = seals.FORMAT + 1
+NEWER = checksums.FORMAT + 1
 PASSED, REFUSED, TRAINED = "goes on after 1", "refused", "trained again"
 
 
@@ -104,10 +105,15 @@ CASES = [
     (
         "list of checksums missing",
         "newest state",
-        lambda f: (f / NEWEST / seals.SEAL).unlink(),
+        lambda f: (f / NEWEST / checksums.SEAL).unlink(),
         PASSED,
     ),
-    ("list of checksums cut short", "newest state", lambda f: cut(f / NEWEST / seals.SEAL), PASSED),
+    (
+        "list of checksums cut short",
+        "newest state",
+        lambda f: cut(f / NEWEST / checksums.SEAL),
+        PASSED,
+    ),
     ("directory empty", "newest state", lambda f: empty(f / NEWEST), PASSED),
     (
         "byte flipped in each",
@@ -128,7 +134,7 @@ CASES = [
     (
         "newer format",
         "newest state",
-        lambda f: rewrite(f / NEWEST / seals.SEAL, format=NEWER),
+        lambda f: rewrite(f / NEWEST / checksums.SEAL, format=NEWER),
         REFUSED,
     ),
     ("file cut short", "final/params", lambda f: cut(biggest(f / STAGE / "final/params")), REFUSED),
@@ -152,7 +158,7 @@ CASES = [
     (
         "newer format",
         "final/params",
-        lambda f: rewrite(f / STAGE / "final/params" / seals.SEAL, format=NEWER),
+        lambda f: rewrite(f / STAGE / "final/params" / checksums.SEAL, format=NEWER),
         REFUSED,
     ),
     ("file cut short", "manifest.json", lambda f: cut(f / STAGE / "final/manifest.json"), REFUSED),
@@ -236,7 +242,7 @@ def main():
             happened, message = outcome(folder / str(i), where, harm)
             wrong += happened != expected
             rows.append((done, where, happened, message or "-"))
-    print(logs.table(("what was done", "where", "what happens", "message"), rows))
+    print(logging.table(("what was done", "where", "what happens", "message"), rows))
     print(f"\n{len(rows)} cases, {wrong} with another outcome than wanted; no file was lost")
     return wrong
 

@@ -15,17 +15,17 @@ import jax
 import numpy as np
 from PIL import Image
 
-from distill_jax.binding import initial_params
 from distill_jax.data import DATASETS
 from distill_jax.data.images import CACHE_BYTES, THREADS
 from distill_jax.diffusion.denoiser import Binding, Sizes
+from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
-from distill_jax.pixels import normalise
-from distill_jax.plan import Bind
+from distill_jax.models.build import initial_params
+from distill_jax.run.plan import Bind
+from distill_jax.training.update import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
-from distill_jax.updates import Rates, make_update, new_state, optimizer
 
 FILES = 600  # In the folders, with (256, 256) images.
 
@@ -96,7 +96,7 @@ class Step:
         binding = Binding(network, PARAMETERIZATIONS["v"], sizes)
         self._method, tx = METHODS["diffusion"](), optimizer(0.9, 0.99, 0.0, 1.0)
         self._update = make_update(self._method.phases, 0, Bind(binding, None), tx, lambda x: x)
-        params = initial_params(jax.random.key(0), binding, self._method)
+        params = initial_params(jax.random.key(0), binding, self._method.inputs)
         self._state = new_state(jax.random.key(1), {"student": params}, tx)
         self._rates = Rates(1e-3, 0, 0.0, 1000, 0.995)
         self._null = {"label": np.full(size, 10, np.int32)}

@@ -41,7 +41,8 @@ import time
 import jax
 import numpy as np
 
-from distill_jax import load, logs
+from distill_jax import load
+from distill_jax.runtime import logging
 
 ROOT = pathlib.Path(__file__).parent.parent
 PHASES = ("start", "compile", "train", "save", "evaluate")
@@ -276,7 +277,7 @@ def table(tallies):
                 str(tally.ended),
             ]
         )
-    return logs.table(titles, lines)
+    return logging.table(titles, lines)
 
 
 def main():

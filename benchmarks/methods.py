@@ -18,10 +18,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from distill_jax import load, logs
+from distill_jax import load
 from distill_jax.diffusion.resize import bicubic
-from distill_jax.draw import Draw
-from distill_jax.yardsticks import make_yardstick
+from distill_jax.evaluation.protocols import make_yardstick
+from distill_jax.runtime import logging
+from distill_jax.sampling.batched import Draw
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = {
@@ -86,7 +87,7 @@ def table(workdir):
             add("teacher, DDIM", row, f"{cpu_seconds(stage):.0f}")
     add("SwD's first step, enlarged (control)", bicubic_only(workdir, num), "-")
     titles = ("method", "steps", "w", "calls", name, "accuracy", "recall")
-    return logs.table((*titles, "training CPU-seconds", "microseconds per image"), rows)
+    return logging.table((*titles, "training CPU-seconds", "microseconds per image"), rows)
 
 
 def main():

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import seeds
 
-from distill_jax import load, logs
+from distill_jax import load
 from distill_jax.diffusion.analytic import ode_map, ring
 from distill_jax.diffusion.schedule import expand
 from distill_jax.methods.matching import generate
 from distill_jax.metrics.sliced import by_class
+from distill_jax.runtime import logging
 
 ROOT = pathlib.Path(__file__).parent.parent
 NUM = 20_000
@@ -78,7 +79,7 @@ def main():
     again = ring().sample(np.random.default_rng(54321), LABEL)
     rows.append(["floor: as many fresh points", "-", *distances(again), "-", "-"])
     titles = ("method", "seed", "SW2", "SW2, worst class", "RMSE to the exact path", "seconds")
-    print(logs.table(titles, rows))
+    print(logging.table(titles, rows))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,15 @@ import time
 import jax
 import jax.numpy as jnp
 
-from distill_jax.binding import initial_params
 from distill_jax.data import DATASETS
 from distill_jax.diffusion.denoiser import Binding, Sizes
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
-from distill_jax.plan import Bind
+from distill_jax.models.build import initial_params
+from distill_jax.run.plan import Bind
+from distill_jax.training.update import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
-from distill_jax.updates import Rates, make_update, new_state, optimizer
 
 SIZE = 256
 FAMILIES = [
@@ -40,7 +40,7 @@ def main():
     for name, options in FAMILIES:
         sizes = Sizes(data.shape, 10, 1)
         binding = Binding(NETWORKS[name](sizes, **options), PARAMETERIZATIONS["v"], sizes)
-        params = initial_params(jax.random.key(0), binding, method)
+        params = initial_params(jax.random.key(0), binding, method.inputs)
         update = make_update(method.phases, 0, Bind(binding, None), tx, identity)
         state = new_state(jax.random.key(1), {"student": params}, tx)
         rates = Rates(1e-3, 0, 0.0, 1000, 0.995)

@@ -17,9 +17,10 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from distill_jax import evaluate, figures, logs
-from distill_jax.pixels import to_uint8
-from distill_jax.student import load
+from distill_jax.diffusion.pixels import to_uint8
+from distill_jax.evaluation import compare, figures
+from distill_jax.runtime import logging
+from distill_jax.sampling.student import load
 
 ROOT = pathlib.Path(__file__).parent.parent
 FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -34,7 +35,7 @@ def same_noise(workdir):
     Those of the teacher in all of its steps and in one, and of the last student.
     """
     student = load(workdir)
-    teacher = load(evaluate.root(student).directory)
+    teacher = load(compare.root(student).directory)
     columns = min(student.num_classes, 10)
     steps = (("teacher", teacher, None), ("teacher", teacher, 1), ("student", student, None))
     found = {}
@@ -43,8 +44,8 @@ def same_noise(workdir):
             network.sample(jax.random.key(0), columns, np.arange(columns), w, num_steps)
             for w in STRENGTHS
         ]
-        count = logs.counted(int(network.with_steps(num_steps).num_steps), "step")
-        calls = logs.counted(network.calls(STRENGTHS[0], num_steps), "network call")
+        count = logging.counted(int(network.with_steps(num_steps).num_steps), "step")
+        calls = logging.counted(network.calls(STRENGTHS[0], num_steps), "network call")
         found[f"{name}: {count}, {calls}"] = np.stack(rows)
     return found
 

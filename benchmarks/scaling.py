@@ -46,7 +46,7 @@ def layout_of(axis, count):
     """All devices along one axis."""
     import jax
 
-    from distill_jax.sharding import make_layout
+    from distill_jax.runtime.sharding import make_layout
 
     devices = jax.devices()[:count]
     if _TOPOLOGY.value:
@@ -63,7 +63,7 @@ def one(axis, count, index):
     import jax
     from collectives import collectives
 
-    from distill_jax import costs, plan
+    from distill_jax.run import costs, plan
 
     config = _CONFIG.value
     config.mesh = {"data": 1, "fsdp": 1, "tensor": 1, axis: count}

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from distill_jax import logs
+from distill_jax.runtime import logging
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = "digits_boot,digits_sid,digits_sid_lsg,digits_dmd2"
@@ -55,7 +55,7 @@ def main():
                 )
     titles = ("config", "stage", "seed", "w", "calls", "student", "teacher, same steps", "ratio")
     titles += ("teacher, all steps", "accuracy", "recall", "microseconds per image", "seconds")
-    print(logs.table(titles, rows))
+    print(logging.table(titles, rows))
 
 
 if __name__ == "__main__":

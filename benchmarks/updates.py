@@ -16,9 +16,9 @@ import time
 import jax
 from ml_collections import ConfigDict
 
-from distill_jax import pipeline, plan
-from distill_jax.train import Cadence
-from distill_jax.updates import make_update, new_state
+from distill_jax.run import pipeline, plan
+from distill_jax.training.loop import Cadence
+from distill_jax.training.update import make_update, new_state
 
 ROOT = pathlib.Path(__file__).parent.parent
 

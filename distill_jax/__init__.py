@@ -8,11 +8,21 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Student", "load"]
+_EXPORTS = {
+    "Student": "distill_jax.sampling.student",
+    "load": "distill_jax.sampling.student",
+    "make_layout": "distill_jax.runtime.sharding",
+}
+__all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `Student` on first use: importing the package stays quick."""
-    if name in __all__:
-        return getattr(importlib.import_module("distill_jax.student"), name)
+    """What is exported, on first use: importing the package stays quick."""
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
     raise AttributeError(f"module 'distill_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Completion shows what is exported before it is imported."""
+    return sorted({*globals(), *__all__})

@@ -17,16 +17,18 @@ import PIL.Image
 from absl import flags
 from etils import epath
 
-from distill_jax import checkpoint, chosen_data, logs
 from distill_jax.data import DATASETS
 from distill_jax.data.folder import SUFFIXES
 from distill_jax.data.images import decode
-from distill_jax.edits import Labels, inpaint, psnr, roundtrip, sdedit, style
-from distill_jax.errors import friendly
-from distill_jax.paths import absolute
-from distill_jax.pixels import normalise
-from distill_jax.student import Student, load
-from distill_jax.tables import build, lookup
+from distill_jax.diffusion.pixels import normalise
+from distill_jax.evaluation import chosen_data, pictures
+from distill_jax.runtime import logging
+from distill_jax.runtime.app import friendly
+from distill_jax.runtime.files import absolute
+from distill_jax.runtime.registry import build, lookup
+from distill_jax.sampling.editing import Labels, inpaint, psnr, roundtrip, sdedit, style
+from distill_jax.sampling.student import Student, load
+from distill_jax.storage import checkpoint
 
 
 def pairs(workdir: epath.Path) -> tuple[Student, list[tuple[Student, Student]]]:
@@ -46,9 +48,9 @@ def pairs(workdir: epath.Path) -> tuple[Student, list[tuple[Student, Student]]]:
     both = [(e, decoders[n]) for e in encoders if (n := int(e.method.num_steps)) in decoders]
     if not both or not teachers:
         raise ValueError(
-            f"{workdir} has {logs.counted(len(encoders), 'encoder stage')} and "
-            f"{logs.counted(len(decoders), 'progressive stage')}, and no two of the same number of "
-            "steps beside a teacher; train configs/digits_encoder.py"
+            f"{workdir} has {logging.counted(len(encoders), 'encoder stage')} and "
+            f"{logging.counted(len(decoders), 'progressive stage')}, and no two of the same number "
+            "of steps beside a teacher; train configs/digits_encoder.py"
         )
     return teachers[0], both
 
@@ -103,7 +105,7 @@ def main(task: str) -> None:
             np.save(file, np.asarray(x))
     else:
         save_rows(out, [*before, x])
-    logs.say(f"{task}: {out}")
+    logging.say(f"{task}: {out}")
 
 
 def save_rows(path: epath.Path, rows: Sequence[np.ndarray], columns: int = 10) -> None:
@@ -113,7 +115,7 @@ def save_rows(path: epath.Path, rows: Sequence[np.ndarray], columns: int = 10) -
     blank = np.full_like(stacked[:, : -stacked.shape[1] % columns], -1.0)
     stacked = np.concatenate([stacked, blank], axis=1)
     parts = np.split(stacked, stacked.shape[1] // columns, axis=1)
-    logs.save_grid(path, np.concatenate(parts).reshape(-1, *stacked.shape[2:]), columns)
+    pictures.save_grid(path, np.concatenate(parts).reshape(-1, *stacked.shape[2:]), columns)
 
 
 def _style(values: Any) -> Sequence[Any]:
@@ -158,9 +160,9 @@ def _roundtrip_images(values: Any) -> Sequence[Any]:
     cells = [[row["num_steps"], *(f"{row[k]:.1f}" for k in ("distilled", "ddim"))] for row in rows]
     text = (
         f"Mean PSNR in dB of {len(x)} images encoded and decoded as their own class, w = 0.\n\n"
-        + logs.table(titles, cells)
+        + logging.table(titles, cells)
     )
-    logs.say(text)
+    logging.say(text)
     out = absolute(values.out)
     out.with_suffix(".md").write_text(text + "\n")
     checkpoint.write_json(out.with_suffix(".json"), {"num": len(x), "rows": rows})

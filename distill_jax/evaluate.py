@@ -4,272 +4,20 @@ python -m distill_jax.evaluate --student=runs/digits_guided
 python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.5 --num=5000
 """
 
-import contextlib
-import dataclasses
-import functools
-import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
 from absl import flags
-from etils import epath
 
-from distill_jax import checkpoint, chosen_data, distributed, logs, report
-from distill_jax.draw import Draw
-from distill_jax.errors import friendly
-from distill_jax.paths import absolute
-from distill_jax.sharding import Layout, make_layout
-from distill_jax.student import Student, describe, load
-from distill_jax.yardsticks import Row, Yardstick, make_yardstick
+from distill_jax.evaluation import chosen_data, compare, report
+from distill_jax.evaluation.protocols import make_yardstick
+from distill_jax.runtime import distributed, logging
+from distill_jax.runtime.app import friendly
+from distill_jax.runtime.files import absolute
+from distill_jax.runtime.sharding import make_layout
+from distill_jax.sampling.student import describe
+from distill_jax.storage import checkpoint
 
 WS = ("0", "1", "2", "4")
-
-
-class Entry(NamedTuple):
-    """One row to be measured; of several variances the one with the smallest distance counts."""
-
-    sampler: str
-    network: Student
-    w: float | None
-    num_steps: int
-    variances: tuple[float | None, ...] = (None,)
-
-
-def entries(
-    teacher: Student | None,
-    students: Sequence[Student],
-    strengths: Sequence[float],
-    ancestral: Sequence[float] = (),
-) -> list[Entry]:
-    """The rows of a comparison; for every w the first is the teacher's at its own steps.
-
-    Args:
-      teacher: a network without w, sampled at the step counts of the students and at its own,
-        which is the reference of the others; it is guided when students know w. None leaves the
-        columns that need it out.
-      students: those that take w, or can be guided, get the strengths of their range, the others
-        the one in their weights.
-      strengths: values of w for the former, and the smallest of a student that knows none of
-        them; without a w in any student, one row without.
-      ancestral: weights of the large variance at which the teacher is sampled by the ancestral
-        sampler too, () for none.
-    """
-    free = [s.takes_w or s.can_be_guided for s in students or [teacher]]
-    pairs = list(zip(students or [teacher], free, strict=True))
-    baked = {_baked(student) for student, any_w in pairs if not any_w}
-    lows = {
-        float(student.method.w_range[0])
-        for student, any_w in pairs
-        if student.takes_w and not any(_knows(student, w) for w in strengths)
-    }
-    strengths = sorted({*(strengths if any(free) else ()), *baked, *lows})
-    if strengths == [0.0] and not any(free):
-        strengths = (None,)
-    counts, found = {int(student.method.num_steps) for student in students}, []
-    for w in strengths:
-        # Less than no guidance may be in a student's weights, and is nothing to guide a teacher by.
-        absent = teacher is None or (w is not None and w < 0)
-        for n in () if absent else sorted({*counts, int(teacher.method.num_steps)})[::-1]:
-            found.append(Entry("teacher", teacher, w, n))
-            if ancestral:
-                found.append(Entry("teacher, ancestral", teacher, w, n, tuple(ancestral)))
-        for student in students:
-            if _knows(student, w):
-                name = student.manifest["method"]["name"]
-                kind = "student" if student.method.walks_ddim else f"student, {name}"
-                found.append(Entry(kind, student, w, int(student.method.num_steps)))
-    return found
-
-
-def _baked(student: Student) -> float:
-    """The strength in the weights, without the rounding of what it was computed from."""
-    return round(student.method.baked_w, 6)
-
-
-def _knows(student: Student, w: float | None) -> bool:
-    baked = _baked(student)
-    low, high = student.method.w_range or (
-        (0.0, math.inf) if student.can_be_guided else [baked] * 2
-    )
-    return w is None or low <= w <= high
-
-
-def compare(
-    yardstick: Yardstick | None,
-    planned: Sequence[Entry],
-    num: int,
-    layout: Layout | None,
-    start: int = 0,
-) -> Iterator[Row]:
-    """The measured rows of `entries`; the reference itself has no distance to the reference.
-
-    Two networks at most are on the devices at once, so rows of the same one should follow each
-    other. The samples that others are compared with stay in the host's memory.
-
-    Args:
-      yardstick: what measures; None in processes that only take part in the drawing.
-      planned: from `entries`.
-      num: samples of each.
-      layout: of the devices that samples are drawn on; None is the first.
-      start: rows before that one were measured earlier.
-    """
-    loaded = functools.lru_cache(maxsize=2)(lambda directory: load(directory, layout))
-    draw, targets, compiled = Draw(num), {}, set()
-
-    def drawn(entry: Entry, variance: float | None = None) -> tuple[np.ndarray, float]:
-        network, program = loaded(entry.network.directory), (id(entry.network), variance is None)
-        if program not in compiled:
-            _compile(draw, network, _given(entry), variance)
-            compiled.add(program)
-        return draw(network, _given(entry), entry.num_steps, variance)
-
-    for entry in planned[start:]:
-        reference, rows = _reference(planned, entry.w), []
-        for variance in entry.variances:
-            x, seconds = drawn(entry, variance)
-            if reference is not None and entry.w not in targets:
-                targets[entry.w] = x if entry is reference else drawn(reference)[0]
-            row = {}
-            if yardstick is not None:
-                target = None if entry is reference else targets.get(entry.w)
-                row = yardstick.measure(x, draw.labels(entry.network), target)
-            rows.append({**row, **_cost(entry, seconds / num), "variance": variance})
-        best = rows[0] if yardstick is None else min(rows, key=lambda row: row[yardstick.name])
-        if best["variance"] is None:
-            del best["variance"]
-        yield {
-            "sampler": entry.sampler,
-            "stage": entry.network.manifest["stage"],
-            "num_steps": entry.num_steps,
-            "w": 0.0 if entry.w is None else float(entry.w),
-            **best,
-        }
-
-
-def _reference(planned: Sequence[Entry], w: float | None) -> Entry | None:
-    """The teacher at its own number of steps, which the rows of a w are compared with."""
-    paired = any(entry.sampler.startswith("student") for entry in planned)
-    teachers = (entry for entry in planned if entry.w == w and entry.sampler == "teacher")
-    return next(teachers, None) if paired else None
-
-
-def _compile(draw: Draw, network: Student, w: float | None, variance: float | None) -> None:
-    """Draws once with a program, so that no row's time includes its compilation.
-
-    In one step, whatever the network was made for: the number of steps is traced.
-    """
-    method = network.method
-    if method.continuous or method.walks_ddim:
-        network = dataclasses.replace(network, method=dataclasses.replace(method, num_steps=1))
-    draw(network, w, variance=variance)
-
-
-def _given(entry: Entry) -> float | None:
-    """The w that the network is called with: none for one that knows none."""
-    return entry.w if entry.network.takes_w or entry.network.can_be_guided else None
-
-
-def _cost(entry: Entry, seconds: float) -> Row:
-    calls = entry.network.calls(_given(entry), entry.num_steps)
-    return {"calls": calls, "seconds_per_image": seconds}
-
-
-def write_report(
-    workdir: epath.Path,
-    data: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    stop: Callable[[], bool],
-    layout: Layout | None = None,
-) -> bool:
-    """Writes report.json, report.md and report.png over the finished stages of a workdir.
-
-    Rows that are measured are kept in report.rows.json until all are.
-
-    Args:
-      workdir: of a run whose stages are finished.
-      data: the dataset to compare with, as in the run's config. The manifests are not asked: what
-        lies in a workdir may come from elsewhere.
-      settings: "w", "num_samples" and "ancestral" of the config's `evaluate`.
-      stop: polled between rows; true raises InterruptedError.
-      layout: of the devices that samples are drawn on; None is the first.
-
-    Returns:
-      Whether there was anything to do: not when the files there are of the same networks.
-    """
-    # An unfinished one is of an earlier config, which --resume=force left behind.
-    manifests = sorted(workdir.glob("s[0-9]*_*/final/manifest.json"))
-    finals = [manifest.parent for manifest in manifests]
-    prints = {final.parent.name: checkpoint.fingerprint(final) for final in finals}
-    made_of = {"networks": prints, **json.loads(json.dumps(dict(settings)))}
-    if distributed.agree(_rows(workdir / "report.json", made_of) is not None):
-        return False
-    networks = (describe(final, layout) for final in finals)
-    decoders = [network for network in networks if network.method.decodes]
-    if not decoders:
-        return False
-    students = [network for network in decoders if network.method.needs_teacher]
-    teacher = root(students[-1]) if students else decoders[-1]
-    planned = entries(teacher, students, settings["w"], settings["ancestral"])
-    # In the order of the networks, each of which is then loaded once.
-    places = {id(network): place for place, network in enumerate([teacher, *students])}
-    order = sorted(range(len(planned)), key=lambda i: places[id(planned[i].network)])
-    ordered = [planned[i] for i in order]
-    first, num = distributed.first(), settings["num_samples"]
-    yardstick = make_yardstick(data) if first else None
-    partial = workdir / "report.rows.json"
-    rows = _rows(partial, made_of) or []
-    before = distributed.agree(len(rows))
-    progress = logs.Progress("report", len(planned), before)
-    try:
-        for row in compare(yardstick, ordered, num, layout, before):
-            rows.append(row)
-            note = f"{row['sampler']} at {logs.counted(row['num_steps'], 'step')}"
-            progress.update(len(rows), note)
-            if first:
-                checkpoint.write_json(partial, {"made_of": made_of, "rows": rows})
-            if stop():
-                raise InterruptedError("stopped while measuring")
-    finally:
-        progress.close()
-    if first:
-        rows = [rows[order.index(i)] for i in range(len(planned))]
-        _record(students, planned, rows, report.protocol(yardstick.name, num))
-        report.write(workdir, {**yardstick.summary(), "made_of": made_of, "rows": rows})
-        partial.unlink(missing_ok=True)
-    distributed.wait("the report is written")
-    return True
-
-
-def _rows(path: epath.Path, made_of: Mapping[str, Any]) -> list[Row] | None:
-    """The rows in a file, None where it is not there or of other networks or settings."""
-    with contextlib.suppress(FileNotFoundError, KeyError, ValueError):
-        content = json.loads(path.read_text())
-        return content["rows"] if content["made_of"] == made_of else None
-    return None
-
-
-def _record(
-    students: Sequence[Student],
-    planned: Sequence[Entry],
-    rows: Sequence[Row],
-    protocol: str,
-) -> None:
-    """Puts the rows of every student into its manifest."""
-    for student in students:
-        mine = [row for entry, row in zip(planned, rows, strict=True) if entry.network is student]
-        checkpoint.record(student.directory, {"protocol": protocol, "rows": mine})
-
-
-def root(student: Student) -> Student | None:
-    """The undistilled network at the start of the lineage, None when it is not there any more."""
-    while student.method.needs_teacher:
-        parent = student.manifest["parent"]
-        if parent is None or not (student.directory / parent / "manifest.json").exists():
-            return None
-        student = describe(student.directory / parent, student.layout)
-    return student
 
 
 def define_flags() -> None:
@@ -305,21 +53,21 @@ def main() -> None:
     student = describe(values.student, layout)
     for w in strengths if values.w else ():
         student.conditions(1, 0 if student.num_classes else None, w)
-        if not _knows(student, w):
+        if not compare.knows(student, w):
             low, high = student.method.w_range
             raise ValueError(f"--w={w:g}, and this student knows w from {low:g} to {high:g}")
     distilled = student.method.needs_teacher
-    teacher, students = (root(student), [student]) if distilled else (student, [])
+    teacher, students = (compare.root(student), [student]) if distilled else (student, [])
     if ancestral and teacher is None:
         raise ValueError("--ancestral is for the student's teacher, which is not there any more")
     data = chosen_data.choose(student, values)
     yardstick = make_yardstick(data) if distributed.first() else None
-    planned = entries(teacher, students, strengths, ancestral)
-    rows = list(compare(yardstick, planned, values.num, layout))
+    planned = compare.entries(teacher, students, strengths, ancestral)
+    rows = list(compare.compare(yardstick, planned, values.num, layout))
     if yardstick is None:
         return
-    logs.say(report.protocol(yardstick.name, values.num))
-    logs.say(report.rows_table(rows))
+    logging.say(report.protocol(yardstick.name, values.num))
+    logging.say(report.rows_table(rows))
     if values.out:
         checkpoint.write_json(absolute(values.out), {**yardstick.summary(), "rows": rows})
 

@@ -12,13 +12,15 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from distill_jax import costs, distributed, evaluate, logs, pipeline, plan
-from distill_jax.binding import matmul_precision
-from distill_jax.errors import friendly
-from distill_jax.paths import absolute
-from distill_jax.profile import Profile
-from distill_jax.signals import StopFlag
-from distill_jax.train import StoppedError
+from distill_jax.evaluation import compare
+from distill_jax.models.build import matmul_precision
+from distill_jax.run import costs, pipeline, plan
+from distill_jax.runtime import distributed, logging
+from distill_jax.runtime.app import friendly
+from distill_jax.runtime.files import absolute
+from distill_jax.runtime.preemption import StopFlag
+from distill_jax.training.loop import StoppedError
+from distill_jax.training.profiler import Profile
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py or FILE.py:size.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; runs/<config> without it.")
@@ -63,7 +65,7 @@ def main() -> int:
     workdir = absolute(_WORKDIR.value or _default_workdir())
     where = costs.target(_PLAN_FOR.value)
     run = plan.make(_CONFIG.value, workdir, where.count)
-    logs.say(plan.show(run))
+    logging.say(plan.show(run))
     if _PLAN.value != "false" or _PLAN_FOR.value:
         return _show_costs(run, where)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -74,21 +76,21 @@ def main() -> int:
         ideal = _ideal_seconds(run, where)
         trained = pipeline.run(run, stop, _RESUME.value == "force", profile, ideal)
         data, settings = run.config.data.to_dict(), run.config.evaluate.to_dict()
-        reported = evaluate.write_report(workdir, data, settings, stop, run.layout)
+        reported = compare.write_report(workdir, data, settings, stop, run.layout)
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
-        logs.say(f"{error or 'stopped'}. The same command goes on from there.")
+        logging.say(f"{error or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)
     if not (trained or reported):
-        logs.say(f"nothing left to do: {workdir} is complete, see {workdir / 'report.md'}")
+        logging.say(f"nothing left to do: {workdir} is complete, see {workdir / 'report.md'}")
         return 0
     cpu = os.times()
     seconds = time.monotonic() - began
-    logs.say(f"done in {seconds:.0f} s ({cpu.user + cpu.system:.0f} CPU-seconds)")
-    logs.say(f"  report   {workdir / 'report.md'}")
+    logging.say(f"done in {seconds:.0f} s ({cpu.user + cpu.system:.0f} CPU-seconds)")
+    logging.say(f"  report   {workdir / 'report.md'}")
     last = run.stages[-1]
     guidance = "" if last.method.w_range is None else f" --w={last.method.w_range[1]:g}"
-    logs.say(f"  student  {last.directory}")
-    logs.say(f"  sample   python -m distill_jax.sample --student={last.directory}{guidance}")
+    logging.say(f"  student  {last.directory}")
+    logging.say(f"  sample   python -m distill_jax.sample --student={last.directory}{guidance}")
     return 0
 
 
@@ -105,10 +107,10 @@ def _show_costs(run: plan.Run, where: costs.Target) -> int:
     if compiling:
         costs.check_compile(run)
     measured = costs.measure(run)
-    logs.say("\n" + costs.show(run, measured, where))
+    logging.say("\n" + costs.show(run, measured, where))
     if compiling:
         with matmul_precision(run.config.matmul_precision):
-            logs.say("\n" + costs.show_compiled(run, measured))
+            logging.say("\n" + costs.show_compiled(run, measured))
     return 0
 
 

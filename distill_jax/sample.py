@@ -9,12 +9,13 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from distill_jax import distributed, logs
-from distill_jax.draw import Draw
-from distill_jax.errors import friendly
-from distill_jax.paths import absolute
-from distill_jax.sharding import make_layout
-from distill_jax.student import Student, load
+from distill_jax.evaluation import pictures
+from distill_jax.runtime import distributed, logging
+from distill_jax.runtime.app import friendly
+from distill_jax.runtime.files import absolute
+from distill_jax.runtime.sharding import make_layout
+from distill_jax.sampling.batched import Draw
+from distill_jax.sampling.student import Student, load
 
 
 def define_flags() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     if distributed.first():
         out.parent.mkdir(parents=True, exist_ok=True)
     student = load(values.student, make_layout({"data": -1}))
-    progress = logs.Progress("sample", values.num)
+    progress = logging.Progress("sample", values.num)
     draw = Draw(
         values.num,
         seed=values.seed,
@@ -63,9 +64,9 @@ def main() -> None:
             np.save(file, x)
     else:
         _draw(out, x, student, values.label)
-    calls = logs.counted(student.calls(values.w, values.num_steps), "network call")
-    images = logs.counted(len(x), "image")
-    logs.say(f"{images}, {calls} each, by {student.manifest['stage']}: {out}")
+    calls = logging.counted(student.calls(values.w, values.num_steps), "network call")
+    images = logging.counted(len(x), "image")
+    logging.say(f"{images}, {calls} each, by {student.manifest['stage']}: {out}")
 
 
 def _draw(out: epath.Path, x: np.ndarray, student: Student, label: int | None) -> None:
@@ -73,11 +74,11 @@ def _draw(out: epath.Path, x: np.ndarray, student: Student, label: int | None) -
     if student.shape[:2] == (1, 1):
         classes = None if label is not None else np.arange(len(x)) % (student.num_classes or 1)
         points = {student.manifest["stage"]: x.reshape(len(x), -1)}
-        logs.save_scatter(out, points, classes, data=np.zeros((0, 2)))
+        pictures.save_scatter(out, points, classes, data=np.zeros((0, 2)))
         return
     columns = student.num_classes if label is None else 0
     columns = columns or math.ceil(math.sqrt(len(x)))
-    logs.save_grid(out, x, min(columns, 20, len(x)))
+    pictures.save_grid(out, x, min(columns, 20, len(x)))
 
 
 if __name__ == "__main__":

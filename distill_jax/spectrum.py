@@ -12,13 +12,13 @@ from etils import epath
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from distill_jax import logs
 from distill_jax.data import DATASETS
+from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.schedule import SCHEDULES, Schedule
 from distill_jax.diffusion.spectrum import propose, rapsd, sufficient_time
-from distill_jax.errors import friendly
-from distill_jax.pixels import normalise
-from distill_jax.tables import build
+from distill_jax.runtime import logging
+from distill_jax.runtime.app import friendly
+from distill_jax.runtime.registry import build
 
 
 def define_flags() -> None:
@@ -46,8 +46,8 @@ def main() -> None:
     times, chosen = propose(power, schedule, sides, values.num_steps)
     with out.open("wb") as file:
         figure(power, schedule, sides, times).savefig(file, dpi=110)
-    logs.say(table(power, schedule, sides))
-    logs.say(f"\ntimes={tuple(round(time, 4) for time in times)},\nsides={chosen},\n\n{out}")
+    logging.say(table(power, schedule, sides))
+    logging.say(f"\ntimes={tuple(round(time, 4) for time in times)},\nsides={chosen},\n\n{out}")
 
 
 def table(power: np.ndarray, schedule: Schedule, sides: Sequence[int]) -> str:
@@ -57,7 +57,7 @@ def table(power: np.ndarray, schedule: Schedule, sides: Sequence[int]) -> str:
         time = sufficient_time(power, schedule, side)
         level = np.sqrt(power[side // 2 + 1 :].max(initial=0.0))
         rows.append((side, f"{level:.3g}", f"{time:.3f}" if time <= 1 else "never"))
-    return logs.table(("side", "sigma / alpha", "suffices from t"), rows)
+    return logging.table(("side", "sigma / alpha", "suffices from t"), rows)
 
 
 def figure(

@@ -24,11 +24,13 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from distill_jax import evaluate, logs, pipeline, plan, report
-from distill_jax.errors import friendly
-from distill_jax.paths import absolute, append, replace
-from distill_jax.signals import StopFlag
-from distill_jax.train import DivergedError, StoppedError
+from distill_jax.evaluation import compare, report
+from distill_jax.run import pipeline, plan
+from distill_jax.runtime import logging
+from distill_jax.runtime.app import friendly
+from distill_jax.runtime.files import absolute, append, replace
+from distill_jax.runtime.preemption import StopFlag
+from distill_jax.training.loop import DivergedError, StoppedError
 
 Row = dict[str, Any]
 
@@ -76,7 +78,7 @@ def run_sweep(
             plan.make(config, workdir / name)
     for number, (name, config) in enumerate(configs.items(), start=1):
         if name not in done:
-            logs.say(f"{name} ({number} of {len(configs)})")
+            logging.say(f"{name} ({number} of {len(configs)})")
             row = {"run": name, **_measure(config, workdir, name, stop)}
             append(path, json.dumps({**row, "config": contents[name]}) + "\n")
             done[name] = row
@@ -137,9 +139,9 @@ def _measure(config: ConfigDict, workdir: epath.Path, name: str, stop: Callable[
     except ValueError as error:
         if not isinstance(error.__cause__, DivergedError):
             raise
-        logs.say(f"{name}: {error}")
+        logging.say(f"{name}: {error}")
         return {"diverged": str(error.__cause__)}
-    evaluate.write_report(directory, config.data.to_dict(), config.evaluate.to_dict(), stop)
+    compare.write_report(directory, config.data.to_dict(), config.evaluate.to_dict(), stop)
     content = json.loads((directory / "report.json").read_text())
     measured = {}
     for row in content["rows"]:
@@ -163,10 +165,10 @@ def main(path: str) -> int:
     try:
         rows = run_sweep(configs, workdir, stop)
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
-        logs.say(f"{error or 'stopped'}. The same command goes on from there.")
+        logging.say(f"{error or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)
-    logs.say(report.rows_table(rows))
-    logs.say(f"{workdir / 'table.md'}")
+    logging.say(report.rows_table(rows))
+    logging.say(f"{workdir / 'table.md'}")
     return 0
 
 

@@ -52,12 +52,13 @@ def x64():
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory):
     """The workdir of the finished digits chain at smoke size, with its report."""
-    from distill_jax import evaluate, pipeline, plan
+    from distill_jax.evaluation import compare
+    from distill_jax.run import pipeline, plan
     from tests.toys import smoke_config
 
     workdir = epath.Path(tmp_path_factory.mktemp("chain") / "digits")
     run = plan.make(smoke_config(), workdir)
     assert pipeline.run(run, stop=lambda: False)
     data, settings = run.config.data.to_dict(), run.config.evaluate.to_dict()
-    assert evaluate.write_report(workdir, data, settings, lambda: False)
+    assert compare.write_report(workdir, data, settings, lambda: False)
     return workdir

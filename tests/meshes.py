@@ -13,9 +13,10 @@ import time
 import jax
 import numpy as np
 
-from distill_jax import checkpoint, distributed
-from distill_jax.sharding import make_layout
-from distill_jax.signals import StopFlag
+from distill_jax.runtime import distributed
+from distill_jax.runtime.preemption import StopFlag
+from distill_jax.runtime.sharding import make_layout
+from distill_jax.storage import checkpoint
 
 SHAPE = (64, 128)  # Large enough to be split by the rules of sharding.py.
 

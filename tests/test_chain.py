@@ -18,10 +18,12 @@ from PIL import Image
 
 from benchmarks import pictures
 from benchmarks.kill import free_port
-from distill_jax import checkpoint, evaluate, pipeline, plan
 from distill_jax.config import halvings, stage
 from distill_jax.config import pipeline as pipeline_of
-from distill_jax.student import load
+from distill_jax.evaluation import compare
+from distill_jax.run import pipeline, plan
+from distill_jax.sampling.student import load
+from distill_jax.storage import checkpoint
 from tests.toys import ROOT, smoke_config
 
 STAGES = [
@@ -156,7 +158,7 @@ def test_a_second_run_does_nothing(chain):
     assert plan.show(run).count("done") == len(STAGES)
     assert not pipeline.run(run, never)
     settings = run.config.evaluate
-    assert not evaluate.write_report(chain, DIGITS, settings.to_dict(), never)
+    assert not compare.write_report(chain, DIGITS, settings.to_dict(), never)
     changed = {path.name for path, when in before.items() if path.stat().st_mtime_ns != when}
     assert changed <= {"config.json"}
 
@@ -181,7 +183,7 @@ def test_a_chain_without_guidance_is_halved_and_reported(tmp_path):
     run = plan.make(config, workdir)
     assert pipeline.run(run, never)
     settings = {"w": (0.0, 1.0), "num_samples": 20, "ancestral": (0.0, 1.0)}
-    assert evaluate.write_report(workdir, DIGITS, settings, never)
+    assert compare.write_report(workdir, DIGITS, settings, never)
     rows = json.loads((workdir / "report.json").read_text())["rows"]
     keys = [(row["sampler"], row["num_steps"], row["w"], row["calls"]) for row in rows]
     assert {row.get("variance", -1) for row in rows} <= {-1, 0.0, 1.0}
@@ -204,10 +206,10 @@ def test_a_report_that_was_stopped_goes_on_where_it_was(chain, tmp_path):
     (workdir / "report.json").unlink()
     settings, polls = smoke_config().evaluate.to_dict(), iter([False] * 8 + [True])
     with pytest.raises(InterruptedError, match="stopped while measuring"):
-        evaluate.write_report(workdir, DIGITS, settings, lambda: next(polls))
+        compare.write_report(workdir, DIGITS, settings, lambda: next(polls))
     kept = json.loads((workdir / "report.rows.json").read_text())["rows"]
     assert len(kept) == 9
-    assert evaluate.write_report(workdir, DIGITS, settings, never)
+    assert compare.write_report(workdir, DIGITS, settings, never)
     assert not (workdir / "report.rows.json").exists()
     rows, whole = (json.loads((path / "report.json").read_text()) for path in (workdir, chain))
     assert all(row in rows["rows"] for row in kept)  # Measured network by network.

@@ -9,8 +9,9 @@ import pytest
 import requests
 from PIL import Image
 
-from distill_jax import errors, keys
-from distill_jax.student import find_final
+from distill_jax.run import validation
+from distill_jax.runtime import app
+from distill_jax.sampling.student import find_final
 from tests.toys import ROOT, TINY_CHAIN
 
 CONFIG = "--config=configs/digits_guided.py:smoke"
@@ -117,12 +118,12 @@ def raised(action):
 
 
 def test_only_what_a_user_can_mend_is_a_message_for_him():
-    assert errors.is_message(raised(lambda: find_final("/nowhere")))
-    assert errors.is_message(OSError(28, "No space left on device"))
+    assert app.is_message(raised(lambda: find_final("/nowhere")))
+    assert app.is_message(OSError(28, "No space left on device"))
     for lost in (ConnectionResetError(), TimeoutError(), requests.ConnectionError()):
-        assert not errors.is_message(lost)
+        assert not app.is_message(lost)
     # Raised by Python in a line of the package, which says nothing to a user.
-    assert not errors.is_message(raised(lambda: keys.check_microbatches(8, 0, 1)))
+    assert not app.is_message(raised(lambda: validation.check_microbatches(8, 0, 1)))
 
 
 @pytest.mark.parametrize("kind", MISTAKES)

@@ -9,22 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax import plan
 from distill_jax.config import base, stage
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine
 from distill_jax.methods import METHODS, Nets
+from distill_jax.run import plan
 from distill_jax.sweep import load_sweep
 from distill_jax.typing import Batch
 from tests.toys import ROOT
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 SWEEPS = sorted(f"sweeps/{path.stem}" for path in (ROOT / "configs" / "sweeps").glob("*.py"))
-READERS = [
-    ROOT / "distill_jax" / f"{name}.py"
-    for name in ("plan", "stages", "pipeline", "binding", "evaluate")
-]
+FILES = "run/plan run/stages run/pipeline training/roles models/build evaluation/compare"
+READERS = [ROOT / "distill_jax" / f"{name}.py" for name in FILES.split()]
 
 
 def load_config(name, size):

@@ -11,16 +11,19 @@ from etils import epath
 from PIL import Image
 
 import distill_jax
-from distill_jax import edit, edits, evaluate, pipeline, plan
-from distill_jax.binding import initial_params
+from distill_jax import edit
 from distill_jax.config import halvings
 from distill_jax.config import pipeline as pipeline_of
 from distill_jax.diffusion.denoiser import Binding, Sizes
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
+from distill_jax.evaluation import compare
 from distill_jax.methods import METHODS
+from distill_jax.models.build import initial_params
 from distill_jax.models.mlp import mlp
-from distill_jax.sharding import make_layout
-from distill_jax.student import Student
+from distill_jax.run import pipeline, plan
+from distill_jax.runtime.sharding import make_layout
+from distill_jax.sampling import editing
+from distill_jax.sampling.student import Student
 from tests.test_commands import one_message, run
 from tests.toys import filled, smoke_config
 
@@ -108,39 +111,39 @@ def test_a_teacher_encodes_backwards_in_any_number_of_steps_and_guided(teacher):
     np.testing.assert_allclose(listening.encode(X, LABEL, 0.0, 3), z, atol=1e-3)
     assert not np.allclose(listening.encode(X, LABEL, 3.0, 3), z, atol=0.1)
     errors = [
-        float(np.abs(edits.roundtrip(teacher, teacher, X, LABEL, n) - X).mean()) for n in (2, 64)
+        float(np.abs(editing.roundtrip(teacher, teacher, X, LABEL, n) - X).mean()) for n in (2, 64)
     ]
     assert errors[1] < errors[0] / 2
 
 
 def test_style_transfer_is_the_source_encoded_and_the_target_decoded(encoder, decoder):
-    y = edits.style(encoder, decoder, X, LABEL, 8, w=1.0)
+    y = editing.style(encoder, decoder, X, LABEL, 8, w=1.0)
     z = encoder.encode(X, LABEL, 0.0)
     np.testing.assert_array_equal(y, decoder.decode(z, np.full(4, 8), 1.0))
-    assert not np.allclose(y, edits.style(encoder, decoder, X, LABEL, 3, w=1.0))
+    assert not np.allclose(y, editing.style(encoder, decoder, X, LABEL, 3, w=1.0))
 
 
 def test_edits_listen_to_label_w_and_noise_and_compile_once(decoder):
     def both(label, w, key):
-        first = edits.sdedit(decoder, key, X, 1, label, w)
-        return first, edits.inpaint(decoder, key, X, LEFT, label, w)
+        first = editing.sdedit(decoder, key, X, 1, label, w)
+        return first, editing.inpaint(decoder, key, X, LEFT, label, w)
 
     base = both(3, 1.0, KEY)
-    sizes = [f._cache_size() for f in (edits._sdedit, edits._inpaint)]
+    sizes = [f._cache_size() for f in (editing._sdedit, editing._inpaint)]
     for other in (both(4, 1.0, KEY), both(3, 4.0, KEY), both(3, 1.0, jax.random.key(1))):
         for a, b in zip(base, other, strict=True):
             assert not np.allclose(a, b)
-    edits.sdedit(decoder, KEY, X, 2, 3, 1.0)
-    assert [f._cache_size() for f in (edits._sdedit, edits._inpaint)] == sizes
+    editing.sdedit(decoder, KEY, X, 2, 3, 1.0)
+    assert [f._cache_size() for f in (editing._sdedit, editing._inpaint)] == sizes
     np.testing.assert_array_equal(base[1][:, :, 4:], X[:, :, 4:])
 
 
 def test_a_start_outside_the_grid_and_an_encoder_to_edit_with_are_refused(encoder, decoder):
     for start in (0, 3):
         with pytest.raises(ValueError, match=f"start is {start}; expected 1 to 2"):
-            edits.sdedit(decoder, KEY, X, start)
+            editing.sdedit(decoder, KEY, X, start)
     with pytest.raises(ValueError, match="s00_n0002 is of method 'encoder'; editing starts or"):
-        edits.inpaint(encoder, KEY, X, LEFT)
+        editing.inpaint(encoder, KEY, X, LEFT)
 
 
 def test_a_network_without_labels_and_w_is_edited_without_them():
@@ -148,23 +151,23 @@ def test_a_network_without_labels_and_w_is_edited_without_them():
     binding = Binding(mlp(sizes, width=8, blocks=1), PARAMETERIZATIONS["v"], sizes)
     method = METHODS["diffusion"](num_steps=3, label_dropout=0.0)
     manifest = {"stage": "a", "shape": (8, 8, 1), "num_classes": 0, "method": {"name": "diffusion"}}
-    params = filled(initial_params(KEY, binding, method))
+    params = filled(initial_params(KEY, binding, method.inputs))
     student = Student(manifest, binding, method, params, make_layout({}, jax.devices()[:1]))
-    again = edits.roundtrip(student, student, X, None)
-    found = (again, edits.sdedit(student, KEY, X, 2), edits.inpaint(student, KEY, X, LEFT))
+    again = editing.roundtrip(student, student, X, None)
+    found = (again, editing.sdedit(student, KEY, X, 2), editing.inpaint(student, KEY, X, LEFT))
     assert all(np.isfinite(x).all() and x.shape == X.shape for x in found)
     with pytest.raises(ValueError, match="label is 3; this network knows no labels"):
-        edits.style(student, student, X, None, 3)
+        editing.style(student, student, X, None, 3)
 
 
 def test_psnr_counts_decibels_per_image():
     y = X + np.asarray([0.02, 0.2, 2.0, 0.2]).reshape(4, 1, 1, 1)
-    np.testing.assert_allclose(edits.psnr(X, y), [40, 20, 0, 20], atol=1e-3)
+    np.testing.assert_allclose(editing.psnr(X, y), [40, 20, 0, 20], atol=1e-3)
 
 
 def test_the_report_is_of_the_samplers_alone(workdir):
     settings = {"w": (0.0,), "num_samples": 40, "ancestral": ()}
-    assert evaluate.write_report(workdir, {"name": "digits"}, settings, never)
+    assert compare.write_report(workdir, {"name": "digits"}, settings, never)
     rows = json.loads((workdir / "report.json").read_text())["rows"]
     students = [row["num_steps"] for row in rows if row["sampler"] == "student"]
     assert students == [2, 1]
@@ -269,8 +272,8 @@ def test_images_of_another_shape_than_the_network_are_refused(decoder, shape):
     x = np.zeros((4, *shape), np.float32)
     message = r"images are of shape .*; this network was trained on \(8, 8, 1\)"
     for refused in (
-        lambda: edits.sdedit(decoder, KEY, x, 1, 3),
-        lambda: edits.inpaint(decoder, KEY, x, LEFT, 3),
+        lambda: editing.sdedit(decoder, KEY, x, 1, 3),
+        lambda: editing.inpaint(decoder, KEY, x, LEFT, 3),
     ):
         with pytest.raises(ValueError, match=message):
             refused()

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from etils import epath
 
-from distill_jax import logs, pipeline, plan
 from distill_jax.config import pipeline as in_order
 from distill_jax.config import stage
-from distill_jax.evaluate import entries
+from distill_jax.evaluation.compare import entries
 from distill_jax.methods import METHODS
-from distill_jax.student import load
-from distill_jax.train import StoppedError
+from distill_jax.run import pipeline, plan
+from distill_jax.runtime import logging
+from distill_jax.sampling.student import load
+from distill_jax.training.loop import StoppedError
 from tests.toys import smoke_config
 
 RATES = {"steps": 2, "learning_rate": 1e-3}
@@ -173,7 +174,7 @@ def test_a_student_with_a_sampler_of_its_own_takes_no_variance(students):
 
 
 def test_the_log_of_a_score_matching_stage_shows_the_gap_and_its_trend(tmp_path, capsys):
-    log = logs.StageLog(epath.Path(tmp_path), "sid", 10, 0)
+    log = logging.StageLog(epath.Path(tmp_path), "sid", 10, 0)
     for step, gap in enumerate([0.4] * 5 + [0.3] * 5, start=1):
         log.log(step, [{"loss": -0.1, "score_gap": gap}])
     log.close()

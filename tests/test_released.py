@@ -10,11 +10,11 @@ import inspect
 
 import pytest
 
-from distill_jax.binding import as_tuples
 from distill_jax.data import DATASETS
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
-from distill_jax.tables import build
+from distill_jax.models.build import as_tuples
+from distill_jax.runtime.registry import build
 from tests.test_configs import load_config
 from tests.toys import ROOT
 

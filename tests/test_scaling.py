@@ -47,11 +47,11 @@ COMPARE = """
 import json
 import dataclasses
 import jax, numpy as np, optax
-from distill_jax import plan
-from distill_jax.sharding import make_layout
-from distill_jax.updates import make_update, new_state
+from distill_jax.run import plan
+from distill_jax.runtime.sharding import make_layout
+from distill_jax.training.update import make_update, new_state
 from distill_jax.typing import Batch
-from tests.test_plan import TEACHER, config_of
+from tests.run.test_plan import TEACHER, config_of
 
 model = {"name": "dit", "patch": 2, "width": 64, "heads": 4, "blocks": 1}
 run = plan.make(config_of(TEACHER, batch_size=8, model=model), "/tmp/never_made", 4)

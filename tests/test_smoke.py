@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from distill_jax import evaluate, pipeline, plan
 from distill_jax.diffusion.analytic import ring
-from distill_jax.student import load, load_fake
+from distill_jax.evaluation import compare
+from distill_jax.run import pipeline, plan
+from distill_jax.sampling.student import load, load_fake
 from tests.test_configs import CONFIGS, load_config
 
 # The digits chain is tried by the tests of the chain. Of configs that differ in numbers alone one
@@ -27,7 +28,7 @@ def run_smoke(name, workdir, **changes):
     run = plan.make(config, workdir)
     assert pipeline.run(run, stop=lambda: False)
     data, settings = config.data.to_dict(), config.evaluate.to_dict()
-    assert evaluate.write_report(workdir, data, settings, stop=lambda: False)
+    assert compare.write_report(workdir, data, settings, stop=lambda: False)
     for stage in run.stages:
         lines = (stage.directory / "scalars.jsonl").read_text().splitlines()
         assert np.isfinite([json.loads(line)["loss"] for line in lines]).all()

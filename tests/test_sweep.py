@@ -7,9 +7,10 @@ import sys
 import pytest
 from etils import epath
 
-from distill_jax import plan, sweep
+from distill_jax import sweep
 from distill_jax.config import base, halvings, pipeline, smoke, stage
-from distill_jax.report import rows_table
+from distill_jax.evaluation.report import rows_table
+from distill_jax.run import plan
 from distill_jax.sweep import load_sweep, run_sweep
 from tests.toys import ROOT
 

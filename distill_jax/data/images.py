@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from distill_jax.data.base import Source
 from distill_jax.data.resizing import RESIZERS
-from distill_jax.tables import lookup
+from distill_jax.runtime.registry import lookup
 
 CACHE_BYTES = 2**31  # Of decoded images of a split that are kept in memory; see Decoded.
 # Images of each split without which a report has no moments of a half, nor of what is held out.

@@ -9,7 +9,7 @@ import tensorflow_datasets
 
 from distill_jax.data.images import LEAST, Decoded, Encoded, ImageDataset, Stored
 from distill_jax.data.tfds_folder import open_folder
-from distill_jax.tables import suggestion
+from distill_jax.runtime.registry import suggestion
 
 
 @dataclasses.dataclass(eq=False)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from distill_jax.pixels import normalise
+from distill_jax.diffusion.pixels import normalise
 from distill_jax.typing import Tree
 
 # (channels, stride) of the 3x3 convolutions; the mean over the last one's pixels is the features.

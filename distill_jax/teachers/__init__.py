@@ -5,9 +5,9 @@ from typing import Any
 
 from etils import epath
 
+from distill_jax.storage.unpickle import read_persisted, read_state
 from distill_jax.teachers import adm, edm, google_research
 from distill_jax.teachers.base import Imported
-from distill_jax.teachers.unpickle import read_persisted, read_state
 
 
 def read_edm(path: epath.PathLike, config: Mapping[str, Any] | None = None) -> Imported:

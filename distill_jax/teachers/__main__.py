@@ -10,10 +10,11 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from distill_jax import logs
-from distill_jax.errors import friendly
-from distill_jax.student import load
-from distill_jax.tables import lookup
+from distill_jax.evaluation import pictures
+from distill_jax.runtime import logging
+from distill_jax.runtime.app import friendly
+from distill_jax.runtime.registry import lookup
+from distill_jax.sampling.student import load
 from distill_jax.teachers import TEACHERS, checks, writer
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write the network to.")
@@ -48,13 +49,13 @@ def convert(kind: str, source: epath.Path) -> None:
     origin = {"format": kind, "file": source.name, "sha256": writer.sha256(source)}
     data = {"name": "none"} if config is None else config["data"]
     final = writer.write(imported, origin, data, _OUT.value)
-    logs.say(f"wrote {final}; next: python -m distill_jax.teachers check {_OUT.value}")
+    logging.say(f"wrote {final}; next: python -m distill_jax.teachers check {_OUT.value}")
 
 
 def check(directory: epath.Path) -> None:
     """Prints what a network is, tries it, and draws a grid beside it."""
     student = load(directory)
-    logs.say(checks.describe(student))
+    logging.say(checks.describe(student))
     deviation = checks.deviation(student, jax.random.key(0))
     if deviation > TOLERANCE:
         raise ValueError(
@@ -63,8 +64,8 @@ def check(directory: epath.Path) -> None:
         )
     x = checks.draw(student, _NUM.value, _NUM_STEPS.value)
     grid = directory / "grid.png"
-    logs.save_grid(grid, x, min(COLUMNS, len(x)))
-    logs.say(f"\nfinite; z = alpha x + sigma eps to {deviation:.0e}; samples: {grid}")
+    pictures.save_grid(grid, x, min(COLUMNS, len(x)))
+    logging.say(f"\nfinite; z = alpha x + sigma eps to {deviation:.0e}; samples: {grid}")
 
 
 if __name__ == "__main__":

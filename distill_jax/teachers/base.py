@@ -2,10 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from distill_jax.binding import abstract_params, make_binding
 from distill_jax.diffusion.denoiser import Binding
 from distill_jax.methods import METHODS, Method
-from distill_jax.tables import build
+from distill_jax.models.build import abstract_params, make_binding
+from distill_jax.runtime.registry import build
 from distill_jax.typing import Tree
 
 
@@ -55,4 +55,4 @@ class Imported(NamedTuple):
 
     def expected_params(self) -> Tree:
         """Shapes and types of the parameters that its network has."""
-        return abstract_params(self.binding(), self.method())
+        return abstract_params(self.binding(), self.method().inputs)

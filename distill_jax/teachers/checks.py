@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax import logs
 from distill_jax.diffusion.schedule import add_noise, expand
-from distill_jax.student import Student
+from distill_jax.runtime import logging
+from distill_jax.sampling.student import Student
 from distill_jax.typing import Tree
 
 TIMES = (0.05, 0.3, 0.6, 0.95)
@@ -52,7 +52,7 @@ def guidance(student: Student) -> str:
 def _parameters(student: Student) -> str:
     groups = _groups(student.params)
     rows = [(name, f"{size:,}") for name, size in groups.items()]
-    return logs.table(("part", "parameters"), [*rows, ("all", f"{sum(groups.values()):,}")])
+    return logging.table(("part", "parameters"), [*rows, ("all", f"{sum(groups.values()):,}")])
 
 
 def _groups(params: Tree) -> dict[str, int]:

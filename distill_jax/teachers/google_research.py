@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from distill_jax.data import DATASETS
-from distill_jax.tables import build
+from distill_jax.runtime.registry import build
 from distill_jax.teachers.base import Imported
 from distill_jax.typing import Tree
 

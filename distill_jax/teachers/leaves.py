@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.binding import make_binding
+from distill_jax.models.build import make_binding
 from distill_jax.typing import Tree
 
 Path = tuple[str, ...]

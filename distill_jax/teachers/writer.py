@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from etils import epath
 
-from distill_jax import checkpoint
-from distill_jax.paths import absolute
-from distill_jax.student import find_final
+from distill_jax.runtime.files import absolute
+from distill_jax.sampling.student import find_final
+from distill_jax.storage import checkpoint
 from distill_jax.teachers.base import Imported
 from distill_jax.typing import Tree
 

@@ -5,7 +5,7 @@ import pytest
 
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.analytic import ring
-from distill_jax.pixels import normalise
+from distill_jax.diffusion.pixels import normalise
 
 DIGITS = DATASETS["digits"]()
 

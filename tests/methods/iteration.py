@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.binding import Bind, initial_params
 from distill_jax.methods import METHODS
-from distill_jax.sharding import Layout, make_layout
-from distill_jax.student import Student
+from distill_jax.models.build import initial_params
+from distill_jax.runtime.sharding import Layout, make_layout
+from distill_jax.sampling.student import Student
+from distill_jax.training.roles import Bind
+from distill_jax.training.update import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
-from distill_jax.updates import Rates, make_update, new_state, optimizer
 from tests.toys import filled, tiny_binding
 
 SHAPE = (4, 4, 1)
@@ -62,7 +63,7 @@ def networks(name):
     roles = filled(bind.initial(jax.random.key(1), method.inputs, None))
     frozen = {}
     if teacher is not None:
-        params = initial_params(jax.random.key(2), binding, teacher)
+        params = initial_params(jax.random.key(2), binding, teacher.inputs)
         frozen["teacher"] = jax.tree.map(lambda leaf: 0.9 * leaf, filled(params))
     return bind, roles, frozen
 
@@ -114,7 +115,7 @@ def drawn(name):
     found = []
     for devices in (jax.devices()[:1], jax.devices()):
         layout = make_layout({"data": -1}, devices)
-        params = filled(initial_params(jax.random.key(1), binding, method))
+        params = filled(initial_params(jax.random.key(1), binding, method.inputs))
         params = jax.device_put(params, layout.shardings(params))
         student = Student(manifest, binding, method, params, layout)
         found.append(np.asarray(student.sample(jax.random.key(2), 5, w=1.0)))

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.binding import initial_params
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.samplers import ddim_step, signal_step
 from distill_jax.diffusion.schedule import Cosine, Karras, RectifiedFlow, add_noise
 from distill_jax.methods import METHODS, Nets
+from distill_jax.models.build import initial_params
 from distill_jax.typing import Batch
 from tests.toys import filled, gaussian_denoiser, tiny_binding
 
@@ -158,8 +158,8 @@ def test_only_the_later_signal_gets_a_gradient(x64):
 
 def test_at_the_start_the_student_is_the_teachers_x_at_the_noise_for_every_target():
     binding = tiny_binding()
-    teacher = filled(initial_params(jax.random.key(0), binding, TEACHER))
-    fresh = initial_params(jax.random.key(1), binding, BOOT)
+    teacher = filled(initial_params(jax.random.key(0), binding, TEACHER.inputs))
+    fresh = initial_params(jax.random.key(1), binding, BOOT.inputs)
     added = fresh["conditioning"]["target_embed"]
     params = {**teacher, "conditioning": {**teacher["conditioning"], "target_embed": added}}
     eps = jax.random.normal(jax.random.key(2), (3, 4, 4, 1))

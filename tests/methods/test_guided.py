@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.binding import initial_params
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.schedule import Cosine, expand
 from distill_jax.methods import METHODS, Nets
-from distill_jax.train import graft
+from distill_jax.models.build import initial_params
+from distill_jax.models.graft import graft
 from distill_jax.typing import Batch
 from tests.toys import constant_denoiser, filled, tiny_binding
 
@@ -23,8 +23,8 @@ BATCH = Batch(
 
 def teacher_and_grafted_student():
     binding = tiny_binding()
-    teacher = filled(initial_params(jax.random.key(1), binding, Diffusion()))
-    fresh = initial_params(jax.random.key(2), binding, Guided())
+    teacher = filled(initial_params(jax.random.key(1), binding, Diffusion().inputs))
+    fresh = initial_params(jax.random.key(2), binding, Guided().inputs)
     return binding(teacher), binding(graft(fresh, teacher, new=("w_embed",)))
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from distill_jax.diffusion.denoiser import Sizes
-from distill_jax.flops import flops
 from distill_jax.models import NETWORKS
 from distill_jax.models.dit import centres, dit, position_embedding
+from distill_jax.models.graft import graft
 from distill_jax.models.layers import sinusoid
-from distill_jax.train import graft
+from distill_jax.run.flops import flops
 from tests.toys import filled, jitted
 
 SMALL = {

@@ -14,7 +14,7 @@ from distill_jax.diffusion.denoiser import Network, Sizes
 from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.models import NETWORKS
 from distill_jax.models.unet import unet
-from distill_jax.tables import build
+from distill_jax.runtime.registry import build
 from tests.toys import filled, jitted
 
 TREES = pathlib.Path(__file__).parent / "unet_trees"

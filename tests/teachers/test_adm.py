@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.binding import make_binding
+from distill_jax.models.build import make_binding
 from distill_jax.teachers import adm
 from tests.teachers.foreign import digest, filled_state, image, size
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.binding import make_binding
 from distill_jax.diffusion.schedule import add_noise
+from distill_jax.models.build import make_binding
 from distill_jax.teachers import edm
 from tests.teachers.foreign import assert_golden, digest, fill, filled_state, image, size
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from distill_jax.student import load
+from distill_jax.sampling.student import load
 from distill_jax.teachers import TEACHERS, edm, writer
 from tests.teachers.pickles import FLOAT, Stored, archive, dump, network, tensor
 

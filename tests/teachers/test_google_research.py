@@ -9,7 +9,7 @@ import pytest
 from flax import serialization
 
 from distill_jax.config import PAPER_UNETS
-from distill_jax.student import load
+from distill_jax.sampling.student import load
 from distill_jax.teachers import Imported, writer
 from distill_jax.teachers.google_research import PUBLISHED, published, read
 from tests.teachers.toys import MLP, UNET, binding_of, config_of, params_of, save

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from distill_jax import checkpoint, pipeline, plan
 from distill_jax.config import pipeline as pipeline_of
 from distill_jax.config import stage
 from distill_jax.methods import METHODS
-from distill_jax.student import load
+from distill_jax.run import pipeline, plan
+from distill_jax.sampling.student import load
+from distill_jax.storage import checkpoint
 from distill_jax.teachers import writer
 from distill_jax.teachers.google_research import read
 from tests.teachers.toys import MLP, config_of, params_of, save

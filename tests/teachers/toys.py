@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from flax import serialization
 
-from distill_jax.binding import abstract_params, make_binding
 from distill_jax.config import base
 from distill_jax.methods import METHODS
+from distill_jax.models.build import abstract_params, make_binding
 
 MLP = {"name": "mlp", "width": 8, "blocks": 1}
 UNET = {
@@ -46,7 +46,7 @@ def binding_of(config):
 
 def params_of(config):
     """Parameters that are zero nowhere."""
-    shapes = abstract_params(binding_of(config), METHODS["diffusion"]())
+    shapes = abstract_params(binding_of(config), METHODS["diffusion"]().inputs)
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 8, shapes)
 

@@ -1,0 +1,26 @@
+"""Lists the commands: python -m distill_jax."""
+
+import ast
+import pathlib
+
+from distill_jax.runtime import logging
+
+COMMANDS = ("main", "sample", "evaluate", "edit", "sweep", "spectrum", "teachers")
+
+
+def summary(command: str) -> str:
+    """The first line of a command's docstring, read without importing it."""
+    folder = pathlib.Path(__file__).parent / command
+    path = folder / "__main__.py" if folder.is_dir() else folder.with_suffix(".py")
+    return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+
+
+def main() -> None:
+    """Prints every command with what it does."""
+    logging.say("python -m distill_jax.COMMAND --help shows the flags of a command:\n")
+    for command in COMMANDS:
+        logging.say(f"  {command:<10}{summary(command)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Finished networks are measured and drawn: comparisons, protocols, reports, pictures."""

@@ -1,0 +1,58 @@
+"""The dataset that a command reads beside a finished network, chosen by the user.
+
+A student directory may come from anybody, and its manifest names a dataset: a folder, a bucket or a
+TFDS name. Nothing outside the package is read at the word of such a file alone.
+"""
+
+import json
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from distill_jax.data import DATASETS, EMBEDDED
+from distill_jax.runtime.registry import build
+from distill_jax.sampling.student import Student
+
+
+def define_flags() -> None:
+    """The flags --config and --data; not at import, for other command lines share names."""
+    config_flags.DEFINE_config_file("config", None, "Config whose data to use.")
+    flags.DEFINE_enum(
+        "data", None, ["manifest"], "manifest: use the data that the student's manifest names."
+    )
+
+
+def choose(student: Student, values: Any) -> dict[str, Any]:
+    """The options of a dataset, as in a config: those of --config, or of the student's manifest.
+
+    The manifest's are used where the package holds the data, or where --data=manifest says so.
+
+    Args:
+      student: whose network was trained on them.
+      values: of the flags.
+
+    Raises:
+      ValueError: where the user has to choose, with what the manifest names; and for data of
+        another shape than the network's.
+    """
+    data = student.manifest["data"]
+    if values.config is not None:
+        data = values.config.data.to_dict()
+        shape = build(DATASETS, "dataset", data).shape
+        if tuple(shape) != student.shape:
+            raise ValueError(f"the data are of shape {tuple(shape)}, the network's {student.shape}")
+        return data
+    name = data.get("name") if isinstance(data, dict) else None
+    if name is None or name == "none":
+        raise ValueError(
+            "this network was imported and does not say what its data were; name a config that "
+            "does, such as --config=configs/cifar10_guided.py --config.data.data_dir=DIR"
+        )
+    if name in EMBEDDED or values.data == "manifest":
+        return data
+    raise ValueError(
+        f"{student.directory}/manifest.json names data that are not in the package, and a manifest "
+        f"may come from anybody: {json.dumps(data)[:1000]}. Use them with --data=manifest, or name "
+        "others, such as --config=configs/cifar10_guided.py --config.data.data_dir=DIR"
+    )

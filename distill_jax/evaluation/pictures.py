@@ -1,0 +1,103 @@
+"""Pictures of finished networks: grids of images, scatters of points, codes of an encoder."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+import PIL.Image
+from etils import epath
+from matplotlib.figure import Figure
+
+from distill_jax.data import Dataset, Source
+from distill_jax.diffusion.pixels import normalise, to_uint8
+from distill_jax.runtime import distributed
+from distill_jax.runtime.files import replace
+from distill_jax.sampling.student import Student
+
+
+def save_grid(path: epath.Path, x: np.ndarray, columns: int, side: int = 48) -> None:
+    """Writes images (n, h, w, c), c 1 or 3, as a PNG with `columns` per row.
+
+    Images under `side` pixels are enlarged by whole factors, without smoothing.
+    """
+    _, height, width, channels = x.shape
+    factor = max(1, side // height)
+    rows = -(-len(x) // columns)
+    blank = np.full((rows * columns - len(x), height, width, channels), -1.0, np.float32)
+    tiles = to_uint8(np.concatenate([x, blank])).repeat(factor, axis=1).repeat(factor, axis=2)
+    tiles = np.pad(tiles, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    tiles = tiles.reshape(rows, columns, *tiles.shape[1:])
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles], axis=0)
+    file = io.BytesIO()
+    PIL.Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(file, format="PNG")
+    _write(epath.Path(path), file.getvalue())
+
+
+def save_scatter(
+    path: epath.Path, samples: Mapping[str, np.ndarray], label: np.ndarray | None, data: np.ndarray
+) -> None:
+    """Writes points (n, 2), coloured by class, over those of the data in grey, as a PNG.
+
+    Args:
+      path: of the file.
+      samples: points by the title of their panel.
+      label: the classes (n,) in every panel, None for one colour.
+      data: points (m, 2).
+    """
+    figure = Figure(figsize=(4 * len(samples), 4), layout="constrained")
+    axes = figure.subplots(1, len(samples), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, (title, points) in zip(axes, samples.items(), strict=True):
+        axis.scatter(*data.T, s=2, color="0.8", linewidths=0)
+        axis.scatter(*points.T, s=2, c=label, cmap="tab10", vmin=0, vmax=9, linewidths=0)
+        axis.set(title=title, aspect="equal")
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110, format="png")
+    _write(epath.Path(path), file.getvalue())
+
+
+def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Dataset) -> None:
+    """Writes the same noise at every w (rows) and the first classes (columns), or a scatter."""
+    if not (student.takes_w or student.can_be_guided):
+        w = (None,)
+    elif student.takes_w:
+        low, high = student.method.w_range
+        w = [strength for strength in w if low <= strength <= high] or [low]
+    if student.shape[:2] == (1, 1):
+        _draw_points(student, path, w, dataset.images("held_out", 2000).x)
+        return
+    columns = min(student.num_classes, 10) or 10
+    classes = np.arange(columns) if student.num_classes else None
+    rows = [student.sample(jax.random.key(0), columns, classes, strength) for strength in w]
+    save_grid(path, np.concatenate([distributed.fetch(row) for row in rows]), columns)
+
+
+def _draw_points(
+    student: Student, path: epath.Path, w: Sequence[float | None], data: np.ndarray
+) -> None:
+    """Writes 2,000 points at every w over as many of the data."""
+    label = np.arange(2000) % student.num_classes if student.num_classes else None
+    samples = {}
+    for strength in w:
+        title = student.manifest["stage"] + ("" if strength is None else f", w = {strength:g}")
+        x = student.sample(jax.random.key(0), 2000, label, strength)
+        samples[title] = distributed.fetch(x).reshape(2000, -1)
+    save_scatter(path, samples, label, data.reshape(len(data), -1))
+
+
+def draw_codes(student: Student, path: epath.Path, held_out: Source) -> None:
+    """Writes an image of each of the first classes, and below it the noise that an encoder finds.
+
+    The noise is divided by 3, so that black and white are three standard deviations.
+    """
+    classes = range(min(student.num_classes, 10))
+    first = [int(np.argmax(held_out.label == label)) for label in classes] or [*range(10)]
+    x, label = normalise(held_out.x[first]), held_out.label[first]
+    z = student.encode(x, label if student.num_classes else None)
+    save_grid(path, np.concatenate([x, distributed.fetch(z) / 3]), len(first))
+
+
+def _write(path: epath.Path, content: bytes) -> None:
+    """Writes the file in one step, from process 0."""
+    if distributed.first():
+        replace(path, content)

@@ -1,0 +1,170 @@
+"""What samples of a dataset are measured by, and what its real images get."""
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from distill_jax.data import DATASETS, Dataset, Source
+from distill_jax.diffusion.pixels import normalise
+from distill_jax.metrics.convnet import LEAST, ConvNet
+from distill_jax.metrics.features import Classifier
+from distill_jax.metrics.frechet import frechet_distance, moments
+from distill_jax.metrics.recall import recall
+from distill_jax.metrics.sliced import by_class
+from distill_jax.runtime.registry import build
+
+Row = dict[str, Any]
+MOST = 50_000  # Images of a split that statistics are made of.
+SMALL = 1024  # Numbers in an image up to which the classifier is a perceptron.
+NEIGHBOURS = 5_000  # Points of a plane that recall is a fraction of, and samples that cover them.
+
+
+class Yardstick(abc.ABC):
+    """Everything that samples of one dataset are compared with.
+
+    Attributes:
+      name: of its distance, which is a key of every row.
+      floor: distances between real images: two halves of the training images, and training
+        against held-out images.
+      real_recall: of one half of the training images by the other.
+      real_accuracy: of the classifier on held-out images, None where there is none.
+      turns_accuracy: of a classifier of quarter turns on held-out images, 0.25 by chance: what its
+        features are worth where the data have no labels. None where they do.
+    """
+
+    name: str
+    floor: dict[str, float]
+    real_recall: float
+    real_accuracy: float | None = None
+    turns_accuracy: float | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """The name of the distance and what real images get."""
+        return {
+            "name": self.name,
+            "floor": self.floor,
+            "real_recall": self.real_recall,
+            "real_accuracy": self.real_accuracy,
+            "turns_accuracy": self.turns_accuracy,
+        }
+
+    @threadpool_limits.wrap(limits=1)  # Matrices this small are slower on several threads.
+    def measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
+        """Distances, accuracy and recall of samples of these labels.
+
+        Args:
+          x: samples.
+          label: what they are meant to show, None for a network without labels.
+          target: the guided teacher's samples from the same noise; None when there is no teacher,
+            and for those samples themselves, whose distance would be rounding.
+        """
+        row = self._measure(x, label, target)
+        if target is not None:
+            row["l2"] = float(np.sqrt(np.mean((x - target) ** 2)))
+        return row
+
+    @abc.abstractmethod
+    def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
+        """The row without l2."""
+
+
+def make_yardstick(data: Mapping[str, Any]) -> Yardstick:
+    """The yardstick of a dataset, `data` as in a config: of its pixels if they are one point."""
+    dataset = build(DATASETS, "dataset", data)
+    if dataset.shape[:2] == (1, 1):
+        return PointYardstick(dataset)
+    return ImageYardstick(dataset, f"FD-{data.get('dataset', data['name']).replace('/', '_')}")
+
+
+class ImageYardstick(Yardstick):
+    """Frechet distance and recall in the features of a classifier trained on the dataset.
+
+    Args:
+      dataset: of images.
+      name: of the distance.
+      least: updates of a ConvNet of small data.
+    """
+
+    def __init__(self, dataset: Dataset, name: str, least: int = LEAST):
+        train, held_out = (dataset.images(split, MOST) for split in ("train", "held_out"))
+        labelled = dataset.num_labels > 1
+        self.name = name
+        if np.prod(dataset.shape) <= SMALL and labelled:
+            train, held_out = (Source(normalise(part.x), part.label) for part in (train, held_out))
+            self._classifier = Classifier(train.x, train.label)
+        else:
+            self._classifier = ConvNet(train.x, train.label if labelled else None, least=least)
+        self._real = self._classifier.features(train.x)
+        self._moments = moments(self._real)
+        halves = _halves(self._real)
+        self.floor = {
+            "halves": frechet_distance(*map(moments, halves)),
+            "held_out": self._distance(self._classifier.features(held_out.x)),
+        }
+        self.real_recall = recall(*halves)
+        if labelled:
+            self.real_accuracy = self._classifier.accuracy(held_out.x, held_out.label)
+        else:
+            self.turns_accuracy = self._classifier.turns_accuracy(held_out.x)
+
+    def _distance(self, features: np.ndarray) -> float:
+        return frechet_distance(moments(features), self._moments)
+
+    def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
+        features = self._classifier.features(x)
+        row = {self.name: self._distance(features)}
+        if target is not None:
+            reference = moments(self._classifier.features(target))
+            row[f"{self.name}-to-teacher"] = frechet_distance(moments(features), reference)
+        if label is not None and self.real_accuracy is not None:
+            row["accuracy"] = self._classifier.accuracy(x, label)
+        row["recall"] = recall(self._real, features)
+        return row
+
+
+class PointYardstick(Yardstick):
+    """Sliced Wasserstein-2 distance by class, and recall, of points: images of one pixel."""
+
+    name = "SW2"
+
+    def __init__(self, dataset: Dataset):
+        train, held_out = (dataset.images(split, MOST) for split in ("train", "held_out"))
+        self._real, self._label = _flat(train.x), train.label
+        points, labels = _halves(self._real), _halves(self._label)
+        self.floor = {
+            "halves": _mean(by_class(points[0], labels[0], points[1], labels[1])),
+            "held_out": _mean(self._distances(_flat(held_out.x), held_out.label)),
+        }
+        self.real_recall = recall(*(half[:NEIGHBOURS] for half in points))
+
+    def _distances(self, x: np.ndarray, label: np.ndarray | None) -> dict[int, float]:
+        if label is None:
+            label, real = np.zeros(len(x)), np.zeros(len(self._real))
+        else:
+            real = self._label
+        return by_class(x, label, self._real, real)
+
+    def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
+        x = _flat(x)
+        distances = self._distances(x, label)
+        return {
+            self.name: _mean(distances),
+            f"{self.name} worst class": max(distances.values()),
+            "recall": recall(self._real[:NEIGHBOURS], x[:NEIGHBOURS]),
+        }
+
+
+def _halves(x: np.ndarray) -> list[np.ndarray]:
+    order = np.random.default_rng(0).permutation(len(x))
+    return [x[part] for part in np.array_split(order, 2)]
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    return normalise(x).reshape(len(x), -1)
+
+
+def _mean(values: dict[int, float]) -> float:
+    return float(np.mean(list(values.values())))

@@ -1,0 +1,149 @@
+"""The report of a chain: quality against steps, as JSON, Markdown and a figure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from distill_jax.evaluation import figures
+from distill_jax.runtime import logging
+from distill_jax.storage import checkpoint
+
+Row = dict[str, Any]
+# What the distance of a yardstick is, by its name; {0} is the name, {1} the number of samples.
+DISTANCES = {
+    "SW2": "{0}: sliced Wasserstein-2 distance to the training points of a class, mean over "
+    "classes, {1} samples, classes in turn. {0} worst class: the largest of them. recall: the "
+    "fraction of training points within the balls around samples, 5,000 of each, that reach to "
+    "their third neighbour.",
+    "FD": "{0}: Frechet distance to the training images in the features of a classifier trained "
+    "on them, on the CPU in full precision, {1} samples, classes in turn; not FID. "
+    "{0}-to-teacher: to the guided teacher's samples at its full number of steps. accuracy: of "
+    "that classifier on the classes asked for. recall: the fraction of training images within the "
+    "balls around samples, in its features, that reach to their third neighbour.",
+}
+
+
+# What stands between the table and the pictures of the stages.
+IMAGES = (
+    "From 16 steps on a student need not be nearer to the teacher (l2) than the teacher's own "
+    "DDIM at that number of steps: absorbing guidance leaves an error that halvings keep, and "
+    "longer guided training lowers.",
+    "## Samples",
+    "One row for each w, one column for each class, the same noise in every stage; of an encoder, "
+    "held-out images above the noise they are taken to.",
+)
+POINTS = (
+    "## Samples",
+    "One panel for each w, samples coloured by class over held-out points in grey; the same noise "
+    "in every stage.",
+)
+
+
+def protocol(name: str, num: int) -> str:
+    """What the numbers mean, in a few sentences."""
+    return DISTANCES[name.partition("-")[0]].format(name, num) + (
+        " l2: root mean square difference per pixel, in [-1, 1], to the guided teacher's sample "
+        "from the same noise. calls: network calls per image. seconds per image: wall clock of the "
+        "whole set over its size, compiled. variance: of the ancestral sampler, the weight of the "
+        "large one in [0, 1], the best of those tried. student: DDIM with its own number of steps; "
+        "student, stochastic: the sampler of long steps and fresh noise; student, another name: "
+        "that method's own sampler."
+    )
+
+
+def rows_table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table, with a column for everything that any of them has.
+
+    A column that earlier rows lack stands before the one that follows it in its own row.
+    """
+    titles: list[str] = []
+    for row in rows:
+        place = len(titles)
+        for key in reversed(row):
+            if key in titles:
+                place = titles.index(key)
+            else:
+                titles.insert(place, key)
+    cells = [[_shown(row[key]) if key in row else "-" for key in titles] for row in rows]
+    return logging.table(titles, cells)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def write(workdir: epath.Path, content: dict[str, Any]) -> None:
+    """Writes report.png, report.md and, last, report.json.
+
+    Args:
+      workdir: of the run.
+      content: the summary of the yardstick, "rows" and "made_of".
+    """
+    with (workdir / "report.png").open("wb") as file:
+        figures.quality(content).savefig(file, dpi=110)
+    (workdir / "report.md").write_text(_text(workdir, content))
+    checkpoint.write_json(workdir / "report.json", content)
+
+
+def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
+    name, rows, floor = content["name"], content["rows"], content["floor"]
+    grids = [path for path in sorted(workdir.glob("s[0-9]*_*/grid.png"))]
+    parts = [
+        f"# {workdir.name}",
+        protocol(name, content["made_of"]["num_samples"]),
+        f"Floor of {name}: {floor['halves']:.3g} between two halves of the training images, "
+        f"{floor['held_out']:.3g} between training and held-out images. {_real(content)}"
+        "Guidance (w > 0) moves samples away from the data on purpose, so there the distance to "
+        "the teacher is the one to read.",
+        "![quality against steps](report.png)",
+        *_headlines(name, rows),
+        rows_table(rows),
+        *(POINTS if name == "SW2" else IMAGES),
+        *(
+            f"{path.parent.name}\n\n![{path.parent.name}]({path.parent.name}/grid.png)"
+            for path in grids
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _real(content: dict[str, Any]) -> str:
+    """What real images get beside the floor of the distance."""
+    found, accuracy = content["real_recall"], content["real_accuracy"]
+    text = f"The recall of one half of the training images by the other is {found:.3f}. "
+    if content["name"] == "SW2":
+        return text
+    if accuracy is None:
+        return (
+            f"{text}The data have no labels: the classifier learned to tell quarter turns, and is "
+            f"right about {content['turns_accuracy']:.3f} of held-out images (by chance 0.25: then "
+            "its features say nothing). "
+        )
+    return f"{text}The classifier's accuracy on held-out images is {accuracy:.3f}. "
+
+
+def _in_calls(row: Row, name: str) -> str:
+    return f"{row[name]:.3g} in {logging.counted(row['calls'], 'call')}"
+
+
+def _headlines(name: str, rows: Sequence[Row]) -> list[str]:
+    """The fewest-step students beside the teacher at the same steps and at its own, per w."""
+    students = [row for row in rows if row["sampler"].startswith("student")]
+    teachers = [row for row in rows if row["sampler"] == "teacher"]
+    if not students or not teachers:
+        return []
+    fewest = min(row["num_steps"] for row in students)
+    most = max(row["num_steps"] for row in teachers)
+    lines = []
+    for row in (row for row in students if row["num_steps"] == fewest):
+        same_w = {r["num_steps"]: r for r in teachers if r["w"] == row["w"]}
+        shown = [same_w[n] for n in dict.fromkeys((fewest, most)) if n in same_w]
+        line = f"* w = {row['w']:g}, {row['sampler']}: {name} {_in_calls(row, name)}"
+        if shown:
+            line += "; the teacher has " + " and ".join(_in_calls(r, name) for r in shown)
+        if most in same_w:
+            ratio = same_w[most]["seconds_per_image"] / row["seconds_per_image"]
+            line += f", {ratio:.0f} times slower" if ratio >= 1.5 else ""
+        lines.append(f"{line}.")
+    return ["\n".join(lines)]

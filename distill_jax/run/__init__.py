@@ -1,0 +1,1 @@
+"""A config becomes finished stages: the plan, validation, costs, and the pipeline that trains."""

@@ -1,0 +1,350 @@
+"""What a plan costs: parameters, FLOPs, bytes per device and hours, of a run that is not started.
+
+FLOPs are counted in the gradient of the method's own loss, traced on shapes: a method that calls a
+network once more, or a network that computes its activations twice, is counted as it is.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AbstractMesh
+
+from distill_jax.diffusion.denoiser import Binding
+from distill_jax.methods import Method, Phase
+from distill_jax.models.build import abstract_params
+from distill_jax.run.flops import flops
+from distill_jax.run.plan import Bind, Run, Stage
+from distill_jax.runtime import logging
+from distill_jax.runtime.registry import suggestion
+from distill_jax.training.update import make_update, new_state
+from distill_jax.typing import Batch, Tree
+
+# TFLOP/s of one device in dense bfloat16 products, and what JAX calls it. From NVIDIA's data sheets
+# (SXM modules) and Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e".
+DEVICES = {
+    "a100": (312, "NVIDIA A100"),
+    "h100": (989, "NVIDIA H100 80GB HBM"),
+    "h200": (989, "NVIDIA H200$"),
+    "v4": (275, "TPU v4$"),
+    "v5e": (197, "TPU v5( lite|e)$"),
+    "v5p": (459, "TPU v5p?$"),
+    "v6e": (918, "TPU v6( lite|e)$"),
+}
+FLOP = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP")
+BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+class Target(NamedTuple):
+    """The devices that are planned for.
+
+    Attributes:
+      count: how many.
+      name: of one of them.
+      peak: TFLOP/s of one, None where it is not known.
+      utilisation: the fraction of the peak that training is taken to reach.
+    """
+
+    count: int
+    name: str
+    peak: float | None
+    utilisation: float = 0.4
+
+
+def target(text: str | None) -> Target:
+    """The devices of a flag, COUNTxDEVICE or COUNTxDEVICE@UTILISATION; those here for None.
+
+    DEVICE is a key of DEVICES or a peak in TFLOP/s: 64xv4, 8xh100@0.35, 8x2250.
+
+    Raises:
+      ValueError: when it is not of that form.
+    """
+    if text is None:
+        kind = jax.devices()[0].device_kind
+        peaks = [peak for peak, pattern in DEVICES.values() if re.match(pattern, kind)]
+        return Target(jax.device_count(), kind, *(peaks or [None]))
+    match = re.fullmatch(r"(\d+)x(\w+|\d+\.\d+)(?:@([\d.]+))?", text.lower())
+    number, name, utilisation = match.groups("0.4") if match else ("0", "", "0.4")
+    known = name in DEVICES
+    hint = "" if known else suggestion(name, DEVICES)
+    peak = DEVICES[name][0] if known else _number(name)
+    planned = Target(int(number), name if known else "devices", peak, _number(utilisation))
+    if not (planned.count and planned.peak and 0 < planned.utilisation <= 1):
+        raise ValueError(
+            f"--plan_for is {text!r}; expected COUNTxDEVICE, such as 8xh100, with DEVICE one of "
+            f"{', '.join(DEVICES)} or a peak in TFLOP/s, and @0.35 behind it where another "
+            f"fraction of the peak than 0.4 is reached{hint}"
+        )
+    return planned
+
+
+def _number(text: str) -> float:
+    """The number that a text is, 0 where it is none."""
+    return float(text) if re.fullmatch(r"\d*\.?\d+", text) else 0.0
+
+
+class Cost(NamedTuple):
+    """What a stage costs. Stages that run the same programs share one object.
+
+    Attributes:
+      flops: of one iteration's updates of each phase, on all devices together; of a phase whose
+        programs take turns, their mean.
+      kept: bytes on each device between two updates, by what they are.
+    """
+
+    flops: tuple[int, ...]
+    kept: dict[str, int]
+
+
+def measure(run: Run) -> dict[str, Cost]:
+    """The cost of every stage by its name, in seconds and without making an array."""
+    costs, alike = {}, {}
+    for stage in run.stages:
+        roles = jax.tree.structure((stage.method, stage.shapes))
+        sizes = stage.batch_size, *jax.tree.leaves(stage.shapes)
+        key = (stage.method.phases, stage.bind, roles, sizes)
+        if key not in alike:
+            alike[key] = _measure(run, stage)
+        costs[stage.name] = alike[key]
+    return costs
+
+
+def _measure(run: Run, stage: Stage) -> Cost:
+    method, _, state, frozen, batch = _arguments(run, stage)
+    networks = stage.bind.student, stage.bind.teacher
+    student, teacher = (each and _traced_once(each) for each in networks)
+    bind = dataclasses.replace(stage.bind, student=student, teacher=teacher, gather=None)
+    flops_of = functools.partial(_flops, bind, method, {**frozen, **state.params}, batch)
+    kept = {
+        "parameters": state.params,
+        "frozen": frozen,
+        "optimizer": state.opt,
+        "EMA": state.ema,
+        "batch": batch,
+    }
+    return Cost(
+        tuple(flops_of(phase) for phase in method.phases),
+        {name: _bytes_per_device(tree) for name, tree in kept.items()},
+    )
+
+
+def _flops(
+    bind: Bind, method: Method, params: Mapping[str, Tree], batch: Batch, phase: Phase
+) -> int:
+    """Of the gradients of a phase; the optimizer has neither products nor convolutions."""
+
+    def of(*turn: int) -> int:
+        def loss(trained: Tree, method: Method, params: Mapping, batch: Batch) -> jax.Array:
+            nets = bind({**params, phase.trains: trained})
+            return phase.loss(method, jax.random.key(0), batch, nets, *turn)[0]
+
+        return flops(jax.value_and_grad(loss), params[phase.trains], method, params, batch)
+
+    if phase.turns == 1:
+        return phase.repeats * of()
+    return phase.repeats * sum(of(turn) for turn in range(phase.turns)) // phase.turns
+
+
+@functools.cache
+def _traced_once(binding: Binding) -> Binding:
+    """The same, but JAX remembers what it traced: tracing is all that a plan waits for."""
+    network = binding.network._replace(apply=jax.jit(binding.network.apply))
+    if network.features is not None:
+        network = network._replace(features=jax.jit(network.features))
+    return dataclasses.replace(binding, network=network)
+
+
+def _arguments(run: Run, stage: Stage) -> tuple:
+    """Shapes, types and shardings of what the updates of a stage are called with."""
+    method, rates = jax.eval_shape(lambda *numbers: numbers, stage.method, stage.rates)
+    trained = {phase.trains: stage.shapes[phase.trains] for phase in stage.method.phases}
+    state = jax.eval_shape(lambda params: new_state(jax.random.key(0), params, stage.tx), trained)
+    frozen = {role: shapes for role, shapes in stage.shapes.items() if role not in trained}
+
+    def one_each(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
+        shape = (stage.batch_size, *shape)
+        return jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=run.layout.batch)
+
+    label = {"label": one_each((), "int32")}
+    x = None if stage.method.data_free else one_each(run.dataset.shape, "float32")
+    batch = Batch(x, label if run.dataset.num_classes else {}, label)
+    return method, rates, run.layout.abstract(state), run.layout.abstract(frozen), batch
+
+
+def _bytes_per_device(tree: Tree) -> int:
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
+    """The costs as text: parameters by module, FLOPs and hours by stage, bytes per device."""
+    last = run.stages[-1]
+    shapes = abstract_params(last.bind.student, last.method.inputs)
+    forward = forward_flops(last.bind.student, last.method)
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    modules = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in by_module(shapes).items()]
+    kept = []
+    for names, _, cost in _programs(costs):
+        amounts = (*cost.kept.values(), sum(cost.kept.values()))
+        kept.append((names, *(scaled(n, BYTES) for n in amounts)))
+    return "\n\n".join(
+        (
+            logging.table(("module", "parameters", "share"), modules),
+            f"{scaled(forward, FLOP)} per image and call of the network of {last.name} (matrix "
+            "products and convolutions; a multiply-add is 2)",
+            _show_stages(run, costs, where),
+            "On each device, beside the activations and gradients of an update "
+            "(--plan=compile has those):",
+            logging.table(("stage", *cost.kept, "together"), kept),
+            *_show_unsplit(run, shapes),
+        )
+    )
+
+
+def _show_unsplit(run: Run, shapes: Tree, most: int = 5) -> Iterator[str]:
+    """What no device leaves to others, where devices share networks."""
+    if run.layout.mesh.size > run.layout.mesh.shape["data"]:
+        sizes = run.layout.unsplit(shapes)
+        largest = ", ".join(f"{name} {scaled(sizes[name], BYTES)}" for name in [*sizes][:most])
+        yield (
+            f"{len(sizes)} of {len(jax.tree.leaves(shapes))} arrays of the network are whole on "
+            f"each, {scaled(sum(sizes.values()), BYTES)} together; the largest: {largest}"
+        )
+
+
+def forward_flops(binding: Binding, method: Method) -> int:
+    """Of one call of the network that `method` trains, on one image."""
+    z = jax.ShapeDtypeStruct((1, *binding.sizes.shape), np.float32)
+    t = jax.ShapeDtypeStruct((1,), np.float32)
+    cond = binding.sizes.conditions(method.inputs)
+    return flops(binding.network.apply, abstract_params(binding, method.inputs), z, t, cond)
+
+
+def _show_stages(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
+    """Images, FLOPs and hours of every stage, of all, and of those that are left."""
+
+    def row(name: str, stages: Sequence[Stage], update: str = "") -> tuple[str, ...]:
+        images = sum(stage.spec.steps * stage.updates * stage.batch_size for stage in stages)
+        total = sum(stage.spec.steps * sum(costs[stage.name].flops) for stage in stages)
+        shown = "-" if where.peak is None else f"{hours(total, where):,.2f}"
+        return (name, f"{images:,}", update, scaled(total, FLOP), shown)
+
+    rows = [row(s.name, [s], scaled(sum(costs[s.name].flops), FLOP)) for s in run.stages]
+    rows.append(row("all", run.stages))
+    left = [stage for stage in run.stages if not stage.finished]
+    if len(left) < len(run.stages):
+        rows.append(row("to do", left))
+    if where.peak:
+        note = (
+            f"hours on {where.count} {where.name} at {where.utilisation:.0%} of {where.peak:g} "
+            "TFLOP/s each"
+        )
+        if where.name in DEVICES:
+            note += ", which is for bfloat16: on GPUs float32 takes at least twice as long"
+    else:
+        note = (
+            f"hours are not known, nor is the peak of {where.name!r}; name other devices, such as "
+            "--plan_for=8xh100, or the TFLOP/s of each: --plan_for=8x2250"
+        )
+    titles = ("stage", "images", "per iteration", "together", "hours")
+    return logging.table(titles, rows) + "\n\n" + note
+
+
+def hours(total: int | float, where: Target) -> float:
+    """Of so many FLOPs: total / (count peak utilisation)."""
+    return total / (where.count * where.peak * 1e12 * where.utilisation) / 3600
+
+
+def _programs(costs: Mapping[str, Cost]) -> list[tuple[str, str, Cost]]:
+    """(names of stages, the first of them, the cost that they share)."""
+    groups: dict[int, list[str]] = {}
+    for name, cost in costs.items():
+        groups.setdefault(id(cost), []).append(name)
+    return [(_span(names), names[0], costs[names[0]]) for names in groups.values()]
+
+
+def _span(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]} ({len(names)})"
+
+
+def by_module(params: Tree, most: int = 14) -> dict[str, int]:
+    """Parameters of the outermost modules, the largest first.
+
+    Modules that share their name up to a dot are one, so are those of one size whose names differ
+    by a number, and so are the smallest where there would be more than `most`.
+    """
+    groups: dict[str, int] = {}
+    for name, tree in params.items():
+        size = sum(leaf.size for leaf in jax.tree.leaves(tree))
+        group = name.partition(".")[0]
+        groups[group] = groups.get(group, 0) + size
+    alike: dict[tuple[str, int], list[str]] = {}
+    for name, size in groups.items():
+        alike.setdefault((re.sub(r"\d+$", "", name), size), []).append(name)
+    merged = {_span(names): size * len(names) for (_, size), names in alike.items()}
+    ordered = sorted(merged.items(), key=lambda item: -item[1])
+    if len(ordered) > most:
+        ordered, rest = ordered[: most - 1], ordered[most - 1 :]
+        ordered.append((f"{len(rest)} others", sum(size for _, size in rest)))
+    return dict(ordered)
+
+
+def scaled(value: int | float, units: Sequence[str]) -> str:
+    """Four digits and the unit that suits: 210.7 GFLOP, 1.5 GiB."""
+    base = 1024 if units is BYTES else 1000
+    power = min(int(math.log(max(value, 1), base)), len(units) - 1)
+    return f"{value / base**power:.4g} {units[power]}"
+
+
+def check_compile(run: Run) -> None:
+    """Raises ValueError unless the run's programs can be compiled here."""
+    if isinstance(run.layout.mesh, AbstractMesh):
+        count = run.layout.mesh.size
+        raise ValueError(
+            f"--plan=compile is for the {jax.device_count()} device(s) here, and {count} are "
+            "planned for: a program is compiled where it would run. Take --plan without it, or "
+            f"let CPU devices stand in: JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={count} in front"
+        )
+
+
+def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
+    """Compiles the updates of a run, each once, and says what memory XLA gives them on a device.
+
+    Of programs that take turns the last one is compiled, which has the largest images. Beside what
+    is counted here stand XLA's own FLOPs, which include what is done for single elements and, on
+    GPUs, leave out what libraries do.
+    """
+    stages, rows = {stage.name: stage for stage in run.stages}, []
+    for names, first, cost in _programs(costs):
+        for index, counted in enumerate(cost.flops):
+            phase = stages[first].method.phases[index]
+            logging.say(f"compiling the update of {names}")
+            began = time.monotonic()
+            compiled = compile_update(run, stages[first], index, phase.turns - 1)
+            seconds, memory = time.monotonic() - began, compiled.memory_analysis()
+            theirs = compiled.cost_analysis().get("flops", 0) * jax.device_count()
+            sizes = {
+                "arguments": memory.argument_size_in_bytes,
+                "results": memory.output_size_in_bytes,
+                "of these in place": memory.alias_size_in_bytes,
+                "activations": memory.temp_size_in_bytes,
+            }
+            together = sum(sizes.values()) - 2 * sizes["of these in place"]
+            amounts = [scaled(size, BYTES) for size in (*sizes.values(), together)]
+            flop = (scaled(counted / phase.repeats, FLOP), scaled(theirs, FLOP))
+            rows.append((names, index, f"{seconds:.0f}", *flop, *amounts))
+    titles = ("stage", "phase", "seconds to compile", "FLOP counted", "FLOP by XLA")
+    return logging.table((*titles, *sizes, "together"), rows)
+
+
+def compile_update(run: Run, stage: Stage, index: int, turn: int = 0) -> jax.stages.Compiled:
+    """The program that the run would run for a phase, compiled for shapes."""
+    phases, parts = stage.method.phases, run.config.microbatches
+    update = make_update(phases, index, stage.bind, stage.tx, run.layout.constrain, turn, parts)
+    return update.lower(*_arguments(run, stage)).compile()

@@ -1,0 +1,309 @@
+"""A run: the unfinished stages of a config, in order, each from the finished network before it."""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from distill_jax.evaluation import pictures
+from distill_jax.models.build import matmul_precision, rounded
+from distill_jax.run.plan import Run
+from distill_jax.run.prefetch import ahead
+from distill_jax.run.stages import Stage
+from distill_jax.runtime import distributed, logging
+from distill_jax.runtime.sharding import Layout
+from distill_jax.sampling.student import find_final, load, load_fake
+from distill_jax.storage import checkpoint
+from distill_jax.training.loop import Cadence, DivergedError, StoppedError, train
+from distill_jax.training.profiler import Profile, tracing
+from distill_jax.training.roles import Bind
+from distill_jax.training.update import TrainState, make_iterations, make_update, new_state
+from distill_jax.typing import Batch, Tree
+
+# Keys of a config that change a network by rounding at most: a run may go on with others.
+FREE = ("evaluate", "keep", "keep_every", "log_every", "mesh", "save_every", "updates_per_call")
+
+# Keys of a config that a manifest repeats.
+KEPT = ("schedule", "parameterization", "matmul_precision", "data")
+
+
+def run(
+    planned: Run,
+    stop: Callable[[], bool],
+    force: bool = False,
+    profile: Profile | None = None,
+    ideal: Mapping[str, float] | None = None,
+) -> bool:
+    """Runs the unfinished stages.
+
+    Args:
+      planned: from plan.make.
+      stop: polled between iterations; see train.train.
+      force: goes on in a workdir that was begun with another config.
+      profile: iterations that are traced into the workdir's folder profile.
+      ideal: seconds that an iteration of each stage takes at the devices' peak; see logs.StageLog.
+
+    Returns:
+      Whether there was anything to do.
+    """
+    todo = [stage for stage in planned.stages if not distributed.agree(stage.finished)]
+    if todo:
+        for split in ("train", "held_out"):  # Data that are missing end a run before it begins.
+            planned.dataset.images(split, 1)
+    if profile:
+        steps = {stage.name: stage.spec.steps for stage in planned.stages}
+        profile = profile.of(steps, steps.keys() - {stage.name for stage in todo})
+    _claim(planned.workdir, planned.config, force)
+    precision = matmul_precision(planned.config.matmul_precision)
+    with logging.compilations(planned.workdir / "compilations.jsonl"), precision:
+        for stage in todo:
+            began = time.monotonic()
+            traced = profile if profile and profile.stage == stage.name else None
+            fastest = (ideal or {}).get(stage.name)
+            _finish(planned, stage, *_train_stage(planned, stage, stop, traced, fastest))
+            logging.say(f"{stage.name}: finished in {time.monotonic() - began:.0f} s")
+            if stop():
+                raise StoppedError(stage.spec.steps)
+        _draw_grids(planned, stop)
+    return bool(todo)
+
+
+def _draw_grids(planned: Run, stop: Callable[[], bool]) -> None:
+    """Writes the pictures of all stages that have none."""
+    for stage in planned.stages:
+        if stop():
+            raise InterruptedError("stopped while drawing grids")
+        grid = stage.directory / "grid.png"
+        if not distributed.agree(grid.exists()):
+            student = load(stage.directory, planned.layout)
+            if student.method.decodes:
+                pictures.draw_grid(student, grid, planned.config.evaluate.w, planned.dataset)
+            else:
+                pictures.draw_codes(student, grid, planned.dataset.images("held_out", 200))
+
+
+def _claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
+    """Writes config.json, or makes sure that the one there says the same."""
+    path = workdir / "config.json"
+    new = json.loads(config.to_json())
+    if path.exists():
+        old, new_flat = _flat(json.loads(path.read_text())), _flat(new)
+        keys = sorted(
+            key
+            for key in old.keys() | new_flat.keys()
+            if old.get(key) != new_flat.get(key) and key.split(".")[1] not in FREE
+        )
+        lines = [f"  {key}: {old.get(key)} there, {new_flat.get(key)} now" for key in keys]
+        if lines and not force:
+            raise ValueError(
+                f"{workdir} holds a run of another config:\n" + "\n".join(lines) + "\n"
+                "choose another --workdir, or go on there with --resume=force (finished stages "
+                "stay as they are)"
+            )
+        for line in lines:
+            logging.say(f"--resume=force: changed{line}")
+    distributed.wait("all have read the config of the workdir")
+    if distributed.first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_json(path, new)
+
+
+def _flat(tree: Any, path: str = "config") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {path: tree}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{path}.{key}").items()}
+
+
+def _train_stage(
+    run: Run,
+    stage: Stage,
+    stop: Callable[[], bool],
+    profile: Profile | None,
+    ideal: float | None,
+) -> tuple[Tree, Tree | None]:
+    """The running mean of the student's weights after the last iteration, and the fake's weights.
+
+    The latter are None unless the stage is to keep them.
+    """
+    config, spec, layout = run.config, stage.spec, run.layout
+    teacher = None if stage.teacher is None else load(stage.teacher, layout)
+    begun = teacher if stage.start == stage.teacher else load(stage.start, layout)
+    fake = None if stage.fake_start is None else load_fake(stage.fake_start, layout)
+    make = _Start(stage.bind, stage.method.inputs, stage.tx, layout.constrain)
+    key = jax.random.fold_in(jax.random.key(config.seed), stage.index)
+    first = functools.partial(make, key, None if begun is None else begun.params, fake)
+    states = checkpoint.States(stage.directory / "states", config.keep, config.keep_every)
+    state = states.restore(layout.abstract(jax.eval_shape(first)[0]), logging.say)
+    frozen = {}
+    if stage.bind.teacher:
+        frozen["teacher"] = rounded(teacher.params, config.frozen_dtype)
+    if state is not None:
+        logging.say(f"{stage.name}: going on after iteration {int(state.step)}")
+    if state is None or stage.bind.rank:
+        fresh, start = first()
+        state, frozen = fresh if state is None else state, {**frozen, **start}
+    del first, begun, fake, teacher  # And with them arrays that are not needed from here on.
+    done, per_call = int(state.step), config.updates_per_call
+    cadence = Cadence(spec.steps, config.log_every, config.save_every, per_call)
+    made, iterate = _batches(run, stage, cadence, done), _iteration(run, stage, frozen, done)
+    images = stage.batch_size * stage.updates
+    log = logging.StageLog(stage.directory, stage.name, spec.steps, done, images, ideal)
+    try:
+        with (
+            contextlib.closing(ahead(made, 2)) as batches,
+            tracing(profile, iterate, cadence, done, run.workdir / "profile") as traced,
+        ):
+            state = train(traced, state, batches, cadence, log.log, states.save, stop)
+    except DivergedError as error:
+        last = states.steps()
+        good = stage.directory / "states" / str(last[-1]) if last else stage.teacher
+        kept = f"the last good checkpoint is {good}" if good else "nothing was saved before"
+        raise ValueError(
+            f"stage {stage.name} diverged at {error}; {kept}; try a "
+            f"smaller --config.stages.{stage.name}.learning_rate (now {spec.learning_rate:g})"
+        ) from error
+    finally:
+        log.close()
+        states.close()
+    weights = functools.partial(stage.bind.weights, frozen)
+    fake = weights(state.params["fake"]["network"]) if spec.keep_fake else None
+    return weights(state.ema), fake
+
+
+def _iteration(
+    run: Run, stage: Stage, frozen: Mapping[str, Tree], step: int
+) -> Callable[[TrainState, tuple[Batch, ...]], tuple[TrainState, dict[str, jax.Array]]]:
+    """What one call does: the updates of every phase, in order, each with its batch.
+
+    Args:
+      run: it is part of.
+      stage: what is trained.
+      frozen: parameters of the roles that are not trained.
+      step: the iteration that comes first, from 0.
+    """
+    phases, steps, layout = stage.method.phases, itertools.count(step), run.layout
+    bind, tx, constrain = stage.bind, stage.tx, layout.constrain
+    parts = run.config.microbatches
+    method, rates = _replicated(layout, (stage.method, stage.rates))
+    if run.config.updates_per_call > 1:
+        several = make_iterations(phases, bind, tx, constrain, parts)
+        return lambda state, batches: several(method, rates, state, frozen, batches)
+    updates = [
+        [make_update(phases, i, bind, tx, constrain, turn, parts) for turn in range(phase.turns)]
+        for i, phase in enumerate(phases)
+    ]
+
+    def iterate(
+        state: TrainState, batches: tuple[Batch, ...]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        step, metrics, left = next(steps), {}, iter(batches)
+        for phase, programs in zip(phases, updates, strict=True):
+            update = programs[step % phase.turns]
+            for repeat in range(phase.repeats):
+                state, new = update(method, rates, state, frozen, next(left), repeat)
+                metrics.update(new)
+        return state, metrics
+
+    return iterate
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _replicated(layout: Layout, tree: Tree) -> Tree:
+    """On every device, of every process."""
+    return jax.lax.with_sharding_constraint(tree, layout.replicated)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """Makes the state before the first iteration where it belongs; equal ones share a program."""
+
+    bind: Bind
+    inputs: tuple[str, ...]
+    tx: Any
+    constrain: Callable[[Tree], Tree]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def __call__(
+        self, key: jax.Array, begun: Tree | None, fake: Tree | None
+    ) -> tuple[TrainState, dict[str, Tree]]:
+        """The state, and under "start" the weights that adapters stand on."""
+        k_init, k_train = jax.random.split(key)
+        roles = self.bind.initial(k_init, self.inputs, begun, fake)
+        start = {"start": roles.pop("start")} if self.bind.rank else {}
+        return self.constrain((new_state(k_train, roles, self.tx), start))
+
+
+def _batches(run: Run, stage: Stage, cadence: Cadence, done: int) -> Iterator[tuple[Batch, ...]]:
+    """Those of the updates of every call, when so many iterations are done before the first.
+
+    They are functions of seed, stage and iteration alone. Where a call may do several iterations,
+    these are the second axis.
+    """
+    layout, classes = run.layout, run.dataset.num_classes
+    size, part = stage.batch_size, layout.part
+    seed, first = run.config.seed * 1000 + stage.index, done * stage.updates
+    null = layout.place({"label": np.full(size // part[1], classes, np.int32)})
+    if stage.method.data_free:
+        drawn = ((None, label) for label in _labels(seed, first, size, part, classes))
+    else:
+        drawn = run.dataset.batches(seed, first, size, part)
+    for end in cadence.ends(done):
+        rows = [list(itertools.islice(drawn, stage.updates)) for _ in range(done, end)]
+        if cadence.per_call > 1:
+            rows = [jax.tree.map(lambda *x: np.stack(x, axis=1), *rows)]
+        given = [(x, {"label": label} if classes else {}) for x, label in rows[0]]
+        yield tuple(Batch(*layout.place(each), null) for each in given)
+        done = end
+
+
+def _labels(
+    seed: int, start: int, size: int, part: tuple[int, int], classes: int
+) -> Iterator[np.ndarray]:
+    """Uniform labels of batches number start, start + 1, ...; see Dataset.batches."""
+    index, count = part
+    mine = slice(index * size // count, (index + 1) * size // count)
+    for step in itertools.count(start):
+        rng = np.random.default_rng((seed, step))
+        yield rng.integers(max(classes, 1), size=size, dtype=np.int32)[mine]
+
+
+def _finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
+    """Writes final/: the weights and everything needed to sample them, and the fake's weights."""
+    method, final = stage.method, stage.directory / "final"
+    config = json.loads(run.config.to_json())
+    manifest = {
+        "stage": stage.name,
+        "method": {"name": stage.spec.method.name, **dataclasses.asdict(method)},
+        "num_steps": method.num_steps,
+        "times": method.call_times,
+        "w_range": method.w_range,
+        "shape": run.dataset.shape,
+        "num_classes": run.dataset.num_classes,
+        "model": stage.model,
+        **{key: config[key] for key in KEPT},
+        "parent": None if stage.teacher is None else _relative(find_final(stage.teacher), final),
+        "init": _relative(find_final(stage.start), final) if stage.spec.init else None,
+        "init_fake": stage.fake_start and _relative(find_final(stage.fake_start), final),
+        "updates": stage.spec.steps,
+        "metrics": {},
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
+        "config": config,
+    }
+    checkpoint.save_final(final, weights, manifest, fake)
+
+
+def _relative(path: epath.Path, start: epath.Path) -> str:
+    """`path` seen from `start` where both lie in one workdir, so that it may be moved."""
+    if path.parent.parent == start.parent.parent:
+        return f"../../{path.parent.name}/{path.name}"
+    return str(path)

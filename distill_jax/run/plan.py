@@ -1,0 +1,214 @@
+"""A config, checked: every name looked up and every number tried, before anything is started."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import AbstractMesh
+from ml_collections import ConfigDict
+
+from distill_jax import config as configs
+from distill_jax.data import DATASETS, Dataset
+from distill_jax.diffusion.denoiser import Binding
+from distill_jax.methods import METHODS, Method
+from distill_jax.models.build import abstract_params, make_binding, rounded
+from distill_jax.run.stages import (
+    Stage,
+    check_alike,
+    check_labels,
+    find_fake,
+    find_network,
+    find_teacher,
+)
+from distill_jax.run.validation import check_config, check_keys, check_microbatches, check_ranges
+from distill_jax.runtime import logging
+from distill_jax.runtime.files import absolute
+from distill_jax.runtime.registry import build
+from distill_jax.runtime.sharding import Layout, make_layout
+from distill_jax.training.roles import Bind, role_shapes
+from distill_jax.training.update import optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A checked config: everything has been looked up, nothing has been started."""
+
+    config: ConfigDict
+    workdir: epath.Path
+    dataset: Dataset
+    layout: Layout
+    stages: tuple[Stage, ...]
+
+
+def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None) -> Run:
+    """Looks up every name and checks every number of a config, and starts nothing.
+
+    Args:
+      config: one that no one has checked.
+      workdir: of the run; it need not exist.
+      devices: to plan for; a run for another number than are here can be looked at alone.
+
+    Raises:
+      KeyError: for a key or name that nobody knows, with a suggestion.
+      ValueError: for numbers that do not fit each other.
+    """
+    check_keys(config, configs.base(), "config")
+    check_config(config)
+    if not config.stages:
+        raise ValueError("config.stages is empty: a run needs at least one stage")
+    dataset = build(DATASETS, "dataset", config.data.to_dict())
+    layout = make_layout(config.mesh.to_dict(), devices)
+    workdir = absolute(workdir)
+    stages: list[Stage] = []
+    for name in sorted(config.stages):
+        try:
+            stage = _plan_stage(config, name, stages, dataset, workdir)
+        except (KeyError, ValueError) as error:
+            raise type(error)(f"stage {name}: {error.args[0]}") from error
+        layout.check_batch(stage.batch_size)
+        check_microbatches(stage.batch_size, config.microbatches, layout.ways)
+        bind = dataclasses.replace(stage.bind, gather=layout.gather)
+        stages.append(dataclasses.replace(stage, bind=bind))
+    return Run(config, workdir, dataset, layout, tuple(stages))
+
+
+def _plan_stage(
+    config: ConfigDict, name: str, before: list[Stage], dataset: Dataset, workdir: epath.Path
+) -> Stage:
+    spec = config.stages[name]
+    if not re.fullmatch(r"s\d+_\w+", name):
+        raise ValueError(
+            f"expected a name such as s00_{name}, whose number says when it runs; "
+            "config.pipeline gives stages theirs"
+        )
+    check_keys(spec, configs.stage("", "", steps=1, learning_rate=1.0), f"stages.{name}")
+    check_ranges(spec, "")
+    check_keys(spec.optimizer, configs.base().optimizer, f"stages.{name}.optimizer")
+    method = build(METHODS, "method", spec.method.to_dict())
+    model = (spec.model or config.model).to_dict()
+    binding = _student_binding(config, spec, model, method, dataset)
+    directory, teacher = find_teacher(spec, method, before)
+    start_dir, start = directory, teacher
+    if spec.init:
+        start_dir, start = find_network(spec.init, "init", before)
+    method.check(None if teacher is None else teacher.method)
+    if start is not None:
+        role = "init" if spec.init else "teacher"
+        # A teacher that is trained on may learn to predict something else.
+        head = ("parameterization",) if method.needs_teacher else ()
+        check_alike(binding, start.binding, role, ("schedule", *head))
+    if teacher is not None:
+        check_alike(binding, teacher.binding, "teacher", ("schedule",))
+        check_labels(method, dataset.num_classes, teacher.binding.sizes.num_classes)
+    frozen = teacher.binding if method.needs_teacher else None
+    fake = any(phase.trains == "fake" for phase in method.phases)
+    critic = method.discriminator if method.has_critic else ""
+    bind = Bind(binding, frozen, fake, critic, spec.lora, tuple(spec.new))
+    fake_dir, fake_start = find_fake(spec, bind, before)
+    begun = (each and (each.binding, each.method.inputs) for each in (start, fake_start))
+    shapes = dict(role_shapes(bind, method.inputs, *begun))
+    if frozen is not None:
+        shapes["teacher"] = jax.eval_shape(
+            lambda params: rounded(params, config.frozen_dtype),
+            abstract_params(teacher.binding, teacher.method.inputs),
+        )
+    tx = optimizer(**{**config.optimizer, **spec.optimizer})
+    places = workdir / name, directory, start_dir, fake_dir
+    size = spec.batch_size or config.batch_size
+    return Stage(name, len(before), spec, method, bind, shapes, *places, size, model, tx)
+
+
+def _student_binding(
+    config: ConfigDict,
+    spec: ConfigDict,
+    model: Mapping[str, Any],
+    method: Method,
+    dataset: Dataset,
+) -> Binding:
+    """What the student of a stage is; its method must be able to work with that."""
+    heads, name = method.parameterizations, spec.method.name
+    if heads and config.parameterization not in heads:
+        raise ValueError(
+            f"config.parameterization is {config.parameterization!r}; method {name!r} "
+            f"works with {', '.join(heads)} alone, in its teacher too"
+        )
+    described = {**config.to_dict(), "model": model}
+    binding = make_binding(described, dataset.shape, dataset.num_classes)
+    if (method.needs_features or method.has_critic) and binding.network.features is None:
+        raise ValueError(
+            f"method {name!r} looks into the middle of its networks, and network "
+            f"{model['name']!r} offers no features; take one of mlp, dit and unet"
+        )
+    _check_sides(method, binding)
+    if spec.lora < 0 or (spec.lora and not method.needs_teacher):
+        raise ValueError(
+            f"lora is {spec.lora}; expected the rank of adapters on the weights of a teacher, or 0"
+        )
+    return binding
+
+
+def _check_sides(method: Method, binding: Binding) -> None:
+    """A method that trains on smaller images ends with the data's, and its network takes them."""
+    height, width, channels = binding.sizes.shape
+    if method.sides and (height, max(method.sides)) != (width, height):
+        raise ValueError(
+            f"sides are {tuple(method.sides)}, the data {height}x{width}; expected square data and "
+            f"its own side as the largest: sides=(..., {height})"
+        )
+    cond, t = binding.sizes.conditions(method.inputs), jax.ShapeDtypeStruct((1,), "float32")
+    for side in sorted({*method.sides} - {height}):
+        z = jax.ShapeDtypeStruct((1, side, side, channels), "float32")
+        jax.eval_shape(binding.network.apply, abstract_params(binding, method.inputs), z, t, cond)
+
+
+def show(run: Run) -> str:
+    """The plan as text: one line per stage, then the totals."""
+    rows = []
+    for stage in run.stages:
+        low_high = stage.method.w_range
+        rows.append(
+            (
+                stage.name,
+                stage.spec.method.name,
+                stage.method.num_steps,
+                "-" if low_high is None else f"{low_high[0]:g} to {low_high[1]:g}",
+                f"{stage.spec.steps * stage.updates:,}",
+                "-" if stage.teacher is None else stage.teacher.name,
+                "done" if stage.finished else "to do",
+            )
+        )
+    titles = ("stage", "method", "sampling steps", "w", "updates", "teacher", "state")
+    last = run.stages[-1]
+    shapes = abstract_params(last.bind.student, last.method.inputs)
+    size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    updates = sum(stage.spec.steps * stage.updates for stage in run.stages)
+    sizes = " or ".join(map(str, sorted({stage.batch_size for stage in run.stages})))
+    mesh = run.layout.mesh
+    kind = "planned" if isinstance(mesh, AbstractMesh) else jax.devices()[0].device_kind
+    axes = ", ".join(f"{axis} {length}" for axis, length in mesh.shape.items())
+    return "\n".join(
+        (
+            logging.table(titles, rows),
+            f"{size:,} parameters ({last.model['name']}), {updates:,} updates of "
+            f"{sizes} images {'x'.join(map(str, run.dataset.shape))} "
+            f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
+            f"workdir {run.workdir}",
+            *_rounding(run),
+        )
+    )
+
+
+def _rounding(run: Run) -> list[str]:
+    """A warning where a low precision ends in a loss that multiplies its rounding."""
+    head = run.config.parameterization
+    names = [stage.name for stage in run.stages if stage.model.get("dtype", "float32") != "float32"]
+    if head not in ("x", "both") or not names:
+        return []
+    return [
+        f"warning: the network of {', '.join(names)} computes in bfloat16 and predicts x "
+        f"(parameterization {head!r}), whose rounding the losses multiply by up to the signal-to-"
+        "noise ratio: take 'v', or dtype='float32'"
+    ]

@@ -1,0 +1,1 @@
+"""Processes, devices, files and the terminal: what every command needs, and no method."""

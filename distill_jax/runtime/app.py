@@ -1,0 +1,121 @@
+"""How a command line ends: a user's mistake is one message, a bug keeps its traceback."""
+
+import os
+import pathlib
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import app, flags, logging
+
+PACKAGE = str(pathlib.Path(__file__).parents[1])
+PASSING = (ConnectionAbortedError, ConnectionRefusedError, ConnectionResetError, TimeoutError)
+NETWORK = ("requests", "aiohttp")
+
+
+def friendly(main: Callable[..., int | None], *names: str) -> None:
+    """Parses the flags, runs a command line, and exits with its code.
+
+    A mistake in the flags, an exception that a line of this package raises, and an OSError is a
+    message for the user: it is printed alone, with exit code 1, which says that starting the same
+    command again is of no use. Any other exception, such as the loss of another process or of the
+    network, keeps its traceback; the exit code is 70.
+
+    Args:
+      main: the command line; called with the arguments that are no flags.
+      *names: of those arguments, all of which must be given.
+    """
+
+    def parse(argv: Sequence[str]) -> Sequence[str]:
+        try:
+            return flags.FLAGS([_underscored(argument) for argument in argv])
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+            _end(error)
+
+    def run(argv: Sequence[str]) -> None:
+        sys.unraisablehook = _unraisable
+        if not flags.FLAGS["verbosity"].present:
+            # The storage library reports every file, and again what it raises.
+            logging.set_verbosity(logging.FATAL)
+        try:
+            code = main(*_arguments(argv[1:], names))
+        except Exception as error:
+            mistake = isinstance(error, (ValueError, KeyError, OSError)) and is_message(error)
+            _end(error, 1 if mistake else 70)
+        sys.exit(code)
+
+    app.run(run, flags_parser=parse)
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Hides what each file of a state that cannot be written tells the loop that gave up on it."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _underscored(argument: str) -> str:
+    """--source-label=3 as --source_label=3: both spellings are in use, absl knows one."""
+    name, separator, value = argument.partition("=")
+    if not name.startswith("--"):
+        return argument
+    return f"--{name[2:].replace('-', '_')}{separator}{value}"
+
+
+def _arguments(given: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+    if len(given) > len(names):
+        rest = f"{' '.join(names)} and --flags are all" if names else "everything is a --flag"
+        raise ValueError(f"unexpected argument {given[len(names)]!r}; {rest}")
+    if len(given) < len(names):
+        raise ValueError(f"{names[len(given)]} is missing; expected {' '.join(names)}")
+    return given
+
+
+def is_message(error: Exception) -> bool:
+    """Whether the text of an exception is meant for the user: files, and what this package raises.
+
+    The network that leads to a bucket is no mistake of his, and may be back at the next try.
+    """
+    if isinstance(error, OSError):
+        return not (isinstance(error, PASSING) or type(error).__module__.startswith(NETWORK))
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.filename.startswith(PACKAGE) and (last.line or "raise").startswith("raise")
+
+
+def message(error: Exception) -> str:
+    """The text of an exception, of the one within it where the config library wrapped it."""
+    if isinstance(error, (KeyError, AttributeError)) and error.args:
+        inner = error.args[0]
+        if isinstance(inner, Exception):
+            return message(inner)
+        text = str(inner)
+        return f"unknown key {text}".replace("\n", ". ") if text.startswith("'") else text
+    return _without_traceback(str(error))
+
+
+def _without_traceback(text: str) -> str:
+    """The message of what a config file raised, where it was a line of this package that did."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    frames = [line for line in lines if line.lstrip().startswith('File "')]
+    if frames and frames[-1].lstrip().startswith(f'File "{PACKAGE}'):
+        return lines[-1].partition(": ")[2]
+    return text
+
+
+def _end(error: Exception, code: int = 1) -> None:
+    warnings.simplefilter("ignore")  # Of what is left unfinished behind the error.
+    if code == 1:
+        sys.stderr.write(f"error: {message(error)}\n")  # One write: other threads may write too.
+    else:
+        traceback.print_exception(error)
+    if jax.distributed.is_initialized():
+        # An orderly end would wait for the other processes, and they for this one. They end with
+        # the first, with another code: so it leaves them time to find the same mistake.
+        if code == 1 and jax.process_index() == 0:
+            time.sleep(3)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

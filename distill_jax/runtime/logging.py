@@ -1,0 +1,186 @@
+"""What a person sees: lines and bars on the terminal, scalars in files, pictures of samples."""
+
+import contextlib
+import html
+import importlib
+import json
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+import rich.progress
+from etils import epath
+from tensorboardX import SummaryWriter
+
+from distill_jax.runtime.files import append, replace
+
+console = rich.console.Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal, from process 0 alone."""
+    if jax.process_index() == 0:
+        console.print(text, markup=False)
+
+
+def counted(num: int, noun: str) -> str:
+    """A number and its noun: 1 call, 2 calls."""
+    return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
+
+
+class Progress:
+    """A bar on a terminal or in a notebook, a line every ten seconds elsewhere."""
+
+    def __init__(self, title: str, total: int, start: int = 0):
+        self._title, self._total, self._start = title, total, start
+        self._began = self._spoke = time.monotonic()
+        self._bar = self._cell = None
+        if jax.process_index() == 0 and console.is_jupyter:
+            self._cell = uuid.uuid4().hex
+            self._draw(start, "starting", update=False)
+        elif jax.process_index() == 0 and console.is_terminal:
+            columns = (*rich.progress.Progress.get_default_columns(), "{task.fields[note]}")
+            self._bar = rich.progress.Progress(*columns, console=console)
+            self._task = self._bar.add_task(title, total=total, completed=start, note="")
+            self._bar.start()
+
+    def update(self, done: int, note: str) -> None:
+        """Shows that `done` of the total are done."""
+        now = time.monotonic()
+        left = (now - self._began) / max(1, done - self._start) * (self._total - done)
+        if self._bar:
+            self._bar.update(self._task, completed=done, note=note)
+        elif now - self._spoke > (0.3 if self._cell else 10) or done == self._total:
+            self._spoke, text = now, f"{note}, {left:.0f} s left"
+            if self._cell:
+                self._draw(done, text)
+            else:
+                say(f"{self._title}: {done}/{self._total}, {text}")
+
+    def _draw(self, done: int, note: str, update: bool = True) -> None:
+        """The bar of a notebook: HTML replaced in place, which every frontend shows."""
+        display = importlib.import_module("IPython.display").display
+        text = f"{self._title}: {done}/{self._total}, {note}"
+        bar = f'<progress value="{done}" max="{self._total}"></progress> {html.escape(text)}'
+        display(
+            {"text/html": bar, "text/plain": text}, raw=True, display_id=self._cell, update=update
+        )
+
+    def close(self) -> None:
+        """Gives the terminal back."""
+        if self._bar:
+            self._bar.stop()
+
+
+class StageLog:
+    """Scalars of one stage: scalars.jsonl, TensorBoard events and the progress bar.
+
+    Args:
+      directory: of the stage; lines of an earlier try after `start` are dropped.
+      title: of the bar.
+      total: iterations of the stage.
+      start: iterations already done.
+      images: of the batches of one iteration.
+      ideal: seconds that its FLOPs take at the peak of the devices, None where that is not known.
+        The FLOPs are those that the method's own gradient has, see distill_jax.run.flops: XLA's
+        count of the compiled program has single elements too, and on GPUs lacks what libraries do.
+    """
+
+    def __init__(
+        self,
+        directory: epath.Path,
+        title: str,
+        total: int,
+        start: int,
+        images: int = 0,
+        ideal: float | None = None,
+    ):
+        self._images, self._ideal = images, ideal
+        self._progress = Progress(title, total, start)
+        self._step, self._time, self._cpu = start, time.monotonic(), time.process_time()
+        self._gaps: list[float] = []
+        self._lines, self._events = None, None
+        if jax.process_index() == 0:
+            self._lines = directory / "scalars.jsonl"
+            kept = [line for line in _read_lines(self._lines) if line["step"] <= start]
+            replace(self._lines, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            self._events = SummaryWriter(str(directory), purge_step=start + 1)
+
+    def log(self, step: int, values: list[dict[str, float]]) -> None:
+        """Records the means over the iterations since last time."""
+        now, cpu = time.monotonic(), time.process_time()
+        mean = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
+        speeds = self._speeds((step - self._step) / max(now - self._time, 1e-9))
+        spent, self._step, self._time, self._cpu = cpu - self._cpu, step, now, cpu
+        speed, images = speeds["updates_per_second"], speeds["images_per_second"]
+        shown = f"{self._measure(mean)}, {speed:.{0 if speed >= 10 else 2}f} updates/s, "
+        shown += f"{images:,.0f} images/s"
+        self._progress.update(step, shown + (f", {speeds['mfu']:.0%} MFU" if self._ideal else ""))
+        if self._lines:
+            line = {"step": step, **mean, **speeds, "cpu_seconds": spent}
+            append(self._lines, json.dumps(line) + "\n")
+            for name, value in {**mean, **speeds}.items():
+                self._events.add_scalar(name, value, step)
+
+    def _speeds(self, speed: float) -> dict[str, float]:
+        """What so many iterations per second are, and as a fraction of what the devices could."""
+        speeds = {"updates_per_second": speed, "images_per_second": speed * self._images}
+        return {**speeds, "mfu": speed * self._ideal} if self._ideal else speeds
+
+    def _measure(self, mean: dict[str, float]) -> str:
+        """What tells a person how far it is: the loss, or the score gap and its trend.
+
+        The loss of a method that matches scores says nothing: at the optimum of its fake network
+        it is the divergence times a constant that may be zero or negative.
+        """
+        if "score_gap" not in mean:
+            return f"loss {mean['loss']:.4f}"
+        self._gaps.append(mean["score_gap"])
+        now, before = np.mean(self._gaps[-5:]), np.mean(self._gaps[-10:-5] or self._gaps[:1])
+        return f"score gap {now:.4f} ({now / max(before, 1e-30) - 1:+.0%} over the last lines)"
+
+    def close(self) -> None:
+        """Flushes the files and ends the bar."""
+        self._progress.close()
+        if self._events:
+            self._events.close()
+
+
+def _read_lines(path: epath.Path) -> Iterator[dict]:
+    """The whole lines of a JSONL file; a kill may have cut the last one short."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)
+
+
+@contextlib.contextmanager
+def compilations(path: epath.Path) -> Iterator[None]:
+    """Appends a line {"function", "seconds"} for every program that XLA compiles within.
+
+    With a warm persistent cache the seconds are those of reading it.
+    """
+    listening = jax.process_index() == 0
+
+    def listen(event: str, seconds: float, **details: Any) -> None:
+        if listening and event.endswith("backend_compile_duration"):
+            line = {"function": details.get("fun_name", ""), "seconds": round(seconds, 3)}
+            append(path, json.dumps(line) + "\n")
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield
+    finally:
+        listening = False  # A listener cannot be taken back.
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table, its columns padded to line up on a terminal."""
+    cells = [[str(cell) for cell in row] for row in [titles, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(titles))]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
+    padded.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(row) + " |" for row in padded)

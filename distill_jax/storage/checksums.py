@@ -1,0 +1,109 @@
+"""Seals: a list of a checkpoint's files, with their sizes and checksums.
+
+A seal is written before its checkpoint gets its name, so a checkpoint without one is damaged.
+"""
+
+import concurrent.futures
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from distill_jax.runtime.files import replace
+
+FORMAT = 2  # Of seals and manifests; seals of format 1 had no format and no stage.
+SEAL = "checksums.json"
+# What the storage layer writes after the seal, and nothing is read from.
+UNSEALED = (SEAL, "_CHECKPOINT_METADATA", "commit_success.txt")
+
+
+def seal(directory: epath.PathLike, stage: str | None = None) -> None:
+    """Lists every file below a directory with its size and CRC-32, and whose checkpoint it is."""
+    directory = epath.Path(directory)
+    files = [path for path in _walk(directory) if path.name not in UNSEALED]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        prints = pool.map(_fingerprint, files)
+        names = [str(path.relative_to(directory)) for path in files]
+        listing = dict(zip(names, prints, strict=True))
+    write_json(directory / SEAL, signed({"format": FORMAT, "stage": stage, "files": listing}))
+
+
+def read(directory: epath.Path) -> dict[str, Any]:
+    """The seal; empty when there is none that can be read.
+
+    Raises:
+      ValueError: when a newer version wrote it.
+    """
+    try:
+        content = json.loads((directory / SEAL).read_text())
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    if not isinstance(content.get("format"), int):
+        content = {"format": 1, "files": content}
+    check_format(directory / SEAL, content["format"])
+    return content if is_signed(content) else {}
+
+
+def damage(directory: epath.PathLike) -> str | None:
+    """What differs from the seal, None when nothing does."""
+    directory = epath.Path(directory)
+    if not (directory / SEAL).exists():
+        return f"{SEAL} is missing"
+    listing = read(directory).get("files")
+    if not isinstance(listing, dict):
+        return f"{SEAL} cannot be read"
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        files = [directory / name for name in listing]
+        prints = pool.map(lambda file: _fingerprint(file) if file.exists() else None, files)
+        for name, expected, found in zip(listing, listing.values(), prints, strict=True):
+            if found is None:
+                return f"{name} is missing"
+            if found[0] != expected[0]:
+                return f"{name} has {found[0]} bytes of {expected[0]}"
+            if found[1] != expected[1]:
+                return f"{name} has a wrong checksum"
+    return None
+
+
+def signed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same content of a JSON file, with the checksum of all of it."""
+    content = {key: value for key, value in content.items() if key != "checksum"}
+    return {**content, "checksum": zlib.crc32(json.dumps(content, sort_keys=True).encode())}
+
+
+def is_signed(content: Mapping[str, Any]) -> bool:
+    """Whether the content has the checksum it was signed with, or none."""
+    return content.get("checksum", True) in (True, signed(content)["checksum"])
+
+
+def check_format(path: epath.Path, number: int) -> None:
+    """Raises ValueError when a newer version wrote the file."""
+    if number > FORMAT:
+        raise ValueError(
+            f"{path} has format {number}; this version of distill_jax reads up to {FORMAT}: "
+            "install a newer one"
+        )
+
+
+def _walk(directory: epath.Path) -> list[epath.Path]:
+    found = []
+    for path in sorted(directory.iterdir()):
+        found += _walk(path) if path.is_dir() else [path]
+    return found
+
+
+def _fingerprint(path: epath.Path) -> list[int]:
+    size = checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            size, checksum = size + len(block), zlib.crc32(block, checksum)
+    return [size, checksum]
+
+
+def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
+    """Replaces the file in one step, so that a kill leaves the old one or the new one."""
+    replace(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,0 +1,129 @@
+"""The only training loop: phases in, a trained state out."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from distill_jax.training.update import Metrics, TrainState
+
+
+class StoppedError(Exception):
+    """The run was asked to stop; the state after iteration `step` is saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped after iteration {step}")
+        self.step = step
+
+
+class DivergedError(ValueError):
+    """A loss or gradient was not finite. `step` is the iteration, from 1."""
+
+    def __init__(self, step: int, values: Mapping[str, float]):
+        shown = ", ".join(f"{name} = {value:g}" for name, value in values.items())
+        super().__init__(f"iteration {step}: {shown}")
+        self.step = step
+
+
+class Cadence(NamedTuple):
+    """How many iterations a stage has, after how many it logs and saves, and how many a call does.
+
+    `per_call` divides `log_every` and `save_every`.
+    """
+
+    steps: int
+    log_every: int
+    save_every: int
+    per_call: int = 1
+
+    def ends(self, done: int) -> Iterator[int]:
+        """The iterations done after each call, when so many are done before the first.
+
+        Calls end at multiples of per_call and at the last iteration.
+        """
+        while done < self.steps:
+            done = min(done - done % self.per_call + self.per_call, self.steps)
+            yield done
+
+
+def train(
+    iterate: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Iterator[Any],
+    cadence: Cadence,
+    log: Callable[[int, list[dict[str, float]]], None],
+    save: Callable[[int, TrainState], None],
+    stop: Callable[[], bool],
+) -> TrainState:
+    """Runs iterations from state.step to cadence.steps.
+
+    Beside the metrics of `iterate` stands "input_seconds", the wait for the batch.
+    Metrics are fetched one call late, so that logging never waits for the device; they are
+    all fetched, and found finite, before a state is saved.
+
+    Args:
+      iterate: the iterations of one call; it may donate its state. Its metrics are scalars, or of
+        several iterations arrays of one number each.
+      state: to start from.
+      batches: what the calls from state.step on are called with.
+      cadence: see Cadence.
+      log: sees the number of the last iteration fetched and the metrics of those since last time.
+      save: called every save_every iterations, not after the last.
+      stop: polled after every call; true saves and raises StoppedError.
+
+    Raises:
+      DivergedError: when a loss or a gradient norm is not finite.
+      StoppedError: after `stop` and a save.
+    """
+    pending, done = _Pending(log), int(state.step)
+    for step in cadence.ends(done):
+        began = time.perf_counter()
+        batch = next(batches)
+        waited = (time.perf_counter() - began) / (step - done)
+        state, metrics = iterate(state, batch)
+        pending.add(range(done + 1, step + 1), {**metrics, "input_seconds": waited})
+        done = step
+        stopping = stop()
+        if stopping or (step % cadence.save_every == 0 and step < cadence.steps):
+            pending.drain(keep=0)
+            save(step, state)
+        elif step % cadence.log_every == 0:
+            pending.drain(keep=1)
+        if stopping:
+            raise StoppedError(step)
+    pending.drain(keep=0)
+    return state
+
+
+class _Pending:
+    """Metrics that are still on the device."""
+
+    def __init__(self, log: Callable[[int, list[dict[str, float]]], None]):
+        self._log = log
+        self._waiting: list[tuple[range, Mapping[str, Any]]] = []
+
+    def add(self, steps: range, metrics: Mapping[str, Any]) -> None:
+        """Remembers the metrics of the iterations of a call without waiting for them."""
+        self._waiting.append((steps, metrics))
+
+    def drain(self, keep: int) -> None:
+        """Fetches, checks and logs all but those of the newest `keep` calls."""
+        ready = self._waiting[: len(self._waiting) - keep]
+        del self._waiting[: len(ready)]
+        fetched = jax.device_get([metrics for _, metrics in ready])
+        values = []
+        for (steps, _), metrics in zip(ready, fetched, strict=True):
+            columns = {name: np.broadcast_to(v, len(steps)) for name, v in metrics.items()}
+            for i, step in enumerate(steps):
+                values.append({name: float(column[i]) for name, column in columns.items()})
+                _check_finite(step, values[-1])
+        if ready:
+            self._log(ready[-1][0][-1], values)
+
+
+def _check_finite(step: int, values: Mapping[str, float]) -> None:
+    watched = [v for name, v in values.items() if name.endswith(("loss", "grad_norm"))]
+    if not np.isfinite(watched).all():
+        raise DivergedError(step, values)

@@ -1,0 +1,87 @@
+"""Which data a command reads beside a finished network: none outside the package unasked."""
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from types import SimpleNamespace
+
+import pytest
+from ml_collections import ConfigDict
+
+from distill_jax.data import DATASETS, EMBEDDED
+from distill_jax.evaluation import chosen_data
+from distill_jax.sampling.student import describe
+from tests.test_commands import one_message, run
+
+OUTSIDE = {"name": "tfds", "dataset": "cifar10", "size": 8, "data_dir": "gs://somebody/data"}
+
+
+@pytest.fixture
+def choose(chain):
+    """The data of a command, by what the student's manifest names and by the flags."""
+    student = describe(chain)
+
+    def choose(named, config=None, data=None):
+        manifest = {**student.manifest, "data": named}
+        values = SimpleNamespace(config=config, data=data)
+        return chosen_data.choose(dataclasses.replace(student, manifest=manifest), values)
+
+    return choose
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_only_data_of_the_package_are_used_unasked(choose, name):
+    if name in EMBEDDED:
+        assert choose({"name": name}) == {"name": name}
+    else:
+        with pytest.raises(ValueError, match="not in the package.*--data=manifest, or name others"):
+            choose({"name": name})
+    assert choose({"name": name}, data="manifest") == {"name": name}
+
+
+def test_the_message_prints_what_the_manifest_names(choose):
+    with pytest.raises(ValueError, match=r'/s07_n0001/final/manifest.json .*"gs://somebody/data"'):
+        choose(OUTSIDE)
+    assert choose(OUTSIDE, config=ConfigDict({"data": {"name": "digits"}})) == {"name": "digits"}
+
+
+def test_data_of_another_shape_are_refused(choose):
+    with pytest.raises(ValueError, match=r"of shape \(1, 1, 2\), the network's \(8, 8, 1\)"):
+        choose(OUTSIDE, config=ConfigDict({"data": {"name": "mixture", "count": 8}}))
+
+
+@pytest.mark.parametrize("data", [{"name": "none"}, {}, [], None, "digits", {"name": None}])
+def test_a_manifest_that_names_no_data_asks_for_a_config(choose, data):
+    with pytest.raises(ValueError, match="name a config that does, such as --config="):
+        choose(data, data="manifest")
+
+
+FORGED = {"pythonClassName": "forged_feature.X", "text": {}}
+
+
+@pytest.fixture
+def forged(chain, tmp_path):
+    """A student whose manifest names a TFDS folder, whose description names a module beside it."""
+    shutil.copytree(chain / "s07_n0001" / "final", tmp_path / "student" / "final")
+    path = tmp_path / "student" / "final" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["checksum"]
+    manifest["data"] = OUTSIDE | {"data_dir": str(tmp_path / "data")}
+    path.write_text(json.dumps(manifest))
+    folder = tmp_path / "data" / "cifar10" / "3.0.2"
+    folder.mkdir(parents=True)
+    (folder / "features.json").write_text(json.dumps(FORGED))
+    (folder / "dataset_info.json").write_text('{"name": "cifar10", "version": "3.0.2"}')
+    text = "import pathlib\npathlib.Path(__file__).with_name('executed').touch()\n"
+    (tmp_path / "forged_feature.py").write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [("evaluate",), ("edit", "sdedit", "--w=1")])
+def test_a_student_from_anybody_runs_nothing_and_ends_with_one_message(forged, command):
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(forged), *sys.path])}
+    done = run(*command, f"--student={forged / 'student'}", env=variables)
+    assert "names data that are not in the package" in one_message(*done)
+    assert not (forged / "executed").exists()

@@ -1,0 +1,123 @@
+import numpy as np
+import PIL.Image
+import pytest
+from etils import epath
+
+from distill_jax.data import Source
+from distill_jax.data.arrays import Arrays
+from distill_jax.diffusion.analytic import ring
+from distill_jax.evaluation import pictures, report
+from distill_jax.evaluation.protocols import ImageYardstick, make_yardstick
+
+MIXTURE = {"name": "mixture", "count": 8000}
+
+
+@pytest.fixture(scope="module")
+def points():
+    return make_yardstick(MIXTURE)
+
+
+def drawn(label, seed=5):
+    """Points of the mixture that nobody has seen."""
+    return ring().sample(np.random.default_rng(seed), label).reshape(-1, 1, 1, 2)
+
+
+def test_what_real_points_get_is_near_zero_and_one(points):
+    found = points.summary()
+    assert list(found) == ["name", "floor", "real_recall", "real_accuracy", "turns_accuracy"]
+    assert found["name"] == "SW2"
+    assert found["real_accuracy"] is None
+    assert max(found["floor"].values()) < 0.04  # Chance in the shares of the modes.
+    assert found["real_recall"] > 0.95
+
+
+def test_points_are_compared_class_by_class(points):
+    label = np.arange(4000) % 4
+    x = drawn(label)
+    row = points.measure(x, label, None)
+    assert list(row) == ["SW2", "SW2 worst class", "recall"]
+    assert row["SW2"] < row["SW2 worst class"] < 0.04
+    # The same points under other labels are as good a sample of all, and a bad one of each class.
+    wrong = points.measure(x, (label + 1) % 4, None)
+    assert wrong["SW2"] > 0.2
+    assert wrong["recall"] == row["recall"] > 0.95
+    assert points.measure(x, None, None)["SW2"] < 0.04
+
+
+def test_a_class_that_collapses_shows_in_the_worst_class(points):
+    label = np.arange(4000) % 4
+    x = drawn(label)
+    x[label == 2] = x[label == 2][:1]
+    row = points.measure(x, label, x)
+    assert row["SW2 worst class"] > 0.2 > row["SW2"] > 0.05
+    assert row["l2"] == 0
+
+
+def test_half_of_the_plane_recalls_half_of_the_data(points):
+    label = np.arange(4000) % 4
+    x = drawn(label)
+    x[..., 0] = abs(x[..., 0])
+    assert 0.45 < points.measure(x, label, None)["recall"] < 0.6
+
+
+def test_without_labels_the_summary_says_what_the_features_are_worth():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 100, (240, 16, 16, 1))
+    x[:, :4] += 100  # Brighter at the top: every turn looks different.
+    x, label = x.astype(np.uint8), np.zeros(240, np.int32)
+    train, held_out = Source(x[:200], label[:200]), Source(x[200:], label[200:])
+    found = ImageYardstick(Arrays(train, held_out, 0, 1), "FD-tops").summary()
+    assert found["real_accuracy"] is None
+    assert found["turns_accuracy"] > 0.9
+    text = report._real(found)
+    assert f"is right about {found['turns_accuracy']:.3f} of held-out images (by chance" in text
+
+
+def row_of(sampler, num_steps, w, **more):
+    row = {"sampler": sampler, "num_steps": num_steps, "w": w, "SW2": 0.1 * num_steps, **more}
+    return {**row, "calls": num_steps, "seconds_per_image": 0.01 * num_steps}
+
+
+ROWS = [
+    row_of("teacher", 64, 0.0, l2=0.0),
+    row_of("student, boot", 1, 0.0, l2=0.2),
+    row_of("student, swd", 2, 0.5),
+]
+
+
+def test_headlines_say_what_is_there_and_no_more():
+    (text,) = report._headlines("SW2", ROWS)
+    assert text == (
+        "* w = 0, student, boot: SW2 0.1 in 1 call; the teacher has 6.4 in 64 calls, "
+        "64 times slower."
+    )
+    # The student's number of steps is the teacher's own.
+    (text,) = report._headlines("SW2", [row_of("teacher", 1, 0.0), ROWS[1]])
+    assert text.endswith("SW2 0.1 in 1 call; the teacher has 0.1 in 1 call.")
+    # No row of the teacher's has this w.
+    (text,) = report._headlines("SW2", [ROWS[0], ROWS[2]])
+    assert text == "* w = 0.5, student, swd: SW2 0.2 in 2 calls."
+
+
+def test_a_report_of_points_is_drawn_and_written(points, tmp_path):
+    many = [row_of(f"student, {i}", 1, 0.0) for i in range(9)]  # More than there are styles.
+    content = {**points.summary(), "rows": ROWS + many, "made_of": {"num_samples": 5}}
+    report.write(epath.Path(tmp_path), content)
+    text = (tmp_path / "report.md").read_text()
+    assert "SW2: sliced Wasserstein-2 distance" in text
+    assert "quarter turns" not in text
+    with PIL.Image.open(tmp_path / "report.png") as image:
+        assert image.size[0] > 500
+
+
+def test_a_scatter_has_a_panel_for_every_title_and_all_classes_in_it(tmp_path):
+    label = np.arange(400) % 4
+    x = drawn(label).reshape(-1, 2)
+    for count in (1, 2):
+        path = epath.Path(tmp_path / f"{count}.png")
+        pictures.save_scatter(path, {f"w = {i}": x for i in range(count)}, label, x)
+        with PIL.Image.open(path) as file:
+            image = np.asarray(file.convert("RGB"))
+        assert image.shape == (440, 440 * count, 3)
+        hues = {tuple(pixel) for pixel in image.reshape(-1, 3) if np.ptp(pixel) > 100}
+        assert len(hues) >= 4

@@ -1,0 +1,265 @@
+"""What a plan says of a run's cost, against sums by hand and against the compiled program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.config import paper_unet
+from distill_jax.diffusion.pixels import normalise
+from distill_jax.methods import METHODS
+from distill_jax.models.build import abstract_params, make_binding, rounded
+from distill_jax.run import costs, pipeline, plan
+from distill_jax.run.costs import Target
+from distill_jax.training.loop import Cadence
+from distill_jax.training.update import make_update, new_state, optimizer
+from distill_jax.typing import Batch
+from tests.run.test_plan import GUIDED, TEACHER, config_of, halved
+from tests.toys import filled
+
+WIDTH, PIXELS, BATCH = 64, 64, 32
+
+
+def run_of(*stages, tmp_path, devices=None, **changes):
+    config = config_of(*stages, **{"model__width": WIDTH, "batch_size": BATCH, **changes})
+    return plan.make(config, tmp_path / "run", devices)
+
+
+# Multiply-adds per image of the MLP with one block: layers that see the image, the time or w
+# itself, which need no gradient to their input; and all others.
+FIRST = PIXELS * WIDTH + WIDTH**2
+LATER = WIDTH**2 + 3 * WIDTH**2 + 2 * 2 * WIDTH**2 + 2 * WIDTH**2 + WIDTH * PIXELS
+W_FIRST = W_LATER = WIDTH**2
+
+
+def test_updates_cost_what_the_layers_of_the_mlp_add_up_to(tmp_path):
+    run = run_of(TEACHER, GUIDED, halved(4), halved(2), tmp_path=tmp_path)
+    got = {name: cost.flops for name, cost in costs.measure(run).items()}
+    teacher, student = FIRST + LATER, FIRST + LATER + W_FIRST + W_LATER
+    # Backward: a product for the gradient of the weights, one for that of the layer's input.
+    teacher_update = 3 * teacher - FIRST
+    student_update = 3 * student - FIRST - W_FIRST
+    assert got["s00_teacher"] == (2 * BATCH * teacher_update,)
+    # With and without the label, or before and at the middle of a step: two calls of the teacher.
+    assert got["s01_guided"] == (2 * BATCH * (student_update + 2 * teacher),)
+    assert got["s02_half"] == (2 * BATCH * (student_update + 2 * student),)
+
+
+# Parameters and forward GFLOP per image of the released networks, counted on their code.
+PUBLISHED = {
+    "cifar10": ((32, 32, 3), 0, 60_004_099, 34.1),
+    "imagenet64": ((64, 64, 3), 1000, 295_905_222, 210.7),
+    "lsun128": ((128, 128, 3), 0, 139_578_502, 129.9),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_networks_of_the_papers_cost_what_their_code_does(name):
+    shape, num_classes, parameters, gflop = PUBLISHED[name]
+    head = "x" if name == "cifar10" else "both"
+    spec = {"model": paper_unet(name), "schedule": {"name": "cosine"}, "parameterization": head}
+    binding, method = make_binding(spec, shape, num_classes), METHODS["diffusion"]()
+    assert sum(costs.by_module(abstract_params(binding, method.inputs)).values()) == parameters
+    # XLA's count, which they are from, has single elements beside products and convolutions.
+    assert costs.forward_flops(binding, method) == pytest.approx(gflop * 1e9, rel=0.01)
+
+
+def test_halvings_share_their_costs_so_that_a_chain_is_planned_in_seconds(tmp_path):
+    run = run_of(TEACHER, GUIDED, halved(4), halved(2), tmp_path=tmp_path)
+    measured = costs.measure(run)
+    assert measured["s02_half"] is measured["s03_half"]
+    assert measured["s01_guided"] is not measured["s02_half"]
+
+
+def test_a_stage_with_a_batch_size_of_its_own_is_planned_and_fed_with_it(tmp_path):
+    run = run_of(TEACHER, {**TEACHER, "batch_size": BATCH // 4}, tmp_path=tmp_path)
+    whole, quarter = costs.measure(run).values()
+    assert whole.flops[0] == 4 * quarter.flops[0]
+    assert whole.kept["batch"] == 4 * quarter.kept["batch"]
+    assert f"updates of {BATCH // 4} or {BATCH} images" in plan.show(run)
+    for stage, size in zip(run.stages, (BATCH, BATCH // 4), strict=True):
+        (batch,) = next(pipeline._batches(run, stage, Cadence(2, 1, 1, 1), 0))
+        assert batch.size == size
+    with pytest.raises(ValueError, match="batch_size 4 is not divisible by data x fsdp = 8"):
+        run_of(TEACHER, {**TEACHER, "batch_size": 4}, tmp_path=tmp_path, devices=8)
+
+
+def test_planning_allocates_no_network(tmp_path):
+    before = sum(array.nbytes for array in jax.live_arrays())
+    run = run_of(TEACHER, tmp_path=tmp_path, model__width=512)
+    costs.show(run, costs.measure(run), costs.target(None))
+    assert sum(array.nbytes for array in jax.live_arrays()) - before < 1000
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_compiled_update_has_the_flops_and_bytes_of_the_plan(tmp_path):
+    run = run_of(TEACHER, tmp_path=tmp_path, model__width=256, batch_size=256)
+    stage, cost = run.stages[0], costs.measure(run)["s00_teacher"]
+    compiled = costs.compile_update(run, stage, 0)
+    # XLA also counts what is done for single elements.
+    assert cost.flops[0] == pytest.approx(compiled.cost_analysis()["flops"], rel=0.05)
+    memory = compiled.memory_analysis()
+    # Beside what is kept: a few numbers of the method and its rates.
+    assert 0 <= memory.argument_size_in_bytes - sum(cost.kept.values()) < 100
+    assert memory.temp_size_in_bytes > cost.kept["parameters"]  # Gradients are among them.
+
+    # It is the program of the run: it takes what the run has.
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), stage.shapes)
+    state = new_state(jax.random.key(0), params, optimizer(**run.config.optimizer))
+    source = next(run.dataset.batches(0, 0, 256))
+    cond = {"label": source.label}
+    batch = run.layout.place(Batch(normalise(source.x), cond, cond))
+    state, _ = compiled(stage.method, stage.rates, jax.device_put(state), {}, batch)
+    assert int(state.step) == 1
+
+
+def test_stages_of_one_program_are_compiled_once_and_shown_in_one_row(tmp_path):
+    sizes = {"model__width": 256, "batch_size": 256}
+    run = run_of(TEACHER, {**TEACHER, "steps": 9}, tmp_path=tmp_path, **sizes)
+    measured = costs.measure(run)
+    titles, _, *rows = costs.show_compiled(run, measured).splitlines()
+    assert "activations" in titles
+    assert len(rows) == 1
+    assert "s00_teacher to s01_teacher (2)" in rows[0]
+    assert costs.scaled(measured["s00_teacher"].flops[0], costs.FLOP) in rows[0]
+
+
+def test_devices_that_share_a_network_each_keep_their_part(tmp_path):
+    run = run_of(TEACHER, GUIDED, tmp_path=tmp_path, devices=8, mesh__fsdp=4)
+    kept = costs.measure(run)["s01_guided"].kept
+
+    def bytes_of(tree):
+        # All matrices of the MLP have axes that 4 divides; its labels are 11 rows of 64.
+        sizes = [leaf.size for leaf in jax.tree.leaves(tree)]
+        return sum(4 * size // (4 if size >= run.layout.min_size else 1) for size in sizes)
+
+    shapes = run.stages[1].shapes
+    assert kept["parameters"] == kept["EMA"] == bytes_of(shapes["student"])
+    assert kept["parameters"] < sum(leaf.size for leaf in jax.tree.leaves(shapes["student"])) * 2
+    assert kept["frozen"] == bytes_of(shapes["teacher"])
+    assert kept["optimizer"] == 2 * kept["parameters"] + 4  # Two means of Adam, one counter.
+    assert kept["batch"] == BATCH // 8 * (4 * PIXELS + 4 + 4)
+
+
+def test_a_frozen_teacher_in_bfloat16_takes_half_the_bytes_and_trains_alike(tmp_path):
+    runs = [
+        run_of(TEACHER, GUIDED, tmp_path=tmp_path, frozen_dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    ]
+    single, half = (costs.measure(run)["s01_guided"].kept["frozen"] for run in runs)
+    # Vectors stay float32.
+    assert 0.5 < half / single < 0.53
+
+    stage, layout = runs[0].stages[1], runs[0].layout
+    params = filled(stage.shapes)
+    x = np.random.default_rng(0).standard_normal((BATCH, 8, 8, 1), np.float32)
+    label = {"label": np.arange(BATCH, dtype=np.int32) % 10}
+    ends = []
+    for run, dtype in zip(runs, ("float32", "bfloat16"), strict=True):
+        update = make_update(stage.method.phases, 0, stage.bind, stage.tx, layout.constrain)
+        frozen = {"teacher": rounded(params["teacher"], dtype)}
+        assert jax.tree.map(jnp.shape, frozen["teacher"]) == jax.tree.map(
+            jnp.shape, run.stages[1].shapes["teacher"]
+        )
+        kinds = [leaf.dtype for leaf in jax.tree.leaves(frozen["teacher"])]
+        assert kinds == [leaf.dtype for leaf in jax.tree.leaves(run.stages[1].shapes["teacher"])]
+        state = new_state(jax.random.key(0), {"student": params["student"]}, stage.tx)
+        batch = Batch(x, label, {"label": np.full(BATCH, 10, np.int32)})
+        ends.append(update(stage.method, stage.rates, state, frozen, batch)[1]["loss"])
+    # The target of the loss is off by some 8 bits.
+    assert 0 < abs(ends[1] / ends[0] - 1) < 0.02
+    assert ends[1].dtype == jnp.float32
+
+
+def test_a_plan_says_what_devices_that_share_a_network_each_keep_whole(tmp_path):
+    run = run_of(TEACHER, tmp_path=tmp_path, devices=8, mesh__fsdp=4)
+    text = costs.show(run, costs.measure(run), costs.target("8xh100"))
+    sizes = run.layout.unsplit(run.stages[0].shapes["student"])
+    assert f"{len(sizes)} of " in text
+    # 10 labels and the null label, 64 numbers for each.
+    assert "conditioning/label_embed/embedding 2.75 KiB" in text
+    alone = run_of(TEACHER, tmp_path=tmp_path)
+    assert "whole on each" not in costs.show(alone, costs.measure(alone), costs.target("1xh100"))
+
+
+def test_hours_are_flops_over_what_all_devices_do_in_one():
+    # 8 devices that do 2.5 of 10 TFLOP/s do 20e12 * 3600 FLOP in an hour.
+    assert costs.hours(20e12 * 3600 * 7, Target(8, "a", 10.0, 0.25)) == pytest.approx(7)
+
+
+TARGETS = {
+    "8xh100": Target(8, "h100", 989, 0.4),
+    "64xv4@0.5": Target(64, "v4", 275, 0.5),
+    "4x2250": Target(4, "devices", 2250, 0.4),
+    "1x0.5@1": Target(1, "devices", 0.5, 1),
+}
+
+
+@pytest.mark.parametrize("text", TARGETS)
+def test_devices_are_named_by_their_number_and_kind_or_peak(text):
+    assert costs.target(text) == TARGETS[text]
+
+
+@pytest.mark.parametrize(
+    "text", ["8", "h100", "8xh10", "0xh100", "8x0", "8xh100@0", "8xh100@2", "8xh100@", "8xh100@.."]
+)
+def test_devices_of_another_form_are_refused_with_one_that_is_right(text):
+    with pytest.raises(ValueError, match=f"--plan_for is '{text}'; expected .* such as 8xh100"):
+        costs.target(text)
+
+
+def test_a_misspelt_device_is_refused_with_a_suggestion():
+    with pytest.raises(ValueError, match="did you mean 'h100'"):
+        costs.target("8xh10")
+
+
+def test_without_a_name_it_is_the_devices_here_that_are_planned_for():
+    assert costs.target(None) == Target(jax.device_count(), jax.devices()[0].device_kind, None)
+
+
+def test_the_plan_says_hours_where_it_knows_a_peak_and_how_to_get_them_elsewhere(tmp_path):
+    run = run_of({**TEACHER, "steps": 10_000_000}, tmp_path=tmp_path)
+    measured = costs.measure(run)
+    measured = {"s00_teacher": measured["s00_teacher"]._replace(flops=(2_000_000_000,))}
+    assert "--plan_for=8xh100" in costs.show(run, measured, costs.target(None))
+    text = costs.show(run, measured, Target(1, "devices", 10.0, 0.4))
+    # 1e7 updates of 2e9 FLOP at 4e12 a second.
+    row = ["s00_teacher", "320,000,000", "2 GFLOP", "20 PFLOP", "1.39"]
+    assert row in [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert "on 1 devices at 40% of 10 TFLOP/s each" in text
+
+
+def test_modules_are_grouped_by_prefix_and_likeness_and_the_small_ones_together():
+    def dense(*shape):
+        return {"kernel": jax.ShapeDtypeStruct(shape, np.float32)}
+
+    params = {
+        "down_0.block_0": dense(10, 10),
+        "down_0.attn_0": dense(10, 20),
+        **{f"block_{i}": dense(5, 5) for i in range(12)},
+        "conv_in": dense(2),
+        "conv_out": dense(3),
+    }
+    assert costs.by_module(params, most=3) == {
+        "down_0": 300,
+        "block_0 to block_11 (12)": 300,
+        "2 others": 5,
+    }
+    assert list(costs.by_module(params)) == [
+        "down_0",
+        "block_0 to block_11 (12)",
+        "conv_out",
+        "conv_in",
+    ]
+
+
+def test_numbers_are_shown_in_the_unit_that_suits():
+    assert costs.scaled(210_700_000_000, costs.FLOP) == "210.7 GFLOP"
+    assert costs.scaled(0, costs.BYTES) == "0 B"
+    assert costs.scaled(3 * 2**29, costs.BYTES) == "1.5 GiB"
+
+
+def test_programs_for_devices_that_are_not_here_are_not_compiled(tmp_path):
+    costs.check_compile(run_of(TEACHER, tmp_path=tmp_path))
+    with pytest.raises(ValueError, match="1 device.* here, and 8 .* JAX_NUM_CPU_DEVICES=8"):
+        costs.check_compile(run_of(TEACHER, tmp_path=tmp_path, devices=8))

@@ -1,0 +1,381 @@
+"""Bad input that is found before anything starts: one message with value, expectation, remedy."""
+
+import jax
+import pytest
+
+from distill_jax.config import base, pipeline, stage
+from distill_jax.methods import METHODS
+from distill_jax.run import plan
+
+RATES = {"steps": 2, "learning_rate": 1e-3}
+TEACHER = stage("teacher", "diffusion", num_steps=8, **RATES)
+GUIDED = stage("guided", "guided", w_range=(0.0, 4.0), new=("w_embed",), **RATES)
+ENCODER = stage("encoder", "encoder", num_steps=8, **RATES)
+
+
+SWD = stage("swd", "swd", times=(1.0, 0.5), **RATES)
+SID = stage("sid", "sid_lsg", **RATES)
+DIT = {"name": "dit", "width": 8, "blocks": 1, "heads": 1}
+SONG = {"name": "song_unet", "channels": 8, "blocks": 1, "multipliers": (1,), "attention": ()}
+
+
+def halved(num_steps, **options):
+    return stage("half", "progressive", num_steps=num_steps, w_range=(0.0, 4.0), **RATES, **options)
+
+
+def config_of(*stages, **changes):
+    config = base()
+    config.model = {"name": "mlp", "width": 8, "blocks": 1}
+    config.batch_size = 8
+    config.stages = pipeline(*stages)
+    with config.unlocked():
+        for key, value in changes.items():
+            config.update_from_flattened_dict({key.replace("__", "."): value})
+    return config
+
+
+def test_a_good_config_is_planned_stage_by_stage(tmp_path):
+    run = plan.make(config_of(TEACHER, GUIDED, halved(4), halved(2)), tmp_path)
+    assert [stage.name for stage in run.stages] == [
+        "s00_teacher",
+        "s01_guided",
+        "s02_half",
+        "s03_half",
+    ]
+    assert [stage.teacher and stage.teacher.name for stage in run.stages] == [
+        None,
+        "s00_teacher",
+        "s01_guided",
+        "s02_half",
+    ]
+    assert not any(stage.finished for stage in run.stages)
+    text = plan.show(run)
+    for word in ("s02_half", "progressive", "0 to 4", "to do", "parameters (mlp)", str(tmp_path)):
+        assert word in text
+    assert not (tmp_path / "s00_teacher").exists()
+
+
+@pytest.mark.parametrize(
+    ("head", "dtype", "warned"),
+    [("x", "bfloat16", True), ("v", "bfloat16", False), ("x", "float32", False)],
+)
+def test_a_plan_warns_of_x_in_bfloat16(head, dtype, warned, tmp_path):
+    model = {"name": "dit", "width": 32, "blocks": 1, "heads": 2, "patch": 4, "dtype": dtype}
+    run = plan.make(config_of(TEACHER, model=model, parameterization=head), tmp_path)
+    assert ("warning: the network of s00_teacher computes in bfloat16" in plan.show(run)) == warned
+
+
+def test_halvings_share_networks_so_that_they_share_a_program(tmp_path):
+    run = plan.make(config_of(TEACHER, GUIDED, halved(4), halved(2)), tmp_path)
+    assert run.stages[2].bind == run.stages[3].bind
+    assert run.stages[2].method.phases == run.stages[3].method.phases
+    structures = {jax.tree.structure(stage.method) for stage in run.stages[2:]}
+    assert len(structures) == 1
+
+
+BAD = {
+    "misspelt key": (
+        config_of(TEACHER, batch_sise=8),
+        KeyError,
+        "unknown key config.batch_sise.*did you mean 'batch_size'",
+    ),
+    "misspelt nested key": (
+        config_of(TEACHER, optimizer__b3=0.9),
+        KeyError,
+        "unknown key config.optimizer.b3",
+    ),
+    "misspelt key of a stage": (
+        config_of(TEACHER, stages__s00_teacher__step=3),
+        KeyError,
+        "stage s00_teacher: unknown key .*step.*did you mean 'steps'",
+    ),
+    "option that a method does not take": (
+        config_of(stage("a", "diffusion", wrange=(0, 1), **RATES)),
+        KeyError,
+        "method 'diffusion' does not take 'wrange'; it takes: num_steps",
+    ),
+    "option that a method needs": (
+        config_of(TEACHER, stage("a", "progressive", **RATES)),
+        KeyError,
+        "method 'progressive' needs a value for 'num_steps'",
+    ),
+    "option that a network does not take": (
+        config_of(TEACHER, model__widht=8),
+        KeyError,
+        "network 'mlp' does not take 'widht'.*did you mean 'width'",
+    ),
+    "unknown method": (
+        config_of(stage("a", "difusion", **RATES)),
+        KeyError,
+        "unknown method 'difusion'; known: boot, diffusion, .*; did you mean",
+    ),
+    "unknown network": (
+        config_of(TEACHER, model__name="unett"),
+        KeyError,
+        "unknown network 'unett'; known: .*; did you mean 'unet'",
+    ),
+    "unknown dataset": (
+        config_of(TEACHER, data__name="digit"),
+        KeyError,
+        "unknown dataset 'digit'; known: digits",
+    ),
+    "unknown schedule": (
+        config_of(TEACHER, schedule__name="cos"),
+        KeyError,
+        "unknown schedule 'cos'",
+    ),
+    "head that does not fit the schedule": (
+        config_of(TEACHER, parameterization="both", schedule__name="karras"),
+        ValueError,
+        "stage s00_teacher: parameterization is 'both' and schedule Karras.* needs 1 at all times",
+    ),
+    "unknown precision": (
+        config_of(TEACHER, matmul_precision="float16"),
+        ValueError,
+        "config.matmul_precision is 'float16'; expected one of default, high, highest",
+    ),
+    "unknown parameterization": (
+        config_of(TEACHER, parameterization="w"),
+        KeyError,
+        "unknown parameterization 'w'",
+    ),
+    "a frozen network in a type that is none": (
+        config_of(TEACHER, frozen_dtype="float16"),
+        ValueError,
+        "frozen_dtype is 'float16'; expected 'float32' or 'bfloat16'",
+    ),
+    "log of every zeroth update": (config_of(TEACHER, log_every=0), ValueError, "log_every is 0"),
+    "report of no samples": (
+        config_of(TEACHER, evaluate__num_samples=1),
+        ValueError,
+        "expected 2 samples or more, at least one w",
+    ),
+    "report at a negative w": (
+        config_of(TEACHER, evaluate__w=(-1.0,)),
+        ValueError,
+        "at least one w, each from 0",
+    ),
+    "report of an ancestral variance that is none": (
+        config_of(TEACHER, evaluate__ancestral=(2.0,)),
+        ValueError,
+        "variances from 0 to 1",
+    ),
+    "number as a word": (
+        config_of({**TEACHER, "steps": "100"}),
+        ValueError,
+        "steps is '100'; expected a whole number",
+    ),
+    "sampling steps with a point": (
+        config_of({**TEACHER, "method": {"name": "diffusion", "num_steps": 1e3}}),
+        ValueError,
+        "num_steps is 1000.0; a sampler takes a whole number",
+    ),
+    "running mean that grows": (
+        config_of({**TEACHER, "ema_decay": 1.5}),
+        ValueError,
+        "ema_decay is 1.5; expected a number from 0 to 1",
+    ),
+    "stage without a place in the order": (
+        config_of(TEACHER, stages={"teacher": TEACHER}),
+        ValueError,
+        "stage teacher: expected a name such as s00_teacher",
+    ),
+    "no stages": (config_of(), ValueError, "config.stages is empty"),
+    "no iterations": (config_of({**TEACHER, "steps": 0}), ValueError, "steps is 0"),
+    "teacher of another number of steps": (
+        config_of(TEACHER, GUIDED, halved(4), halved(1)),
+        ValueError,
+        "stage s03_half: a progressive student of 1 steps needs a progressive teacher of 2",
+    ),
+    "reversed w range": (
+        config_of(TEACHER, {**GUIDED, "method": {"name": "guided", "w_range": (4.0, 0.0)}}),
+        ValueError,
+        r"stage s01_guided: w_range is \(4.0, 0.0\)",
+    ),
+    "negative w range": (
+        config_of(TEACHER, {**GUIDED, "method": {"name": "guided", "w_range": (-1.0, 4.0)}}),
+        ValueError,
+        r"w_range is \(-1.0, 4.0\)",
+    ),
+    "encoder with a head that loses eps at t = 0": (
+        config_of(TEACHER, ENCODER, parameterization="x"),
+        ValueError,
+        "parameterization is 'x'; method 'encoder' works with v, eps, flow, edm alone",
+    ),
+    "decoder from an encoder": (
+        config_of(TEACHER, ENCODER, stage("half", "progressive", num_steps=4, **RATES)),
+        ValueError,
+        "stage s02_half: a progressive student of 4 .* this teacher is an encoder one of 8",
+    ),
+    "teacher that takes w": (config_of(TEACHER, GUIDED, GUIDED), ValueError, "would guide twice"),
+    "weights that do not fit": (
+        config_of(TEACHER, {**GUIDED, "new": ()}),
+        ValueError,
+        "teacher has no parameter conditioning/w_embed/Dense_0/bias",
+    ),
+    "method without its teacher": (config_of(GUIDED), ValueError, "'guided' needs a teacher"),
+    "teacher that is no stage": (
+        config_of(TEACHER, {**GUIDED, "teacher": "teecher"}),
+        ValueError,
+        "teacher 'teecher' is no earlier stage.*did you mean 'teacher'",
+    ),
+    "mesh of more devices than there are": (
+        config_of(TEACHER, mesh__fsdp=64),
+        ValueError,
+        "does not fit",
+    ),
+    "image that patches do not fill": (
+        config_of(TEACHER, model={"name": "dit", "patch": 3}),
+        ValueError,
+        "patch 3 does not divide the image of 8x8",
+    ),
+    "features of a network that has none": (
+        config_of(TEACHER, SWD, model=SONG),
+        ValueError,
+        "method 'swd' looks into the middle .* 'song_unet' offers no features; take one of mlp",
+    ),
+    "critic on a network without features": (
+        config_of(TEACHER, stage("dmd2", "dmd2", gan_weight=0.1, **RATES), model=SONG),
+        ValueError,
+        "'song_unet' offers no features",
+    ),
+    "fake network kept of a method without one": (
+        config_of({**TEACHER, "keep_fake": True}),
+        ValueError,
+        "keep_fake is True, and method 'diffusion' trains no fake network; leave keep_fake out",
+    ),
+    "fake network of a stage that does not keep it": (
+        config_of(TEACHER, SID, {**SID, "teacher": "teacher", "init_fake": "sid"}),
+        ValueError,
+        "init_fake is 'sid', which does not keep its fake network; set keep_fake=True in that",
+    ),
+    "fake network of its own on adapters": (
+        config_of(
+            TEACHER,
+            {**SID, "keep_fake": True},
+            {**SID, "teacher": "teacher", "init_fake": "sid", "lora": 1},
+        ),
+        ValueError,
+        "init_fake is 'sid' and lora 1: adapters of student and fake stand on the same weights",
+    ),
+    "number where True or False is expected": (
+        config_of(TEACHER, {**SID, "keep_fake": 1}),
+        ValueError,
+        "keep_fake is 1; expected True or False",
+    ),
+    "discriminator that nobody knows": (
+        config_of(TEACHER, stage("dmd2", "dmd2", gan_weight=1.0, discriminator="spatal", **RATES)),
+        KeyError,
+        "unknown discriminator 'spatal'; known: pooled, spatial; did you mean 'spatial'",
+    ),
+    "several sizes for a network of one": (
+        config_of(stage("teacher", "diffusion", sides=(4, 8), **RATES)),
+        ValueError,
+        "stage s00_teacher: .*8, 8, 1.*dit or unet",
+    ),
+    "sides beyond the data": (
+        config_of(stage("teacher", "diffusion", sides=(8, 16), **RATES)),
+        ValueError,
+        r"sides are \(8, 16\), the data 8x8",
+    ),
+    "sides that shrink": (
+        config_of(TEACHER, {**SWD, "method": {**SWD["method"], "sides": (8, 4)}}, model=DIT),
+        ValueError,
+        r"sides are \(8, 4\); expected .* that do not shrink",
+    ),
+    "times that rise": (
+        config_of(TEACHER, {**SWD, "method": {"name": "swd", "times": (0.5, 1.0)}}),
+        ValueError,
+        r"times are \(0.5, 1.0\); expected times in \(0, 1\] that fall",
+    ),
+    "sides that the teacher has not seen": (
+        config_of(TEACHER, {**SWD, "method": {**SWD["method"], "sides": (4, 8)}}, model=DIT),
+        ValueError,
+        "Train the teacher with",
+    ),
+    "kappa for a teacher without null label": (
+        config_of(
+            {**TEACHER, "method": {"name": "diffusion", "label_dropout": 0.0}},
+            stage("sid", "sid_lsg", kappas=1.5, **RATES),
+        ),
+        ValueError,
+        "stage s01_sid: .* trained with label_dropout=0",
+    ),
+    "kappa for data without labels": (
+        config_of(
+            TEACHER,
+            stage("sid", "sid_lsg", kappas=1.5, **RATES),
+            data={"name": "noise", "size": 8, "num_classes": 0},
+        ),
+        ValueError,
+        "nothing to guide by; leave out w_range, w or kappa",
+    ),
+    "step of BOOT out of range": (
+        config_of(TEACHER, stage("boot", "boot", delta=2.0, new=("target_embed",), **RATES)),
+        ValueError,
+        r"delta is 2.0; expected a step in \(0, 0.97\]",
+    ),
+    "BOOT without its embedding": (
+        config_of(TEACHER, stage("boot", "boot", **RATES)),
+        ValueError,
+        "no parameter conditioning/target_embed/Dense_0/bias.*name its module in the stage's `new`",
+    ),
+    "start that is no stage": (
+        config_of(TEACHER, stage("sid", "sid_lsg", init="teecher", **RATES)),
+        ValueError,
+        "init 'teecher' is no earlier stage",
+    ),
+    "misspelt key of a stage's optimizer": (
+        config_of(TEACHER, stage("sid", "sid_lsg", optimizer={"b3": 0.0}, **RATES)),
+        KeyError,
+        "unknown key stages.s01_sid.optimizer.b3",
+    ),
+    "adapters on nothing": (
+        config_of({**TEACHER, "lora": 4}),
+        ValueError,
+        "lora is 4; expected the rank of adapters on the weights of a teacher",
+    ),
+    "exact network with another head": (
+        config_of(
+            TEACHER, data={"name": "mixture"}, model={"name": "mixture"}, parameterization="x"
+        ),
+        ValueError,
+        "parameterization is 'x'; network 'mixture' puts out v alone",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_one_message_before_anything_starts(kind, tmp_path):
+    config, error, message = BAD[kind]
+    with pytest.raises(error, match=message) as caught:
+        plan.make(config, tmp_path / "run")
+    assert len(caught.value.args) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_directory_without_a_network_is_refused(tmp_path):
+    config = config_of({**GUIDED, "teacher": str(tmp_path / "nothing")})
+    with pytest.raises(FileNotFoundError, match="has no finished network"):
+        plan.make(config, tmp_path)
+
+
+def test_a_teacher_of_another_parameterization_or_schedule_is_refused(chain, tmp_path):
+    # At smoke size the chain has the network of width 32 with v-prediction on a cosine schedule.
+    guided = {**GUIDED, "teacher": str(chain / "s00_teacher")}
+    for change, message in (
+        ({"parameterization": "eps"}, "parameterization is eps, the teacher's v; "),
+        ({"schedule__name": "ddpm"}, r"schedule is LinearBeta\(.*, the teacher's Cosine"),
+    ):
+        config = config_of(guided, model__width=32, **change)
+        with pytest.raises(ValueError, match=message):
+            plan.make(config, tmp_path)
+    plan.make(config_of(guided, model__width=32, model__expand=2), tmp_path)
+
+
+def test_every_method_is_in_the_table_with_the_attributes_of_a_method():
+    for kind in METHODS.values():
+        assert isinstance(kind.continuous, bool)
+        assert isinstance(kind.needs_teacher, bool)
+        assert isinstance(kind.decodes, bool)
+        assert isinstance(kind.walks_ddim, bool)

@@ -1,0 +1,71 @@
+import itertools
+import threading
+import time
+
+import pytest
+
+from distill_jax.run.prefetch import ahead
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_items_keep_their_order_and_end():
+    assert list(ahead(iter(range(100)), 3)) == list(range(100))
+    assert not threads()
+
+
+def test_no_more_than_so_many_items_are_made_ahead():
+    made = []
+
+    def items():
+        for i in itertools.count():
+            made.append(i)
+            yield i
+
+    batches = ahead(items(), 2)
+    assert not made
+    assert next(batches) == 0
+    for _ in range(100):
+        if len(made) == 3:
+            break
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert made == [0, 1, 2]
+    batches.close()
+
+
+def test_what_making_an_item_raises_is_raised_where_it_would_have_been_yielded():
+    def items():
+        yield 1
+        yield 2
+        raise ValueError("image 3 cannot be read")
+
+    batches = ahead(items(), 5)
+    assert [next(batches), next(batches)] == [1, 2]
+    with pytest.raises(ValueError, match="image 3 cannot be read"):
+        next(batches)
+    assert not threads()
+
+
+def test_closing_ends_the_thread_and_closes_the_items():
+    closed = []
+
+    def items():
+        try:
+            yield from itertools.count()
+        finally:
+            closed.append(threading.current_thread().name)
+
+    batches = ahead(items(), 2)
+    next(batches)
+    assert len(threads()) == 1
+    batches.close()
+    assert not threads()
+    assert closed == ["ahead"]  # Where they were made, so a generator is never in two threads.
+
+
+def test_one_that_was_never_asked_starts_nothing():
+    ahead(itertools.count(), 2).close()
+    assert not threads()

@@ -1,0 +1,156 @@
+import json
+import shutil
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import distill_jax
+from distill_jax.diffusion.denoiser import guided
+from distill_jax.storage import checksums
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def student(chain):
+    return distill_jax.load(chain / "s06_n0002")
+
+
+@pytest.fixture(scope="module")
+def teacher(chain):
+    return distill_jax.load(chain / "s00_teacher")
+
+
+def test_a_workdir_a_stage_and_a_final_directory_all_lead_to_a_network(chain):
+    assert distill_jax.load(chain).manifest["stage"] == "s07_n0001"
+    assert distill_jax.load(chain / "s05_n0004").manifest["stage"] == "s05_n0004"
+    assert distill_jax.load(str(chain / "s05_n0004" / "final")).manifest["num_steps"] == 4
+
+
+def test_samples_have_the_shape_of_the_data_and_its_range(student):
+    x = student.sample(KEY, 5, label=3, w=1.5)
+    assert x.shape == (5, 8, 8, 1)
+    assert float(jnp.abs(x).max()) <= 1
+    assert student.calls() == 2
+
+
+def test_the_same_key_gives_the_same_images_and_another_key_others(student):
+    a, b = (student.sample(KEY, 4, w=1.0) for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+    assert not np.allclose(a, student.sample(jax.random.key(1), 4, w=1.0))
+
+
+def test_a_trained_student_listens_to_w(student):
+    a, b = (student.sample(KEY, 4, w=w) for w in (0.0, 4.0))
+    assert not np.array_equal(a, b)
+
+
+def test_labels_are_taken_in_turn_by_default(student):
+    np.testing.assert_array_equal(
+        student.sample(KEY, 12, w=1.0), student.sample(KEY, 12, label=np.arange(12) % 10, w=1.0)
+    )
+
+
+def test_one_program_serves_every_w_and_every_number_of_steps(teacher):
+    from distill_jax.sampling.student import _draw
+
+    teacher.sample(KEY, 3, w=1.0, num_steps=2)
+    size = _draw._cache_size()
+    results = [teacher.sample(KEY, 3, w=w, num_steps=n) for w, n in ((0.0, 1), (3.0, 5), (4.0, 64))]
+    assert _draw._cache_size() == size
+    assert not np.allclose(results[0], results[1])
+
+
+def test_a_teacher_is_guided_with_two_calls_and_sampled_plainly_without_w(teacher):
+    assert teacher.calls(num_steps=8) == 8
+    assert teacher.calls(w=1.0, num_steps=8) == 16
+    plain = teacher.sample(KEY, 4, num_steps=3)
+    np.testing.assert_allclose(teacher.sample(KEY, 4, w=0.0, num_steps=3), plain, atol=1e-4)
+
+
+def test_denoise_is_the_seam(student):
+    z, t = jnp.ones((2, 8, 8, 1)), jnp.asarray([0.3, 0.9])
+    prediction = student.denoise(z, t, {"label": jnp.asarray([1, 2]), "w": jnp.ones(2)})
+    schedule = student.binding.schedule
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    again = alpha[:, None, None, None] * prediction.x + sigma[:, None, None, None] * prediction.eps
+    np.testing.assert_allclose(again, z, atol=1e-5)
+
+
+def test_a_student_with_w_refuses_a_second_guidance(student):
+    twice = guided(student.denoiser, 1.0, {"label": jnp.full((2,), 10)})
+    cond = {"label": jnp.zeros(2, jnp.int32), "w": jnp.ones(2)}
+    with pytest.raises(ValueError, match="already in its weights"):
+        twice(jnp.ones((2, 8, 8, 1)), jnp.ones(2), cond)
+
+
+def test_w_outside_the_trained_range_warns_and_inside_does_not(student):
+    with pytest.warns(UserWarning, match=r"w is 5.0, outside the range \[0, 4\]"):
+        student.sample(KEY, 2, w=5.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        student.sample(KEY, 2, w=np.asarray([0.0, 4.0]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label": 10}, "label is 10; this network knows 0 to 9"),
+        ({"label": -1}, "label is -1"),
+        ({"label": np.asarray([1.5, 2.0])}, "expected an integer"),
+        ({"label": np.arange(3)}, "expected an integer, or 2 of them"),
+        ({"w": -0.5}, "expected a number from 0"),
+        ({"w": float("nan")}, "expected a number from 0"),
+        ({"w": np.ones(3)}, "or 2 of them"),
+        ({"num_steps": 4}, "this student was made for 2"),
+    ],
+)
+def test_what_a_student_does_not_know_is_refused(student, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        student.sample(KEY, 2, **arguments)
+
+
+def test_a_network_without_null_label_refuses_w(teacher):
+    import dataclasses
+
+    method = dataclasses.replace(teacher.method, label_dropout=0.0)
+    with pytest.raises(ValueError, match="no null condition to guide against"):
+        dataclasses.replace(teacher, method=method).sample(KEY, 2, w=1.0)
+
+
+@pytest.fixture
+def copy(chain, tmp_path):
+    """A stage of its own to damage."""
+    return shutil.copytree(chain / "s07_n0001", tmp_path / "student")
+
+
+def test_a_finished_network_may_be_moved_and_needs_no_config(copy, chain):
+    x = distill_jax.load(copy).sample(KEY, 2, w=1.0)
+    np.testing.assert_array_equal(x, distill_jax.load(chain).sample(KEY, 2, w=1.0))
+
+
+def test_a_directory_without_manifest_is_refused(copy):
+    (copy / "final" / "manifest.json").unlink()
+    with pytest.raises(FileNotFoundError, match="has no finished network"):
+        distill_jax.load(copy)
+
+
+def test_a_newer_format_is_refused(copy):
+    path = copy / "final" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "format": checksums.FORMAT + 1}))
+    with pytest.raises(ValueError, match="install a newer one"):
+        distill_jax.load(copy)
+
+
+def test_damaged_weights_are_refused(copy):
+    files = (path for path in (copy / "final" / "params").rglob("*") if path.is_file())
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 4
+    largest.write_bytes(content)
+    with pytest.raises(ValueError, match="wrong checksum"):
+        distill_jax.load(copy)

@@ -1,0 +1,221 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distill_jax.config import base, stage
+from distill_jax.config import pipeline as chain_of
+from distill_jax.methods import METHODS
+from distill_jax.models.graft import graft
+from distill_jax.run import pipeline, plan
+from distill_jax.runtime.sharding import make_layout
+from distill_jax.sampling import student
+from distill_jax.training.loop import Cadence, DivergedError, StoppedError, train
+from distill_jax.training.update import new_state, optimizer
+from tests.toys import tiny_binding
+
+TX = optimizer(0.9, 0.99, 1.0)
+
+
+def state_at(step):
+    params = {"student": {"a": jnp.ones(())}}
+    return new_state(jax.random.key(0), params, TX)._replace(step=jnp.asarray(step))
+
+
+class Recorder:
+    """An iteration that adds one, and everything the loop did with it."""
+
+    def __init__(self, bad_at=None, stop_at=None):
+        self.batches, self.logged, self.saved, self.polled = [], [], [], 0
+        self.bad_at, self.stop_at = bad_at, stop_at
+
+    def iterate(self, state, batch):
+        self.batches.append(batch)
+        step = state.step + 1
+        loss = jnp.where(step == (self.bad_at or 0), jnp.nan, step * 1.0)
+        return state._replace(step=step), {"loss": loss, "grad_norm": jnp.ones(())}
+
+    def log(self, step, values):
+        self.logged.append((step, [v["loss"] for v in values]))
+
+    def save(self, step, state):
+        self.saved.append((step, int(state.step)))
+
+    def stop(self):
+        self.polled += 1
+        return self.polled == self.stop_at
+
+    def run(self, cadence, start=0):
+        batches = itertools.count(start)
+        return train(
+            self.iterate, state_at(start), batches, cadence, self.log, self.save, self.stop
+        )
+
+
+def test_the_loop_resumes_after_the_states_step_and_ends_at_the_last():
+    recorder = Recorder()
+    state = recorder.run(Cadence(steps=7, log_every=100, save_every=100), start=3)
+    assert int(state.step) == 7
+    assert recorder.batches == [3, 4, 5, 6]
+
+
+def test_every_metric_is_logged_once_and_one_iteration_late():
+    recorder = Recorder()
+    recorder.run(Cadence(steps=7, log_every=3, save_every=100))
+    assert recorder.logged == [(2, [1, 2]), (5, [3, 4, 5]), (7, [6, 7])]
+
+
+def test_states_are_saved_on_time_but_not_after_the_last_iteration():
+    recorder = Recorder()
+    recorder.run(Cadence(steps=8, log_every=100, save_every=4))
+    assert recorder.saved == [(4, 4)]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved():
+    recorder = Recorder(bad_at=4)
+    with pytest.raises(DivergedError, match="iteration 4: .*loss = nan") as caught:
+        recorder.run(Cadence(steps=8, log_every=100, save_every=2))
+    assert caught.value.step == 4
+    assert recorder.saved == [(2, 2)]
+
+
+def test_being_asked_to_stop_saves_first():
+    recorder = Recorder(stop_at=3)
+    with pytest.raises(StoppedError) as caught:
+        recorder.run(Cadence(steps=8, log_every=100, save_every=100))
+    assert caught.value.step == 3
+    assert recorder.saved == [(3, 3)]
+
+
+def test_calls_end_at_multiples_and_at_the_last_iteration():
+    cadence = Cadence(steps=10, log_every=4, save_every=4, per_call=4)
+    assert list(cadence.ends(0)) == [4, 8, 10]
+    assert list(cadence.ends(3)) == [4, 8, 10]
+    assert list(cadence.ends(10)) == []
+
+
+class Several(Recorder):
+    """The same with calls of several iterations: a batch is how many."""
+
+    def iterate(self, state, batch):
+        self.batches.append(batch)
+        losses = state.step + 1.0 + jnp.arange(batch)
+        losses = jnp.where(losses == (self.bad_at or 0), jnp.nan, losses)
+        metrics = {"loss": losses, "grad_norm": jnp.ones(batch)}
+        return state._replace(step=state.step + batch), metrics
+
+
+def test_calls_of_several_iterations_log_each_of_them_and_save_between_calls():
+    recorder = Several()
+    cadence = Cadence(steps=8, log_every=4, save_every=6, per_call=2)
+    state = train(
+        recorder.iterate,
+        state_at(3),
+        iter([1, 2, 2]),
+        cadence,
+        recorder.log,
+        recorder.save,
+        recorder.stop,
+    )
+    assert int(state.step) == 8
+    assert recorder.logged == [(6, [4, 5, 6]), (8, [7, 8])]
+    assert recorder.saved == [(6, 6)]
+    assert recorder.polled == 3
+
+
+def test_a_loss_that_is_not_finite_is_found_within_a_call():
+    recorder = Several(bad_at=3)
+    with pytest.raises(DivergedError, match="iteration 3: ") as caught:
+        cadence = Cadence(steps=4, log_every=4, save_every=4, per_call=4)
+        train(
+            recorder.iterate,
+            state_at(0),
+            iter([4]),
+            cadence,
+            recorder.log,
+            recorder.save,
+            recorder.stop,
+        )
+    assert caught.value.step == 3
+
+
+def test_the_loop_fetches_metrics_at_log_cadence_alone():
+    fetched, seen = [], []
+
+    class Loss:
+        """A loss that notes when its number is asked for."""
+
+        def __init__(self, step):
+            self.step = step
+
+        def __array__(self, dtype=None, copy=None):
+            fetched.append(self.step)
+            return np.asarray(1.0)
+
+    def iterate(state, batch):
+        seen.append(len(fetched))
+        return state, {"loss": Loss(batch)}
+
+    recorder = Recorder()
+    cadence = Cadence(steps=7, log_every=3, save_every=100)
+    train(
+        iterate,
+        state_at(0),
+        itertools.count(1),
+        cadence,
+        recorder.log,
+        recorder.save,
+        recorder.stop,
+    )
+    assert seen == [0, 0, 0, 2, 2, 2, 5]
+    assert fetched == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_graft_takes_the_teachers_leaves_and_fresh_ones_where_named():
+    fresh = {"old": {"k": jnp.zeros(2)}, "w_embed": {"k": jnp.zeros(3)}}
+    result = graft(fresh, {"old": {"k": jnp.ones(2)}}, new=("w_embed",))
+    np.testing.assert_array_equal(result["old"]["k"], jnp.ones(2))
+    np.testing.assert_array_equal(result["w_embed"]["k"], jnp.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"b": {"k": jnp.ones(2)}}, r"teacher has no parameter a/k \(2,\)"),
+        ({"a": {"k": jnp.ones(3)}}, r"a/k is \(3,\) in the teacher and \(2,\) in the student"),
+        ({"a": {"k": jnp.ones(2), "z": jnp.ones(1)}}, "student has no parameter a/z"),
+    ],
+)
+def test_graft_names_the_first_leaf_that_does_not_fit(teacher, message):
+    with pytest.raises(ValueError, match=message):
+        graft({"a": {"k": jnp.zeros(2)}}, teacher)
+
+
+def test_a_run_computes_at_the_precision_of_its_config_and_a_student_at_its_manifests(
+    tmp_path, monkeypatch
+):
+    seen = []
+
+    def spy(*given):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return jnp.zeros((1, 4, 4, 1))
+
+    monkeypatch.setattr(pipeline, "_train_stage", spy)
+    monkeypatch.setattr(pipeline, "_finish", spy)
+    monkeypatch.setattr(pipeline, "_draw_grids", spy)
+    monkeypatch.setattr(student, "_draw", spy)
+    for precision in ("default", "highest"):
+        config = base()
+        config.matmul_precision = precision
+        config.data.name, config.batch_size = "mixture", 8
+        config.model.update(name="mlp", width=8, blocks=1)
+        config.stages = chain_of(stage("teacher", "diffusion", steps=1, learning_rate=0.1))
+        pipeline.run(plan.make(config, tmp_path / precision), lambda: False)
+        binding, layout = tiny_binding(), make_layout({})
+        manifest = {"shape": (4, 4, 1), "num_classes": 3, "matmul_precision": precision}
+        drawn = student.Student(manifest, binding, METHODS["diffusion"](), {}, layout)
+        drawn.sample(jax.random.key(0), 1)
+    assert seen == [None] * 4 + ["highest"] * 4
+    assert jax.config.jax_default_matmul_precision is None
