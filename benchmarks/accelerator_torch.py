@@ -16,7 +16,7 @@ import torch
 from benchmarks import torch_twin
 from benchmarks.accelerator_update import filled, pace, peak_memory, planned, speeds
 from distill_jax.diffusion.schedule import Cosine
-from distill_jax.models.build import make_binding
+from distill_jax.models.build import make_network
 from distill_jax.models.dit import Architecture as Transformer
 from distill_jax.models.unet import Architecture as UNet
 
@@ -28,14 +28,14 @@ def twin_of(stage, params):
     """The stage's network in PyTorch, on the CPU, with these parameters."""
     network, architecture = TWINS[stage.model["name"]]
     options = {key: value for key, value in stage.model.items() if key != "name"}
-    spec = architecture(stage.bind.student.sizes, **options)
+    spec = architecture(stage.roles.student.sizes, **options)
     return torch_twin.load(network(spec), params).to(memory_format=torch.channels_last)
 
 
 def disagreement(run, stage, params, model):
     """RMS of the difference of both networks' outputs over that of the output, in float32."""
     spec = {**run.config.to_dict(), "model": {**stage.model, "dtype": "float32"}}
-    network = make_binding(spec, run.dataset.shape, run.dataset.num_classes).network
+    network = make_network(spec, run.dataset.spec).network
     rng = np.random.default_rng(2)
     z = rng.standard_normal((2, *run.dataset.shape), np.float32)
     t, label = np.float32([0.3, 0.8]), np.int32([1, run.dataset.num_classes])
@@ -113,7 +113,7 @@ class Update:
 
 def check(run, stage):
     """Raises ValueError for what `loss_of` is not."""
-    is_ours = run.config.parameterization == "v" and stage.bind.student.schedule == Cosine()
+    is_ours = run.config.parameterization == "v" and stage.roles.student.schedule == Cosine()
     if not (is_ours and stage.spec.method.name == "diffusion"):
         raise ValueError(f"{stage.name} is no teacher that predicts v on the cosine schedule")
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from distill_jax.config import base, pipeline, stage
+from distill_jax.config import base, load_file, pipeline, stage
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.models.build import matmul_precision
 from distill_jax.run import costs, plan
@@ -50,10 +50,7 @@ def load_config(name, size):
     """The config file of that name, or the transformer that no preset has."""
     if name == "dit":
         return dit_config(size)
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(size)
+    return load_file(ROOT / "configs" / f"{name}.py").get_config(size)
 
 
 def dit_config(size):
@@ -117,8 +114,8 @@ def arguments(run, stage):
     x = rng.integers(256, size=(size, *run.dataset.shape), dtype=np.uint8)  # As images travel.
     x = normalise(x) if run.config.data.name == "digits" else x  # Which are float32 all the way.
     label = rng.integers(run.dataset.num_classes, size=size, dtype=np.int32)
-    null = np.full(size, run.dataset.num_classes, np.int32)
-    batch = layout.place(Batch(x, {"label": label}, {"label": null}))
+    null = layout.replicate(dict(run.dataset.null))
+    batch = Batch(*layout.place((np.arange(size), x, {"label": label})), null)
     return state, on_devices(frozen, filled(frozen, 1)), batch
 
 
@@ -180,7 +177,7 @@ def update(config, stage, size, batch, seconds):
     """The row of a stage's update, timed for so many seconds."""
     run, stage = planned(config, stage, size, batch)
     (phase,) = stage.method.phases
-    function = make_update((phase,), 0, stage.bind, stage.tx, run.layout.constrain)
+    function = make_update((phase,), 0, stage.roles, stage.tx, run.layout)
     state, frozen, batch = arguments(run, stage)
     numbers = jax.device_put((stage.method, stage.rates), run.layout.replicated)
     began = time.perf_counter()

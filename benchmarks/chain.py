@@ -64,8 +64,8 @@ def compiled_update(run, stage, students):
     size = config.batch_size
     label = jax.ShapeDtypeStruct((size,), jnp.int32)
     x = jax.ShapeDtypeStruct((size, *run.dataset.shape), jnp.float32)
-    update = make_update(method.phases, 0, stage.bind, tx, run.layout.constrain)
-    batch = Batch(x, {"label": label}, {"label": label})
+    update = make_update(method.phases, 0, stage.roles, tx, run.layout)
+    batch = Batch(jnp.arange(len(x)), x, {"label": label}, {"label": label[:1]})
     lowered = update.lower(method, Rates(1e-3, 0, 0.0, 100, 0.99), state, frozen, batch)
     return lowered.compile(), state
 
@@ -76,7 +76,7 @@ def forward_flops(run, student):
     cond = {"label": jnp.zeros((size,), jnp.int32)}
     if student.takes_w:
         cond["w"] = jnp.zeros((size,))
-    call = jax.jit(student.binding.network.apply)
+    call = jax.jit(student.network_spec.network.apply)
     z, t = jnp.zeros((size, *student.shape)), jnp.zeros((size,))
     return flops(call.lower(student.params, z, t, cond).compile())
 
@@ -120,7 +120,7 @@ def measure_sampling(students):
     key = jax.random.key(0)
     z = jax.random.normal(key, (BATCH, *guided.shape))
     cond = {"label": jnp.arange(BATCH) % 10, "w": jnp.ones((BATCH,))}
-    apply, t = jax.jit(guided.binding.network.apply), jnp.ones((BATCH,))
+    apply, t = jax.jit(guided.network_spec.network.apply), jnp.ones((BATCH,))
 
     def calls():
         for _ in range(64):

@@ -17,13 +17,14 @@ from PIL import Image
 
 from distill_jax.data import DATASETS
 from distill_jax.data.images import CACHE_BYTES, THREADS
-from distill_jax.diffusion.denoiser import Binding, Sizes
+from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
+from distill_jax.diffusion.spec import image_spec
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
 from distill_jax.models.build import initial_params
-from distill_jax.run.plan import Bind
+from distill_jax.run.plan import Roles
 from distill_jax.training.update import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
 
@@ -91,12 +92,12 @@ class Step:
     """An update of a small transformer on 32x32 images in 10 classes."""
 
     def __init__(self, size):
-        sizes = Sizes((32, 32, 3), 10, 1)
+        sizes = image_spec((32, 32, 3), 10, 1)
         network = NETWORKS["dit"](sizes, width=64, blocks=2, heads=2, patch=4)
-        binding = Binding(network, PARAMETERIZATIONS["v"], sizes)
+        network_spec = NetworkSpec(network, PARAMETERIZATIONS["v"], sizes)
         self._method, tx = METHODS["diffusion"](), optimizer(0.9, 0.99, 0.0, 1.0)
-        self._update = make_update(self._method.phases, 0, Bind(binding, None), tx, lambda x: x)
-        params = initial_params(jax.random.key(0), binding, self._method.inputs)
+        self._update = make_update(self._method.phases, 0, Roles(network_spec, None), tx)
+        params = initial_params(jax.random.key(0), network_spec, ())
         self._state = new_state(jax.random.key(1), {"student": params}, tx)
         self._rates = Rates(1e-3, 0, 0.0, 1000, 0.995)
         self._null = {"label": np.full(size, 10, np.int32)}
@@ -109,7 +110,7 @@ class Step:
             asked = time.perf_counter()
             x, label = next(batches)
             waited += time.perf_counter() - asked
-            batch = Batch(self._normalise(x), {"label": label}, self._null)
+            batch = Batch(np.arange(len(x)), self._normalise(x), {"label": label}, self._null)
             self._state, metrics = self._update(self._method, self._rates, self._state, {}, batch)
         metrics["loss"].block_until_ready()
         return (time.perf_counter() - began) / count, waited / count

@@ -7,7 +7,6 @@ CPU-seconds are those of all updates from the teacher on, compilation included, 
 """
 
 import argparse
-import dataclasses
 import json
 import pathlib
 import re
@@ -20,6 +19,7 @@ from etils import epath
 
 from distill_jax import load
 from distill_jax.diffusion.resize import bicubic
+from distill_jax.diffusion.trained import Renoise
 from distill_jax.evaluation.protocols import make_yardstick
 from distill_jax.runtime import logging
 from distill_jax.sampling.batched import Draw
@@ -32,8 +32,8 @@ NAMES = {
     "sid": "SiD",
     "sid_lsg": "SiD-LSG, kappa 1.5",
     "dmd2": "DMD2",
-    "swd": "SwD, sides 4, 8",
-    "swd_full": "SwD, sides 8, 8",
+    "swd": "SwD, resolutions 4, 8",
+    "swd_full": "SwD, resolutions 8, 8",
 }
 
 
@@ -47,23 +47,28 @@ def lineage(stage):
     """A stage and those before it, but for the teacher's."""
     while stage.name != "s00_teacher":
         yield stage
-        parent = json.loads((stage / "final" / "manifest.json").read_text())["parent"]
+        parent = json.loads((stage / "final" / "manifest.json").read_text())["lineage"]["parent"]
         stage = (stage / "final" / parent).resolve().parent
 
 
 def bicubic_only(workdir, num):
     """The row of SwD's first step alone, its images of 4 pixels enlarged to 8."""
     student = load(next(workdir.glob("s*_swd")))
-    method = student.method
-    first = dataclasses.replace(method, times=method.times[:1], sides=method.sides[:1])
+    whole = student.trained.sampler
     draw, side = Draw(num), student.shape[0]
-    small = dataclasses.replace(student, method=first)
+    small = student.with_sampler(Renoise(whole.times[:1], whole.resolutions[:1]))
     draw(small, None)
     x, seconds = draw(small, None)
     x = np.clip(np.asarray(jax.jit(lambda x: bicubic(x, side))(x)), -1, 1)
     yardstick = make_yardstick({"name": "digits"})
     row = yardstick.measure(x, draw.labels(student), None)
-    return {**row, "w": method.w, "num_steps": 1, "calls": 1, "seconds_per_image": seconds / num}
+    return {
+        **row,
+        "w": student.trained.guidance.fixed_w,
+        "num_steps": 1,
+        "calls": 1,
+        "seconds_per_image": seconds / num,
+    }
 
 
 def table(workdir):
@@ -81,7 +86,7 @@ def table(workdir):
     for row in report["rows"]:
         stage = stages[row["stage"]]
         kind = re.sub(r"\d{4}$", "", stage.name.partition("_")[2])
-        if row["sampler"].startswith("student") and kind in NAMES and row["num_steps"] <= 4:
+        if row["role"] == "student" and kind in NAMES and row["num_steps"] <= 4:
             add(NAMES[kind], row, f"{sum(map(cpu_seconds, lineage(stage))):.0f}")
         elif row["sampler"] == "teacher" and row["num_steps"] in (1, 2, 4, 64):
             add("teacher, DDIM", row, f"{cpu_seconds(stage):.0f}")

@@ -36,7 +36,7 @@ def distances(x):
 
 def untrained(student):
     """One call of the exact denoiser at the noise level 2.5, where SiD and DMD2 begin."""
-    schedule = student.binding.schedule
+    schedule = student.network_spec.schedule
     eps = jax.random.normal(jax.random.key(7), (NUM, 1, 1, 2))
     t = schedule.time(jnp.asarray(-2 * np.log(2.5)))
     return generate(ring().denoiser(schedule), eps, t, {"label": jnp.asarray(LABEL)})
@@ -44,14 +44,14 @@ def untrained(student):
 
 def rmse(student):
     """BOOT's error per coordinate at its last time, on the exact path from the same noise."""
-    method, schedule = student.method, student.binding.schedule
+    sampler, schedule = student.trained.sampler, student.network_spec.schedule
     eps = jax.random.normal(jax.random.key(8), (2000, 1, 1, 2))
     cond = {"label": jnp.asarray(LABEL[:2000])}
-    start, end = jnp.full((2000,), method.t_max), jnp.full((2000,), method.t_min)
+    start, end = jnp.full((2000,), sampler.t_max), jnp.full((2000,), sampler.t_min)
     z = expand(schedule.sigma(start), eps) * eps
-    z = ode_map(ring().denoiser(schedule), z, cond, method.t_max, method.t_min, 2000)
+    z = ode_map(ring().denoiser(schedule), z, cond, sampler.t_max, sampler.t_min, 2000)
     truth = (z - expand(schedule.sigma(end), z) * eps) / expand(schedule.alpha(end), z)
-    y = method.sample(jax.random.key(0), student.denoiser, eps, cond)
+    y = sampler(jax.random.key(0), student.denoiser, eps, cond)
     return f"{float(jnp.sqrt(jnp.mean((y - truth) ** 2))):.4f}"
 
 

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.data import DATASETS
-from distill_jax.diffusion.denoiser import Binding, Sizes
+from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
+from distill_jax.diffusion.spec import image_spec
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
 from distill_jax.models.build import initial_params
-from distill_jax.run.plan import Bind
+from distill_jax.run.plan import Roles
 from distill_jax.training.update import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
 
@@ -34,14 +35,16 @@ def main():
     data = DATASETS["digits"]()
     x, label = next(data.batches(0, 0, SIZE))
     null = jnp.full((SIZE,), 10, jnp.int32)
-    batch = Batch(jnp.asarray(x), {"label": jnp.asarray(label)}, {"label": null})
+    batch = Batch(
+        jnp.arange(len(x)), jnp.asarray(x), {"label": jnp.asarray(label)}, {"label": null}
+    )
     method, tx = METHODS["diffusion"](), optimizer(0.9, 0.99, 1.0)
     print("| network | parameters | compile s | updates/s | images/s |\n| - | - | - | - | - |")
     for name, options in FAMILIES:
-        sizes = Sizes(data.shape, 10, 1)
-        binding = Binding(NETWORKS[name](sizes, **options), PARAMETERIZATIONS["v"], sizes)
-        params = initial_params(jax.random.key(0), binding, method.inputs)
-        update = make_update(method.phases, 0, Bind(binding, None), tx, identity)
+        sizes = image_spec(data.shape, 10, 1)
+        network_spec = NetworkSpec(NETWORKS[name](sizes, **options), PARAMETERIZATIONS["v"], sizes)
+        params = initial_params(jax.random.key(0), network_spec, ())
+        update = make_update(method.phases, 0, Roles(network_spec, None), tx)
         state = new_state(jax.random.key(1), {"student": params}, tx)
         rates = Rates(1e-3, 0, 0.0, 1000, 0.995)
         began = time.perf_counter()

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from distill_jax.diffusion.pixels import to_uint8
 from distill_jax.evaluation import compare, figures
 from distill_jax.runtime import logging
-from distill_jax.sampling.student import load
+from distill_jax.sampling.loading import load
 
 ROOT = pathlib.Path(__file__).parent.parent
 FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -44,7 +44,7 @@ def same_noise(workdir):
             network.sample(jax.random.key(0), columns, np.arange(columns), w, num_steps)
             for w in STRENGTHS
         ]
-        count = logging.counted(int(network.with_steps(num_steps).num_steps), "step")
+        count = logging.counted(int(network.sampler(num_steps).num_steps), "step")
         calls = logging.counted(network.calls(STRENGTHS[0], num_steps), "network call")
         found[f"{name}: {count}, {calls}"] = np.stack(rows)
     return found

@@ -70,8 +70,8 @@ def one(axis, count, index):
     run = plan.make(config, "/tmp/never_made", count)
     run = dataclasses.replace(run, layout=layout_of(axis, count))
     stage = run.stages[index]
-    bind = dataclasses.replace(stage.bind, gather=run.layout.gather)
-    stage = dataclasses.replace(stage, bind=bind)
+    roles = dataclasses.replace(stage.roles, layout=run.layout)
+    stage = dataclasses.replace(stage, roles=roles)
     compiled = costs.compile_update(run, stage, 0)
     kept = costs.measure(dataclasses.replace(run, stages=(stage,)))[stage.name].kept
     memory = compiled.memory_analysis()

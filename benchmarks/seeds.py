@@ -43,7 +43,7 @@ def main():
             teachers = [row for row in report["rows"] if row["sampler"] == "teacher"]
             steps = {(row["w"], row["num_steps"]): row for row in teachers}
             for row in report["rows"]:
-                if not row["sampler"].startswith("student"):
+                if row["role"] != "student":
                     continue
                 name, same = report["name"], steps[row["w"], row["num_steps"]]
                 full = steps[row["w"], max(n for _, n in steps)]

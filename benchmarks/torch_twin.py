@@ -39,12 +39,12 @@ def doubled(h):
 class ResBlock(nn.Module):
     """As distill_jax.models.unet.ResBlock."""
 
-    def __init__(self, before, after, spec, resample=unchanged):
+    def __init__(self, before, after, arch, resample=unchanged):
         super().__init__()
-        self.resample, self.dropout = resample, nn.Dropout(spec.dropout)
+        self.resample, self.dropout = resample, nn.Dropout(arch.dropout)
         self.norm1 = nn.GroupNorm(GROUPS, before, EPSILON)
         self.conv1 = nn.Conv2d(before, after, 3, padding=1)
-        self.temb_proj = nn.Linear(spec.embedding, 2 * after)
+        self.temb_proj = nn.Linear(arch.embedding, 2 * after)
         self.norm2 = nn.GroupNorm(GROUPS, after, EPSILON)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(before, after, 1) if before != after else None
@@ -61,9 +61,9 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """As distill_jax.models.unet.Attention; emb is not used."""
 
-    def __init__(self, channels, spec):
+    def __init__(self, channels, arch):
         super().__init__()
-        self.heads = spec.heads or channels // spec.head_dim
+        self.heads = arch.heads or channels // arch.head_dim
         self.norm = nn.GroupNorm(GROUPS, channels, EPSILON)
         self.q, self.k, self.v = (nn.Linear(channels, channels) for _ in range(3))
         self.proj_out = nn.Linear(channels, channels)
@@ -77,53 +77,53 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """As distill_jax.models.unet.UNet, of whose Architecture `spec` is one.
+    """As distill_jax.models.unet.UNet, of whose Architecture `arch` is one.
 
     A name of a Flax module may have dots; here colons stand for them.
     """
 
-    def __init__(self, spec):
+    def __init__(self, arch):
         super().__init__()
-        if not spec.resblock_resample and len(spec.multipliers) > 1:
+        if not arch.resblock_resample and len(arch.multipliers) > 1:
             raise ValueError("the twin changes the resolution in residual blocks alone")
-        self.spec, self.parts, self.order = spec, nn.ModuleDict(), []
-        self.parts["dense0"] = nn.Linear(spec.channels, spec.embedding)
-        self.parts["dense1"] = nn.Linear(spec.embedding, spec.embedding)
-        self.parts["class_emb"] = nn.Linear(spec.sizes.num_classes, spec.embedding)
-        self.parts["conv_in"] = nn.Conv2d(spec.sizes.shape[-1], spec.channels, 3, padding=1)
+        self.arch, self.parts, self.order = arch, nn.ModuleDict(), []
+        self.parts["dense0"] = nn.Linear(arch.channels, arch.embedding)
+        self.parts["dense1"] = nn.Linear(arch.embedding, arch.embedding)
+        self.parts["class_emb"] = nn.Linear(arch.spec.classes("label"), arch.embedding)
+        self.parts["conv_in"] = nn.Conv2d(arch.spec.shape[-1], arch.channels, 3, padding=1)
         self._build()
-        self.parts["norm_out"] = nn.GroupNorm(GROUPS, spec.channels, EPSILON)
-        self.parts["conv_out"] = nn.Conv2d(spec.channels, spec.sizes.channels_out, 3, padding=1)
+        self.parts["norm_out"] = nn.GroupNorm(GROUPS, arch.channels, EPSILON)
+        self.parts["conv_out"] = nn.Conv2d(arch.channels, arch.spec.channels_out, 3, padding=1)
 
     def _build(self):
         """The blocks in the order they are called; "keep" and "join" are the skip connections."""
-        spec, last = self.spec, len(self.spec.multipliers) - 1
-        widths = [spec.channels * multiplier for multiplier in spec.multipliers]
-        width, skips = spec.channels, [spec.channels]
+        arch, last = self.arch, len(self.arch.multipliers) - 1
+        widths = [arch.channels * multiplier for multiplier in arch.multipliers]
+        width, skips = arch.channels, [arch.channels]
         self.order.append("keep")
         for level, after in enumerate(widths):
-            for block in range(spec.blocks):
+            for block in range(arch.blocks):
                 width = self._blocks(width, after, level, f"down_{level}", block)
                 self.order.append("keep")
                 skips.append(width)
             if level < last:
-                self._add(f"down_{level}:downsample", ResBlock(width, width, spec, halved))
+                self._add(f"down_{level}:downsample", ResBlock(width, width, arch, halved))
                 self.order.append("keep")
                 skips.append(width)
-        self._add("mid:block_1", ResBlock(width, width, spec))
-        self._add("mid:attn_1", Attention(width, spec))
-        self._add("mid:block_2", ResBlock(width, width, spec))
+        self._add("mid:block_1", ResBlock(width, width, arch))
+        self._add("mid:attn_1", Attention(width, arch))
+        self._add("mid:block_2", ResBlock(width, width, arch))
         for level, after in reversed(list(enumerate(widths))):
-            for block in range(spec.blocks + 1):
+            for block in range(arch.blocks + 1):
                 self.order.append("join")
                 width = self._blocks(width + skips.pop(), after, level, f"up_{level}", block)
             if level > 0:
-                self._add(f"up_{level}:upsample", ResBlock(width, width, spec, doubled))
+                self._add(f"up_{level}:upsample", ResBlock(width, width, arch, doubled))
 
     def _blocks(self, before, after, level, name, block):
-        self._add(f"{name}:block_{block}", ResBlock(before, after, self.spec))
-        if self.spec.sides[level] in self.spec.attention:
-            self._add(f"{name}:attn_{block}", Attention(after, self.spec))
+        self._add(f"{name}:block_{block}", ResBlock(before, after, self.arch))
+        if self.arch.resolutions[level] in self.arch.attention:
+            self._add(f"{name}:attn_{block}", Attention(after, self.arch))
         return after
 
     def _add(self, name, module):
@@ -134,9 +134,9 @@ class UNet(nn.Module):
         """Of the cosine schedule, whose rescaled angle is what is embedded."""
         limits = (math.atan(math.exp(sign * 10)) for sign in (-1, 1))
         low, high = limits
-        emb = sinusoid((low + (high - low) * t) / (math.pi / 2), self.spec.channels)
+        emb = sinusoid((low + (high - low) * t) / (math.pi / 2), self.arch.channels)
         emb = self.parts["dense1"](F.silu(self.parts["dense0"](emb)))
-        classes = self.spec.sizes.num_classes
+        classes = self.arch.spec.classes("label")
         one_hot = F.one_hot(label, classes + 1)[:, :classes].to(emb.dtype)
         return emb + self.parts["class_emb"](one_hot)
 
@@ -159,14 +159,14 @@ class UNet(nn.Module):
 class Block(nn.Module):
     """As distill_jax.models.dit.Block."""
 
-    def __init__(self, spec):
+    def __init__(self, arch):
         super().__init__()
-        width, self.heads = spec.width, spec.heads
+        width, self.heads = arch.width, arch.heads
         self.modulation = nn.Linear(width, 6 * width)
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = (
-            nn.Linear(width, spec.expand * width),
-            nn.Linear(spec.expand * width, width),
+            nn.Linear(width, arch.expand * width),
+            nn.Linear(arch.expand * width, width),
         )
 
     def forward(self, h, emb):
@@ -181,39 +181,39 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """As distill_jax.models.dit.DiT, of whose Architecture `spec` is one."""
+    """As distill_jax.models.dit.DiT, of whose Architecture `arch` is one."""
 
-    def __init__(self, spec):
+    def __init__(self, arch):
         super().__init__()
-        width, (side, _, channels) = spec.width, spec.sizes.shape
-        self.spec, self.conditioning = spec, nn.ModuleDict()
+        width, (side, _, channels) = arch.width, arch.spec.shape
+        self.arch, self.conditioning = arch, nn.ModuleDict()
         for name in ("t_embed_0", "t_embed_1"):
             self.conditioning[name] = nn.Linear(width, width)
-        self.conditioning["label_embed"] = nn.Embedding(spec.sizes.num_classes + 1, width)
-        self.input = nn.Linear(channels * spec.patch**2, width)
-        rows = centres(side // spec.patch, side // spec.patch)
+        self.conditioning["label_embed"] = nn.Embedding(arch.spec.classes("label") + 1, width)
+        self.input = nn.Linear(channels * arch.patch**2, width)
+        rows = centres(side // arch.patch, side // arch.patch)
         places = torch.from_numpy(position_embedding(rows, rows, width))
         self.register_buffer("places", places, persistent=False)
-        for block in range(spec.blocks):
-            self.add_module(f"block_{block}", Block(spec))
+        for block in range(arch.blocks):
+            self.add_module(f"block_{block}", Block(arch))
         self.modulation = nn.Linear(width, 2 * width)
-        self.output = nn.Linear(width, spec.sizes.channels_out * spec.patch**2)
+        self.output = nn.Linear(width, arch.spec.channels_out * arch.patch**2)
 
     def forward(self, z, t, label):
         """(b, c, h, w), (b,), (b,) -> (b, c, h, w), in float32."""
-        spec, layers = self.spec, self.conditioning
-        emb = layers["t_embed_1"](F.silu(layers["t_embed_0"](sinusoid(t, spec.width))))
+        arch, layers = self.arch, self.conditioning
+        emb = layers["t_embed_1"](F.silu(layers["t_embed_0"](sinusoid(t, arch.width))))
         emb = F.silu(emb + layers["label_embed"](label))
-        count = z.shape[-1] // spec.patch
+        count = z.shape[-1] // arch.patch
         tiles = z.permute(0, 2, 3, 1).unflatten(2, (count, -1)).unflatten(1, (count, -1))
         h = self.input(tiles.transpose(2, 3).flatten(3).flatten(1, 2)) + self.places
-        for block in range(spec.blocks):
+        for block in range(arch.blocks):
             h = getattr(self, f"block_{block}")(h, emb)
         shift, scale = self.modulation(emb)[:, None].chunk(2, dim=-1)
         h = F.layer_norm(h, h.shape[-1:], eps=EPSILON) * (1 + scale) + shift
         with torch.autocast(z.device.type, enabled=False):
             h = self.output(h.float()).unflatten(1, (count, count))
-        h = h.unflatten(-1, (spec.patch, spec.patch, -1)).transpose(2, 3)
+        h = h.unflatten(-1, (arch.patch, arch.patch, -1)).transpose(2, 3)
         return h.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 

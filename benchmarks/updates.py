@@ -5,7 +5,6 @@ python benchmarks/updates.py --width=32 --blocks=1 --batch_size=16    # as small
 """
 
 import argparse
-import importlib.util
 import itertools
 import json
 import pathlib
@@ -16,6 +15,7 @@ import time
 import jax
 from ml_collections import ConfigDict
 
+from distill_jax.config import load_file
 from distill_jax.run import pipeline, plan
 from distill_jax.training.loop import Cadence
 from distill_jax.training.update import make_update, new_state
@@ -25,10 +25,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def make_config(args):
     path = ROOT / "configs" / "digits_guided.py"
-    spec = importlib.util.spec_from_file_location("digits", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = load_file(path).get_config()
     first = next(iter(config.stages))
     config.stages = ConfigDict({first: config.stages[first]})
     config.model.update(width=args.width, blocks=args.blocks)
@@ -44,8 +41,8 @@ class Bare:
         run = plan.make(config, "unused")
         stage, layout = run.stages[0], run.layout
         method, phases = stage.method, stage.method.phases
-        update = make_update(phases, 0, stage.bind, stage.tx, layout.constrain)
-        roles = stage.bind.initial(jax.random.key(0), method.inputs, None)
+        update = make_update(phases, 0, stage.roles, stage.tx, layout)
+        roles = stage.roles.initial(jax.random.key(0), stage.trained.inputs, None)
         self._state = new_state(jax.random.key(1), roles, stage.tx)
         batch = next(pipeline._batches(run, stage, Cadence(1, 1, 1), 0))[0]
         self._call = lambda state: update(method, stage.rates, state, {}, batch)

@@ -1,9 +1,9 @@
 """CIFAR-10, class-conditional: SwD, a student of three calls at 8, 16 and 32 pixels.
 
 Starodubcev et al. (2025, arXiv:2503.16397) have latent text-to-image models alone: losses, weights,
-noise levels, AdamW, clipping and updates of the fake are those of the released scripts; sides,
-times, rate, batch and updates are ours, sides as `python -m distill_jax.spectrum` proposes. w is 0,
-not 6, and there is an EMA: docs/reference_differences.md. Published: none here.
+noise levels, AdamW, clipping and updates of the fake are those of the released scripts; times,
+resolutions (as `python -m distill_jax.spectrum` proposes), rate, batch and updates are ours. w is
+0, not 6, and there is an EMA: docs/reference_differences.md. Published: none here.
 
     python -m distill_jax.main --config=configs/cifar10_swd.py --workdir=runs/cifar10_swd
     python -m distill_jax.main --config=configs/cifar10_swd.py:smoke    # fake data, CPU
@@ -23,7 +23,7 @@ def get_config(size="full"):
     config.batch_size = 256
     config.save_every = 10_000
     rates = dict(learning_rate=2e-4, warmup=1000, decay_to=1.0, weight_decay=1e-3)
-    rates.update(ema_decay=0.9999, num_steps=256, sides=(8, 16, 32))
+    rates.update(ema_decay=0.9999, num_steps=256, resolutions=(8, 16, 32))
     config.stages = pipeline(
         stage("teacher", "diffusion", steps=800_000, **rates),
         stage(
@@ -36,7 +36,7 @@ def get_config(size="full"):
             ema_decay=0.999,
             optimizer={"clip_norm": 10.0},
             times=(1.0, 0.85, 0.6),
-            sides=(8, 16, 32),
+            resolutions=(8, 16, 32),
         ),
     )
     return config if size == "full" else smoke_images(config, 32, "dit", num_classes=10)

@@ -11,7 +11,7 @@ from distill_jax.config import base, check_size, halvings, pipeline, smoke, stag
 
 
 def get_config(size="full"):
-    """One teacher, trained at both sides; then each method from it, w = 0.5 where it takes one."""
+    """One teacher, at both resolutions; then each method from it, w = 0.5 where it takes one."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"
@@ -36,7 +36,7 @@ def get_config(size="full"):
             "diffusion",
             steps=4000,
             learning_rate=1e-3,
-            sides=(4, 8),
+            resolutions=(4, 8),
             **mean,
         ),
         *halvings(prefix="progressive", **{**rounds, "steps": equal}, teacher="teacher"),
@@ -54,7 +54,7 @@ def get_config(size="full"):
         stage("sid", "sid_lsg", **score),
         stage("sid_lsg", "sid_lsg", **score, **lsg),
         stage("dmd2", "dmd2", gan_weight=3e-3, **score),
-        stage("swd", "swd", sides=(4, 8), **swd),
-        stage("swd_full", "swd", sides=(8, 8), **swd),
+        stage("swd", "swd", resolutions=(4, 8), **swd),
+        stage("swd_full", "swd", resolutions=(8, 8), **swd),
     )
     return config if size == "full" else smoke(config, width=32, blocks=1)

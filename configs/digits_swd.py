@@ -1,9 +1,9 @@
 """Handwritten digits: SwD, two calls at 4x4 and 8x8 pixels, beside two calls at 8x8.
 
-Starodubcev et al. (2025, arXiv:2503.16397). The paper has no digits: sides and times are those that
-`python -m distill_jax.spectrum --config=configs/digits_swd.py --sides=4,8` proposes, losses and
-their weights are those of the released code. Noise is drawn uniformly in time between the ends of
-the released grid, whose law leaves digits worse (docs/results.md).
+Starodubcev et al. (2025, arXiv:2503.16397). The paper has no digits: resolutions and times are
+those that `python -m distill_jax.spectrum --config=configs/digits_swd.py --resolutions=4,8`
+proposes, losses and their weights those of the released code. Noise is drawn uniformly in time
+between the ends of the released grid, whose law leaves digits worse (docs/results.md).
 
     launch/local.sh --config=configs/digits_swd.py            # minutes on two CPU cores
     launch/local.sh --config=configs/digits_swd.py:smoke      # seconds; draws noise
@@ -13,7 +13,7 @@ from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_config(size="full"):
-    """A teacher, trained at both sides -> two calls, the first at half the side, or both full."""
+    """A teacher at both resolutions -> two calls, the first at half the side, or both full."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"
@@ -36,8 +36,8 @@ def get_config(size="full"):
         fake_updates=3,
     )
     config.stages = pipeline(
-        stage("teacher", "diffusion", sides=(4, 8), **rates),
-        stage("full_size", "swd", sides=(8, 8), **student),
-        stage("swd", "swd", sides=(4, 8), **student),
+        stage("teacher", "diffusion", resolutions=(4, 8), **rates),
+        stage("full_size", "swd", resolutions=(8, 8), **student),
+        stage("swd", "swd", resolutions=(4, 8), **student),
     )
     return config if size == "full" else smoke(config, width=32, blocks=1)

@@ -27,7 +27,6 @@ def get_config(size="full"):
             steps=1,
             learning_rate=0.0,
             num_steps=256,
-            clip=False,
         ),
         stage(
             "network",
@@ -35,14 +34,12 @@ def get_config(size="full"):
             steps=1000,
             learning_rate=1e-3,
             ema_decay=0.99,
-            clip=False,
         ),
         stage(
             "boot",
             "boot",
             teacher="exact",
             init="network",
-            clip=False,
             new=("target_embed",),
             steps=6000,
             learning_rate=2e-3,

@@ -27,7 +27,6 @@ def get_config(size="full"):
             steps=1,
             learning_rate=0.0,
             num_steps=256,
-            clip=False,
         ),
         stage(
             "network",
@@ -35,14 +34,12 @@ def get_config(size="full"):
             steps=1000,
             learning_rate=1e-3,
             ema_decay=0.99,
-            clip=False,
         ),
         stage(
             "dmd2",
             "dmd2",
             teacher="exact",
             init="network",
-            clip=False,
             steps=2000,
             learning_rate=1e-3,
             ema_decay=0.995,

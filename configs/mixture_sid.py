@@ -26,7 +26,6 @@ def get_config(size="full"):
             steps=1,
             learning_rate=0.0,
             num_steps=256,
-            clip=False,
         ),
         stage(
             "network",
@@ -34,14 +33,12 @@ def get_config(size="full"):
             steps=1000,
             learning_rate=1e-3,
             ema_decay=0.99,
-            clip=False,
         ),
         stage(
             "sid",
             "sid_lsg",
             teacher="exact",
             init="network",
-            clip=False,
             steps=2000,
             learning_rate=1e-3,
             ema_decay=0.995,

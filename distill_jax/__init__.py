@@ -10,7 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 _EXPORTS = {
     "Student": "distill_jax.sampling.student",
-    "load": "distill_jax.sampling.student",
+    "load": "distill_jax.sampling.loading",
     "make_layout": "distill_jax.runtime.sharding",
 }
 __all__ = sorted(_EXPORTS)

@@ -5,9 +5,21 @@ plan. Every key is named in `base` or `stage`; what a method, network or dataset
 signature of the entry of METHODS, NETWORKS or DATASETS that its `name` picks.
 """
 
+import importlib.util
+import os
+import pathlib
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
+
+
+def load_file(path: str | os.PathLike) -> ModuleType:
+    """The module of a config or sweep, FILE.py. It is the user's own program: it runs."""
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def base() -> ConfigDict:

@@ -23,11 +23,12 @@ from distill_jax.data.images import decode
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.evaluation import chosen_data, pictures
 from distill_jax.runtime import logging
-from distill_jax.runtime.app import friendly
+from distill_jax.runtime.app import run_app
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import build, lookup
 from distill_jax.sampling.editing import Labels, inpaint, psnr, roundtrip, sdedit, style
-from distill_jax.sampling.student import Student, load
+from distill_jax.sampling.loading import load
+from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 
 
@@ -35,17 +36,17 @@ def pairs(workdir: epath.Path) -> tuple[Student, list[tuple[Student, Student]]]:
     """The teacher of a workdir, and its encoders, each with the progressive stage of its steps.
 
     Raises:
-      ValueError: when there is no such pair, or no network that knows all times.
+      ValueError: when there is no such pair, or no network that was trained at all times.
     """
     found = [load(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))]
     decoders = {
-        int(student.method.num_steps): student
+        student.trained.num_steps: student
         for student in found
-        if student.method.walks_ddim and not student.method.continuous
+        if student.trained.uses_ddim and not student.trained.all_times
     }
-    encoders = [student for student in found if not student.method.decodes]
-    teachers = [student for student in found if student.method.continuous]
-    both = [(e, decoders[n]) for e in encoders if (n := int(e.method.num_steps)) in decoders]
+    encoders = [student for student in found if not student.trained.sampler.decodes]
+    teachers = [student for student in found if student.trained.all_times]
+    both = [(e, decoders[n]) for e in encoders if (n := e.trained.num_steps) in decoders]
     if not both or not teachers:
         raise ValueError(
             f"{workdir} has {logging.counted(len(encoders), 'encoder stage')} and "
@@ -66,7 +67,7 @@ def compare(
     """
     rows, seen = [], [x]
     for encoder, decoder in both:
-        n = int(encoder.method.num_steps)
+        n = encoder.trained.num_steps
         mine = np.asarray(roundtrip(encoder, decoder, x, label))
         theirs = np.asarray(roundtrip(teacher, teacher, x, label, n))
         psnrs = [float(np.mean(psnr(x, y))) for y in (mine, theirs)]
@@ -281,4 +282,4 @@ def read_mask(name: str, shape: Sequence[int]) -> np.ndarray:
 
 if __name__ == "__main__":
     define_flags()
-    friendly(main, "TASK")
+    run_app(main, "TASK")

@@ -11,10 +11,10 @@ from absl import flags
 from distill_jax.evaluation import chosen_data, compare, report
 from distill_jax.evaluation.protocols import make_yardstick
 from distill_jax.runtime import distributed, logging
-from distill_jax.runtime.app import friendly
+from distill_jax.runtime.app import run_app
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.sharding import make_layout
-from distill_jax.sampling.student import describe
+from distill_jax.sampling.loading import describe
 from distill_jax.storage import checkpoint
 
 WS = ("0", "1", "2", "4")
@@ -54,9 +54,9 @@ def main() -> None:
     for w in strengths if values.w else ():
         student.conditions(1, 0 if student.num_classes else None, w)
         if not compare.knows(student, w):
-            low, high = student.method.w_range
+            low, high = student.trained.guidance.w_range
             raise ValueError(f"--w={w:g}, and this student knows w from {low:g} to {high:g}")
-    distilled = student.method.needs_teacher
+    distilled = student.manifest.distilled
     teacher, students = (compare.root(student), [student]) if distilled else (student, [])
     if ancestral and teacher is None:
         raise ValueError("--ancestral is for the student's teacher, which is not there any more")
@@ -74,4 +74,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    friendly(main)
+    run_app(main)

@@ -8,15 +8,15 @@ import os
 import pathlib
 import time
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
 from distill_jax.evaluation import compare
 from distill_jax.models.build import matmul_precision
 from distill_jax.run import costs, pipeline, plan
+from distill_jax.run.caching import keep_programs
 from distill_jax.runtime import distributed, logging
-from distill_jax.runtime.app import friendly
+from distill_jax.runtime.app import run_app
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.preemption import StopFlag
 from distill_jax.training.loop import StoppedError
@@ -69,8 +69,7 @@ def main() -> int:
     if _PLAN.value != "false" or _PLAN_FOR.value:
         return _show_costs(run, where)
     workdir.mkdir(parents=True, exist_ok=True)
-    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR sets it.
-        jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
+    keep_programs(workdir)
     stop = StopFlag().install()
     try:
         ideal = _ideal_seconds(run, where)
@@ -88,7 +87,8 @@ def main() -> int:
     logging.say(f"done in {seconds:.0f} s ({cpu.user + cpu.system:.0f} CPU-seconds)")
     logging.say(f"  report   {workdir / 'report.md'}")
     last = run.stages[-1]
-    guidance = "" if last.method.w_range is None else f" --w={last.method.w_range[1]:g}"
+    w_range = last.trained.guidance.w_range
+    guidance = f" --w={w_range[1]:g}" if w_range else ""
     logging.say(f"  student  {last.directory}")
     logging.say(f"  sample   python -m distill_jax.sample --student={last.directory}{guidance}")
     return 0
@@ -121,4 +121,4 @@ def _default_workdir() -> str:
 
 
 if __name__ == "__main__":
-    friendly(main)
+    run_app(main)

@@ -11,11 +11,12 @@ from etils import epath
 
 from distill_jax.evaluation import pictures
 from distill_jax.runtime import distributed, logging
-from distill_jax.runtime.app import friendly
+from distill_jax.runtime.app import run_app
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling.batched import Draw
-from distill_jax.sampling.student import Student, load
+from distill_jax.sampling.loading import load
+from distill_jax.sampling.student import Student
 
 
 def define_flags() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
         values.num,
         seed=values.seed,
         label=values.label,
-        each=lambda done: progress.update(done, student.manifest["stage"]),
+        each=lambda done: progress.update(done, student.manifest.stage),
     )
     try:
         x, _ = draw(student, values.w, values.num_steps, values.variance)
@@ -66,14 +67,14 @@ def main() -> None:
         _draw(out, x, student, values.label)
     calls = logging.counted(student.calls(values.w, values.num_steps), "network call")
     images = logging.counted(len(x), "image")
-    logging.say(f"{images}, {calls} each, by {student.manifest['stage']}: {out}")
+    logging.say(f"{images}, {calls} each, by {student.manifest.stage}: {out}")
 
 
 def _draw(out: epath.Path, x: np.ndarray, student: Student, label: int | None) -> None:
     """Writes a grid of images, or a scatter of points."""
     if student.shape[:2] == (1, 1):
         classes = None if label is not None else np.arange(len(x)) % (student.num_classes or 1)
-        points = {student.manifest["stage"]: x.reshape(len(x), -1)}
+        points = {student.manifest.stage: x.reshape(len(x), -1)}
         pictures.save_scatter(out, points, classes, data=np.zeros((0, 2)))
         return
     columns = student.num_classes if label is None else 0
@@ -83,4 +84,4 @@ def _draw(out: epath.Path, x: np.ndarray, student: Student, label: int | None) -
 
 if __name__ == "__main__":
     define_flags()
-    friendly(main)
+    run_app(main)

@@ -1,6 +1,6 @@
-"""Measures a dataset's power spectrum and proposes times and sides for scale-wise distillation.
+"""Measures a dataset's power spectrum and proposes times and resolutions of an SwD student.
 
-python -m distill_jax.spectrum --config=configs/digits_guided.py --sides=4,8 --num_steps=2
+python -m distill_jax.spectrum --config=configs/digits_guided.py --resolutions=4,8 --num_steps=2
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.schedule import SCHEDULES, Schedule
 from distill_jax.diffusion.spectrum import propose, rapsd, sufficient_time
 from distill_jax.runtime import logging
-from distill_jax.runtime.app import friendly
+from distill_jax.runtime.app import run_app
 from distill_jax.runtime.registry import build
 
 
 def define_flags() -> None:
     """The flags of the command line; not at import, for `main` has some of the same names."""
     config_flags.DEFINE_config_file("config", None, "Config file, FILE.py or FILE.py:size.")
-    flags.DEFINE_list("sides", None, "Sides of the smaller images; half and all without it.")
+    flags.DEFINE_list("resolutions", None, "Sides of the smaller images; half and all without it.")
     flags.DEFINE_integer("num_steps", 2, "Network calls to propose times for.", lower_bound=1)
     flags.DEFINE_integer("num", 5000, "Training images to look at.", lower_bound=1)
     flags.DEFINE_string("out", "spectrum.png", "Where to draw it, a .png.")
@@ -41,19 +41,21 @@ def main() -> None:
     schedule = build(SCHEDULES, "schedule", values.config.schedule.to_dict())
     dataset = build(DATASETS, "dataset", values.config.data.to_dict())
     own = dataset.shape[0]
-    sides = sorted({*_numbers(values.sides), own}) if values.sides else [own // 2, own]
+    resolutions = (
+        sorted({*_numbers(values.resolutions), own}) if values.resolutions else [own // 2, own]
+    )
     power = rapsd(normalise(dataset.images("train", values.num).x))
-    times, chosen = propose(power, schedule, sides, values.num_steps)
+    times, chosen = propose(power, schedule, resolutions, values.num_steps)
     with out.open("wb") as file:
-        figure(power, schedule, sides, times).savefig(file, dpi=110)
-    logging.say(table(power, schedule, sides))
+        figure(power, schedule, resolutions, times).savefig(file, dpi=110)
+    logging.say(table(power, schedule, resolutions))
     logging.say(f"\ntimes={tuple(round(time, 4) for time in times)},\nsides={chosen},\n\n{out}")
 
 
-def table(power: np.ndarray, schedule: Schedule, sides: Sequence[int]) -> str:
+def table(power: np.ndarray, schedule: Schedule, resolutions: Sequence[int]) -> str:
     """From which time, and which noise level sigma / alpha, each side suffices."""
     rows = []
-    for side in sides:
+    for side in resolutions:
         time = sufficient_time(power, schedule, side)
         level = np.sqrt(power[side // 2 + 1 :].max(initial=0.0))
         rows.append((side, f"{level:.3g}", f"{time:.3f}" if time <= 1 else "never"))
@@ -61,7 +63,7 @@ def table(power: np.ndarray, schedule: Schedule, sides: Sequence[int]) -> str:
 
 
 def figure(
-    power: np.ndarray, schedule: Schedule, sides: Sequence[int], times: Sequence[float]
+    power: np.ndarray, schedule: Schedule, resolutions: Sequence[int], times: Sequence[float]
 ) -> Figure:
     """P(k) of the data, of the noise over the signal at each time, and where each side ends."""
     drawn = Figure(figsize=(5.5, 4.2), layout="constrained")
@@ -72,7 +74,7 @@ def figure(
         noise = float(jnp.exp(-schedule.logsnr(jnp.asarray(time))))
         label = f"noise / signal at t = {time:.3g}"
         axis.axhline(noise, color=f"C{i}", linestyle="--", label=label)
-    for side in sides[:-1]:
+    for side in resolutions[:-1]:
         axis.axvline(side / 2, color="gray", linestyle=":")
         axis.annotate(f" {side}", (side / 2, power[1:].max()), color="gray")
     axis.set(xscale="log", yscale="log", xlabel="periods per image k", ylabel="power P(k)")
@@ -84,13 +86,15 @@ def figure(
     return drawn
 
 
-def _numbers(sides: Sequence[str]) -> list[int]:
+def _numbers(resolutions: Sequence[str]) -> list[int]:
     try:
-        return [int(side) for side in sides]
+        return [int(side) for side in resolutions]
     except ValueError as error:
-        raise ValueError(f"--sides={','.join(sides)} is no list of whole numbers") from error
+        raise ValueError(
+            f"--resolutions={','.join(resolutions)} is no list of whole numbers"
+        ) from error
 
 
 if __name__ == "__main__":
     define_flags()
-    friendly(main)
+    run_app(main)

@@ -10,8 +10,6 @@ refused, and one that the file no longer has leaves the table. In a stage's `tea
 stands for the sweep's workdir: runs may share one.
 """
 
-import contextlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -19,16 +17,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
+from distill_jax.config import load_file
 from distill_jax.evaluation import compare, report
 from distill_jax.run import pipeline, plan
+from distill_jax.run.caching import keep_programs
+from distill_jax.run.validation import changes, flat
 from distill_jax.runtime import logging
-from distill_jax.runtime.app import friendly
-from distill_jax.runtime.files import absolute, append, replace
+from distill_jax.runtime.app import run_app
+from distill_jax.runtime.files import absolute, append, read_lines, replace
 from distill_jax.runtime.preemption import StopFlag
 from distill_jax.training.loop import DivergedError, StoppedError
 
@@ -46,9 +46,7 @@ def load_sweep(path: str) -> dict[str, ConfigDict]:
         raise ValueError(f"{file} does not exist; expected a sweep such as configs/sweeps/NAME.py")
     if not file.endswith(".py"):
         raise ValueError(f"{file} is no .py file; expected a sweep such as configs/sweeps/NAME.py")
-    spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_file(file)
     if not hasattr(module, "get_sweep"):
         raise ValueError(f"{file} has no get_sweep(size): it is a config, for distill_jax.main")
     return module.get_sweep(size or "full")
@@ -89,15 +87,9 @@ def run_sweep(
 
 def _read_rows(path: epath.Path) -> dict[str, Row]:
     """The rows in a file by name; what a kill left of the last line is dropped from the file."""
-    text, rows = path.read_text() if path.exists() else "", []
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
-    whole = "".join(json.dumps(row) + "\n" for row in rows)
-    if whole != text:
-        replace(path, whole.encode())
-    # Earlier versions kept no config: their runs are finished, and are measured again.
-    return {row["run"]: row for row in rows if "config" in row}
+    rows = list(read_lines(path))
+    replace(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return {row["run"]: row for row in rows}
 
 
 def _measured(row: Row) -> Row:
@@ -107,9 +99,7 @@ def _measured(row: Row) -> Row:
 def _content(config: ConfigDict) -> dict[str, Any]:
     """What a config says, but for what makes no difference to the row, by dotted key."""
     tree = json.loads(config.copy_and_resolve_references().to_json())
-    kept = {key: tree[key] for key in tree if key == "evaluate" or key not in pipeline.FREE}
-    leaves = jax.tree_util.tree_leaves_with_path(kept, lambda node: not isinstance(node, dict))
-    return {jax.tree_util.keystr(keys, simple=True, separator="."): x for keys, x in leaves}
+    return flat({**pipeline.kept(tree), "evaluate": tree["evaluate"]})
 
 
 def _refuse_changes(
@@ -117,9 +107,8 @@ def _refuse_changes(
 ) -> None:
     lines = []
     for name in contents.keys() & done.keys():
-        old, new = done[name]["config"], contents[name]
-        keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        lines += [f"  {name}, {key}: {old.get(key)} there, {new.get(key)} now" for key in keys]
+        found = changes(done[name]["config"], contents[name])
+        lines += [f"  {name}, {line}" for line in found]
     if lines:
         raise ValueError(
             f"{workdir} has rows of other configs:\n" + "\n".join(sorted(lines)) + "\n"
@@ -132,7 +121,8 @@ def _measure(config: ConfigDict, workdir: epath.Path, name: str, stop: Callable[
     began = time.monotonic()
     config = config.copy_and_resolve_references()
     for stage in config.stages.values():
-        stage.teacher = stage.teacher.replace("{sweep}", str(workdir))
+        for option in ("teacher", "init", "init_fake"):
+            stage[option] = stage[option].replace("{sweep}", str(workdir))
     directory = workdir / name
     try:
         pipeline.run(plan.make(config, directory), stop)
@@ -159,8 +149,7 @@ def main(path: str) -> int:
     default = f"runs/{pathlib.Path(file).stem}{'_' + size if size else ''}"
     workdir = absolute(flags.FLAGS.workdir or default)
     workdir.mkdir(parents=True, exist_ok=True)
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))
+    keep_programs(workdir)
     stop = StopFlag().install()
     try:
         rows = run_sweep(configs, workdir, stop)
@@ -174,4 +163,4 @@ def main(path: str) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Where to write; runs/<sweep> without it.")
-    friendly(main, "SWEEP")
+    run_app(main, "SWEEP")

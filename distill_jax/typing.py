@@ -4,31 +4,37 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 # x, eps, v, z_t: NHWC images (or latents), x in [-1, 1], float32 outside the networks.
 Image = Float[Array, "b *s"]
-# The same on the way from disk to device: uint8 in 0 .. 255.
+# Images on the way from disk to device: uint8 in 0 .. 255.
 Bytes = UInt8[Array, "b *s"]
-# The same at another size.
+# Images at another size.
 Resized = Float[Array, "b *r"]
-# What a network puts out: the same, but perhaps for the channels.
+# Network output; may have more channels than the image.
 Output = Float[Array, "b *o"]
 # t, s, mid in [0, 1]: 0 is clean, 1 is noise. Also everything that is one number per example.
 Time = Float[Array, "b"]
-# "label" (int32, (b,)), "w", "target" (float32, (b,)), ...: {} for an unconditional model.
+# Numbers of examples.
+Index = Int[Array, "b"]
+# Leaves (b, ...): labels, text and masks, "w", "target", ...; {} for an unconditional model.
 Cond = Mapping[str, jax.Array]
 # A tree of arrays: parameters, optimizer states.
 Tree = Any
 
 
 class Batch(NamedTuple):
-    """One batch: images, their conditions, and the conditions that stand for "no condition".
+    """One batch: which examples, their images, their conditions, and what stands for none.
 
-    `x` is None for data-free methods, and uint8 0 .. 255 on its way to the device. `null` has
-    the keys of `cond` that can be dropped, and without x it has a "label" always.
+    Attributes:
+      index: numbers of the examples, (b,): the batch axis, always there.
+      x: None for data-free methods; uint8 0 .. 255 on its way to the device.
+      cond: the conditions, leaves (b, ...).
+      null: the conditions that stand for "no condition", one example, leaves (1, ...).
     """
 
+    index: Index
     x: Image | Bytes | None
     cond: Cond
     null: Cond
@@ -36,4 +42,4 @@ class Batch(NamedTuple):
     @property
     def size(self) -> int:
         """How many examples it has."""
-        return len(self.null["label"] if self.x is None else self.x)
+        return len(self.index)

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import accelerator, accelerator_table
 from benchmarks.accelerator_update import load_config, planned
 from distill_jax.models.build import abstract_params
-from tests.toys import ROOT
+from tests.toys import ROOT, inputs_of
 
 # Three calls of the command; measurements in this one process, for each start takes seconds.
 CALLS = """
@@ -130,7 +130,7 @@ def test_every_row_names_a_stage_of_its_config_and_a_row_that_comes_before():
 
 def test_the_full_size_transformer_has_130_million_parameters():
     _, stage = planned("dit", "s00", "full", 8)
-    shapes = abstract_params(stage.bind.student, stage.method.inputs)
+    shapes = abstract_params(stage.roles.student, inputs_of(stage.method))
     assert 1.25e8 < sum(leaf.size for leaf in jax.tree.leaves(shapes)) < 1.35e8
 
 

@@ -22,7 +22,7 @@ from distill_jax.config import halvings, stage
 from distill_jax.config import pipeline as pipeline_of
 from distill_jax.evaluation import compare
 from distill_jax.run import pipeline, plan
-from distill_jax.sampling.student import load
+from distill_jax.sampling.loading import load
 from distill_jax.storage import checkpoint
 from tests.toys import ROOT, smoke_config
 
@@ -94,15 +94,16 @@ def test_every_stage_leaves_a_network_a_grid_and_its_scalars(chain):
 
 def test_manifests_tell_steps_times_range_and_lineage(chain):
     manifest = checkpoint.read_manifest(chain / "s05_n0004" / "final")
-    assert manifest["num_steps"] == 4
-    assert manifest["times"] == [1.0, 0.75, 0.5, 0.25]
-    assert manifest["w_range"] == [0.0, 4.0]
-    assert manifest["parent"] == "../../s04_n0008/final"
-    assert manifest["method"]["name"] == "progressive"
+    trained, lineage = manifest["trained"], manifest["lineage"]
+    assert trained["sampler"] == {"name": "ddim", "num_steps": 4}
+    assert trained["guidance"] == {"w_range": [0.0, 4.0], "fixed_w": 0.0, "null": False}
+    assert not trained["all_times"]
+    assert lineage["parent"] == "../../s04_n0008/final"
+    assert lineage["method"]["name"] == "progressive"
     assert manifest["matmul_precision"] == "default"
     assert manifest["metrics"]["protocol"].startswith("FD-digits: ")
     assert [row["w"] for row in manifest["metrics"]["rows"]] == [0, 1, 2, 4]
-    assert checkpoint.read_manifest(chain / "s00_teacher" / "final")["times"] is None
+    assert checkpoint.read_manifest(chain / "s00_teacher" / "final")["trained"]["all_times"]
 
 
 def test_the_report_has_a_row_for_every_sampler_number_of_steps_and_w(chain):
@@ -117,7 +118,7 @@ def test_the_report_has_a_row_for_every_sampler_number_of_steps_and_w(chain):
         teacher = row["sampler"] == "teacher"
         own = ("FD-digits", "accuracy", "recall", "calls", "seconds_per_image")
         compared = () if teacher and row["num_steps"] == 64 else ("FD-digits-to-teacher", "l2")
-        assert set(row) == {"sampler", "stage", "num_steps", "w", *own, *compared}
+        assert set(row) == {"role", "sampler", "stage", "num_steps", "w", *own, *compared}
         assert 0 <= row["recall"] <= 1
         assert row["calls"] == row["num_steps"] * (2 if teacher else 1)
     assert report["floor"]["halves"] > 0

@@ -11,7 +11,7 @@ from PIL import Image
 
 from distill_jax.run import validation
 from distill_jax.runtime import app
-from distill_jax.sampling.student import find_final
+from distill_jax.sampling.loading import find_final
 from tests.toys import ROOT, TINY_CHAIN
 
 CONFIG = "--config=configs/digits_guided.py:smoke"
@@ -134,7 +134,7 @@ def test_a_mistake_is_one_message_without_traceback_and_exit_code_1(kind):
 
 def test_a_label_that_the_student_does_not_know_is_one_message(chain, tmp_path):
     result = run("sample", f"--student={chain}", "--label=10", f"--out={tmp_path / 'x.png'}")
-    assert "knows 0 to 9" in one_message(*result)
+    assert "trained on 0 to 9" in one_message(*result)
     assert not (tmp_path / "x.png").exists()
 
 

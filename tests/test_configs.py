@@ -1,6 +1,5 @@
 """Every config file: it loads at both sizes, is planned, and none of its keys goes unread."""
 
-import importlib.util
 import pathlib
 import re
 
@@ -9,15 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.config import base, stage
+from distill_jax.config import base, load_file, stage
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine
 from distill_jax.methods import METHODS, Nets
 from distill_jax.run import plan
 from distill_jax.sweep import load_sweep
-from distill_jax.typing import Batch
-from tests.toys import ROOT
+from tests.toys import ROOT, make_batch
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 SWEEPS = sorted(f"sweeps/{path.stem}" for path in (ROOT / "configs" / "sweeps").glob("*.py"))
@@ -26,9 +24,7 @@ READERS = [ROOT / "distill_jax" / f"{name}.py" for name in FILES.split()]
 
 
 def load_config(name, size):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_file(ROOT / "configs" / f"{name}.py")
     return module, module.get_config(size)
 
 
@@ -49,7 +45,7 @@ def test_no_round_starts_with_nothing_to_learn():
 
     net = Denoiser(Cosine(), predict)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 2)), jnp.float32)
-    batch, nets = Batch(x, {}, {}), Nets(net, net)
+    batch, nets = make_batch(x, {}, {}), Nets(net, net)
     loss = jax.jit(lambda method: method.loss(jax.random.key(0), batch, nets)[0])
     seen = {}
     for name in CONFIGS:

@@ -14,8 +14,9 @@ import distill_jax
 from distill_jax import edit
 from distill_jax.config import halvings
 from distill_jax.config import pipeline as pipeline_of
-from distill_jax.diffusion.denoiser import Binding, Sizes
+from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
+from distill_jax.diffusion.spec import image_spec
 from distill_jax.evaluation import compare
 from distill_jax.methods import METHODS
 from distill_jax.models.build import initial_params
@@ -25,7 +26,7 @@ from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import editing
 from distill_jax.sampling.student import Student
 from tests.test_commands import one_message, run
-from tests.toys import filled, smoke_config
+from tests.toys import filled, inputs_of, manifest_of, smoke_config
 
 KEY = jax.random.key(0)
 X = jax.random.uniform(KEY, (4, 8, 8, 1), minval=-1)
@@ -47,7 +48,7 @@ def workdir(chain, tmp_path_factory):
     shutil.copytree(chain / "s01_guided" / "final", guided)
     manifest = json.loads((guided / "manifest.json").read_text())
     del manifest["checksum"]
-    manifest["method"]["clip_target"] = False  # Encoders take no other; these few updates do.
+    manifest["trained"]["saturated"] = False  # Encoders take no other; these few updates do.
     (guided / "manifest.json").write_text(json.dumps(manifest))
     options = {"method": "encoder", "teacher": str(guided)}
     config.stages = pipeline_of(*halvings(2, 1, **options, **rates))
@@ -73,8 +74,8 @@ def teacher(chain):
 
 
 def test_an_encoder_leaves_its_times_and_a_picture_of_images_and_noise(workdir, encoder):
-    assert encoder.manifest["times"] == [0.0, 0.5]
-    assert encoder.manifest["num_steps"] == 2
+    assert encoder.trained.sampler.times == (0.0, 0.5)
+    assert encoder.trained.num_steps == 2
     with Image.open(workdir / "s00_n0002" / "grid.png") as image:
         assert image.size == (10 * 50, 2 * 50)
 
@@ -89,7 +90,7 @@ def test_an_encoder_draws_no_images_and_a_decoder_encodes_none(encoder, decoder)
 def test_what_an_encoder_does_not_know_is_refused(encoder):
     for arguments, message in (
         ((X, None), "label is None; say what the images show"),
-        ((X, 10), "label is 10; this network knows 0 to 9"),
+        ((X, 10), "label is 10; this network was trained on 0 to 9"),
         ((X, LABEL, -1.0), "expected a number from 0"),
         ((X, LABEL, 0.0, 4), "num_steps is 4; this student was made for 2"),
         ((X[:, :4], LABEL), r"images are of shape \(4, 8, 1\); this network was trained on"),
@@ -147,16 +148,16 @@ def test_a_start_outside_the_grid_and_an_encoder_to_edit_with_are_refused(encode
 
 
 def test_a_network_without_labels_and_w_is_edited_without_them():
-    sizes = Sizes((8, 8, 1), 0, 1)
-    binding = Binding(mlp(sizes, width=8, blocks=1), PARAMETERIZATIONS["v"], sizes)
+    sizes = image_spec((8, 8, 1), 0, 1)
+    network_spec = NetworkSpec(mlp(sizes, width=8, blocks=1), PARAMETERIZATIONS["v"], sizes)
     method = METHODS["diffusion"](num_steps=3, label_dropout=0.0)
-    manifest = {"stage": "a", "shape": (8, 8, 1), "num_classes": 0, "method": {"name": "diffusion"}}
-    params = filled(initial_params(KEY, binding, method.inputs))
-    student = Student(manifest, binding, method, params, make_layout({}, jax.devices()[:1]))
+    manifest = manifest_of(method, (8, 8, 1), 0)
+    params = filled(initial_params(KEY, network_spec, inputs_of(method)))
+    student = Student(manifest, network_spec, params, make_layout({}, jax.devices()[:1]))
     again = editing.roundtrip(student, student, X, None)
     found = (again, editing.sdedit(student, KEY, X, 2), editing.inpaint(student, KEY, X, LEFT))
     assert all(np.isfinite(x).all() and x.shape == X.shape for x in found)
-    with pytest.raises(ValueError, match="label is 3; this network knows no labels"):
+    with pytest.raises(ValueError, match="label is 3; this network was trained without labels"):
         editing.style(student, student, X, None, 3)
 
 

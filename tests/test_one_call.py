@@ -10,11 +10,11 @@ from etils import epath
 
 from distill_jax.config import pipeline as in_order
 from distill_jax.config import stage
+from distill_jax.diffusion.trained import Guidance
 from distill_jax.evaluation.compare import entries
-from distill_jax.methods import METHODS
 from distill_jax.run import pipeline, plan
 from distill_jax.runtime import logging
-from distill_jax.sampling.student import load
+from distill_jax.sampling.loading import load
 from distill_jax.training.loop import StoppedError
 from tests.toys import smoke_config
 
@@ -94,8 +94,8 @@ def test_a_student_may_start_from_another_network_than_its_teacher(students):
     )
     assert 0 < start < teacher
     manifest = load(stage.directory).manifest
-    assert manifest["init"].endswith("s07_n0001/final")
-    assert manifest["parent"].endswith("s00_guided/final")
+    assert manifest.lineage.init.endswith("s07_n0001/final")
+    assert manifest.lineage.parent.endswith("s00_guided/final")
 
 
 def test_adapters_train_few_numbers_and_are_merged_in_the_end(students):
@@ -130,9 +130,17 @@ def test_a_stopped_run_of_two_roles_goes_on_bit_for_bit(students, tmp_path):
         np.testing.assert_array_equal(x, y)
 
 
+def under(student, guidance):
+    """The student, as if it had been trained under another guidance."""
+    trained = student.trained._replace(guidance=guidance)
+    return dataclasses.replace(
+        student, manifest=dataclasses.replace(student.manifest, trained=trained)
+    )
+
+
 def test_a_report_compares_a_student_at_the_strength_in_its_weights(students, chain):
     student, teacher = load(students.stages[3].directory), load(chain / "s00_teacher")
-    longer = dataclasses.replace(student, method=METHODS["sid_lsg"](kappas=(1.0, 1.0, 1.0, 3.0)))
+    longer = under(student, Guidance(fixed_w=2.0))
     taking = load(students.stages[2].directory)
     rows = entries(teacher, [student, longer, taking], strengths=(0.0, 1.0, 4.0))
     found = [(entry.sampler, entry.w, entry.num_steps) for entry in rows]
@@ -144,25 +152,23 @@ def test_a_report_compares_a_student_at_the_strength_in_its_weights(students, ch
         *((sampler, 1.0, n) for sampler, n in per_teacher),
         ("student, sid_lsg", 1.0, 1),
         *((sampler, 2.0, n) for sampler, n in per_teacher),
-        ("student, dmd2", 2.0, 1),  # Long guidance with kappa 3.
+        ("student, dmd2", 2.0, 1),
         ("student, sid_lsg", 2.0, 1),
         *((sampler, 4.0, n) for sampler, n in per_teacher),
     ]
     assert [entry.w for entry in entries(teacher, [student], strengths=(0.0, 4.0))] == [None] * 3
-    short = dataclasses.replace(student, method=METHODS["sid_lsg"](kappas=(0.5, 1.0, 1.0, 1.0)))
+    short = under(student, Guidance(fixed_w=-0.5))
     found = [(entry.sampler, entry.w) for entry in entries(teacher, [short], strengths=())]
     assert found == [("student, dmd2", -0.5)]  # Nothing that a teacher can be guided by.
 
 
 def test_a_report_has_a_row_of_every_network(students, chain):
     teacher, taking = load(chain / "s00_teacher"), load(students.stages[2].directory)
-    plain = METHODS["diffusion"](num_steps=4, label_dropout=0.0)
-    alone = dataclasses.replace(teacher, method=plain)
+    alone = under(teacher, Guidance(null=False))
     assert [(e.sampler, e.w) for e in entries(alone, [], strengths=(0.0, 1.0))] == [
         ("teacher", None)
     ]
-    method = dataclasses.replace(taking.method, w_range=(0.25, 0.75))
-    narrow = dataclasses.replace(taking, method=method)
+    narrow = under(taking, Guidance(w_range=(0.25, 0.75)))
     rows = entries(teacher, [narrow], strengths=(0.0, 1.0))
     assert [e.w for e in rows if e.network is narrow] == [0.25]
 

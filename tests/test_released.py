@@ -28,15 +28,14 @@ BASE = {
     "schedule": {"name": "cosine"},  # Its defaults are the ends of theirs, -20 and 20.
     "optimizer": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0},
     "teacher.weighting": "snr_trunc",
-    "teacher.continuous": True,  # train_num_steps=0
+    "teacher.all_times": True,  # train_num_steps=0
     "teacher.num_steps": 1024,
-    "teacher.clip": True,  # eval_clip_denoised
+    "bounded": True,  # eval_clip_denoised
     "teacher.label_dropout": 0.0,
     "teacher.warmup": 1000,
     "teacher.decay_to": 1.0,
     "teacher.ema_decay": 0.9999,
     "rounds.weighting": "snr_trunc",
-    "rounds.clip": True,
     "rounds.clip_target": False,  # dpm.py, training_losses: clip_x=False in both teacher calls
     "rounds.factor": 2,
     "rounds.steps": 50_000,
@@ -174,9 +173,9 @@ DIFFERS = {
     ("cifar10_sid", "last.steps"): (390_625, "its 800 million images: 100 million here"),
     ("cifar10_sid", "model.name"): ("unet", "but for its teacher, EDM's"),
     ("cifar10_sid", "parameterization"): ("v", "but for its teacher, EDM's"),
-    ("cifar10_swd", "batch_size"): (256, "times, rate, batch and updates are ours"),
-    ("cifar10_swd", "last.learning_rate"): (1e-5, "times, rate, batch and updates are ours"),
-    ("cifar10_swd", "last.steps"): (30_000, "times, rate, batch and updates are ours"),
+    ("cifar10_swd", "batch_size"): (256, "rate, batch and updates are ours"),
+    ("cifar10_swd", "last.learning_rate"): (1e-5, "rate, batch and updates are ours"),
+    ("cifar10_swd", "last.steps"): (30_000, "rate, batch and updates are ours"),
     ("cifar10_swd", "last.ema_decay"): (0.999, "EMA of the student (SwD)"),
     ("cifar10_swd", "last.w"): (0.0, "guidance in DMD (SwD)"),
     ("cifar10_sid", "schedule"): ({"name": "cosine"}, "but for its teacher, EDM's"),
@@ -196,6 +195,8 @@ def values(config, key):
     if key == "stage optimizer":
         last = config.stages[max(config.stages)]
         return [{**config.optimizer, **last.optimizer}]
+    if key == "bounded":
+        return [build(DATASETS, "dataset", config.data.to_dict()).spec.bounded]
     if where in ("model", "data") and name:
         table = {"model": NETWORKS, "data": DATASETS}[where]
         return [options(table, config[where].to_dict())[name]]

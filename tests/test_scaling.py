@@ -65,11 +65,12 @@ filled = jax.tree.map(
 tx, rates, ends = optax.identity(), stage.rates._replace(learning_rate=1.0), []
 for sizes, devices in (({}, 1), ({"fsdp": 2, "tensor": 2}, 4)):
     layout = make_layout(sizes, jax.devices()[:devices])
-    bind = dataclasses.replace(stage.bind, gather=layout.gather)
-    update = make_update(stage.method.phases, 0, bind, tx, layout.constrain)
+    roles = dataclasses.replace(stage.roles, layout=layout)
+    update = make_update(stage.method.phases, 0, roles, tx, layout)
     state = new_state(jax.random.key(0), filled, tx)
     state = jax.device_put(state, layout.shardings(state))
-    batch = layout.place(Batch(x, label, label))
+    null = layout.replicate({"label": np.full(1, 10, np.int32)})
+    batch = Batch(*layout.place((np.arange(8), x, label)), null)
     for _ in range(2):
         state, _ = update(stage.method, rates, state, {}, batch)
     ends.append(jax.device_get(state.params))

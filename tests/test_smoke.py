@@ -10,7 +10,7 @@ from etils import epath
 from distill_jax.diffusion.analytic import ring
 from distill_jax.evaluation import compare
 from distill_jax.run import pipeline, plan
-from distill_jax.sampling.student import load, load_fake
+from distill_jax.sampling.loading import load, load_fake
 from tests.test_configs import CONFIGS, load_config
 
 # The digits chain is tried by the tests of the chain. Of configs that differ in numbers alone one
@@ -61,7 +61,7 @@ def test_the_second_stage_of_dmd2_starts_from_both_networks_that_the_first_left(
     )
     _, first, second = run.stages
     assert (second.start, second.fake_start) == (first.directory, first.directory)
-    assert second.bind.critic == "spatial"
+    assert second.roles.critic == "spatial"
     # A rate of 0 changes nothing, so what the second stage ends with is what it began with.
     students, fakes = (
         [read(stage.directory, run.layout) for stage in (first, second)]
@@ -76,7 +76,7 @@ def test_the_second_stage_of_dmd2_starts_from_both_networks_that_the_first_left(
     ]
     assert all(different), "the fake is no copy of the student"
     manifest = load(second.directory).manifest
-    assert manifest["init"] == manifest["init_fake"] == "../../s01_dmd2/final"
+    assert manifest.lineage.init == manifest.lineage.init_fake == "../../s01_dmd2/final"
     path = first.directory / "final" / "manifest.json"
     kept = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in kept.items() if k not in ("fake", "checksum")}))
@@ -95,7 +95,7 @@ def test_a_mixture_runs_to_its_report_from_an_exact_teacher(name, tmp_path):
     assert [row["num_steps"] for row in rows] == [256, 1, 1]
     assert teacher["sampler"] == one_step["sampler"] == "teacher"
     assert student["sampler"].startswith("student, ")
-    assert list(student)[4:8] == ["SW2", "SW2 worst class", "recall", "l2"]
+    assert list(student)[5:9] == ["SW2", "SW2 worst class", "recall", "l2"]
     assert teacher["SW2"] < one_step["SW2"]
 
 

@@ -46,22 +46,24 @@ def test_the_own_side_suffices_always_and_a_small_one_never_where_there_is_no_no
 
 def test_each_step_has_the_smallest_side_that_suffices_when_its_x_is_noised_again():
     # Sides 4, 8 and 16 suffice from the levels 2 / 3, 2 / 5 and 2 / 9: t = .4, .29 and .18.
-    times, sides = propose(POWER, RectifiedFlow(), (4, 8, 16, 32), 4)
+    times, resolutions = propose(POWER, RectifiedFlow(), (4, 8, 16, 32), 4)
     np.testing.assert_allclose(times, (1.0, 0.75, 0.5, 0.25))
-    assert sides == (4, 4, 16, 32)
+    assert resolutions == (4, 4, 16, 32)
     assert propose(POWER, RectifiedFlow(), (4, 8, 32), 3)[1] == (4, 8, 32)
     assert propose(POWER, RectifiedFlow(), (4, 32), 1) == ((1.0,), (32,))
 
 
-@pytest.mark.parametrize("sides", [(), (8, 4, 32), (8, 16), (8, 8, 32)])
-def test_sides_that_do_not_grow_to_the_own_are_refused(sides):
+@pytest.mark.parametrize("resolutions", [(), (8, 4, 32), (8, 16), (8, 8, 32)])
+def test_sides_that_do_not_grow_to_the_own_are_refused(resolutions):
     with pytest.raises(ValueError, match="expected growing ones, the last one 32"):
-        propose(POWER, Cosine(), sides, 2)
+        propose(POWER, Cosine(), resolutions, 2)
 
 
 def test_the_command_prints_what_to_paste_and_draws(tmp_path):
     out = tmp_path / "spectrum.png"
-    code, stdout, stderr = run("spectrum", CONFIG, "--sides=4", "--num_steps=2", f"--out={out}")
+    code, stdout, stderr = run(
+        "spectrum", CONFIG, "--resolutions=4", "--num_steps=2", f"--out={out}"
+    )
     assert code == 0, stderr
     assert "times=(1.0, 0.5),\nsides=(4, 8)," in stdout
     assert out.exists()

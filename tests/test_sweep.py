@@ -83,8 +83,8 @@ def test_a_run_whose_config_was_changed_is_refused_and_named(tmp_path):
     with pytest.raises(ValueError, match="has rows of other configs") as caught:
         run_sweep(configs, workdir, never)
     assert str(caught.value).splitlines()[1:] == [
-        "  halved, evaluate.num_samples: 20 there, 30 now",
-        "  halved, stages.s00_n0001.learning_rate: 0.001 there, 0.002 now",
+        "  halved, config.evaluate.num_samples: 20 there, 30 now",
+        "  halved, config.stages.s00_n0001.learning_rate: 0.001 there, 0.002 now",
         "give the changed runs other names, or choose another --workdir",
     ]
 

@@ -1,16 +1,19 @@
 """Denoisers with known answers, and networks small enough to compile in a moment."""
 
-import importlib.util
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.diffusion.denoiser import Binding, Denoiser, Network, Sizes
+from distill_jax.config import load_file
+from distill_jax.diffusion.denoiser import Denoiser, Network, NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine, expand
+from distill_jax.diffusion.spec import image_data, image_spec
 from distill_jax.models.mlp import mlp
+from distill_jax.sampling.manifest import Lineage, Manifest
+from distill_jax.typing import Batch
 
 
 def gaussian_denoiser(schedule, std, mean=0.0):
@@ -35,11 +38,48 @@ def constant_denoiser(schedule, value):
     return Denoiser(schedule, predict)
 
 
-def tiny_binding(parameterization="v", schedule=None):
+def tiny_network(parameterization="v", schedule=None):
     """A 4x4 network of a few hundred parameters, 3 classes."""
     head = PARAMETERIZATIONS[parameterization]
-    sizes = Sizes((4, 4, 1), 3, head.channels, schedule or Cosine())
-    return Binding(mlp(sizes, width=8, blocks=1), head, sizes)
+    spec = image_spec((4, 4, 1), 3, head.channels, schedule)
+    return NetworkSpec(mlp(spec, width=8, blocks=1), head, spec)
+
+
+def inputs_of(method):
+    """What a network of the method takes beside z, t and the conditions of the data."""
+    return method.trained(Cosine()).inputs
+
+
+def check(method, teacher):
+    """Method.check against what the teacher's method trains, None for no teacher."""
+    method.check(teacher and teacher.trained(Cosine()))
+
+
+def sample(method, key, student, z, cond):
+    """Samples of a denoiser, as the method's finished network is sampled."""
+    return method.sampler(student.schedule)(key, student, z, cond)
+
+
+def manifest_of(method, shape=(4, 4, 1), num_classes=3, schedule=None, **fields):
+    """The manifest of a network that the method trained on images."""
+    given = {
+        "stage": "s00_toy",
+        "trained": method.trained(schedule or Cosine()),
+        "distilled": method.needs_teacher,
+        "spec": image_data(shape, num_classes),
+        "model": {"name": "mlp", "width": 8, "blocks": 1},
+        "schedule": {"name": "cosine"},
+        "parameterization": "v",
+        "data": {"name": "digits"},
+        "lineage": Lineage({"name": type(method).__name__.lower()}),
+    }
+    return Manifest(**{**given, **fields})
+
+
+def make_batch(x, cond, null):
+    """A batch of so many examples as x, or else a condition, has."""
+    rows = jax.tree.leaves((x, cond, null))
+    return Batch(np.arange(len(rows[0])), x, cond, null)
 
 
 def filled(params, scale=0.3):
@@ -62,15 +102,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def smoke_config(name="digits_guided"):
     """A config file at its smoke size."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config("smoke")
+    return load_file(ROOT / "configs" / f"{name}.py").get_config("smoke")
 
 
 # A config file: two stages that take seconds.
 TINY_CHAIN = """
-from distill_jax.config import base, pipeline, stage
+from distill_jax.config import load_file, base, pipeline, stage
 
 
 def get_config():

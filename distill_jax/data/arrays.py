@@ -7,24 +7,26 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from distill_jax.data.base import Source
+from distill_jax.data.base import LabelledImages, Rows, Source, index_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Arrays:
+class Arrays(LabelledImages):
     """A dataset whose images are all in memory.
 
     Attributes:
       train: what networks and reference statistics see.
       held_out: what they never see.
-      num_classes: see Dataset.
+      num_classes: a network is given labels 0 .. num_classes - 1; 0 for one without labels.
       num_labels: see Dataset.
+      bounded: whether pixels lie in [-1, 1].
     """
 
     train: Source
     held_out: Source
     num_classes: int
     num_labels: int
+    bounded: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -39,17 +41,15 @@ class Arrays:
 
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
-    ) -> Iterator[Source]:
+    ) -> Iterator[Rows]:
         return (self.batch(seed, step, size, part) for step in itertools.count(start))
 
-    def batch(self, seed: int, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Source:
+    def batch(self, seed: int, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Rows:
         """Batch number `step`, in an order that the seed decides; see Dataset.batches."""
-        index, count = part
-        n = len(self.train.label)
-        start = step * size + index * size // count
-        epoch, offset = np.divmod(np.arange(start, start + size // count), n)
+        index, n = index_of(step, size, part), len(self.train.label)
+        epoch, offset = np.divmod(index, n)
         order = [_permutation(seed, int(e), n)[o] for e, o in zip(epoch, offset, strict=True)]
-        return Source(self.train.x[order], self.train.label[order])
+        return Rows(index, self.train.x[order], self.conditions(self.train.label[order]))
 
 
 @functools.lru_cache(maxsize=4)

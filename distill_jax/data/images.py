@@ -13,7 +13,7 @@ import grain
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from distill_jax.data.base import Source
+from distill_jax.data.base import LabelledImages, Rows, Source, index_of
 from distill_jax.data.resizing import RESIZERS
 from distill_jax.runtime.registry import lookup
 
@@ -95,7 +95,7 @@ class Decoded:
         return x, label
 
 
-class ImageDataset:
+class ImageDataset(LabelledImages):
     """Images that are read and decoded as they are needed, in uint8; see Dataset.
 
     Attributes:
@@ -128,7 +128,7 @@ class ImageDataset:
 
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
-    ) -> Iterator[Source]:
+    ) -> Iterator[Rows]:
         index, count = part
         order, flips = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
         stream = grain.MapDataset.source(self.train).shuffle(order).repeat()
@@ -136,7 +136,8 @@ class ImageDataset:
             stream = stream.random_map(_flip, seed=flips)
         # Batches of a part's size: every count-th of them is this part of a whole batch.
         parts = stream.batch(size // count, batch_fn=_stack)[start * count + index :: count]
-        return _iterate(parts)
+        for step, (x, label) in enumerate(_iterate(parts), start):
+            yield Rows(index_of(step, size, part), x, self.conditions(label))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -26,4 +26,4 @@ def mixture(count: int = 20_000) -> Arrays:
         x = toy.means[mode] + toy.std * rng.normal(size=(count, 2))
         return Source(x.astype(np.float32).reshape(-1, 1, 1, 2), toy.labels[mode].astype(np.int32))
 
-    return Arrays(source(), source(), num_classes=4, num_labels=4)
+    return Arrays(source(), source(), num_classes=4, num_labels=4, bounded=False)

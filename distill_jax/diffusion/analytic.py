@@ -20,7 +20,7 @@ import numpy as np
 
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction
-from distill_jax.diffusion.samplers import ddim_step
+from distill_jax.diffusion.samplers import ddim_step, walk
 from distill_jax.diffusion.schedule import Schedule, expand
 from distill_jax.typing import Cond, Image, Time
 
@@ -193,14 +193,16 @@ def ode_map(
       t_to: where to go, 0 for the clean image.
       num_steps: of equal length in t, two calls each.
     """
-    schedule, ones = denoiser.schedule, jnp.ones(z.shape[:1], z.dtype)
+    schedule = denoiser.schedule
 
-    def step(i: jax.Array, z: Image) -> Image:
-        t, s = (ones * (t_from + (t_to - t_from) * j / num_steps) for j in (i, i + 1))
+    def grid(i: Time) -> tuple[Time, Time]:
+        return tuple(t_from + (t_to - t_from) * j / num_steps for j in (i, i + 1))
+
+    def heun(denoiser: Denoiser, z: Image, t: Time, s: Time, cond: Cond) -> Image:
         first = denoiser(z, t, cond)
         x = (first.x + denoiser(ddim_step(schedule, first, s), s, cond).x) / 2
         ratio = schedule.sigma(s) / schedule.sigma(t)
         gain = schedule.alpha(s) - schedule.alpha(t) * ratio
         return expand(ratio, z) * z + expand(gain, z) * x
 
-    return jax.lax.fori_loop(0, num_steps, step, z)
+    return walk(denoiser, z, cond, grid, num_steps, heun)

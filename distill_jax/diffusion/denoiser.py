@@ -8,30 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.prediction import Parameterization, Prediction, eps_from_x
-from distill_jax.diffusion.schedule import Cosine, Schedule, expand
+from distill_jax.diffusion.schedule import Schedule, expand
+from distill_jax.diffusion.spec import Spec
 from distill_jax.typing import Cond, Image, Output, Time, Tree
-
-
-class Sizes(NamedTuple):
-    """What a network must fit.
-
-    Attributes:
-      shape: (h, w, c) of one image.
-      num_classes: labels are 0 .. num_classes - 1 and num_classes is the null label; 0 for a
-        network without labels.
-      channels_out: of its output.
-      schedule: of the times it is called with; networks that embed the noise level ask it.
-    """
-
-    shape: tuple[int, ...]
-    num_classes: int
-    channels_out: int
-    schedule: Schedule = Cosine()  # Frozen, so a shared default is safe.
-
-    def conditions(self, inputs: tuple[str, ...] = ()) -> Cond:
-        """One example of every condition that the network is called with: label and `inputs`."""
-        cond = {"label": jnp.zeros((1,), jnp.int32)} if self.num_classes else {}
-        return {**cond, **{name: jnp.zeros((1,)) for name in inputs}}
 
 
 class Network(NamedTuple):
@@ -75,6 +54,7 @@ class Denoiser:
         where it has none to offer.
       critic: (z_t, t, cond) -> (b,), the logit that z_t is noisy data rather than a noisy sample;
         None without the head that says so.
+      bounded: whether its images lie in [-1, 1], see `clipped`.
     """
 
     schedule: Schedule
@@ -82,6 +62,7 @@ class Denoiser:
     shape: tuple[int, ...] = ()
     features: Callable[[Image, Time, Cond], jax.Array] | None = None
     critic: Callable[[Image, Time, Cond], Time] | None = None
+    bounded: bool = True
 
     def __call__(self, z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
         """The clean image and the noise in z at time t, in float32 or wider.
@@ -93,17 +74,17 @@ class Denoiser:
 
 
 @dataclasses.dataclass(frozen=True)
-class Binding:
-    """Network, parameterization and sizes, waiting for parameters."""
+class NetworkSpec:
+    """Network, parameterization and what it is called with, waiting for parameters."""
 
     network: Network
     parameterization: Parameterization
-    sizes: Sizes
+    spec: Spec
 
     @property
     def schedule(self) -> Schedule:
         """Of the times that the network is called with."""
-        return self.sizes.schedule
+        return self.spec.schedule
 
     def __call__(self, params: Tree) -> Denoiser:
         """The denoiser with these parameters."""
@@ -116,16 +97,19 @@ class Binding:
         def features(z: Image, t: Time, cond: Cond) -> jax.Array:
             return self.network.features(params, head.scale(z, self.schedule, t), t, cond)
 
-        known = self.network.features is not None
-        return Denoiser(self.schedule, predict, self.sizes.shape, features if known else None)
+        middle = features if self.network.features is not None else None
+        return Denoiser(
+            self.schedule, predict, self.spec.shape, middle, bounded=self.spec.data.bounded
+        )
 
 
 def guided(denoiser: Denoiser, w: Time | float, null: Cond) -> Denoiser:
     """Classifier-free guidance, (1 + w) D(z, c) - w D(z, null), as one call on twice the batch.
 
     w = 0 is the conditional model (Ho & Salimans 2022, arXiv:2207.12598; w is the "guidance
-    scale" of Stable Diffusion tools minus 1). `null` replaces the keys of cond that it has. The
-    two halves are interleaved, so a batch sharded over devices stays where it is.
+    scale" of Stable Diffusion tools minus 1). `null`, one example for all, replaces the keys of
+    cond that it has. The two halves are interleaved, so a batch sharded over devices stays where
+    it is.
 
     Raises:
       ValueError: when called with a cond that has "w", for then guidance is in the network.
@@ -137,7 +121,7 @@ def guided(denoiser: Denoiser, w: Time | float, null: Cond) -> Denoiser:
                 "guidance on top of guidance: this denoiser takes w as an input, so guidance is "
                 "already in its weights; pass w to it and do not guide it again"
             )
-        pairs = {name: _interleave(value, null.get(name, value)) for name, value in cond.items()}
+        pairs = {name: _interleave(c, null.get(name, c)) for name, c in cond.items()}
         both = denoiser(_interleave(z, z), _interleave(t, t), pairs, key)
         strength = expand(jnp.broadcast_to(jnp.asarray(w, z.dtype), t.shape), z)
 
@@ -159,12 +143,18 @@ def without_dropout(denoiser: Denoiser) -> Denoiser:
 
 
 def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a[0], b[0], a[1], b[1], ... along the first axis."""
-    return jnp.stack([a, b], axis=1).reshape((2 * a.shape[0],) + a.shape[1:])
+    """a[0], b[0], a[1], b[1], ... along the first axis; b may be one row for all."""
+    pairs = jnp.stack([a, jnp.broadcast_to(b, a.shape)], axis=1)
+    return pairs.reshape((2 * a.shape[0],) + a.shape[1:])
 
 
 def clipped(denoiser: Denoiser) -> Denoiser:
-    """The denoiser with x clipped to [-1, 1], and the eps that z and the clipped x imply."""
+    """The denoiser with x clipped to [-1, 1], and the eps that z and the clipped x imply.
+
+    The denoiser itself where the data have no bounds.
+    """
+    if not denoiser.bounded:
+        return denoiser
 
     def predict(z: Image, t: Time, cond: Cond) -> Prediction:
         x = jnp.clip(denoiser(z, t, cond).x, -1.0, 1.0)

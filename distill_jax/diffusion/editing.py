@@ -3,13 +3,11 @@
 Grids, times and the traced number of steps are those of samplers.ddim.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser
-from distill_jax.diffusion.samplers import ddim_step
+from distill_jax.diffusion.samplers import ddim_step, falling, walk
 from distill_jax.diffusion.schedule import add_noise
 from distill_jax.typing import Cond, Image, Time
 
@@ -33,7 +31,7 @@ def sdedit(
       start: network calls, 1 to N: few keep x, many keep cond alone.
     """
     z = add_noise(denoiser.schedule, x, eps, _time(start, num_steps, x))
-    return _descend(denoiser, z, cond, num_steps, start, lambda z, s: z)
+    return walk(denoiser, z, cond, falling(num_steps, start), start)
 
 
 def inpaint(
@@ -57,31 +55,18 @@ def inpaint(
       cond: the conditions of every call.
       num_steps: N >= 1.
     """
+    schedule = denoiser.schedule
 
     def known(z: Image, s: Time) -> Image:
-        return jnp.where(mask > 0, z, add_noise(denoiser.schedule, x, eps, s))
+        return jnp.where(mask > 0, z, add_noise(schedule, x, eps, s))
+
+    def step(denoiser: Denoiser, z: Image, t: Time, s: Time, cond: Cond) -> Image:
+        return known(ddim_step(schedule, denoiser(z, t, cond), s), s)
 
     one = _time(num_steps, num_steps, x)
-    z = known(denoiser.schedule.sigma(one[0]) * eps, one)
-    z = _descend(denoiser, z, cond, num_steps, num_steps, known)
+    z = known(schedule.sigma(one[0]) * eps, one)
+    z = walk(denoiser, z, cond, falling(num_steps), num_steps, step)
     return jnp.where(mask > 0, z, x)
-
-
-def _descend(
-    denoiser: Denoiser,
-    z: Image,
-    cond: Cond,
-    num_steps: Count,
-    start: Count,
-    after: Callable[[Image, Time], Image],
-) -> Image:
-    """DDIM from z at t = start / num_steps to x, with `after(z_s, s)` in the place of every z_s."""
-
-    def step(i: jax.Array, z: Image) -> Image:
-        t, s = (_time(start - i - done, num_steps, z) for done in (0, 1))
-        return after(ddim_step(denoiser.schedule, denoiser(z, t, cond), s), s)
-
-    return jax.lax.fori_loop(0, start, step, z)
 
 
 def _time(i: Count, num_steps: Count, z: Image) -> Time:

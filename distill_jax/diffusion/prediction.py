@@ -152,6 +152,9 @@ PARAMETERIZATIONS = {
     "edm": Parameterization(1, from_edm, edm_scale),
 }
 
+# Those whose eps is accurate in a clean image, at t = 0.
+ENCODERS = ("v", "eps", "flow", "edm")
+
 
 def check_head(name: str, schedule: Schedule) -> None:
     """Raises ValueError where PARAMETERIZATIONS[name] does not fit the schedule."""

@@ -4,6 +4,8 @@ A grid of N steps has the times 1, (N - 1)/N, ..., 1/N, 0. N is traced, so one p
 At s = 0 a step returns x itself, not z_0: the last step of every sampler, and of every target.
 """
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -52,6 +54,27 @@ def ddim_target(schedule: Schedule, x_1: Image, x_2: Image, t: Time, mid: Time, 
     return c * x_1 + (1 - c) * x_2
 
 
+def encode_target(
+    schedule: Schedule, first: Prediction, second: Prediction, t: Time, mid: Time, s: Time
+) -> Prediction:
+    """The prediction whose one step t -> s lands where two steps t -> mid -> s land, t < mid < s.
+
+        x   = c x_1 + (1 - c) x_2,       c = expm1((l_mid - l_t) / 2) / expm1((l_s - l_t) / 2)
+        eps = d eps_1 + (1 - d) eps_2,   d = expm1((l_t - l_mid) / 2) / expm1((l_t - l_s) / 2)
+
+    with l = logsnr, `first` the teacher's prediction at (z_t, t) and `second` at (z_mid, mid).
+    Salimans & Ho (2022, arXiv:2202.00512), Algorithm 2, in closed form and with time reversed.
+    Where logsnr(1 - t) = -logsnr(t), d is the weight c of the sampler's target at 1 - t. As l
+    decreases no expm1 overflows in c, and d = c exp((l_s - l_mid) / 2); logsnr may be infinite at
+    both ends.
+    """
+    l_t, l_mid, l_s = (schedule.logsnr(time) for time in (t, mid, s))
+    c = jnp.expm1((l_mid - l_t) / 2) / jnp.expm1((l_s - l_t) / 2)
+    d = c * jnp.exp((l_s - l_mid) / 2)
+    c, d = expand(c, first.x), expand(d, first.x)
+    return Prediction(c * first.x + (1 - c) * second.x, d * first.eps + (1 - d) * second.eps)
+
+
 def ddim(denoiser: Denoiser, z: Image, cond: Cond, num_steps: jax.Array | int) -> Image:
     """The deterministic sampler: num_steps calls from z_1 to x.
 
@@ -61,12 +84,76 @@ def ddim(denoiser: Denoiser, z: Image, cond: Cond, num_steps: jax.Array | int) -
       cond: the conditions of every call.
       num_steps: N >= 1, may be traced.
     """
+    return walk(denoiser, _start(denoiser.schedule, z), cond, falling(num_steps), num_steps)
 
-    def step(i: jax.Array, z: Image) -> Image:
-        t, s = _grid(i, num_steps, z)
-        return ddim_step(denoiser.schedule, denoiser(z, t, cond), s)
 
-    return jax.lax.fori_loop(0, num_steps, step, _start(denoiser.schedule, z))
+def ddim_encode(denoiser: Denoiser, x: Image, cond: Cond, num_steps: jax.Array | int) -> Image:
+    """The noise from which `ddim` comes back to x: num_steps calls, t = 0 up to t = 1.
+
+        z_s = alpha_s x_hat + sigma_s eps_hat,   s = t + 1 / N,   z_0 := x
+
+    Reverse DDIM, the probability flow run backwards (Song et al. 2021, arXiv:2010.02502, section
+    4.3). Its error falls like 1 / N; that of a distilled encoder need not.
+
+    Nothing is clipped, though `ddim` may be: to clip x is to compute eps again as
+    (z - alpha x) / sigma, and sigma is 4.5e-5 at t = 0 (0 for a flow). An image needs no clipping
+    there; further up an encoder that clips is a little nearer to the inverse of a sampler that
+    does (under 1 dB in round trips of digits, 1 to 32 steps). For the same reason eps must be the
+    network's own: see methods.encoder.
+
+    Args:
+      denoiser: guided or not, but not clipped, and with a head whose eps is accurate at t = 0.
+      x: clean images in [-1, 1] (b, *s), or latents.
+      cond: the conditions of every call.
+      num_steps: N >= 1, may be traced.
+
+    Returns:
+      z_1 / sigma(1): what `ddim` takes.
+    """
+
+    def rising(i: Time) -> tuple[Time, Time]:
+        return i / num_steps, (i + 1) / num_steps
+
+    z = walk(denoiser, x, cond, rising, num_steps)
+    return z / denoiser.schedule.sigma(jnp.ones((), x.dtype))
+
+
+def walk(
+    denoiser: Denoiser,
+    z: Image,
+    cond: Cond,
+    grid: Callable[[Time], tuple[Time, Time]],
+    count: jax.Array | int,
+    step: Callable[..., Image] | None = None,
+) -> Image:
+    """The only loop over deterministic steps, up or down: `count` of them from z.
+
+    Args:
+      denoiser: of the steps.
+      z: at the first time; sigma is not multiplied on here.
+      cond: the conditions of every call.
+      grid: the number of a step, from 0, one per example -> its times (t, s).
+      count: how many; may be traced.
+      step: (denoiser, z, t, s, cond) -> z_s; None is DDIM.
+    """
+    step = step or _ddim
+
+    def one(i: jax.Array, z: Image) -> Image:
+        return step(denoiser, z, *grid(i * jnp.ones(z.shape[:1], z.dtype)), cond)
+
+    return jax.lax.fori_loop(0, count, one, z)
+
+
+def _ddim(denoiser: Denoiser, z: Image, t: Time, s: Time, cond: Cond) -> Image:
+    return ddim_step(denoiser.schedule, denoiser(z, t, cond), s)
+
+
+def falling(
+    num_steps: jax.Array | int, start: jax.Array | int | None = None
+) -> Callable[[Time], tuple[Time, Time]]:
+    """Steps of length 1 / N down from t = start / N, by default from 1."""
+    first = num_steps if start is None else start
+    return lambda i: ((first - i) / num_steps, (first - i - 1) / num_steps)
 
 
 def ancestral(
@@ -91,7 +178,7 @@ def ancestral(
     schedule = denoiser.schedule
 
     def step(i: jax.Array, z: Image) -> Image:
-        t, s = _grid(i, num_steps, z)
+        t, s = _times(i, num_steps, z)
         x = denoiser(z, t, cond).x
         one_minus_r = -jnp.expm1(schedule.logsnr(t) - schedule.logsnr(s))
         keep = schedule.alpha(t) * schedule.sigma(s) ** 2 / schedule.sigma(t) ** 2
@@ -120,8 +207,8 @@ def stochastic(
     schedule = denoiser.schedule
 
     def step(i: jax.Array, z: Image) -> Image:
-        t, u = _grid(i, num_steps, z)
-        _, k = _grid(jnp.minimum(i + 1, num_steps - 1), num_steps, z)
+        t, u = _times(i, num_steps, z)
+        _, k = _times(jnp.minimum(i + 1, num_steps - 1), num_steps, z)
         prediction = denoiser(z, t, cond)
         z_k = ddim_step(schedule, prediction, k)
         noise = jax.random.normal(jax.random.fold_in(key, i), z.shape, z.dtype)
@@ -136,47 +223,65 @@ def stochastic(
 def renoise(
     key: jax.Array,
     denoiser: Denoiser,
-    z: Image,
+    eps: Image,
     cond: Cond,
-    times: tuple[float, ...],
-    sides: tuple[int, ...] = (),
+    times: Sequence[float] | jax.Array,
+    resolutions: tuple[int, ...] = (),
+    stop: jax.Array | int | None = None,
 ) -> Resized:
     """The few-step sampler of one-call generators: x, noise again, x again; len(times) calls.
 
-        x_1 = x(sigma_1 z, t_1),   x_k = x(alpha_k up(x_{k-1}) + sigma_k noise_k, t_k)
+        x_1 = x(sigma_1 eps, t_1),   x_k = x(alpha_k up(x_{k-1}) + sigma_k noise_k, t_k)
 
-    The last x is returned. `up` enlarges the clean x, where step k has a larger side: an enlarged
-    z_t would have noise that is correlated and too weak, which no network has seen (Starodubcev et
-    al. 2026, arXiv:2503.16397, section 3). With one side it is the sampler of DMD2 and of
-    consistency models.
+    The last x is returned. `up` enlarges the clean x, where step k has a higher resolution: an
+    enlarged z_t would have noise that is correlated and too weak, which no network has seen
+    (Starodubcev et al. 2026, arXiv:2503.16397, section 3). With one resolution it is the sampler
+    of DMD2 and of consistency models.
+
+    With `stop` it is the z that call `stop` is made on, from 0: the input of a step in training, on
+    the student's own path, the "backward simulation" of Yin et al. (2024, arXiv:2405.14867). No
+    gradient comes out.
 
     Args:
       key: of the noise after the first.
       denoiser: its x is what a call generates.
-      z: standard normal noise (b, h, w, c) at full size; the first step sees the corner of its
-        side.
+      eps: standard normal noise (b, h, w, c) at full size; the first call sees the corner of its
+        resolution.
       cond: the conditions of every call.
       times: t_1 > t_2 > ... in (0, 1].
-      sides: heights of the steps, non-decreasing; () for z's own.
+      resolutions: heights of the calls, non-decreasing; () for the noise's own.
+      stop: how many calls are made before z is returned; may be traced where all resolutions are
+        equal; None makes all and returns the last x.
 
     Raises:
-      ValueError: for a side beyond z's.
+      ValueError: for a resolution beyond that of the noise.
     """
-    if sides and max(sides) > z.shape[1]:
-        raise ValueError(f"sides are {sides}, but the noise has {z.shape[1]} pixels only")
-    if sides:
-        z = z[:, : sides[0], : width_at(z, sides[0])]
-    x = None
-    for k, time in enumerate(times):
-        t = jnp.full(z.shape[:1], time, z.dtype)
-        if x is None:
-            z = expand(denoiser.schedule.sigma(t), z) * z
-        else:
-            x = bicubic(x, sides[k]) if sides else x
-            noise = jax.random.normal(jax.random.fold_in(key, k), x.shape, x.dtype)
-            z = add_noise(denoiser.schedule, x, noise, t)
+    if resolutions and max(resolutions) > eps.shape[1]:
+        raise ValueError(
+            f"resolutions are {resolutions}, but the noise has {eps.shape[1]} pixels only"
+        )
+    if resolutions:
+        eps = eps[:, : resolutions[0], : width_at(eps, resolutions[0])]
+    ends = jnp.concatenate([jnp.asarray(times, eps.dtype), jnp.zeros(1, eps.dtype)])
+
+    def step(i: jax.Array | int, z: Image) -> Resized:
+        t, s = (jnp.broadcast_to(ends[j], z.shape[:1]) for j in (i, i + 1))
         x = denoiser(z, t, cond).x
-    return x
+        if isinstance(i, int) and i + 1 == len(times):
+            return x
+        if resolutions:
+            x = bicubic(x, resolutions[i + 1])
+        noise = jax.random.normal(jax.random.fold_in(key, i + 1), x.shape, x.dtype)
+        noisy = add_noise(denoiser.schedule, x, noise, s)
+        return jax.lax.stop_gradient(jnp.where(expand(s, x) > 0, noisy, x))
+
+    z = denoiser.schedule.sigma(ends[0]) * eps
+    stop = len(times) if stop is None else stop
+    if not resolutions and not (isinstance(stop, int) and stop < 2):
+        return jax.lax.fori_loop(0, stop, step, z)
+    for i in range(stop):
+        z = step(i, z)
+    return z
 
 
 def _start(schedule: Schedule, z: Image) -> Image:
@@ -184,7 +289,6 @@ def _start(schedule: Schedule, z: Image) -> Image:
     return schedule.sigma(jnp.ones((), z.dtype)) * z
 
 
-def _grid(i: jax.Array, num_steps: jax.Array | int, z: Image) -> tuple[Time, Time]:
+def _times(i: jax.Array, num_steps: jax.Array | int, z: Image) -> tuple[Time, Time]:
     """t and s of step i = 0 .. N - 1, from t = 1 down, one per example."""
-    left = (num_steps - i) * jnp.ones(z.shape[:1], z.dtype)
-    return left / num_steps, (left - 1) / num_steps
+    return falling(num_steps)(i * jnp.ones(z.shape[:1], z.dtype))

@@ -59,26 +59,33 @@ def sufficient_time(power: np.ndarray, schedule: Schedule, side: int) -> float:
 
 
 def propose(
-    power: np.ndarray, schedule: Schedule, sides: Sequence[int], num_steps: int
+    power: np.ndarray, schedule: Schedule, resolutions: Sequence[int], num_steps: int
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Times and sides of a scale-wise student: times 1, (N - 1) / N, ..., 1 / N.
+    """Times and resolutions of a scale-wise student: times 1, (N - 1) / N, ..., 1 / N.
 
     The x of step k is enlarged and noised to the time of step k + 1, so step k has the smallest
     side that suffices at that time: what it lacks is then below the noise. The last step has the
     largest side.
 
     Raises:
-      ValueError: for sides that do not grow to the images' own, or no steps.
+      ValueError: for resolutions that do not grow to the images' own, or no steps.
     """
     own = 2 * (len(power) - 1)
-    if list(sides) != sorted({*sides}) or not sides or sides[0] < 1 or sides[-1] // 2 != own // 2:
-        raise ValueError(f"sides are {tuple(sides)}; expected growing ones, the last one {own}")
+    if (
+        list(resolutions) != sorted({*resolutions})
+        or not resolutions
+        or resolutions[0] < 1
+        or resolutions[-1] // 2 != own // 2
+    ):
+        raise ValueError(
+            f"resolutions are {tuple(resolutions)}; expected growing ones, the last one {own}"
+        )
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}; expected at least 1")
     times = tuple((num_steps - k) / num_steps for k in range(num_steps))
-    enough = [sufficient_time(power, schedule, side) for side in sides]
+    enough = [sufficient_time(power, schedule, side) for side in resolutions]
     fits = [
-        next(side for side, least in zip(sides, enough, strict=True) if least <= time)
+        next(side for side, least in zip(resolutions, enough, strict=True) if least <= time)
         for time in times[1:]
     ]
-    return times, (*fits, sides[-1])
+    return times, (*fits, resolutions[-1])

@@ -36,15 +36,15 @@ def choose(student: Student, values: Any) -> dict[str, Any]:
       ValueError: where the user has to choose, with what the manifest names; and for data of
         another shape than the network's.
     """
-    data = student.manifest["data"]
+    data = student.manifest.data
     if values.config is not None:
         data = values.config.data.to_dict()
         shape = build(DATASETS, "dataset", data).shape
         if tuple(shape) != student.shape:
             raise ValueError(f"the data are of shape {tuple(shape)}, the network's {student.shape}")
         return data
-    name = data.get("name") if isinstance(data, dict) else None
-    if name is None or name == "none":
+    name = (data or {}).get("name")
+    if name is None:
         raise ValueError(
             "this network was imported and does not say what its data were; name a config that "
             "does, such as --config=configs/cifar10_guided.py --config.data.data_dir=DIR"

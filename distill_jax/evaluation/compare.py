@@ -1,7 +1,6 @@
 """Measures finished networks against data and teacher."""
 
 import contextlib
-import dataclasses
 import functools
 import json
 import math
@@ -16,13 +15,18 @@ from distill_jax.evaluation.protocols import Row, Yardstick, make_yardstick
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.batched import Draw
-from distill_jax.sampling.student import Student, describe, load
+from distill_jax.sampling.loading import describe, load
+from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 
 
 class Entry(NamedTuple):
-    """One row to be measured; of several variances the one with the smallest distance counts."""
+    """One row to be measured; of several variances the one with the smallest distance counts.
 
+    `role` is "teacher" or "student", `sampler` what a row calls it.
+    """
+
+    role: str
     sampler: str
     network: Student
     w: float | None
@@ -53,38 +57,40 @@ def entries(
     pairs = list(zip(students or [teacher], free, strict=True))
     baked = {_baked(student) for student, any_w in pairs if not any_w}
     lows = {
-        float(student.method.w_range[0])
+        float(student.trained.guidance.w_range[0])
         for student, any_w in pairs
         if student.takes_w and not any(knows(student, w) for w in strengths)
     }
     strengths = sorted({*(strengths if any(free) else ()), *baked, *lows})
     if strengths == [0.0] and not any(free):
         strengths = (None,)
-    counts, found = {int(student.method.num_steps) for student in students}, []
+    counts, found = {student.trained.num_steps for student in students}, []
     for w in strengths:
         # Less than no guidance may be in a student's weights, and is nothing to guide a teacher by.
         absent = teacher is None or (w is not None and w < 0)
-        for n in () if absent else sorted({*counts, int(teacher.method.num_steps)})[::-1]:
-            found.append(Entry("teacher", teacher, w, n))
+        for n in () if absent else sorted({*counts, teacher.trained.num_steps})[::-1]:
+            found.append(Entry("teacher", "teacher", teacher, w, n))
             if ancestral:
-                found.append(Entry("teacher, ancestral", teacher, w, n, tuple(ancestral)))
+                found.append(
+                    Entry("teacher", "teacher, ancestral", teacher, w, n, tuple(ancestral))
+                )
         for student in students:
             if knows(student, w):
-                name = student.manifest["method"]["name"]
-                kind = "student" if student.method.walks_ddim else f"student, {name}"
-                found.append(Entry(kind, student, w, int(student.method.num_steps)))
+                name = student.manifest.lineage.method["name"]
+                kind = "student" if student.trained.uses_ddim else f"student, {name}"
+                found.append(Entry("student", kind, student, w, student.trained.num_steps))
     return found
 
 
 def _baked(student: Student) -> float:
     """The strength in the weights, without the rounding of what it was computed from."""
-    return round(student.method.baked_w, 6)
+    return round(student.trained.guidance.fixed_w, 6)
 
 
 def knows(student: Student, w: float | None) -> bool:
     """Whether the student can be sampled at guidance strength `w`; None, without, always."""
     baked = _baked(student)
-    low, high = student.method.w_range or (
+    low, high = student.trained.guidance.w_range or (
         (0.0, math.inf) if student.can_be_guided else [baked] * 2
     )
     return w is None or low <= w <= high
@@ -134,8 +140,9 @@ def compare(
         if best["variance"] is None:
             del best["variance"]
         yield {
+            "role": entry.role,
             "sampler": entry.sampler,
-            "stage": entry.network.manifest["stage"],
+            "stage": entry.network.manifest.stage,
             "num_steps": entry.num_steps,
             "w": 0.0 if entry.w is None else float(entry.w),
             **best,
@@ -144,7 +151,7 @@ def compare(
 
 def _reference(planned: Sequence[Entry], w: float | None) -> Entry | None:
     """The teacher at its own number of steps, which the rows of a w are compared with."""
-    paired = any(entry.sampler.startswith("student") for entry in planned)
+    paired = any(entry.role == "student" for entry in planned)
     teachers = (entry for entry in planned if entry.w == w and entry.sampler == "teacher")
     return next(teachers, None) if paired else None
 
@@ -154,9 +161,9 @@ def _compile(draw: Draw, network: Student, w: float | None, variance: float | No
 
     In one step, whatever the network was made for: the number of steps is traced.
     """
-    method = network.method
-    if method.continuous or method.walks_ddim:
-        network = dataclasses.replace(network, method=dataclasses.replace(method, num_steps=1))
+    once = network.trained.sampler.with_steps(1)
+    if once is not None and network.trained.sampler.on_grid:
+        network = network.with_sampler(once)
     draw(network, w, variance=variance)
 
 
@@ -200,10 +207,10 @@ def write_report(
     if distributed.agree(_rows(workdir / "report.json", made_of) is not None):
         return False
     networks = (describe(final, layout) for final in finals)
-    decoders = [network for network in networks if network.method.decodes]
+    decoders = [network for network in networks if network.trained.sampler.decodes]
     if not decoders:
         return False
-    students = [network for network in decoders if network.method.needs_teacher]
+    students = [network for network in decoders if network.manifest.distilled]
     teacher = root(students[-1]) if students else decoders[-1]
     planned = entries(teacher, students, settings["w"], settings["ancestral"])
     # In the order of the networks, each of which is then loaded once.
@@ -258,8 +265,8 @@ def _record(
 
 def root(student: Student) -> Student | None:
     """The undistilled network at the start of the lineage, None when it is not there any more."""
-    while student.method.needs_teacher:
-        parent = student.manifest["parent"]
+    while student.manifest.distilled:
+        parent = student.manifest.lineage.parent
         if parent is None or not (student.directory / parent / "manifest.json").exists():
             return None
         student = describe(student.directory / parent, student.layout)

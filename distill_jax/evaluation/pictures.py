@@ -61,13 +61,13 @@ def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset:
     if not (student.takes_w or student.can_be_guided):
         w = (None,)
     elif student.takes_w:
-        low, high = student.method.w_range
+        low, high = student.trained.guidance.w_range
         w = [strength for strength in w if low <= strength <= high] or [low]
     if student.shape[:2] == (1, 1):
         _draw_points(student, path, w, dataset.images("held_out", 2000).x)
         return
     columns = min(student.num_classes, 10) or 10
-    classes = np.arange(columns) if student.num_classes else None
+    classes = student.conditioner.in_turn(columns)
     rows = [student.sample(jax.random.key(0), columns, classes, strength) for strength in w]
     save_grid(path, np.concatenate([distributed.fetch(row) for row in rows]), columns)
 
@@ -76,10 +76,10 @@ def _draw_points(
     student: Student, path: epath.Path, w: Sequence[float | None], data: np.ndarray
 ) -> None:
     """Writes 2,000 points at every w over as many of the data."""
-    label = np.arange(2000) % student.num_classes if student.num_classes else None
+    label = student.conditioner.in_turn(2000)
     samples = {}
     for strength in w:
-        title = student.manifest["stage"] + ("" if strength is None else f", w = {strength:g}")
+        title = student.manifest.stage + ("" if strength is None else f", w = {strength:g}")
         x = student.sample(jax.random.key(0), 2000, label, strength)
         samples[title] = distributed.fetch(x).reshape(2000, -1)
     save_scatter(path, samples, label, data.reshape(len(data), -1))

@@ -60,7 +60,7 @@ def rows_table(rows: Sequence[Row]) -> str:
     titles: list[str] = []
     for row in rows:
         place = len(titles)
-        for key in reversed(row):
+        for key in (name for name in reversed(row) if name != "role"):
             if key in titles:
                 place = titles.index(key)
             else:
@@ -129,7 +129,7 @@ def _in_calls(row: Row, name: str) -> str:
 
 def _headlines(name: str, rows: Sequence[Row]) -> list[str]:
     """The fewest-step students beside the teacher at the same steps and at its own, per w."""
-    students = [row for row in rows if row["sampler"].startswith("student")]
+    students = [row for row in rows if row["role"] == "student"]
     teachers = [row for row in rows if row["sampler"] == "teacher"]
     if not students or not teachers:
         return []

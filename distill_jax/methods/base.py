@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from distill_jax.diffusion.denoiser import Denoiser, clipped
+from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import mean_squared
-from distill_jax.diffusion.samplers import ddim
+from distill_jax.diffusion.schedule import Schedule
+from distill_jax.diffusion.trained import Guidance, Sampler, Trained
 from distill_jax.diffusion.weighting import WEIGHTINGS
-from distill_jax.typing import Batch, Cond, Image, Time
+from distill_jax.typing import Batch, Image, Time
 
 Metrics = dict[str, jax.Array]
 
@@ -47,81 +48,65 @@ class Phase(NamedTuple):
 
 
 class Method(abc.ABC):
-    """A paper's training losses and its sampler.
+    """A paper's training losses, and the sampler of what they train.
 
     A method is a frozen dataclass and a pytree. Numbers that differ between the rounds of a chain
     (num_steps, w_range) are leaves, so they are traced and all rounds share a compiled update.
 
     Attributes:
-      num_steps: network calls of `sample`.
+      num_steps: network calls of the sampler.
       w_range: (smallest, largest) guidance strength the network takes as an input, None when it
         takes none.
-      baked_w: the guidance strength in the weights of a network that takes none.
-      continuous: whether the network is trained at all times in [0, 1], or on its grid alone.
-      any_steps: whether `sample` takes any number of steps.
+      fixed_w: the guidance strength in the weights of a network that takes none.
+      label_dropout: probability of the null condition in training; 0 trains none.
+      all_times: whether the network is trained at all times in [0, 1], or on its grid only.
+      clip_target: whether the targets are clipped to the bounds of the data.
+      resolutions: of the square images that the network is trained on, () for the data's own only.
       needs_teacher: whether a finished network must come before this method.
       data_free: whether it sees no images: batch.x is None.
-      decodes: whether it is a sampler, from noise to images; an encoder goes the other way.
-      walks_ddim: whether that sampler is DDIM, so that editing may start or look in its middle.
       needs_features: whether it looks into the middle of its networks.
       has_critic: whether its fake network has a head that tells data from samples.
       discriminator: which head that is, a name in models.DISCRIMINATORS.
-      sides: of the square images that the network is trained on, () for the data's own alone.
       parameterizations: the ones it works with, () for all.
-      clip: whether samples are clipped to [-1, 1].
     """
 
     num_steps: Any
     w_range: Any = None
-    baked_w: float = 0.0
-    continuous: bool = False
-    any_steps: bool = False
+    fixed_w: float = 0.0
+    label_dropout: float = 0.0
+    all_times: bool = False
+    clip_target: bool = False
+    resolutions: tuple[int, ...] = ()
     needs_teacher: bool = True
     data_free: bool = False
-    decodes: bool = True
-    walks_ddim: bool = False
     needs_features: bool = False
     has_critic: bool = False
     discriminator: str = "pooled"
-    sides: tuple[int, ...] = ()
     parameterizations: tuple[str, ...] = ()
-    clip: bool = True
 
     @property
     @abc.abstractmethod
     def phases(self) -> tuple[Phase, ...]:
         """The phases of one iteration, in order."""
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """What the network takes beside z, t and label."""
-        return () if self.w_range is None else ("w",)
+    @abc.abstractmethod
+    def sampler(self, schedule: Schedule) -> Sampler:
+        """What samples the finished network, whose times are those of the schedule."""
 
-    @property
-    def call_times(self) -> list[float] | None:
-        """The times of the calls of `sample`, in order.
-
-        None where the network knows all times, or its arguments have a noise level in their place.
-        """
-        n = self.num_steps
-        if hasattr(self, "times"):
-            return list(self.times) or None
-        if self.continuous:
-            return None
-        return [i / n for i in (range(n, 0, -1) if self.decodes else range(n))]
+    @abc.abstractmethod
+    def check(self, teacher: Trained | None) -> None:
+        """Raises ValueError when the method's numbers, or its teacher's, make no sense."""
 
     @property
     def guides(self) -> bool:
         """Whether it needs a null condition to guide against."""
         return self.w_range is not None
 
-    @abc.abstractmethod
-    def check(self, teacher: "Method | None") -> None:
-        """Raises ValueError when the method's numbers, or its teacher's, make no sense."""
-
-    @abc.abstractmethod
-    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
-        """Images from standard normal noise z; raises ValueError for a method without."""
+    def trained(self, schedule: Schedule) -> Trained:
+        """What the finished network is."""
+        guidance = Guidance(self.w_range, self.fixed_w, self.label_dropout > 0)
+        sampler, saturated = self.sampler(schedule), self.clip_target
+        return Trained(sampler, guidance, self.all_times, saturated, self.resolutions)
 
 
 def traced(*names: str) -> Callable[[type], type]:
@@ -137,11 +122,6 @@ def traced(*names: str) -> Callable[[type], type]:
         return jax.tree_util.register_dataclass(cls, list(names), constant)
 
     return register
-
-
-def sample_ddim(method: Method, student: Denoiser, z: Image, cond: Cond) -> Image:
-    """DDIM with the method's number of steps, x clipped where the method clips."""
-    return ddim(clipped(student) if method.clip else student, z, cond, method.num_steps)
 
 
 def weighted_mse(weighting: str, denoiser: Denoiser, x_hat: Image, x: Image, t: Time) -> jax.Array:
@@ -172,7 +152,10 @@ def drop_labels(key: jax.Array, batch: Batch, probability: float) -> dict[str, j
     Ho & Salimans (2022, arXiv:2207.12598), Algorithm 1.
     """
     drop = jax.random.bernoulli(key, probability, (batch.size,))
-    return {name: jnp.where(drop, batch.null[name], value) for name, value in batch.cond.items()}
+    return {
+        name: jnp.where(drop.reshape(-1, *(1,) * (value.ndim - 1)), batch.null[name], value)
+        for name, value in batch.cond.items()
+    }
 
 
 def draw_w(key: jax.Array, w_range: tuple, like: Image) -> Time:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from distill_jax.diffusion.denoiser import Denoiser, clipped, guided
 from distill_jax.diffusion.prediction import mean_squared
 from distill_jax.diffusion.samplers import signal_step
-from distill_jax.diffusion.schedule import add_noise, expand
+from distill_jax.diffusion.schedule import Schedule, add_noise, expand
+from distill_jax.diffusion.trained import Signal, Trained
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, traced
 from distill_jax.methods.checks import (
     check_choice,
@@ -44,9 +45,9 @@ class Boot(Method):
       solver: of the step, "euler" (DDIM) or "heun", which calls the teacher twice.
       step_weight: "constant", or "inverse", 1 / D^2 with D of samplers.signal_step.
       boundary_weight: of the loss that pins y at t_max to the teacher's x there.
-      clip: whether samples are clipped to [-1, 1]; `clip_target`: whether the teacher's x is.
-      teacher_steps: N for a teacher that knows the times of its N steps alone: t and s are then
-        neighbours on that grid from 1 to 0. 0 for one that knows all times.
+      clip_target: whether the teacher's x is clipped to the bounds of the data.
+      teacher_steps: N for a teacher that was trained at the times of its N steps only: t and s are
+        then neighbours on that grid from 1 to 0. 0 for one trained at all times.
     """
 
     num_steps: Any = 1
@@ -59,7 +60,6 @@ class Boot(Method):
     solver: str = "heun"
     step_weight: str = "constant"
     boundary_weight: float = 1.0
-    clip: bool = True
     clip_target: bool = False
     teacher_steps: int = 0
 
@@ -70,15 +70,11 @@ class Boot(Method):
         return (Phase("student", Boot.loss),)
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        return (*super().inputs, "target")
-
-    @property
     def guides(self) -> bool:
         return not self.absorbed and bool(self.w or self.w_range)
 
     @property
-    def baked_w(self) -> float:
+    def fixed_w(self) -> float:
         return self.w
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
@@ -120,7 +116,10 @@ class Boot(Method):
         z = expand(student.schedule.sigma(end), eps) * eps
         return student(z, end, {**cond, "target": t}).x
 
-    def check(self, teacher: Method | None) -> None:
+    def sampler(self, schedule: Schedule) -> Signal:
+        return Signal(*self._ends)
+
+    def check(self, teacher: Trained | None) -> None:
         check_number("num_steps", self.num_steps, 1, 1)
         check_number("t_max", self.t_max, 0, 1)
         check_number("t_min", self.t_min, 0, self.t_max)
@@ -134,11 +133,11 @@ class Boot(Method):
         check_teacher_steps(teacher, self.teacher_steps, self.solver)
         check_x(self, teacher)
 
-    def _check_guidance(self, teacher: Method) -> None:
+    def _check_guidance(self, teacher: Trained) -> None:
         check_number("w", self.w, 0, float("inf"))
         if self.w and self.w_range:
             raise ValueError(f"w is {self.w} and w_range {self.w_range}; expected one of them")
-        theirs, (low, high) = teacher.w_range, self.w_range or (self.w, self.w)
+        theirs, (low, high) = teacher.guidance.w_range, self.w_range or (self.w, self.w)
         check_w_range((low, high))
         if self.absorbed != (theirs is not None):
             takes = "w" if theirs else "no w"
@@ -147,13 +146,6 @@ class Boot(Method):
             check_has_null(teacher)
         if self.absorbed and not theirs[0] <= low <= high <= theirs[1]:
             raise ValueError(f"w from {low:g} to {high:g} leaves the teacher's {tuple(theirs)}")
-
-    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
-        return self.signal(student, z, jnp.full(z.shape[:1], self._ends[0], z.dtype), cond)
-
-    @property
-    def call_times(self) -> list[float]:
-        return [self._ends[1]]
 
     @property
     def _ends(self) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from distill_jax.diffusion.levels import LEVELS
+from distill_jax.diffusion.trained import Sampler, Trained, name_of
 from distill_jax.diffusion.weighting import WEIGHTINGS
 from distill_jax.methods.base import Method
 
@@ -34,42 +35,37 @@ def check_probability(name: str, value: float) -> None:
         raise ValueError(f"{name} is {value}; expected a probability in [0, 1]")
 
 
-def check_round(method: Method, teacher: Method, factor: int = 2) -> None:
+def check_round(method: Method, kind: type[Sampler], teacher: Trained, factor: int = 2) -> None:
     """Raises ValueError unless the teacher makes `factor` steps of each of the method's, at its w.
 
-    The teacher is of the method's own kind, or knows all times.
+    The teacher has a sampler of the same kind, or was trained at all times.
     """
-    n, kind, other = method.num_steps, _kind(method), _kind(teacher)
+    n, other = method.num_steps, type(teacher.sampler)
     check_steps(n)
-    if not teacher.continuous and (other != kind or teacher.num_steps != factor * n):
+    if not teacher.all_times and (other != kind or teacher.num_steps != factor * n):
         raise ValueError(
-            f"{kind} student of {n} steps needs {kind} teacher of {factor * n}, or one that knows "
-            f"all times, such as the guided stage; this teacher is {other} one of "
-            f"{teacher.num_steps}"
+            f"a student of {n} {name_of(kind)} steps needs a teacher of {factor * n}, or one that "
+            "was trained at all times, such as the guided stage; this teacher has "
+            f"{teacher.num_steps} {name_of(other)} steps"
         )
     check_input_w(method, teacher)
 
 
-def check_input_w(method: Method, teacher: Method) -> None:
+def check_input_w(method: Method, teacher: Trained) -> None:
     """Raises ValueError unless the method takes w exactly where its teacher does, in its range."""
-    if (method.w_range is None) != (teacher.w_range is None):
+    theirs = teacher.guidance.w_range
+    if (method.w_range is None) != (theirs is None):
         raise ValueError(
-            f"w_range is {method.w_range}, the teacher's {teacher.w_range}; a student keeps "
+            f"w_range is {method.w_range}, the teacher's {theirs}; a student keeps "
             "its teacher's input w: give w_range exactly when the teacher was trained with one"
         )
     if method.w_range is None:
         return
     check_w_range(method.w_range)
-    if method.w_range[0] < teacher.w_range[0] or method.w_range[1] > teacher.w_range[1]:
+    if method.w_range[0] < theirs[0] or method.w_range[1] > theirs[1]:
         raise ValueError(
-            f"w_range {tuple(method.w_range)} leaves the teacher's {tuple(teacher.w_range)}; "
-            "stay inside it"
+            f"w_range {tuple(method.w_range)} leaves the teacher's {tuple(theirs)}; stay inside it"
         )
-
-
-def _kind(method: Method) -> str:
-    name = type(method).__name__.lower()
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def check_weighting(weighting: str) -> None:
@@ -110,50 +106,52 @@ def check_levels(name: str, levels: tuple) -> None:
         raise ValueError(f"{name} are {levels}; known laws: {', '.join(LEVELS)}")
 
 
-def check_all_times(teacher: Method) -> None:
+def check_all_times(teacher: Trained) -> None:
     """Raises ValueError unless the teacher was trained at all times."""
-    if not teacher.continuous:
+    if not teacher.all_times:
         raise ValueError(
-            f"the teacher knows the times of its {teacher.num_steps} steps alone, and this method "
-            "asks it at all times; name one that knows them, such as a diffusion stage"
+            f"the teacher was trained at the times of its {teacher.num_steps} steps only, and this "
+            "method calls it at all times; name one that was trained at all, such as a diffusion "
+            "stage"
         )
 
 
-def check_teacher_steps(teacher: Method, count: int, solver: str) -> None:
+def check_teacher_steps(teacher: Trained, count: int, solver: str) -> None:
     """Raises ValueError unless a step of the solver is one of the teacher's own; 0: at any time."""
-    on_grid = teacher.walks_ddim and (count, solver) == (teacher.num_steps, "euler")
-    if count if teacher.continuous else not on_grid:
-        known = "all times" if teacher.continuous else f"its {teacher.num_steps} steps alone"
+    on_grid = teacher.uses_ddim and (count, solver) == (teacher.num_steps, "euler")
+    if count if teacher.all_times else not on_grid:
+        known = "all times" if teacher.all_times else f"its {teacher.num_steps} steps only"
         raise ValueError(
-            f"teacher_steps is {count}, solver {solver!r}, and the teacher knows {known}; expected "
-            "0 for all times, else their number and 'euler', of a teacher that DDIM samples"
+            f"teacher_steps is {count}, solver {solver!r}, and the teacher was trained at {known}; "
+            "expected 0 for all times, else their number and 'euler', of a teacher that DDIM "
+            "samples"
         )
 
 
-def check_takes_no_w(teacher: Method) -> None:
+def check_takes_no_w(teacher: Trained) -> None:
     """Raises ValueError for a teacher that has guidance in its weights."""
-    if teacher.w_range is not None:
+    if teacher.guidance.w_range is not None:
         raise ValueError(
-            f"the teacher already takes w in {tuple(teacher.w_range)}: guiding it would guide "
-            "twice; name the unguided teacher, or take a method that keeps the input w"
+            f"the teacher already takes w in {tuple(teacher.guidance.w_range)}: guiding it would "
+            "guide twice; name the unguided teacher, or take a method that keeps the input w"
         )
 
 
-def check_x(method: Method, teacher: Method) -> None:
+def check_x(method: Method, teacher: Trained) -> None:
     """Raises ValueError where the method needs the teacher's x as it is, and that is clipped.
 
     A stage with clip_target is taught nothing of an x beyond the bounds but its sign.
     """
-    if getattr(teacher, "clip_target", False) and not getattr(method, "clip_target", False):
+    if teacher.saturated and not method.clip_target:
         raise ValueError(
             "the teacher was trained with clip_target=True: its x is right within [-1, 1] alone, "
             "and this method takes it as it is; train that stage with clip_target=False"
         )
 
 
-def check_has_null(teacher: Method) -> None:
+def check_has_null(teacher: Trained) -> None:
     """Raises ValueError for a teacher that has no null condition to guide against."""
-    if getattr(teacher, "label_dropout", 0) == 0:
+    if not teacher.guidance.null:
         raise ValueError(
             "the teacher was trained with label_dropout=0, so it has no null condition to "
             "guide against. Fine-tune it in a stage before this one: "
@@ -164,7 +162,7 @@ def check_has_null(teacher: Method) -> None:
         )
 
 
-def check_kappas(kappas: tuple[float, ...], teacher: Method) -> None:
+def check_kappas(kappas: tuple[float, ...], teacher: Trained) -> None:
     """Raises ValueError unless kappas are four positive scales, 1 where the teacher has no null."""
     if len(kappas) != 4 or min(kappas) <= 0:
         raise ValueError(f"kappas are {kappas}; expected one positive number, or four")
@@ -179,7 +177,7 @@ def check_fake_updates(count: int) -> None:
         raise ValueError(f"fake_updates is {count}; expected a whole number from 1")
 
 
-def check_matching(method: Method, teacher: Method) -> None:
+def check_matching(method: Method, teacher: Trained) -> None:
     """Raises ValueError for numbers of a method with a fake that make no sense, or its teacher."""
     check_steps(method.num_steps)
     check_all_times(teacher)

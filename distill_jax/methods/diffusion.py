@@ -4,22 +4,21 @@ from typing import Any
 
 import jax
 
-from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.resize import area
-from distill_jax.diffusion.schedule import add_noise
+from distill_jax.diffusion.schedule import Schedule, add_noise
+from distill_jax.diffusion.trained import Ddim, Trained
 from distill_jax.methods.base import (
     Method,
     Metrics,
     Nets,
     Phase,
     drop_labels,
-    sample_ddim,
     traced,
     weighted_mse,
 )
 from distill_jax.methods.checks import check_probability, check_steps, check_weighting
-from distill_jax.methods.scales import check_sides
-from distill_jax.typing import Batch, Cond, Image
+from distill_jax.methods.scales import check_resolutions
+from distill_jax.typing import Batch
 
 
 @traced("num_steps")
@@ -27,28 +26,25 @@ class Diffusion(Method):
     """A denoiser of data, for guidance and as a teacher.
 
     Args:
-      num_steps: DDIM steps of `sample`; the network itself knows all times.
+      num_steps: DDIM steps of `sample`; the network itself is trained at all times.
       label_dropout: probability in [0, 1] of training an example on its null condition
         (Ho & Salimans 2022, arXiv:2207.12598); 0 makes a teacher that cannot be guided.
       weighting: a name in WEIGHTINGS.
-      clip: whether the sampler clips x to [-1, 1].
-      sides: of the square images it is trained on, in turns, the data's own among them; () for the
-        data's own alone. The teacher of scale-wise students is asked at several.
+      resolutions: of the square images it is trained on, in turns, the data's own among them; ()
+        for the data's own only. The teacher of scale-wise students is called at several.
     """
 
     num_steps: Any = 64
     label_dropout: float = 0.1
     weighting: str = "snr_trunc"
-    clip: bool = True
-    sides: tuple[int, ...] = ()
+    resolutions: tuple[int, ...] = ()
 
-    continuous = True
+    all_times = True
     needs_teacher = False
-    walks_ddim = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        return (Phase("student", Diffusion.loss, turns=max(1, len(self.sides))),)
+        return (Phase("student", Diffusion.loss, turns=max(1, len(self.resolutions))),)
 
     def loss(
         self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0
@@ -56,8 +52,8 @@ class Diffusion(Method):
         """Salimans & Ho (2022), Algorithm 1: weight(l) |x_hat(z_t, t, c) - x|^2, t ~ U[0, 1)."""
         k_t, k_eps, k_drop, k_dropout = jax.random.split(key, 4)
         x, shape = batch.x, batch.x.shape[:1]
-        if self.sides:
-            x = area(x, self.sides[turn])
+        if self.resolutions:
+            x = area(x, self.resolutions[turn])
         cond = drop_labels(k_drop, batch, self.label_dropout)
 
         t = jax.random.uniform(k_t, shape, x.dtype)
@@ -66,11 +62,11 @@ class Diffusion(Method):
         x_hat = nets.student(z_t, t, cond, k_dropout).x
         return weighted_mse(self.weighting, nets.student, x_hat, x, t), {}
 
-    def check(self, teacher: Method | None) -> None:
+    def sampler(self, schedule: Schedule) -> Ddim:
+        return Ddim(self.num_steps)
+
+    def check(self, teacher: Trained | None) -> None:
         check_steps(self.num_steps)
         check_weighting(self.weighting)
         check_probability("label_dropout", self.label_dropout)
-        check_sides(self.sides)
-
-    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
-        return sample_ddim(self, student, z, cond)
+        check_resolutions(self.resolutions)

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser, without_dropout
-from distill_jax.diffusion.levels import time_of
+from distill_jax.diffusion.samplers import renoise
+from distill_jax.diffusion.schedule import Schedule
+from distill_jax.diffusion.trained import Renoise, Trained
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
 from distill_jax.methods.checks import (
     check_has_null,
@@ -23,7 +25,7 @@ from distill_jax.methods.matching import (
     diffuse,
     dmd_loss,
     fool_loss,
-    rollout,
+    one_call,
     scaled,
     score_gap,
 )
@@ -51,7 +53,6 @@ class Dmd2(Method):
       gan_weight: of the student's loss against the critic; 0 needs neither critic nor images.
       critic_weight: of the critic's loss, against 1 of the fake's denoising.
       discriminator: what the critic is, a name in models.DISCRIMINATORS.
-      clip: whether samples are clipped to [-1, 1].
     """
 
     times: tuple = ()
@@ -64,14 +65,13 @@ class Dmd2(Method):
     gan_weight: float = 0.0
     critic_weight: float = 1e-2
     discriminator: str = "spatial"
-    clip: bool = True
 
     @property
     def num_steps(self) -> int:
         return max(1, len(self.times))
 
     @property
-    def baked_w(self) -> float:
+    def fixed_w(self) -> float:
         return self.w
 
     @property
@@ -128,19 +128,16 @@ class Dmd2(Method):
         """Images of a random step, the same for all, on the student's own path to it."""
         k_eps, k_step, k_path = jax.random.split(key, 3)
         eps = jax.random.normal(k_eps, (batch.size, *student.shape))
-        times = self._times(student)
+        times = self.sampler(student.schedule).times
         # 0 and not an array for one step, so that no loop is compiled.
         step = jax.random.randint(k_step, (), 0, self.num_steps) if self.times else 0
-        z = rollout(k_path, student, eps, batch.cond, times.__getitem__, step)
-        return student(z, jnp.full(len(z), times[step]), batch.cond).x
+        z = renoise(k_path, student, eps, batch.cond, times, stop=step)
+        return student(z, jnp.full(len(z), jnp.asarray(times)[step]), batch.cond).x
 
-    def _times(self, student: Denoiser) -> jax.Array:
-        """Of the calls, and 0 at the end."""
-        if self.times:
-            return jnp.asarray((*self.times, 0.0))
-        return jnp.stack([time_of(student.schedule, self.sigma_init), jnp.zeros(())])
+    def sampler(self, schedule: Schedule) -> Renoise:
+        return Renoise(self.times) if self.times else one_call(schedule, self.sigma_init)
 
-    def check(self, teacher: Method | None) -> None:
+    def check(self, teacher: Trained | None) -> None:
         check_takes_no_w(teacher)
         check_matching(self, teacher)
         check_number("w", self.w, -1.0, float("inf"))
@@ -151,7 +148,3 @@ class Dmd2(Method):
         check_times(self.times)
         if self.w != 0:
             check_has_null(teacher)
-
-    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
-        times = self._times(student)
-        return rollout(key, student, z, cond, times.__getitem__, self.num_steps)

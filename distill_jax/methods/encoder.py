@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser
-from distill_jax.diffusion.encoding import ddim_encode, encode_target
-from distill_jax.diffusion.prediction import mean_squared, v_from
-from distill_jax.diffusion.samplers import ddim_step
-from distill_jax.diffusion.schedule import add_noise
+from distill_jax.diffusion.prediction import ENCODERS, mean_squared, v_from
+from distill_jax.diffusion.samplers import ddim_step, encode_target
+from distill_jax.diffusion.schedule import Schedule, add_noise
+from distill_jax.diffusion.trained import Encode, Trained
 from distill_jax.diffusion.weighting import WEIGHTINGS, snr_plus_one
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, traced
 from distill_jax.methods.checks import check_round, check_weighting, check_x
-from distill_jax.typing import Batch, Cond, Image, Time
+from distill_jax.typing import Batch, Time
 
 
 @traced("num_steps", "w_range")
@@ -30,7 +30,7 @@ class Encoder(Method):
 
     Args:
       num_steps: N, the steps of `encode`; the teacher must be an encoder of 2N steps, or a network
-        that knows all times and was trained with clip_target=False.
+        that was trained at all times and with clip_target=False.
       w_range: guidance strengths drawn uniformly for a teacher that takes w, None for one that
         does not.
       weighting: a name in WEIGHTINGS.
@@ -40,8 +40,7 @@ class Encoder(Method):
     w_range: tuple | None = None
     weighting: str = "snr_plus_one"
 
-    decodes = False
-    parameterizations = ("v", "eps", "flow", "edm")
+    parameterizations = ENCODERS
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -80,17 +79,10 @@ class Encoder(Method):
         power = schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2
         return WEIGHTINGS[self.weighting](logsnr) / snr_plus_one(logsnr) / power
 
-    def check(self, teacher: Method | None) -> None:
+    def sampler(self, schedule: Schedule) -> Encode:
+        return Encode(self.num_steps)
+
+    def check(self, teacher: Trained | None) -> None:
         check_weighting(self.weighting)
-        check_round(self, teacher)
+        check_round(self, Encode, teacher)
         check_x(self, teacher)
-
-    def encode(self, student: Denoiser, x: Image, cond: Cond) -> Image:
-        """Noise from images: what `samplers.ddim` of a decoder takes."""
-        return ddim_encode(student, x, cond, self.num_steps)
-
-    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
-        raise ValueError(
-            "this network is an encoder: it takes images to noise and draws none; call "
-            "student.encode(x, label), and sample with a decoder, such as a progressive stage"
-        )

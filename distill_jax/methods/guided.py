@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 
-from distill_jax.diffusion.denoiser import Denoiser, clipped, guided
-from distill_jax.diffusion.schedule import add_noise
+from distill_jax.diffusion.denoiser import clipped, guided
+from distill_jax.diffusion.schedule import Schedule, add_noise
+from distill_jax.diffusion.trained import Ddim, Trained
 from distill_jax.methods.base import (
     Method,
     Metrics,
@@ -16,7 +17,6 @@ from distill_jax.methods.base import (
     Phase,
     draw_w,
     reachable,
-    sample_ddim,
     traced,
     weighted_mse,
 )
@@ -28,7 +28,7 @@ from distill_jax.methods.checks import (
     check_w_range,
     check_weighting,
 )
-from distill_jax.typing import Batch, Cond, Image
+from distill_jax.typing import Batch
 
 
 @traced("num_steps", "w_range")
@@ -37,20 +37,17 @@ class Guided(Method):
 
     Args:
       w_range: guidance strengths (smallest, largest) drawn uniformly, 0 <= smallest.
-      num_steps: DDIM steps of `sample`; the network itself knows all times.
+      num_steps: DDIM steps of `sample`; the network itself is trained at all times.
       weighting: a name in WEIGHTINGS.
-      clip: whether the sampler clips the guided x to [-1, 1]. Large w pushes it far outside.
       clip_target: whether the target is clipped too, where the sampler clips.
     """
 
     w_range: tuple = (0.0, 4.0)
     num_steps: Any = 64
     weighting: str = "snr_trunc"
-    clip: bool = True
     clip_target: bool = True
 
-    continuous = True
-    walks_ddim = True
+    all_times = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -66,20 +63,20 @@ class Guided(Method):
         z_t = add_noise(nets.student.schedule, x, eps, t)
 
         teacher = guided(nets.teacher, w, batch.null)
-        clip = self.clip and self.clip_target
+        clip = self.clip_target and nets.teacher.bounded
         target = (clipped(teacher) if clip else teacher)(z_t, t, batch.cond).x
         x_hat = nets.student(z_t, t, {**batch.cond, "w": w}).x
         if clip:
             target = reachable(target, x_hat)
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
-    def check(self, teacher: Method | None) -> None:
+    def sampler(self, schedule: Schedule) -> Ddim:
+        return Ddim(self.num_steps)
+
+    def check(self, teacher: Trained | None) -> None:
         check_w_range(self.w_range)
         check_steps(self.num_steps)
         check_weighting(self.weighting)
         check_takes_no_w(teacher)
         check_all_times(teacher)
         check_has_null(teacher)
-
-    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
-        return sample_ddim(self, student, z, cond)

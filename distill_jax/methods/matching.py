@@ -4,16 +4,16 @@ The fake is a denoiser that is trained on the generator's images while those cha
 agrees with the teacher at all noise levels, the generator's distribution is the teacher's.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser, guided
-from distill_jax.diffusion.levels import LEVELS, level_of
+from distill_jax.diffusion.levels import LEVELS, level_of, time_of
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
+from distill_jax.diffusion.trained import Renoise
 from distill_jax.methods.base import weighted_mse
 from distill_jax.typing import Cond, Image, Time
 
@@ -41,42 +41,10 @@ def generate(
     return student(expand(student.schedule.sigma(t), eps) * eps, t, cond, key).x
 
 
-def rollout(
-    key: jax.Array,
-    student: Denoiser,
-    eps: Image,
-    cond: Cond,
-    times: Callable[[jax.Array | int], jax.Array],
-    stop: jax.Array | int,
-) -> Image:
-    """z at times(stop): step i generates x at times(i), and noises it again to times(i + 1).
-
-    Where times(stop) is 0 that is the last x itself. A sampler stops there, and the input of step
-    k in training, for the images that the student itself would have at that point, stops at k:
-    the "backward simulation" of Yin et al. (2024, arXiv:2405.14867). No gradient comes out.
-
-    Args:
-      key: of the noise after the first.
-      student: the generator.
-      eps: the first noise, standard normal.
-      cond: the conditions of every call.
-      times: i = 0 .. stop -> the time before step i, falling.
-      stop: how many steps, 0 for none; it may be traced.
-    """
-    schedule = student.schedule
-
-    def at(i: jax.Array | int) -> Time:
-        return jnp.broadcast_to(jnp.asarray(times(i), eps.dtype), eps.shape[:1])
-
-    def step(i: jax.Array, z: Image) -> Image:
-        x = student(z, at(i), cond).x
-        noise = jax.random.normal(jax.random.fold_in(key, i + 1), x.shape, x.dtype)
-        s = at(i + 1)
-        z = jnp.where(expand(s, x) > 0, add_noise(schedule, x, noise, s), x)
-        return jax.lax.stop_gradient(z)
-
-    z = expand(schedule.sigma(at(0)), eps) * eps
-    return z if isinstance(stop, int) and stop == 0 else jax.lax.fori_loop(0, stop, step, z)
+def one_call(schedule: Schedule, level: float) -> Renoise:
+    """The sampler that calls a generator once, at a noise level."""
+    with jax.ensure_compile_time_eval():
+        return Renoise((float(time_of(schedule, level)),))
 
 
 def diffuse(key: jax.Array, schedule: Schedule, x: Image, levels: tuple) -> Noisy:

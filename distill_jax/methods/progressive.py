@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 
-from distill_jax.diffusion.denoiser import Denoiser, clipped
+from distill_jax.diffusion.denoiser import clipped
 from distill_jax.diffusion.samplers import ddim_step, ddim_target
-from distill_jax.diffusion.schedule import add_noise
+from distill_jax.diffusion.schedule import Schedule, add_noise
+from distill_jax.diffusion.trained import Ddim, Trained
 from distill_jax.methods.base import (
     Method,
     Metrics,
@@ -20,12 +21,11 @@ from distill_jax.methods.base import (
     draw_w,
     drop_labels,
     reachable,
-    sample_ddim,
     traced,
     weighted_mse,
 )
 from distill_jax.methods.checks import check_probability, check_round, check_weighting
-from distill_jax.typing import Batch, Cond, Image
+from distill_jax.typing import Batch
 
 
 @traced("num_steps", "w_range")
@@ -37,7 +37,6 @@ class Progressive(Method):
       w_range: guidance strengths drawn uniformly for a teacher that takes w, None for one that
         does not. Guidance is in the teacher's weights; none is added here.
       weighting: a name in WEIGHTINGS.
-      clip: whether the sampler clips x to [-1, 1].
       clip_target: whether the teacher's x is clipped in the target too, where the sampler clips.
         The reference does not.
       factor: teacher steps per student step, from 2, which both papers recommend; the teacher has
@@ -50,12 +49,9 @@ class Progressive(Method):
     num_steps: Any
     w_range: tuple | None = None
     weighting: str = "snr_trunc"
-    clip: bool = True
     clip_target: bool = True
     factor: int = 2
     label_dropout: float = 0.0
-
-    walks_ddim = True
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -65,7 +61,7 @@ class Progressive(Method):
         """Salimans & Ho (2022), Algorithm 2: t = (i + 1) / N, i ~ U{0, ..., N - 1}."""
         k_i, k_eps, k_w, k_drop = jax.random.split(key, 4)
         x, schedule = batch.x, nets.student.schedule
-        clip = self.clip and self.clip_target
+        clip = self.clip_target and nets.teacher.bounded
         teacher = clipped(nets.teacher) if clip else nets.teacher
         cond = drop_labels(k_drop, batch, self.label_dropout)
         if self.w_range is not None:
@@ -87,18 +83,17 @@ class Progressive(Method):
             target = reachable(target, x_hat)
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
-    def check(self, teacher: Method | None) -> None:
+    def sampler(self, schedule: Schedule) -> Ddim:
+        return Ddim(self.num_steps)
+
+    def check(self, teacher: Trained | None) -> None:
         check_weighting(self.weighting)
         check_probability("label_dropout", self.label_dropout)
         if self.factor != int(self.factor) or self.factor < 2:
             raise ValueError(f"factor is {self.factor}; expected a whole number from 2")
-        check_round(self, teacher, self.factor)
-        dropped = getattr(teacher, "label_dropout", 0)
-        if self.label_dropout > 0 and (self.w_range is not None or dropped == 0):
+        check_round(self, Ddim, teacher, self.factor)
+        if self.label_dropout > 0 and (self.w_range is not None or not teacher.guidance.null):
             raise ValueError(
                 f"label_dropout is {self.label_dropout}; it is for a student without w, and its "
                 "teacher must have been trained with label_dropout too"
             )
-
-    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
-        return sample_ddim(self, student, z, cond)

@@ -3,6 +3,7 @@
 import itertools
 
 from distill_jax.diffusion.kernels import KERNELS
+from distill_jax.diffusion.trained import Trained
 from distill_jax.methods.base import Method
 from distill_jax.methods.checks import (
     check_all_times,
@@ -18,16 +19,17 @@ from distill_jax.methods.checks import (
 TERMS = ("dmd_weight", "gan_weight", "mmd_weight")
 
 
-def check_sides(sides: tuple[int, ...]) -> None:
-    """Raises ValueError unless sides are whole numbers from 1 that do not shrink."""
-    whole = all(side == int(side) and side >= 1 for side in sides)
-    if not whole or any(a > b for a, b in itertools.pairwise(sides)):
+def check_resolutions(resolutions: tuple[int, ...]) -> None:
+    """Raises ValueError unless resolutions are whole numbers from 1 that do not shrink."""
+    whole = all(side == int(side) and side >= 1 for side in resolutions)
+    if not whole or any(a > b for a, b in itertools.pairwise(resolutions)):
         raise ValueError(
-            f"sides are {sides}; expected whole numbers from 1 that do not shrink, such as (4, 8)"
+            f"resolutions are {resolutions}; expected whole numbers from 1 that do not shrink, "
+            "such as (4, 8)"
         )
 
 
-def check_scale_wise(method: Method, teacher: Method) -> None:
+def check_scale_wise(method: Method, teacher: Trained) -> None:
     """Raises ValueError for an Swd whose numbers make no sense, or whose teacher does not fit."""
     _check_steps(method)
     _check_terms(method)
@@ -35,25 +37,28 @@ def check_scale_wise(method: Method, teacher: Method) -> None:
     check_takes_no_w(teacher)
     if method.guides:
         check_has_null(teacher)
-    missing = sorted({*method.sides} - {*teacher.sides})
-    if method.dmd_weight and missing and (teacher.sides or len({*method.sides}) > 1):
+    mine = tuple(sorted({*method.resolutions}))
+    missing = sorted({*mine} - {*teacher.resolutions})
+    if method.dmd_weight and missing and (teacher.resolutions or len(mine) > 1):
         raise ValueError(
-            f"sides are {method.sides}, the teacher's {teacher.sides or 'those of its data alone'}"
-            f": DMD asks it at {', '.join(map(str, missing))} too. Train the teacher with "
-            f'stage("teacher", "diffusion", sides={tuple(sorted({*method.sides}))}, ...), or leave '
-            "DMD out with dmd_weight=0"
+            f"resolutions are {method.resolutions}, the teacher's "
+            f"{teacher.resolutions or 'those of its data only'}: DMD calls it at "
+            f"{', '.join(map(str, missing))} too. Train the teacher with "
+            f'stage("teacher", "diffusion", resolutions={mine}, ...), or leave DMD out with '
+            "dmd_weight=0"
         )
 
 
 def _check_steps(method: Method) -> None:
-    """Times, sides and updates."""
-    times, sides = method.times, method.sides
+    """Times, resolutions and updates."""
+    times, resolutions = method.times, method.resolutions
     check_steps(method.num_steps)
     check_times(times)
-    check_sides(sides)
-    if sides and len(sides) != len(times):
+    check_resolutions(resolutions)
+    if resolutions and len(resolutions) != len(times):
         raise ValueError(
-            f"{len(sides)} sides {sides} and {len(times)} times {times}; a step has one of each"
+            f"{len(resolutions)} resolutions {resolutions} and {len(times)} times {times}; a step "
+            "has one of each"
         )
     check_fake_updates(method.fake_updates)
 

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.levels import time_of
 from distill_jax.diffusion.prediction import Prediction
+from distill_jax.diffusion.schedule import Schedule
+from distill_jax.diffusion.trained import Renoise, Trained
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, drop_labels, traced
 from distill_jax.methods.checks import check_input_w, check_kappas, check_matching, check_number
 from distill_jax.methods.matching import (
@@ -20,8 +22,8 @@ from distill_jax.methods.matching import (
     difference,
     diffuse,
     generate,
+    one_call,
     over,
-    rollout,
     scaled,
     score_gap,
 )
@@ -53,7 +55,6 @@ class SidLsg(Method):
       null_dropout: probability of the null condition in the fake's phase, for the student and the
         fake alike, where a kappa makes the fake's null branch count.
       loss_scale: of the student's loss, a sum over pixels.
-      clip: whether samples are clipped to [-1, 1].
     """
 
     num_steps: Any = 1
@@ -67,12 +68,8 @@ class SidLsg(Method):
     fake_updates: int = 1
     null_dropout: float = 0.1
     loss_scale: float = 100.0
-    clip: bool = True
 
-    any_steps = True
     data_free = True
-
-    call_times = None
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -85,7 +82,7 @@ class SidLsg(Method):
         return tuple(self.kappas) if isinstance(self.kappas, tuple) else (self.kappas,) * 4
 
     @property
-    def baked_w(self) -> float:
+    def fixed_w(self) -> float:
         """kappa_1 kappa_4 / kappa_2 - 1: exact for Gaussian classes of one covariance."""
         k_1, k_2, _, k_4 = self.scales
         return k_1 * k_4 / k_2 - 1
@@ -152,13 +149,13 @@ class SidLsg(Method):
         t = time_of(student.schedule, self.sigma_init)
         return generate(student, eps, t, cond, k_dropout), cond
 
-    def check(self, teacher: Method | None) -> None:
+    def sampler(self, schedule: Schedule) -> Renoise:
+        once = one_call(schedule, self.sigma_init)
+        return once if self.num_steps == 1 else once.with_steps(self.num_steps)
+
+    def check(self, teacher: Trained | None) -> None:
         check_matching(self, teacher)
         check_input_w(self, teacher)
         check_kappas(self.scales, teacher)
         check_number("alpha", self.alpha, 0.0, 1.5)
         check_number("null_dropout", self.null_dropout, 0.0, 1.0)
-
-    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
-        t, n = time_of(student.schedule, self.sigma_init), self.num_steps
-        return rollout(key, student, z, cond, lambda i: t * (1 - i / n), n)

@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from distill_jax.diffusion.denoiser import Denoiser, clipped
-from distill_jax.diffusion.samplers import ddim_step, ddim_target, stochastic
-from distill_jax.diffusion.schedule import add_noise
+from distill_jax.diffusion import trained
+from distill_jax.diffusion.denoiser import clipped
+from distill_jax.diffusion.samplers import ddim_step, ddim_target
+from distill_jax.diffusion.schedule import Schedule, add_noise
+from distill_jax.diffusion.trained import Trained
 from distill_jax.methods.base import (
     Method,
     Metrics,
@@ -22,7 +24,7 @@ from distill_jax.methods.base import (
     weighted_mse,
 )
 from distill_jax.methods.checks import check_round, check_weighting
-from distill_jax.typing import Batch, Cond, Image
+from distill_jax.typing import Batch
 
 
 @traced("num_steps", "w_range")
@@ -38,14 +40,12 @@ class Stochastic(Method):
         times.
       w_range: as in Progressive.
       weighting: a name in WEIGHTINGS.
-      clip: as in Progressive.
       clip_target: as in Progressive.
     """
 
     num_steps: Any
     w_range: tuple | None = None
     weighting: str = "snr_trunc"
-    clip: bool = True
     clip_target: bool = True
 
     @property
@@ -59,7 +59,7 @@ class Stochastic(Method):
         """
         k_i, k_eps, k_w = jax.random.split(key, 3)
         x, schedule = batch.x, nets.student.schedule
-        clip = self.clip and self.clip_target
+        clip = self.clip_target and nets.teacher.bounded
         teacher = clipped(nets.teacher) if clip else nets.teacher
         cond = dict(batch.cond)
         if self.w_range is not None:
@@ -80,9 +80,12 @@ class Stochastic(Method):
             target = reachable(target, x_hat)
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
-    def check(self, teacher: Method | None) -> None:
+    def sampler(self, schedule: Schedule) -> trained.Stochastic:
+        return trained.Stochastic(self.num_steps)
+
+    def check(self, teacher: Trained | None) -> None:
         check_weighting(self.weighting)
-        check_round(self, teacher)
+        check_round(self, trained.Stochastic, teacher)
         if self.num_steps < 2:
             raise ValueError(
                 f"num_steps is {self.num_steps}; a stochastic round learns two teacher steps as "
@@ -90,7 +93,3 @@ class Stochastic(Method):
                 'at 2, such as halvings(512, end=2, method="stochastic"); both samplers make the '
                 "same single step, which a progressive stage of num_steps=1 learns"
             )
-
-    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Image:
-        student = clipped(student) if self.clip else student
-        return stochastic(key, student, z, cond, self.num_steps)

@@ -1,7 +1,7 @@
 """A few-step student that starts small: each step may enlarge the image of the step before.
 
 Starodubcev et al. (2026), Scale-wise Distillation of Diffusion Models, arXiv:2503.16397. Without
-sides and MMD, with `backward`, it is DMD2 (Yin et al. 2024, arXiv:2405.14867) in a few steps.
+resolutions and MMD, with `backward`, it is DMD2 (Yin et al. 2024, arXiv:2405.14867) in a few steps.
 """
 
 import jax
@@ -14,10 +14,11 @@ from distill_jax.diffusion.prediction import mean_squared
 from distill_jax.diffusion.resize import area, bicubic
 from distill_jax.diffusion.samplers import renoise
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
+from distill_jax.diffusion.trained import Renoise, Trained
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
 from distill_jax.methods.matching import critic_loss, dmd_loss, fool_loss, scaled, score_gap
 from distill_jax.methods.scales import check_scale_wise
-from distill_jax.typing import Batch, Cond, Image, Resized, Time
+from distill_jax.typing import Batch, Image, Resized, Time
 
 Loss = tuple[jax.Array, Metrics]
 
@@ -31,7 +32,8 @@ class Swd(Method):
 
     Args:
       times: of the steps, falling, in (0, 1].
-      sides: of the square images of the steps, non-decreasing to the data's, which () stands for.
+      resolutions: of the square images of the steps, non-decreasing to the data's, which () stands
+        for.
       w: guidance strength of the teacher in DMD.
       dmd_weight: of the distribution matching of teacher and fake.
       gan_weight: of fooling the critic, a head on the fake's features.
@@ -43,11 +45,11 @@ class Swd(Method):
       mmd_levels, fake_levels: the same for MMD, and for the training of fake and critic.
       backward: whether a step is given what the steps before it make, as in sampling, and not data
         of their size, as in the paper.
-      fake_updates: of the fake for one of the student; `clip`: whether samples are clipped.
+      fake_updates: of the fake for one of the student.
     """
 
     times: tuple[float, ...]
-    sides: tuple[int, ...] = ()
+    resolutions: tuple[int, ...] = ()
     w: float = 0.0
     dmd_weight: float = 1.0
     gan_weight: float = 5e-3
@@ -60,14 +62,13 @@ class Swd(Method):
     fake_levels: tuple = ("shifted_flow", 0.009, 1000.0)
     backward: bool = False
     fake_updates: int = 5
-    clip: bool = True
 
     @property
     def num_steps(self) -> int:
         return len(self.times)
 
     @property
-    def baked_w(self) -> float:
+    def fixed_w(self) -> float:
         return self.w
 
     @property
@@ -136,27 +137,25 @@ class Swd(Method):
         self, key: jax.Array, batch: Batch, student: Denoiser, turn: int
     ) -> tuple[Resized, Resized]:
         """Data at the side of step `turn`, and what the student makes there."""
-        k_eps, k_first, k_noise = jax.random.split(key, 3)
-        schedule, cond, sides = student.schedule, batch.cond, self.sides
-        real = area(batch.x, sides[turn]) if sides else batch.x
+        k_eps, k_path = jax.random.split(key)
+        schedule, cond, resolutions = student.schedule, batch.cond, self.resolutions
+        real = area(batch.x, resolutions[turn]) if resolutions else batch.x
         t = jnp.full(real.shape[:1], self.times[turn], real.dtype)
         eps = jax.random.normal(k_eps, real.shape, real.dtype)
         if turn == 0:
             return real, student(expand(schedule.sigma(t), eps) * eps, t, cond).x
         if self.backward:
-            first = jax.random.normal(k_first, real.shape, real.dtype)
-            own = renoise(k_noise, student, first, cond, self.times[:turn], sides[:turn])
-            before = jax.lax.stop_gradient(own)
+            z = renoise(k_path, student, eps, cond, self.times, resolutions, stop=turn)
         else:
-            before = area(real, sides[turn - 1]) if sides else real
-        z = add_noise(schedule, bicubic(before, real.shape[1]), eps, t)
+            before = area(real, resolutions[turn - 1]) if resolutions else real
+            z = add_noise(schedule, bicubic(before, real.shape[1]), eps, t)
         return real, student(z, t, cond).x
 
-    def check(self, teacher: Method | None) -> None:
-        check_scale_wise(self, teacher)
+    def sampler(self, schedule: Schedule) -> Renoise:
+        return Renoise(self.times, self.resolutions)
 
-    def sample(self, key: jax.Array, student: Denoiser, z: Image, cond: Cond) -> Resized:
-        return renoise(key, student, z, cond, self.times, self.sides)
+    def check(self, teacher: Trained | None) -> None:
+        check_scale_wise(self, teacher)
 
 
 def _noisy(

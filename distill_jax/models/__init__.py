@@ -1,4 +1,4 @@
-"""The network families by name, (sizes, **options) -> Network, and the discriminators' heads."""
+"""The network families by name, (spec, **options) -> Network, and the discriminators' heads."""
 
 from distill_jax.models.adm_unet import adm_unet
 from distill_jax.models.critic import critic_head

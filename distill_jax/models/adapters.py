@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 import jax
 import jax.numpy as jnp
 
+from distill_jax.runtime.trees import name_of
 from distill_jax.typing import Tree
 
 
@@ -99,7 +100,7 @@ def _largest_rank(names: tuple[str, ...], leaf: jax.Array) -> int:
 
 
 def _names(path: tuple) -> list[str]:
-    return jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    return name_of(path).split("/")
 
 
 def _insert(tree: dict, names: tuple[str, ...], leaf: Tree) -> None:

@@ -13,16 +13,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distill_jax.diffusion.denoiser import Network, Sizes
+from distill_jax.diffusion.denoiser import Network
+from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import as_network, with_numbers
 from distill_jax.models.residual_unet import Architecture, ResidualUNet, noise_level
 from distill_jax.typing import Cond, Image, Output, Time
 
-# (spec, t) -> the number that is embedded.
+# (arch, t) -> the number that is embedded.
 NOISE_INPUTS = {
     "logsigma": noise_level,
     # Entry k of a table is t = (k + 1) / 1000.
-    "index": lambda spec, t: 1000 * t - 1,
+    "index": lambda arch, t: 1000 * t - 1,
 }
 
 
@@ -85,32 +86,32 @@ def cosines_and_sines(u: Time, dim: int) -> jax.Array:
 class AdmUNet(nn.Module):
     """The embedding of ADM, and the U."""
 
-    spec: AdmArchitecture
+    arch: AdmArchitecture
 
     @nn.compact
     def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
-        spec, width = self.spec, 4 * self.spec.channels
-        emb = cosines_and_sines(NOISE_INPUTS[spec.noise_input](spec, t), spec.channels)
+        arch, width = self.arch, 4 * self.arch.channels
+        emb = cosines_and_sines(NOISE_INPUTS[arch.noise_input](arch, t), arch.channels)
         emb = nn.Dense(width, name="t_embed_0")(emb)
         emb = nn.Dense(width, name="t_embed_1")(nn.swish(emb))
         if "label" in cond:
-            label = jax.nn.one_hot(cond["label"], spec.sizes.num_classes)
+            label = jax.nn.one_hot(cond["label"], arch.spec.classes("label"))
             emb += nn.Dense(width, use_bias=False, name="label_embed")(label)
-        emb = with_numbers(emb, cond, spec.w_scale)
-        return ResidualUNet(spec, name="unet")(z, nn.swish(emb))
+        emb = with_numbers(emb, cond, arch.w_scale)
+        return ResidualUNet(arch, name="unet")(z, nn.swish(emb))
 
 
-def adm_unet(sizes: Sizes, **options: Any) -> Network:
-    """The ADM UNet for images of these sizes; the defaults are the ImageNet 64x64 network.
+def adm_unet(spec: Spec, **options: Any) -> Network:
+    """The ADM UNet for the images of a spec; the defaults are the ImageNet 64x64 network.
 
     Args:
-      sizes: what it must fit.
+      spec: what it must fit.
       **options: the other attributes of AdmArchitecture.
 
     Raises:
       ValueError: when they do not fit each other.
     """
-    return as_network(AdmUNet(AdmArchitecture(sizes, **options)))
+    return as_network(AdmUNet(AdmArchitecture(spec, **options)))
 
 
 # What tables.build lets a config set.

@@ -1,4 +1,4 @@
-"""What a config or a manifest says of networks, made into some: names looked up, sizes fitted."""
+"""What a config or a manifest says of networks, made into some: names looked up, specs fitted."""
 
 import contextlib
 import functools
@@ -7,46 +7,47 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from distill_jax.diffusion.denoiser import Binding, Sizes
+from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, check_head
 from distill_jax.diffusion.schedule import SCHEDULES
+from distill_jax.diffusion.spec import DataSpec, Spec
 from distill_jax.models import NETWORKS
 from distill_jax.runtime.registry import build, lookup
 from distill_jax.typing import Tree
 
 
-def make_binding(spec: Mapping[str, Any], shape: tuple[int, ...], num_classes: int) -> Binding:
+def make_network(described: Mapping[str, Any], data: DataSpec) -> NetworkSpec:
     """Network, parameterization and schedule of a config or manifest; equal ones are identical.
 
     Args:
-      spec: with "model", "schedule" and "parameterization".
-      shape: (h, w, c) of one image.
-      num_classes: of its labels.
+      described: with "model", "schedule" and "parameterization"; the order of keys is no matter.
+      data: what the network is called with.
 
     Raises:
       KeyError: for an unknown name.
       ValueError: for a parameterization that the schedule or the network does not go with.
     """
     names = ("model", "schedule", "parameterization")
-    return _binding(json.dumps({name: spec[name] for name in names}), tuple(shape), num_classes)
+    text = json.dumps({name: described[name] for name in names}, sort_keys=True)
+    return _make_network(text, data)
 
 
-@functools.cache
-def _binding(spec: str, shape: tuple[int, ...], num_classes: int) -> Binding:
-    spec = as_tuples(json.loads(spec))
-    parameterization = lookup(PARAMETERIZATIONS, "parameterization", spec["parameterization"])
-    schedule = build(SCHEDULES, "schedule", spec["schedule"])
-    check_head(spec["parameterization"], schedule)
-    sizes = Sizes(shape, num_classes, parameterization.channels * shape[-1], schedule)
-    network, name = build(NETWORKS, "network", spec["model"], sizes), spec["parameterization"]
+@functools.lru_cache(maxsize=64)
+def _make_network(text: str, data: DataSpec) -> NetworkSpec:
+    described = as_tuples(json.loads(text))
+    name = described["parameterization"]
+    parameterization = lookup(PARAMETERIZATIONS, "parameterization", name)
+    schedule = build(SCHEDULES, "schedule", described["schedule"])
+    check_head(name, schedule)
+    spec = Spec(data, parameterization.channels * data.x.shape[-1], schedule)
+    network = build(NETWORKS, "network", described["model"], spec)
     if network.parameterizations and name not in network.parameterizations:
         raise ValueError(
-            f"parameterization is {name!r}; network {spec['model']['name']!r} puts out "
-            f"{', '.join(network.parameterizations)} alone"
+            f"parameterization is {name!r}; network {described['model']['name']!r} predicts "
+            f"{', '.join(network.parameterizations)} only"
         )
-    return Binding(network, parameterization, sizes)
+    return NetworkSpec(network, parameterization, spec)
 
 
 def matmul_precision(name: str) -> contextlib.AbstractContextManager:
@@ -59,17 +60,15 @@ def matmul_precision(name: str) -> contextlib.AbstractContextManager:
     return jax.default_matmul_precision(name)
 
 
-def initial_params(key: jax.Array, binding: Binding, inputs: tuple[str, ...]) -> Tree:
+def initial_params(key: jax.Array, network_spec: NetworkSpec, inputs: tuple[str, ...]) -> Tree:
     """Fresh parameters of a network with these inputs beside z, t and label."""
-    cond = binding.sizes.conditions(inputs)
-    z = jnp.zeros((1, *binding.sizes.shape))
-    return binding.network.init(key, z, jnp.zeros((1,)), cond)
+    return network_spec.network.init(key, *network_spec.spec.example(inputs))
 
 
-@functools.cache  # All halvings of a chain have the same.
-def abstract_params(binding: Binding, inputs: tuple[str, ...]) -> Tree:
+@functools.lru_cache(maxsize=64)  # All halvings of a chain have the same.
+def abstract_params(network_spec: NetworkSpec, inputs: tuple[str, ...]) -> Tree:
     """Shapes and types of `initial_params`, computed without making any."""
-    return jax.eval_shape(lambda key: initial_params(key, binding, inputs), jax.random.key(0))
+    return jax.eval_shape(lambda key: initial_params(key, network_spec, inputs), jax.random.key(0))
 
 
 def rounded(params: Tree, dtype: str) -> Tree:

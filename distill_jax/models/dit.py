@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.diffusion.denoiser import Network, Sizes
+from distill_jax.diffusion.denoiser import Network
+from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import (
     DTYPES,
     REMAT,
@@ -83,7 +84,7 @@ class Architecture:
     """The transformer's numbers, checked against each other; the defaults are DiT-S/2.
 
     Attributes:
-      sizes: what it must fit; label num_classes is the null label.
+      spec: what it must fit; label num_classes is the null label.
       patch: side of the square patches; divides the sides of the image.
       width: of the tokens, divisible by heads and by 4.
       blocks: transformer blocks.
@@ -96,7 +97,7 @@ class Architecture:
       ValueError: when a size does not divide another, or for an unknown name.
     """
 
-    sizes: Sizes
+    spec: Spec
     patch: int = 2
     width: int = 384
     blocks: int = 12
@@ -106,7 +107,7 @@ class Architecture:
     remat: str = "none"
 
     def __post_init__(self):
-        _check_patch(self.patch, *self.sizes.shape[:2])
+        _check_patch(self.patch, *self.spec.shape[:2])
         if self.width % self.heads or self.width % 4:
             raise ValueError(
                 f"width {self.width} must be divisible by 4 and by heads = {self.heads}"
@@ -118,36 +119,36 @@ class Architecture:
 class DiT(nn.Module):
     """Patches -> transformer blocks -> patches."""
 
-    spec: Architecture
+    arch: Architecture
 
     @nn.compact
     def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
-        spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
+        arch, dtype = self.arch, jnp.dtype(self.arch.dtype)
         batch, height, width, channels = z.shape
-        _check_patch(spec.patch, height, width)
-        rows, columns = height // spec.patch, width // spec.patch
-        tiles = (batch, rows, spec.patch, columns, spec.patch)
-        classes, channels_out = spec.sizes.num_classes, spec.sizes.channels_out
-        emb = nn.swish(Conditioning(spec.width, classes, name="conditioning")(t, cond))
+        _check_patch(arch.patch, height, width)
+        rows, columns = height // arch.patch, width // arch.patch
+        tiles = (batch, rows, arch.patch, columns, arch.patch)
+        classes, channels_out = arch.spec.classes("label"), arch.spec.channels_out
+        emb = nn.swish(Conditioning(arch.width, classes, name="conditioning")(t, cond))
 
         patches = jnp.swapaxes(z.reshape(*tiles, channels), 2, 3).reshape(batch, rows * columns, -1)
-        h = nn.Dense(spec.width, dtype=dtype, name="input")(patches)
-        full = (side // spec.patch for side in spec.sizes.shape[:2])
+        h = nn.Dense(arch.width, dtype=dtype, name="input")(patches)
+        full = (side // arch.patch for side in arch.spec.shape[:2])
         places = (centres(*counts) for counts in zip((rows, columns), full, strict=True))
-        h += position_embedding(*places, spec.width).astype(dtype)
-        make = remat(Block, spec.remat)
-        for block in range(spec.blocks):
-            h = make(spec.heads, spec.expand, dtype, name=f"block_{block}")(h, emb)
-            if block == middle_of(spec.blocks):
+        h += position_embedding(*places, arch.width).astype(dtype)
+        make = remat(Block, arch.remat)
+        for block in range(arch.blocks):
+            h = make(arch.heads, arch.expand, dtype, name=f"block_{block}")(h, emb)
+            if block == middle_of(arch.blocks):
                 self.sow("features", "middle", h)
 
-        mod = nn.Dense(2 * spec.width, kernel_init=zeros, dtype=dtype, name="modulation")(emb)
+        mod = nn.Dense(2 * arch.width, kernel_init=zeros, dtype=dtype, name="modulation")(emb)
         norm = nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(h)
         h = modulate(norm, *jnp.split(mod[:, None], 2, axis=-1))
-        pixels = spec.patch**2 * channels_out
+        pixels = arch.patch**2 * channels_out
         # In float32, as in the UNets: what is rounded here is an error of every target.
         h = nn.Dense(pixels, kernel_init=zeros, name="output")(h.astype(jnp.float32))
-        h = h.reshape(batch, rows, columns, spec.patch, spec.patch, channels_out)
+        h = h.reshape(batch, rows, columns, arch.patch, arch.patch, channels_out)
         return jnp.swapaxes(h, 2, 3).reshape(batch, height, width, channels_out)
 
 
@@ -160,20 +161,20 @@ def _check_patch(patch: int, height: int, width: int) -> None:
         )
 
 
-def dit(sizes: Sizes, **options: Any) -> Network:
-    """The transformer for images of these sizes.
+def dit(spec: Spec, **options: Any) -> Network:
+    """The transformer for the images of a spec.
 
     With the same parameters it takes images of every other size that the patch divides: fewer
     tokens, at positions that say which part of the full image they cover.
 
     Args:
-      sizes: what it must fit.
+      spec: what it must fit.
       **options: the other attributes of Architecture.
 
     Raises:
       ValueError: when they do not fit each other.
     """
-    return as_network(DiT(Architecture(sizes, **options)), features=True)
+    return as_network(DiT(Architecture(spec, **options)), features=True)
 
 
 # What tables.build lets a config set.

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.analytic import mixture_prediction, ring
-from distill_jax.diffusion.denoiser import Network, Sizes
+from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.prediction import v_from
+from distill_jax.diffusion.spec import Spec
 from distill_jax.typing import Cond, Image, Output, Time, Tree
 
 
-def mixture(sizes: Sizes) -> Network:
+def mixture(spec: Spec) -> Network:
     """The exact denoiser of diffusion.analytic.ring, for the parameterization "v" alone.
 
     v = alpha eps - sigma x loses nothing at either end of any schedule, where x says nothing of eps
@@ -17,18 +18,19 @@ def mixture(sizes: Sizes) -> Network:
     the mixture's own, so a stage of one step with learning rate 0 makes a finished teacher.
 
     Args:
-      sizes: of the dataset "mixture".
+      spec: of the dataset "mixture".
 
     Raises:
-      ValueError: for sizes of other data.
+      ValueError: for the spec of other data.
     """
     data = ring()
     shape, classes = (1, 1, data.means.shape[1]), data.num_classes
-    if (sizes.shape, sizes.num_classes, sizes.channels_out) != (shape, classes, shape[-1]):
+    there = spec.classes("label")
+    if (spec.shape, there, spec.channels_out) != (shape, classes, shape[-1]):
         raise ValueError(
             f"network 'mixture' is for the dataset 'mixture', {shape} and {classes} classes, with "
-            f"parameterization 'v'; here are {sizes.shape}, {sizes.num_classes} classes and an "
-            f"output of {sizes.channels_out} channels"
+            f"parameterization 'v'; here are {spec.shape}, {there} classes and an "
+            f"output of {spec.channels_out} channels"
         )
 
     def init(key: jax.Array, z: Image, t: Time, cond: Cond) -> Tree:
@@ -41,7 +43,7 @@ def mixture(sizes: Sizes) -> Network:
     def apply(params: Tree, z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Output:
         means, std = params["means"], jnp.exp(params["log_std"])
         log_weights = data.log_weights(z, cond) + params["log_weights"]
-        prediction = mixture_prediction(sizes.schedule, z, t, means, std, log_weights)
-        return v_from(prediction, sizes.schedule, t)
+        prediction = mixture_prediction(spec.schedule, z, t, means, std, log_weights)
+        return v_from(prediction, spec.schedule, t)
 
     return Network(init, apply, parameterizations=("v",))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from distill_jax.runtime.trees import by_name, name_of
 from distill_jax.typing import Tree
 
 
@@ -19,11 +20,11 @@ def graft(fresh: Tree, teacher: Tree, new: Iterable[str] = ()) -> Tree:
     Raises:
       ValueError: naming the first leaf that does not fit.
     """
-    have = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(teacher)}
+    have = by_name(teacher)
     new = tuple(new)
 
     def pick(path: tuple, leaf: Any) -> Any:
-        name = _name(path)
+        name = name_of(path)
         if name not in have and any(part in new for part in name.split("/")):
             return leaf
         if name not in have:
@@ -42,7 +43,3 @@ def graft(fresh: Tree, teacher: Tree, new: Iterable[str] = ()) -> Tree:
     for name, leaf in have.items():
         raise ValueError(f"the student has no parameter {name} {leaf.shape}, which the teacher has")
     return grafted
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

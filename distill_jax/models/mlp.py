@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.diffusion.denoiser import Network, Sizes
+from distill_jax.diffusion.denoiser import Network
+from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import Conditioning, as_network, middle_of, modulate, zeros
 from distill_jax.typing import Cond, Image, Output, Time
 
@@ -18,20 +19,20 @@ from distill_jax.typing import Cond, Image, Output, Time
 class MLP(nn.Module):
     """Flattened image -> residual blocks -> image."""
 
-    sizes: Sizes
+    spec: Spec
     width: int
     blocks: int
     expand: int
 
     @nn.compact
     def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
-        shape = tuple(self.sizes.shape)
+        shape = tuple(self.spec.shape)
         if z.shape[1:] != shape:
             raise ValueError(
                 f"the image is {z.shape[1:]}; this mlp was made for {shape} and takes no other "
                 "size: take dit or unet"
             )
-        classes = self.sizes.num_classes
+        classes = self.spec.classes("label")
         emb = nn.swish(Conditioning(self.width, classes, name="conditioning")(t, cond))
         h = nn.Dense(self.width, name="input")(z.reshape(z.shape[0], -1))
         for block in range(self.blocks):
@@ -44,22 +45,22 @@ class MLP(nn.Module):
                 self.sow("features", "middle", h[:, None])
         mod = nn.Dense(2 * self.width, kernel_init=zeros, name="modulation_out")(emb)
         h = modulate(nn.LayerNorm(use_bias=False, use_scale=False)(h), *jnp.split(mod, 2, axis=-1))
-        shape = z.shape[:-1] + (self.sizes.channels_out,)
+        shape = z.shape[:-1] + (self.spec.channels_out,)
         return nn.Dense(int(np.prod(shape[1:])), kernel_init=zeros, name="output")(h).reshape(shape)
 
 
 def mlp(
-    sizes: Sizes,
+    spec: Spec,
     width: int = 256,
     blocks: int = 3,
     expand: int = 2,
 ) -> Network:
-    """The residual MLP for images of these sizes, and for no others.
+    """The residual MLP for the images of a spec, and for no others.
 
     Args:
-      sizes: what it must fit; label num_classes is the null label.
+      spec: what it must fit; label num_classes is the null label.
       width: of the residual stream, even.
       blocks: residual blocks.
       expand: hidden width of a block over the width of the stream.
     """
-    return as_network(MLP(sizes, width, blocks, expand), features=True)
+    return as_network(MLP(spec, width, blocks, expand), features=True)

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distill_jax.diffusion.denoiser import Sizes
+from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import DTYPES, REMAT, check_known, modulate, remat, zeros
 from distill_jax.typing import Image, Output, Time
 
@@ -25,7 +25,7 @@ class Architecture:
     """The numbers of a UNet, checked against each other; a family adds its own.
 
     Attributes:
-      sizes: what it must fit; label num_classes is the null label, a vector of zeros.
+      spec: what it must fit; label num_classes is the null label, a vector of zeros.
       channels: that the multipliers multiply, even.
       multipliers: channels of each level over `channels`; a level halves the sides of the last.
       blocks: residual blocks of a level on the way down; one more on the way up.
@@ -39,7 +39,7 @@ class Architecture:
       ValueError: when they do not fit each other.
     """
 
-    sizes: Sizes
+    spec: Spec
     channels: int = 128
     multipliers: tuple[int | float, ...] = (2, 2, 2)
     blocks: int = 4
@@ -67,7 +67,7 @@ class Architecture:
                 f"{self.multipliers}; expected an even number from 4, a whole number from 1, and "
                 "at least one level"
             )
-        height, width = self.sizes.shape[:2]
+        height, width = self.spec.shape[:2]
         factor = 2 ** (len(self.multipliers) - 1)
         if height % factor or width % factor:
             raise ValueError(
@@ -88,7 +88,7 @@ class Architecture:
     @property
     def heights(self) -> tuple[int, ...]:
         """Of the image at every level."""
-        return tuple(self.sizes.shape[0] >> level for level in range(len(self.multipliers)))
+        return tuple(self.spec.shape[0] >> level for level in range(len(self.multipliers)))
 
     @property
     def first(self) -> int:
@@ -104,13 +104,13 @@ class Architecture:
         return 1
 
 
-def noise_level(spec: Architecture, t: Time) -> Time:
+def noise_level(arch: Architecture, t: Time) -> Time:
     """c_noise = log(sigma / alpha) / 4 = -logsnr / 8, the input of EDM's networks.
 
     Karras et al. (2022), Table 1, for a schedule with any alpha. Clipped at logsnr = +-20, where
     other schedules are infinite: EDM samples between 12.4 and -8.8.
     """
-    return -jnp.clip(spec.sizes.schedule.logsnr(t), -20.0, 20.0) / 8
+    return -jnp.clip(arch.spec.schedule.logsnr(t), -20.0, 20.0) / 8
 
 
 def downsample(h: jax.Array, taps: Taps, pad: int | None = None) -> jax.Array:
@@ -150,18 +150,18 @@ def _filter(
     )
 
 
-def _norm(spec: Architecture, h: jax.Array, name: str) -> jax.Array:
+def _norm(arch: Architecture, h: jax.Array, name: str) -> jax.Array:
     width = h.shape[-1]
-    groups = spec.groups_of(width)
+    groups = arch.groups_of(width)
     if width % groups:
         raise ValueError(
             f"a layer has {width} channels, which {groups} groups do not divide; choose channels "
-            f"({spec.channels}) and multipliers {spec.multipliers} so that they do"
+            f"({arch.channels}) and multipliers {arch.multipliers} so that they do"
         )
     layer = nn.GroupNorm(
         groups,
-        epsilon=spec.epsilon,
-        dtype=jnp.dtype(spec.dtype),
+        epsilon=arch.epsilon,
+        dtype=jnp.dtype(arch.dtype),
         use_fast_variance=False,
         name=name,
     )
@@ -175,91 +175,91 @@ def _unchanged(h: jax.Array, taps: Taps) -> jax.Array:
 class Attention(nn.Module):
     """h + self-attention among its pixels."""
 
-    spec: Architecture
+    arch: Architecture
 
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:
-        spec, dtype, width = self.spec, jnp.dtype(self.spec.dtype), h.shape[-1]
-        heads = spec.heads_of(width)
+        arch, dtype, width = self.arch, jnp.dtype(self.arch.dtype), h.shape[-1]
+        heads = arch.heads_of(width)
         if heads < 1 or width % heads:
             raise ValueError(f"{heads} heads do not divide {width} channels: set others")
-        y = _norm(spec, h, "norm").reshape(h.shape[0], -1, width)
+        y = _norm(arch, h, "norm").reshape(h.shape[0], -1, width)
         y = nn.DenseGeneral((3, heads, width // heads), dtype=dtype, name="qkv")(y)
         y = jax.nn.dot_product_attention(*jnp.moveaxis(y, -3, 0))
         proj = nn.DenseGeneral(width, (-2, -1), kernel_init=zeros, dtype=dtype, name="proj")
-        return spec.gain * (h + proj(y).reshape(h.shape))
+        return arch.gain * (h + proj(y).reshape(h.shape))
 
 
 class Block(nn.Module):
     """h + two convolutions of h that the embedding modulates, then perhaps attention."""
 
-    spec: Architecture
+    arch: Architecture
     width: int
     resample: Callable[[jax.Array, Taps], jax.Array] = _unchanged
     attention: bool = False
 
     @nn.compact
     def __call__(self, h: jax.Array, emb: jax.Array) -> jax.Array:
-        spec, dtype, width = self.spec, jnp.dtype(self.spec.dtype), self.width
-        y = self.resample(nn.swish(_norm(spec, h, "norm_0")), spec.filter)
+        arch, dtype, width = self.arch, jnp.dtype(self.arch.dtype), self.width
+        y = self.resample(nn.swish(_norm(arch, h, "norm_0")), arch.filter)
         y = nn.Conv(width, (3, 3), dtype=dtype, name="conv_0")(y)
 
-        mod = nn.Dense((1 + spec.modulated) * width, dtype=dtype, name="emb")(emb)[:, None, None]
-        if spec.modulated:
+        mod = nn.Dense((1 + arch.modulated) * width, dtype=dtype, name="emb")(emb)[:, None, None]
+        if arch.modulated:
             scale, shift = jnp.split(mod, 2, axis=-1)
-            y = modulate(_norm(spec, y, "norm_1"), shift, scale)
+            y = modulate(_norm(arch, y, "norm_1"), shift, scale)
         else:
-            y = _norm(spec, y + mod, "norm_1")
-        y = nn.Dropout(spec.dropout, deterministic=not self.has_rng("dropout"))(nn.swish(y))
+            y = _norm(arch, y + mod, "norm_1")
+        y = nn.Dropout(arch.dropout, deterministic=not self.has_rng("dropout"))(nn.swish(y))
         y = nn.Conv(width, (3, 3), kernel_init=zeros, dtype=dtype, name="conv_1")(y)
 
         resampled = self.resample is not _unchanged
-        h = self.resample(h, spec.filter)
-        if h.shape[-1] != width or (resampled and spec.projected):
+        h = self.resample(h, arch.filter)
+        if h.shape[-1] != width or (resampled and arch.projected):
             h = nn.Dense(width, dtype=dtype, name="skip")(h)
-        h = spec.gain * (h + y)
-        return Attention(spec, name="attention")(h) if self.attention else h
+        h = arch.gain * (h + y)
+        return Attention(arch, name="attention")(h) if self.attention else h
 
 
 class ResidualUNet(nn.Module):
     """Down through the levels, across the middle, up again along the skip connections."""
 
-    spec: Architecture
+    arch: Architecture
 
     @nn.compact
     def __call__(self, z: Image, emb: jax.Array) -> Output:
-        spec = self.spec
+        arch = self.arch
         skips = self._down(z, emb)
-        last = len(spec.widths) - 1
-        h = self._block(skips[-1], emb, spec.widths[last], "mid_0", attention=True)
-        h = self._block(h, emb, spec.widths[last], "mid_1")
-        for level, width in reversed(list(enumerate(spec.widths))):
+        last = len(arch.widths) - 1
+        h = self._block(skips[-1], emb, arch.widths[last], "mid_0", attention=True)
+        h = self._block(h, emb, arch.widths[last], "mid_1")
+        for level, width in reversed(list(enumerate(arch.widths))):
             if level < last:
                 h = self._block(h, emb, h.shape[-1], f"up_{level}", resample=upsample)
-            for i in range(spec.blocks + 1):
+            for i in range(arch.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                attends = spec.heights[level] in spec.attention
-                attends &= i == spec.blocks or not spec.attends_last
+                attends = arch.heights[level] in arch.attention
+                attends &= i == arch.blocks or not arch.attends_last
                 h = self._block(h, emb, width, f"up_{level}_block_{i}", attention=attends)
-        h = nn.swish(_norm(spec, h, "norm"))
+        h = nn.swish(_norm(arch, h, "norm"))
         # In float32, for a few channels cost nothing and the output is not rounded.
-        output = nn.Conv(spec.sizes.channels_out, (3, 3), kernel_init=zeros, name="output")
+        output = nn.Conv(arch.spec.channels_out, (3, 3), kernel_init=zeros, name="output")
         return output(h.astype(jnp.float32))
 
     def _down(self, z: Image, emb: jax.Array) -> list[jax.Array]:
         """The skip connections, the last of which goes on to the middle."""
-        spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
-        skips = [nn.Conv(spec.first, (3, 3), dtype=dtype, name="input")(z)]
+        arch, dtype = self.arch, jnp.dtype(self.arch.dtype)
+        skips = [nn.Conv(arch.first, (3, 3), dtype=dtype, name="input")(z)]
         pyramid = z
-        for level, width in enumerate(spec.widths):
+        for level, width in enumerate(arch.widths):
             if level:
                 h = skips[-1]
                 h = self._block(h, emb, h.shape[-1], f"down_{level}", resample=downsample)
-                if spec.pyramid:
+                if arch.pyramid:
                     h = pyramid = (h + self._smaller(pyramid, h, level)) * 0.5**0.5
                 skips.append(h)
-            for i in range(spec.blocks):
-                attends = spec.heights[level] in spec.attention
+            for i in range(arch.blocks):
+                attends = arch.heights[level] in arch.attention
                 name = f"down_{level}_block_{i}"
                 skips.append(self._block(skips[-1], emb, width, name, attention=attends))
         return skips
@@ -270,10 +270,10 @@ class ResidualUNet(nn.Module):
         The convolution is padded by the filter's share too, so at the border the filter sees what
         the convolution makes of zeros, and not zeros.
         """
-        pad, dtype = 1 + (len(self.spec.filter) - 1) // 2, jnp.dtype(self.spec.dtype)
+        pad, dtype = 1 + (len(self.arch.filter) - 1) // 2, jnp.dtype(self.arch.dtype)
         conv = nn.Conv(h.shape[-1], (3, 3), padding=pad, dtype=dtype, name=f"pyramid_{level}")
-        return downsample(conv(pyramid), self.spec.filter, pad=0)
+        return downsample(conv(pyramid), self.arch.filter, pad=0)
 
     def _block(self, h: jax.Array, emb: jax.Array, width: int, name: str, **kind: Any) -> jax.Array:
-        block = remat(Block, self.spec.remat)
-        return block(self.spec, width, name=name, **kind)(h, emb)
+        block = remat(Block, self.arch.remat)
+        return block(self.arch, width, name=name, **kind)(h, emb)

@@ -13,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distill_jax.diffusion.denoiser import Network, Sizes
+from distill_jax.diffusion.denoiser import Network
+from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import as_network, sinusoid, with_numbers
 from distill_jax.models.residual_unet import Architecture, ResidualUNet, Taps, noise_level
 from distill_jax.typing import Cond, Image, Output, Time
@@ -62,41 +63,41 @@ class SongArchitecture(Architecture):
 class SongUNet(nn.Module):
     """The embedding of DDPM++ and NCSN++, and the U."""
 
-    spec: SongArchitecture
+    arch: SongArchitecture
 
     @nn.compact
     def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
-        spec, width = self.spec, 4 * self.spec.channels
-        emb = self._noise(noise_level(spec, t))
+        arch, width = self.arch, 4 * self.arch.channels
+        emb = self._noise(noise_level(arch, t))
         if "label" in cond:
-            classes = spec.sizes.num_classes
+            classes = arch.spec.classes("label")
             label = jax.nn.one_hot(cond["label"], classes) * math.sqrt(classes)
             emb += nn.Dense(emb.shape[-1], name="label_embed")(label)
         emb = nn.Dense(width, name="t_embed_0")(emb)
         emb = nn.Dense(width, name="t_embed_1")(nn.swish(emb))
-        emb = with_numbers(emb, cond, spec.w_scale)
-        return ResidualUNet(spec, name="unet")(z, nn.swish(emb))
+        emb = with_numbers(emb, cond, arch.w_scale)
+        return ResidualUNet(arch, name="unet")(z, nn.swish(emb))
 
     def _noise(self, c_noise: Time) -> jax.Array:
-        width = self.spec.channels * self.spec.noise_multiplier
-        if self.spec.embedding == "positional":
+        width = self.arch.channels * self.arch.noise_multiplier
+        if self.arch.embedding == "positional":
             return sinusoid(c_noise / 1000, width)
         frequencies = self.param("frequencies", nn.initializers.normal(16.0), (width // 2,))
         angle = 2 * math.pi * c_noise[:, None] * jax.lax.stop_gradient(frequencies)
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def song_unet(sizes: Sizes, **options: Any) -> Network:
-    """DDPM++ or NCSN++ for images of these sizes.
+def song_unet(spec: Spec, **options: Any) -> Network:
+    """DDPM++ or NCSN++ for the images of a spec.
 
     Args:
-      sizes: what it must fit.
+      spec: what it must fit.
       **options: the other attributes of SongArchitecture.
 
     Raises:
       ValueError: when they do not fit each other.
     """
-    return as_network(SongUNet(SongArchitecture(sizes, **options)))
+    return as_network(SongUNet(SongArchitecture(spec, **options)))
 
 
 # What tables.build lets a config set.

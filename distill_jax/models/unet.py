@@ -15,7 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distill_jax.diffusion.denoiser import Network, Sizes
+from distill_jax.diffusion.denoiser import Network
+from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import (
     DTYPES,
     REMAT,
@@ -42,12 +43,12 @@ class Architecture:
     """The UNet's numbers, checked against each other.
 
     Attributes:
-      sizes: what it must fit; label num_classes is the null label.
+      spec: what it must fit; label num_classes is the null label.
       channels: of the first level, divisible by 32 (the groups of every normalisation).
       embedding: width of the vector that times and conditions become, even; usually 4 channels.
       multipliers: channels of each level over `channels`; a level halves the side of the last.
       blocks: residual blocks of a level on the way down; one more on the way up.
-      attention: sides, at the size of `sizes`, of the levels whose blocks are followed by
+      attention: sides, at the size of `spec`, of the levels whose blocks are followed by
         attention.
       heads: of every attention; or else
       head_dim: channels of a head.
@@ -63,7 +64,7 @@ class Architecture:
       ValueError: when they do not fit each other.
     """
 
-    sizes: Sizes
+    spec: Spec
     channels: int
     embedding: int
     multipliers: tuple[int, ...]
@@ -85,7 +86,7 @@ class Architecture:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected a probability in [0, 1)")
         self._check_widths()
-        self._check_sides()
+        self._check_resolutions()
         self._check_heads()
 
     def _check_widths(self) -> None:
@@ -99,8 +100,8 @@ class Architecture:
                 "one multiplier, and whole numbers from 1"
             )
 
-    def _check_sides(self) -> None:
-        height, width = self.sizes.shape[:2]
+    def _check_resolutions(self) -> None:
+        height, width = self.spec.shape[:2]
         factor = 2 ** (len(self.multipliers) - 1)
         if height != width or height % factor:
             raise ValueError(
@@ -131,7 +132,7 @@ class Architecture:
     @property
     def sides(self) -> tuple[int, ...]:
         """Of the image at every level."""
-        return tuple(self.sizes.shape[0] >> level for level in range(len(self.multipliers)))
+        return tuple(self.spec.shape[0] >> level for level in range(len(self.multipliers)))
 
 
 def _check_halvings(shape: tuple[int, ...], halvings: int) -> None:
@@ -163,12 +164,12 @@ class ResBlock(nn.Module):
     """x + convolutions of x that the embedding modulates, at this or the next resolution."""
 
     channels: int
-    spec: Architecture
+    arch: Architecture
     resample: Callable[[jax.Array], jax.Array] = unchanged
 
     @nn.compact
     def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
-        dtype = jnp.dtype(self.spec.dtype)
+        dtype = jnp.dtype(self.arch.dtype)
         h = self.resample(nn.swish(nn.GroupNorm(dtype=dtype, name="norm1")(x)))
         x = self.resample(x)
         h = nn.Conv(self.channels, (3, 3), dtype=dtype, name="conv1")(h)
@@ -176,7 +177,7 @@ class ResBlock(nn.Module):
         mod = nn.Dense(2 * self.channels, dtype=dtype, name="temb_proj")(nn.swish(emb))
         scale, shift = jnp.split(mod[:, None, None], 2, axis=-1)
         h = nn.swish(modulate(nn.GroupNorm(dtype=dtype, name="norm2")(h), shift, scale))
-        h = nn.Dropout(self.spec.dropout, deterministic=not self.has_rng("dropout"))(h)
+        h = nn.Dropout(self.arch.dropout, deterministic=not self.has_rng("dropout"))(h)
         h = nn.Conv(self.channels, (3, 3), kernel_init=zeros, dtype=dtype, name="conv2")(h)
         if x.shape[-1] != self.channels:
             x = nn.Dense(self.channels, dtype=dtype, name="nin_shortcut")(x)
@@ -186,12 +187,12 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """x + self-attention among its pixels."""
 
-    spec: Architecture
+    arch: Architecture
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        dtype, channels = jnp.dtype(self.spec.dtype), x.shape[-1]
-        heads = self.spec.heads or channels // self.spec.head_dim
+        dtype, channels = jnp.dtype(self.arch.dtype), x.shape[-1]
+        heads = self.arch.heads or channels // self.arch.head_dim
         h = nn.GroupNorm(dtype=dtype, name="norm")(x).reshape(x.shape[0], -1, channels)
         shape = (heads, channels // heads)
         q, k, v = (nn.DenseGeneral(shape, dtype=dtype, name=name)(h) for name in "qkv")
@@ -205,20 +206,20 @@ class Attention(nn.Module):
 class UNet(nn.Module):
     """Down through the levels, across the middle, up again along the skip connections."""
 
-    spec: Architecture
+    arch: Architecture
 
     @nn.compact
     def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
-        spec, dtype = self.spec, jnp.dtype(self.spec.dtype)
-        widths = [spec.channels * multiplier for multiplier in spec.multipliers]
+        arch, dtype = self.arch, jnp.dtype(self.arch.dtype)
+        widths = [arch.channels * multiplier for multiplier in arch.multipliers]
         last = len(widths) - 1
         _check_halvings(z.shape, last)
         emb = self._embed(t, cond)
 
-        h = nn.Conv(spec.channels, (3, 3), dtype=dtype, name="conv_in")(z)
+        h = nn.Conv(arch.channels, (3, 3), dtype=dtype, name="conv_in")(z)
         skips = [h]
         for level, width in enumerate(widths):
-            for block in range(spec.blocks):
+            for block in range(arch.blocks):
                 h = self._blocks(h, emb, width, ("down", level, block))
                 skips.append(h)
             if level < last:
@@ -231,7 +232,7 @@ class UNet(nn.Module):
         self.sow("features", "middle", h.reshape(h.shape[0], -1, widths[last]))
 
         for level, width in reversed(list(enumerate(widths))):
-            for block in range(spec.blocks + 1):
+            for block in range(arch.blocks + 1):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = self._blocks(h, emb, width, ("up", level, block))
             if level > 0:
@@ -239,21 +240,21 @@ class UNet(nn.Module):
 
         h = nn.swish(nn.GroupNorm(dtype=dtype, name="norm_out")(h))
         # In float32, for three or six channels cost nothing and the output is not rounded.
-        out = nn.Conv(spec.sizes.channels_out, (3, 3), kernel_init=zeros, name="conv_out")
+        out = nn.Conv(arch.spec.channels_out, (3, 3), kernel_init=zeros, name="conv_out")
         return out(h.astype(jnp.float32))
 
     def _embed(self, t: Time, cond: Cond) -> jax.Array:
         """One vector per example from the noise level and the conditions, in float32."""
-        spec = self.spec
+        arch = self.arch
         # The released schedule ends at +-20; others may be infinite at their ends.
-        logsnr = jnp.clip(spec.sizes.schedule.logsnr(t), -20.0, 20.0)
-        emb = sinusoid(LOGSNR_INPUTS[spec.logsnr_input](logsnr), spec.channels)
-        emb = nn.Dense(spec.embedding, name="dense0")(emb)
-        emb = nn.Dense(spec.embedding, name="dense1")(nn.swish(emb))
+        logsnr = jnp.clip(arch.spec.schedule.logsnr(t), -20.0, 20.0)
+        emb = sinusoid(LOGSNR_INPUTS[arch.logsnr_input](logsnr), arch.channels)
+        emb = nn.Dense(arch.embedding, name="dense0")(emb)
+        emb = nn.Dense(arch.embedding, name="dense1")(nn.swish(emb))
         if "label" in cond:
-            label = jax.nn.one_hot(cond["label"], spec.sizes.num_classes)
-            emb += nn.Dense(spec.embedding, name="class_emb")(label)
-        return with_numbers(emb, cond, spec.w_scale)
+            label = jax.nn.one_hot(cond["label"], arch.spec.classes("label"))
+            emb += nn.Dense(arch.embedding, name="class_emb")(label)
+        return with_numbers(emb, cond, arch.w_scale)
 
     def _blocks(
         self, h: jax.Array, emb: jax.Array, width: int, place: tuple[str, int, int]
@@ -261,45 +262,45 @@ class UNet(nn.Module):
         """A residual block, and attention at the levels that have it, whatever their sides."""
         way, level, block = place
         h = self._block(h, emb, width, f"{way}_{level}.block_{block}")
-        if self.spec.sides[level] in self.spec.attention:
+        if self.arch.sides[level] in self.arch.attention:
             h = self._attend(h, f"{way}_{level}.attn_{block}")
         return h
 
     def _block(self, h: jax.Array, emb: jax.Array, width: int, name: str) -> jax.Array:
-        return self._remat(ResBlock)(width, self.spec, name=name)(h, emb)
+        return self._remat(ResBlock)(width, self.arch, name=name)(h, emb)
 
     def _attend(self, h: jax.Array, name: str) -> jax.Array:
-        return self._remat(Attention)(self.spec, name=name)(h)
+        return self._remat(Attention)(self.arch, name=name)(h)
 
     def _resample(
         self, h: jax.Array, emb: jax.Array, resample: Callable[[jax.Array], jax.Array], name: str
     ) -> jax.Array:
         width = h.shape[-1]
-        if self.spec.resblock_resample:
-            return self._remat(ResBlock)(width, self.spec, resample, name=name)(h, emb)
+        if self.arch.resblock_resample:
+            return self._remat(ResBlock)(width, self.arch, resample, name=name)(h, emb)
         strides = (2, 2) if resample is halved else (1, 1)
         h = h if resample is halved else resample(h)
-        dtype = jnp.dtype(self.spec.dtype)
+        dtype = jnp.dtype(self.arch.dtype)
         return nn.Conv(width, (3, 3), strides=strides, dtype=dtype, name=name)(h)
 
     def _remat(self, block: type[nn.Module]) -> type[nn.Module]:
-        return remat(block, self.spec.remat)
+        return remat(block, self.arch.remat)
 
 
-def unet(sizes: Sizes, **options: Any) -> Network:
-    """The UNet for images of these sizes.
+def unet(spec: Spec, **options: Any) -> Network:
+    """The UNet for the images of a spec.
 
     With the same parameters it takes images of every other size whose sides its levels can halve;
     the levels that attend stay the same.
 
     Args:
-      sizes: what it must fit.
+      spec: what it must fit.
       **options: the other attributes of Architecture.
 
     Raises:
       ValueError: when they do not fit each other.
     """
-    return as_network(UNet(Architecture(sizes, **options)), features=True)
+    return as_network(UNet(Architecture(spec, **options)), features=True)
 
 
 # What tables.build lets a config set.

@@ -16,11 +16,12 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh
 
-from distill_jax.diffusion.denoiser import Binding
+from distill_jax.diffusion.denoiser import NetworkSpec
+from distill_jax.diffusion.spec import Leaf
 from distill_jax.methods import Method, Phase
 from distill_jax.models.build import abstract_params
 from distill_jax.run.flops import flops
-from distill_jax.run.plan import Bind, Run, Stage
+from distill_jax.run.plan import Roles, Run, Stage
 from distill_jax.runtime import logging
 from distill_jax.runtime.registry import suggestion
 from distill_jax.training.update import make_update, new_state
@@ -93,8 +94,7 @@ class Cost(NamedTuple):
     """What a stage costs. Stages that run the same programs share one object.
 
     Attributes:
-      flops: of one iteration's updates of each phase, on all devices together; of a phase whose
-        programs take turns, their mean.
+      flops: per phase, of one iteration's updates over all devices (mean over its programs).
       kept: bytes on each device between two updates, by what they are.
     """
 
@@ -106,9 +106,9 @@ def measure(run: Run) -> dict[str, Cost]:
     """The cost of every stage by its name, in seconds and without making an array."""
     costs, alike = {}, {}
     for stage in run.stages:
-        roles = jax.tree.structure((stage.method, stage.shapes))
+        structure = jax.tree.structure((stage.method, stage.shapes))
         sizes = stage.batch_size, *jax.tree.leaves(stage.shapes)
-        key = (stage.method.phases, stage.bind, roles, sizes)
+        key = (stage.method.phases, stage.roles, structure, sizes)
         if key not in alike:
             alike[key] = _measure(run, stage)
         costs[stage.name] = alike[key]
@@ -117,16 +117,16 @@ def measure(run: Run) -> dict[str, Cost]:
 
 def _measure(run: Run, stage: Stage) -> Cost:
     method, _, state, frozen, batch = _arguments(run, stage)
-    networks = stage.bind.student, stage.bind.teacher
+    networks = stage.roles.student, stage.roles.teacher
     student, teacher = (each and _traced_once(each) for each in networks)
-    bind = dataclasses.replace(stage.bind, student=student, teacher=teacher, gather=None)
-    flops_of = functools.partial(_flops, bind, method, {**frozen, **state.params}, batch)
+    roles = dataclasses.replace(stage.roles, student=student, teacher=teacher, layout=None)
+    flops_of = functools.partial(_flops, roles, method, {**frozen, **state.params}, batch)
     kept = {
         "parameters": state.params,
         "frozen": frozen,
         "optimizer": state.opt,
         "EMA": state.ema,
-        "batch": batch,
+        "batch": batch._replace(index=None),  # No loss reads it, so no program takes it.
     }
     return Cost(
         tuple(flops_of(phase) for phase in method.phases),
@@ -135,13 +135,13 @@ def _measure(run: Run, stage: Stage) -> Cost:
 
 
 def _flops(
-    bind: Bind, method: Method, params: Mapping[str, Tree], batch: Batch, phase: Phase
+    roles: Roles, method: Method, params: Mapping[str, Tree], batch: Batch, phase: Phase
 ) -> int:
     """Of the gradients of a phase; the optimizer has neither products nor convolutions."""
 
     def of(*turn: int) -> int:
         def loss(trained: Tree, method: Method, params: Mapping, batch: Batch) -> jax.Array:
-            nets = bind({**params, phase.trains: trained})
+            nets = roles({**params, phase.trains: trained})
             return phase.loss(method, jax.random.key(0), batch, nets, *turn)[0]
 
         return flops(jax.value_and_grad(loss), params[phase.trains], method, params, batch)
@@ -152,12 +152,12 @@ def _flops(
 
 
 @functools.cache
-def _traced_once(binding: Binding) -> Binding:
+def _traced_once(network_spec: NetworkSpec) -> NetworkSpec:
     """The same, but JAX remembers what it traced: tracing is all that a plan waits for."""
-    network = binding.network._replace(apply=jax.jit(binding.network.apply))
+    network = network_spec.network._replace(apply=jax.jit(network_spec.network.apply))
     if network.features is not None:
         network = network._replace(features=jax.jit(network.features))
-    return dataclasses.replace(binding, network=network)
+    return dataclasses.replace(network_spec, network=network)
 
 
 def _arguments(run: Run, stage: Stage) -> tuple:
@@ -167,26 +167,28 @@ def _arguments(run: Run, stage: Stage) -> tuple:
     state = jax.eval_shape(lambda params: new_state(jax.random.key(0), params, stage.tx), trained)
     frozen = {role: shapes for role, shapes in stage.shapes.items() if role not in trained}
 
-    def one_each(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
-        shape = (stage.batch_size, *shape)
-        return jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=run.layout.batch)
+    def arrays(leaf: Leaf, num: int = stage.batch_size) -> jax.ShapeDtypeStruct:
+        sharding = run.layout.replicated if num == 1 else run.layout.batch
+        return jax.ShapeDtypeStruct((num, *leaf.shape), np.dtype(leaf.dtype), sharding=sharding)
 
-    label = {"label": one_each((), "int32")}
-    x = None if stage.method.data_free else one_each(run.dataset.shape, "float32")
-    batch = Batch(x, label if run.dataset.num_classes else {}, label)
-    return method, rates, run.layout.abstract(state), run.layout.abstract(frozen), batch
+    spec = run.dataset.spec
+    x = None if stage.method.data_free else arrays(spec.x)
+    null = {name: arrays(leaf, 1) for name, leaf in spec.cond}
+    cond = {name: arrays(leaf) for name, leaf in spec.cond}
+    state, frozen = run.layout.abstract(state), run.layout.abstract(frozen)
+    return method, rates, state, frozen, Batch(arrays(Leaf((), "int32")), x, cond, null)
 
 
 def _bytes_per_device(tree: Tree) -> int:
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+    shards = ((x.sharding.shard_shape(x.shape), x.dtype) for x in jax.tree.leaves(tree))
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shards)
 
 
 def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
     """The costs as text: parameters by module, FLOPs and hours by stage, bytes per device."""
     last = run.stages[-1]
-    shapes = abstract_params(last.bind.student, last.method.inputs)
-    forward = forward_flops(last.bind.student, last.method)
+    shapes = abstract_params(last.roles.student, last.trained.inputs)
+    forward = forward_flops(last.roles.student, last.trained.inputs)
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     modules = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in by_module(shapes).items()]
     kept = []
@@ -218,12 +220,10 @@ def _show_unsplit(run: Run, shapes: Tree, most: int = 5) -> Iterator[str]:
         )
 
 
-def forward_flops(binding: Binding, method: Method) -> int:
-    """Of one call of the network that `method` trains, on one image."""
-    z = jax.ShapeDtypeStruct((1, *binding.sizes.shape), np.float32)
-    t = jax.ShapeDtypeStruct((1,), np.float32)
-    cond = binding.sizes.conditions(method.inputs)
-    return flops(binding.network.apply, abstract_params(binding, method.inputs), z, t, cond)
+def forward_flops(network_spec: NetworkSpec, inputs: tuple[str, ...]) -> int:
+    """Of one call of the network with these inputs, on one image."""
+    params = abstract_params(network_spec, inputs)
+    return flops(network_spec.network.apply, params, *network_spec.spec.example(inputs))
 
 
 def _show_stages(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
@@ -346,5 +346,5 @@ def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
 def compile_update(run: Run, stage: Stage, index: int, turn: int = 0) -> jax.stages.Compiled:
     """The program that the run would run for a phase, compiled for shapes."""
     phases, parts = stage.method.phases, run.config.microbatches
-    update = make_update(phases, index, stage.bind, stage.tx, run.layout.constrain, turn, parts)
+    update = make_update(phases, index, stage.roles, stage.tx, run.layout, turn, parts)
     return update.lower(*_arguments(run, stage)).compile()

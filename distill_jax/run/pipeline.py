@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import itertools
 import json
 import time
@@ -20,14 +19,22 @@ from distill_jax.models.build import matmul_precision, rounded
 from distill_jax.run.plan import Run
 from distill_jax.run.prefetch import ahead
 from distill_jax.run.stages import Stage
+from distill_jax.run.validation import changes, flat
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.sharding import Layout
-from distill_jax.sampling.student import find_final, load, load_fake
+from distill_jax.sampling.loading import find_final, load, load_fake
+from distill_jax.sampling.manifest import Lineage, Manifest
 from distill_jax.storage import checkpoint
 from distill_jax.training.loop import Cadence, DivergedError, StoppedError, train
 from distill_jax.training.profiler import Profile, tracing
-from distill_jax.training.roles import Bind
-from distill_jax.training.update import TrainState, make_iterations, make_update, new_state
+from distill_jax.training.roles import Roles
+from distill_jax.training.update import (
+    TrainState,
+    all_updates,
+    iteration,
+    make_iterations,
+    new_state,
+)
 from distill_jax.typing import Batch, Tree
 
 # Keys of a config that change a network by rounding at most: a run may go on with others.
@@ -86,7 +93,7 @@ def _draw_grids(planned: Run, stop: Callable[[], bool]) -> None:
         grid = stage.directory / "grid.png"
         if not distributed.agree(grid.exists()):
             student = load(stage.directory, planned.layout)
-            if student.method.decodes:
+            if student.trained.sampler.decodes:
                 pictures.draw_grid(student, grid, planned.config.evaluate.w, planned.dataset)
             else:
                 pictures.draw_codes(student, grid, planned.dataset.images("held_out", 200))
@@ -97,13 +104,8 @@ def _claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
     path = workdir / "config.json"
     new = json.loads(config.to_json())
     if path.exists():
-        old, new_flat = _flat(json.loads(path.read_text())), _flat(new)
-        keys = sorted(
-            key
-            for key in old.keys() | new_flat.keys()
-            if old.get(key) != new_flat.get(key) and key.split(".")[1] not in FREE
-        )
-        lines = [f"  {key}: {old.get(key)} there, {new_flat.get(key)} now" for key in keys]
+        both = (flat(kept(tree)) for tree in (json.loads(path.read_text()), new))
+        lines = [f"  {line}" for line in changes(*both)]
         if lines and not force:
             raise ValueError(
                 f"{workdir} holds a run of another config:\n" + "\n".join(lines) + "\n"
@@ -118,10 +120,9 @@ def _claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
         checkpoint.write_json(path, new)
 
 
-def _flat(tree: Any, path: str = "config") -> dict[str, Any]:
-    if not isinstance(tree, Mapping):
-        return {path: tree}
-    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{path}.{key}").items()}
+def kept(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those parts of a config, as plain data, that a run must go on with."""
+    return {key: value for key, value in config.items() if key not in FREE}
 
 
 def _train_stage(
@@ -139,17 +140,17 @@ def _train_stage(
     teacher = None if stage.teacher is None else load(stage.teacher, layout)
     begun = teacher if stage.start == stage.teacher else load(stage.start, layout)
     fake = None if stage.fake_start is None else load_fake(stage.fake_start, layout)
-    make = _Start(stage.bind, stage.method.inputs, stage.tx, layout.constrain)
+    make = _Start(stage.roles, stage.trained.inputs, stage.tx, layout)
     key = jax.random.fold_in(jax.random.key(config.seed), stage.index)
     first = functools.partial(make, key, None if begun is None else begun.params, fake)
     states = checkpoint.States(stage.directory / "states", config.keep, config.keep_every)
     state = states.restore(layout.abstract(jax.eval_shape(first)[0]), logging.say)
     frozen = {}
-    if stage.bind.teacher:
+    if stage.roles.teacher:
         frozen["teacher"] = rounded(teacher.params, config.frozen_dtype)
     if state is not None:
         logging.say(f"{stage.name}: going on after iteration {int(state.step)}")
-    if state is None or stage.bind.rank:
+    if state is None or stage.roles.rank:
         fresh, start = first()
         state, frozen = fresh if state is None else state, {**frozen, **start}
     del first, begun, fake, teacher  # And with them arrays that are not needed from here on.
@@ -175,7 +176,7 @@ def _train_stage(
     finally:
         log.close()
         states.close()
-    weights = functools.partial(stage.bind.weights, frozen)
+    weights = functools.partial(stage.roles.weights, frozen)
     fake = weights(state.params["fake"]["network"]) if spec.keep_fake else None
     return weights(state.ema), fake
 
@@ -192,29 +193,17 @@ def _iteration(
       step: the iteration that comes first, from 0.
     """
     phases, steps, layout = stage.method.phases, itertools.count(step), run.layout
-    bind, tx, constrain = stage.bind, stage.tx, layout.constrain
-    parts = run.config.microbatches
+    made_of = phases, stage.roles, stage.tx, layout, run.config.microbatches
     method, rates = _replicated(layout, (stage.method, stage.rates))
     if run.config.updates_per_call > 1:
-        several = make_iterations(phases, bind, tx, constrain, parts)
+        several = make_iterations(*made_of)
         return lambda state, batches: several(method, rates, state, frozen, batches)
-    updates = [
-        [make_update(phases, i, bind, tx, constrain, turn, parts) for turn in range(phase.turns)]
-        for i, phase in enumerate(phases)
-    ]
+    updates = all_updates(*made_of)
 
-    def iterate(
-        state: TrainState, batches: tuple[Batch, ...]
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        step, metrics, left = next(steps), {}, iter(batches)
-        for phase, programs in zip(phases, updates, strict=True):
-            update = programs[step % phase.turns]
-            for repeat in range(phase.repeats):
-                state, new = update(method, rates, state, frozen, next(left), repeat)
-                metrics.update(new)
-        return state, metrics
+    def call(variants: list, turn: int, state: TrainState, *given: Any) -> tuple:
+        return variants[turn](method, rates, state, frozen, *given)
 
-    return iterate
+    return lambda state, batches: iteration(call, phases, updates, next(steps), state, batches)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -227,10 +216,10 @@ def _replicated(layout: Layout, tree: Tree) -> Tree:
 class _Start:
     """Makes the state before the first iteration where it belongs; equal ones share a program."""
 
-    bind: Bind
+    roles: Roles
     inputs: tuple[str, ...]
     tx: Any
-    constrain: Callable[[Tree], Tree]
+    layout: Layout
 
     @functools.partial(jax.jit, static_argnums=0)
     def __call__(
@@ -238,9 +227,9 @@ class _Start:
     ) -> tuple[TrainState, dict[str, Tree]]:
         """The state, and under "start" the weights that adapters stand on."""
         k_init, k_train = jax.random.split(key)
-        roles = self.bind.initial(k_init, self.inputs, begun, fake)
-        start = {"start": roles.pop("start")} if self.bind.rank else {}
-        return self.constrain((new_state(k_train, roles, self.tx), start))
+        roles = self.roles.initial(k_init, self.inputs, begun, fake)
+        start = {"start": roles.pop("start")} if self.roles.rank else {}
+        return self.layout.constrain((new_state(k_train, roles, self.tx), start))
 
 
 def _batches(run: Run, stage: Stage, cadence: Cadence, done: int) -> Iterator[tuple[Batch, ...]]:
@@ -249,56 +238,42 @@ def _batches(run: Run, stage: Stage, cadence: Cadence, done: int) -> Iterator[tu
     They are functions of seed, stage and iteration alone. Where a call may do several iterations,
     these are the second axis.
     """
-    layout, classes = run.layout, run.dataset.num_classes
-    size, part = stage.batch_size, layout.part
+    layout, dataset = run.layout, run.dataset
     seed, first = run.config.seed * 1000 + stage.index, done * stage.updates
-    null = layout.place({"label": np.full(size // part[1], classes, np.int32)})
+    null = layout.replicate(dict(dataset.null))
     if stage.method.data_free:
-        drawn = ((None, label) for label in _labels(seed, first, size, part, classes))
-    else:
-        drawn = run.dataset.batches(seed, first, size, part)
+        dataset = dataset.without_images()
+    drawn = dataset.batches(seed, first, stage.batch_size, layout.part)
     for end in cadence.ends(done):
         rows = [list(itertools.islice(drawn, stage.updates)) for _ in range(done, end)]
         if cadence.per_call > 1:
             rows = [jax.tree.map(lambda *x: np.stack(x, axis=1), *rows)]
-        given = [(x, {"label": label} if classes else {}) for x, label in rows[0]]
-        yield tuple(Batch(*layout.place(each), null) for each in given)
+        yield tuple(Batch(*layout.place(row), null) for row in rows[0])
         done = end
-
-
-def _labels(
-    seed: int, start: int, size: int, part: tuple[int, int], classes: int
-) -> Iterator[np.ndarray]:
-    """Uniform labels of batches number start, start + 1, ...; see Dataset.batches."""
-    index, count = part
-    mine = slice(index * size // count, (index + 1) * size // count)
-    for step in itertools.count(start):
-        rng = np.random.default_rng((seed, step))
-        yield rng.integers(max(classes, 1), size=size, dtype=np.int32)[mine]
 
 
 def _finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
     """Writes final/: the weights and everything needed to sample them, and the fake's weights."""
-    method, final = stage.method, stage.directory / "final"
+    spec, final = stage.spec, stage.directory / "final"
     config = json.loads(run.config.to_json())
-    manifest = {
-        "stage": stage.name,
-        "method": {"name": stage.spec.method.name, **dataclasses.asdict(method)},
-        "num_steps": method.num_steps,
-        "times": method.call_times,
-        "w_range": method.w_range,
-        "shape": run.dataset.shape,
-        "num_classes": run.dataset.num_classes,
-        "model": stage.model,
+    method = {"name": spec.method.name, **dataclasses.asdict(stage.method)}
+    lineage = Lineage(
+        method,
+        None if stage.teacher is None else _relative(find_final(stage.teacher), final),
+        _relative(find_final(stage.start), final) if spec.init else None,
+        stage.fake_start and _relative(find_final(stage.fake_start), final),
+        spec.steps,
+        config=config,
+    )
+    manifest = Manifest(
+        stage=stage.name,
+        trained=stage.trained,
+        distilled=stage.method.needs_teacher,
+        spec=run.dataset.spec,
+        model=stage.model,
+        lineage=lineage,
         **{key: config[key] for key in KEPT},
-        "parent": None if stage.teacher is None else _relative(find_final(stage.teacher), final),
-        "init": _relative(find_final(stage.start), final) if stage.spec.init else None,
-        "init_fake": stage.fake_start and _relative(find_final(stage.fake_start), final),
-        "updates": stage.spec.steps,
-        "metrics": {},
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
-        "config": config,
-    }
+    ).to_json()
     checkpoint.save_final(final, weights, manifest, fake)
 
 

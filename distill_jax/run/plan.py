@@ -12,13 +12,13 @@ from ml_collections import ConfigDict
 
 from distill_jax import config as configs
 from distill_jax.data import DATASETS, Dataset
-from distill_jax.diffusion.denoiser import Binding
+from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.methods import METHODS, Method
-from distill_jax.models.build import abstract_params, make_binding, rounded
+from distill_jax.models.build import abstract_params, make_network, rounded
 from distill_jax.run.stages import (
     Stage,
     check_alike,
-    check_labels,
+    check_conditions,
     find_fake,
     find_network,
     find_teacher,
@@ -28,7 +28,7 @@ from distill_jax.runtime import logging
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import build
 from distill_jax.runtime.sharding import Layout, make_layout
-from distill_jax.training.roles import Bind, role_shapes
+from distill_jax.training.roles import Roles, role_shapes
 from distill_jax.training.update import optimizer
 
 
@@ -70,8 +70,8 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
             raise type(error)(f"stage {name}: {error.args[0]}") from error
         layout.check_batch(stage.batch_size)
         check_microbatches(stage.batch_size, config.microbatches, layout.ways)
-        bind = dataclasses.replace(stage.bind, gather=layout.gather)
-        stages.append(dataclasses.replace(stage, bind=bind))
+        roles = dataclasses.replace(stage.roles, layout=layout)
+        stages.append(dataclasses.replace(stage, roles=roles))
     return Run(config, workdir, dataset, layout, tuple(stages))
 
 
@@ -89,45 +89,46 @@ def _plan_stage(
     check_keys(spec.optimizer, configs.base().optimizer, f"stages.{name}.optimizer")
     method = build(METHODS, "method", spec.method.to_dict())
     model = (spec.model or config.model).to_dict()
-    binding = _student_binding(config, spec, model, method, dataset)
+    network_spec = _student_network(config, spec, model, method, dataset)
+    trained = method.trained(network_spec.schedule)
     directory, teacher = find_teacher(spec, method, before)
     start_dir, start = directory, teacher
     if spec.init:
         start_dir, start = find_network(spec.init, "init", before)
-    method.check(None if teacher is None else teacher.method)
+    method.check(None if teacher is None else teacher.trained)
     if start is not None:
         role = "init" if spec.init else "teacher"
         # A teacher that is trained on may learn to predict something else.
         head = ("parameterization",) if method.needs_teacher else ()
-        check_alike(binding, start.binding, role, ("schedule", *head))
+        check_alike(network_spec, start.network_spec, role, ("schedule", *head))
     if teacher is not None:
-        check_alike(binding, teacher.binding, "teacher", ("schedule",))
-        check_labels(method, dataset.num_classes, teacher.binding.sizes.num_classes)
-    frozen = teacher.binding if method.needs_teacher else None
+        check_alike(network_spec, teacher.network_spec, "teacher", ("schedule",))
+        check_conditions(method, dataset.spec, teacher.network_spec.spec.data)
+    frozen = teacher.network_spec if method.needs_teacher else None
     fake = any(phase.trains == "fake" for phase in method.phases)
     critic = method.discriminator if method.has_critic else ""
-    bind = Bind(binding, frozen, fake, critic, spec.lora, tuple(spec.new))
-    fake_dir, fake_start = find_fake(spec, bind, before)
-    begun = (each and (each.binding, each.method.inputs) for each in (start, fake_start))
-    shapes = dict(role_shapes(bind, method.inputs, *begun))
+    roles = Roles(network_spec, frozen, fake, critic, spec.lora, tuple(spec.new))
+    fake_dir, fake_start = find_fake(spec, roles, before)
+    begun = (each and (each.network_spec, each.trained.inputs) for each in (start, fake_start))
+    shapes = dict(role_shapes(roles, trained.inputs, *begun))
     if frozen is not None:
         shapes["teacher"] = jax.eval_shape(
             lambda params: rounded(params, config.frozen_dtype),
-            abstract_params(teacher.binding, teacher.method.inputs),
+            abstract_params(teacher.network_spec, teacher.trained.inputs),
         )
     tx = optimizer(**{**config.optimizer, **spec.optimizer})
     places = workdir / name, directory, start_dir, fake_dir
     size = spec.batch_size or config.batch_size
-    return Stage(name, len(before), spec, method, bind, shapes, *places, size, model, tx)
+    return Stage(name, len(before), spec, method, trained, roles, shapes, *places, size, model, tx)
 
 
-def _student_binding(
+def _student_network(
     config: ConfigDict,
     spec: ConfigDict,
     model: Mapping[str, Any],
     method: Method,
     dataset: Dataset,
-) -> Binding:
+) -> NetworkSpec:
     """What the student of a stage is; its method must be able to work with that."""
     heads, name = method.parameterizations, spec.method.name
     if heads and config.parameterization not in heads:
@@ -136,44 +137,46 @@ def _student_binding(
             f"works with {', '.join(heads)} alone, in its teacher too"
         )
     described = {**config.to_dict(), "model": model}
-    binding = make_binding(described, dataset.shape, dataset.num_classes)
-    if (method.needs_features or method.has_critic) and binding.network.features is None:
+    network_spec = make_network(described, dataset.spec)
+    if (method.needs_features or method.has_critic) and network_spec.network.features is None:
         raise ValueError(
             f"method {name!r} looks into the middle of its networks, and network "
             f"{model['name']!r} offers no features; take one of mlp, dit and unet"
         )
-    _check_sides(method, binding)
+    _check_resolutions(method, network_spec)
     if spec.lora < 0 or (spec.lora and not method.needs_teacher):
         raise ValueError(
             f"lora is {spec.lora}; expected the rank of adapters on the weights of a teacher, or 0"
         )
-    return binding
+    return network_spec
 
 
-def _check_sides(method: Method, binding: Binding) -> None:
+def _check_resolutions(method: Method, network_spec: NetworkSpec) -> None:
     """A method that trains on smaller images ends with the data's, and its network takes them."""
-    height, width, channels = binding.sizes.shape
-    if method.sides and (height, max(method.sides)) != (width, height):
+    height, width, channels = network_spec.spec.shape
+    if method.resolutions and (height, max(method.resolutions)) != (width, height):
         raise ValueError(
-            f"sides are {tuple(method.sides)}, the data {height}x{width}; expected square data and "
-            f"its own side as the largest: sides=(..., {height})"
+            f"resolutions are {tuple(method.resolutions)}, the data {height}x{width}; expected "
+            f"square data and its own side as the largest: resolutions=(..., {height})"
         )
-    cond, t = binding.sizes.conditions(method.inputs), jax.ShapeDtypeStruct((1,), "float32")
-    for side in sorted({*method.sides} - {height}):
+    inputs = method.trained(network_spec.schedule).inputs
+    _, t, cond = network_spec.spec.example(inputs)
+    params = abstract_params(network_spec, inputs)
+    for side in sorted({*method.resolutions} - {height}):
         z = jax.ShapeDtypeStruct((1, side, side, channels), "float32")
-        jax.eval_shape(binding.network.apply, abstract_params(binding, method.inputs), z, t, cond)
+        jax.eval_shape(network_spec.network.apply, params, z, t, cond)
 
 
 def show(run: Run) -> str:
     """The plan as text: one line per stage, then the totals."""
     rows = []
     for stage in run.stages:
-        low_high = stage.method.w_range
+        low_high = stage.trained.guidance.w_range
         rows.append(
             (
                 stage.name,
                 stage.spec.method.name,
-                stage.method.num_steps,
+                stage.trained.num_steps,
                 "-" if low_high is None else f"{low_high[0]:g} to {low_high[1]:g}",
                 f"{stage.spec.steps * stage.updates:,}",
                 "-" if stage.teacher is None else stage.teacher.name,
@@ -182,7 +185,7 @@ def show(run: Run) -> str:
         )
     titles = ("stage", "method", "sampling steps", "w", "updates", "teacher", "state")
     last = run.stages[-1]
-    shapes = abstract_params(last.bind.student, last.method.inputs)
+    shapes = abstract_params(last.roles.student, last.trained.inputs)
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     updates = sum(stage.spec.steps * stage.updates for stage in run.stages)
     sizes = " or ".join(map(str, sorted({stage.batch_size for stage in run.stages})))
@@ -193,7 +196,7 @@ def show(run: Run) -> str:
         (
             logging.table(titles, rows),
             f"{size:,} parameters ({last.model['name']}), {updates:,} updates of "
-            f"{sizes} images {'x'.join(map(str, run.dataset.shape))} "
+            f"{sizes} images {'x'.join(map(str, run.dataset.spec.x.shape))} "
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
             f"workdir {run.workdir}",
             *_rounding(run),

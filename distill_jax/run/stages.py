@@ -7,12 +7,15 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from distill_jax.diffusion.denoiser import Binding
+from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
+from distill_jax.diffusion.spec import DataSpec
+from distill_jax.diffusion.trained import Trained
 from distill_jax.methods import Method
 from distill_jax.runtime.registry import suggestion
-from distill_jax.sampling.student import Student, describe
-from distill_jax.training.roles import Bind
+from distill_jax.sampling.loading import describe
+from distill_jax.sampling.student import Student
+from distill_jax.training.roles import Roles
 from distill_jax.training.update import Rates
 from distill_jax.typing import Tree
 
@@ -26,6 +29,7 @@ class Stage:
       index: from 0.
       spec: its entry in the config.
       method: what its losses are.
+      trained: what its finished network is.
       bind: its networks.
       shapes: of what its roles train, and of what they are called with beside that.
       directory: where it writes.
@@ -43,7 +47,8 @@ class Stage:
     index: int
     spec: ConfigDict
     method: Method
-    bind: Bind
+    trained: Trained
+    roles: Roles
     shapes: Mapping[str, Tree]
     directory: epath.Path
     teacher: epath.Path | None
@@ -82,11 +87,13 @@ class Stage:
 class Ancestor:
     """What a stage must know of a network that it begins from before that one is trained."""
 
-    binding: Binding
-    method: Method
+    network_spec: NetworkSpec
+    trained: Trained
 
 
-def check_alike(student: Binding, other: Binding, role: str, names: tuple[str, ...]) -> None:
+def check_alike(
+    student: NetworkSpec, other: NetworkSpec, role: str, names: tuple[str, ...]
+) -> None:
     """Raises ValueError unless both mean the same by a time, or by what else is named."""
     heads = {head: name for name, head in PARAMETERIZATIONS.items()}
     for name in names:
@@ -99,19 +106,28 @@ def check_alike(student: Binding, other: Binding, role: str, names: tuple[str, .
             )
 
 
-def check_labels(method: Method, mine: int, theirs: int) -> None:
-    """Raises ValueError unless both have the labels that the method calls them with."""
-    if method.needs_teacher and mine != theirs:
+def check_conditions(method: Method, mine: DataSpec, theirs: DataSpec) -> None:
+    """Raises ValueError unless both have the conditions that the method calls them with."""
+    if method.needs_teacher and mine.cond != theirs.cond:
         raise ValueError(
-            f"the data has {mine or 'no'} classes, the teacher {theirs or 'none'}; take data with "
-            "the teacher's, or first fine-tune the teacher with a diffusion stage on these, its "
-            "module for labels in `new`"
+            f"the data has {_shown(mine)}, the teacher {_shown(theirs)}; take data with the "
+            "teacher's, or first fine-tune the teacher with a diffusion stage on these, its module "
+            "for them in `new`"
         )
-    if method.guides and not mine:
+    if method.guides and not mine.cond:
         raise ValueError(
-            "neither data nor teacher has classes, so there is nothing to guide by; leave out "
+            "neither data nor teacher has conditions, so there is nothing to guide by; leave out "
             "w_range, w or kappa, or take data with labels"
         )
+
+
+def _shown(spec: DataSpec) -> str:
+    """The conditions of a dataset or network in words."""
+    words = [
+        f"{leaf.classes} classes of {name}" if leaf.classes else f"{name} {leaf.shape}"
+        for name, leaf in spec.cond
+    ]
+    return ", ".join(words) or "no conditions"
 
 
 def find_teacher(
@@ -136,7 +152,7 @@ def find_network(
     short = {stage.name.partition("_")[2]: stage for stage in before}
     stage = named.get(name) or short.get(name)
     if stage is not None:
-        return stage.directory, Ancestor(stage.bind.student, stage.method)
+        return stage.directory, Ancestor(stage.roles.student, stage.trained)
     if "/" not in name:
         raise ValueError(
             f"{option} {name!r} is no earlier stage; earlier ones: {', '.join(short)}"
@@ -147,28 +163,28 @@ def find_network(
 
 
 def find_fake(
-    spec: ConfigDict, bind: Bind, before: list[Stage]
+    spec: ConfigDict, roles: Roles, before: list[Stage]
 ) -> tuple[epath.Path | None, Ancestor | Student | None]:
     """Where the finished network is or will be whose fake the stage's starts from, and what it is.
 
     None for a stage without `init_fake`.
     """
     for option in ("init_fake", "keep_fake"):
-        if spec[option] and not bind.fake:
+        if spec[option] and not roles.fake:
             raise ValueError(
                 f"{option} is {spec[option]!r}, and method {spec.method.name!r} trains no fake "
                 f"network; leave {option} out"
             )
     if not spec.init_fake:
         return None, None
-    if bind.rank:
+    if roles.rank:
         raise ValueError(
-            f"init_fake is {spec.init_fake!r} and lora {bind.rank}: adapters of student and fake "
+            f"init_fake is {spec.init_fake!r} and lora {roles.rank}: adapters of student and fake "
             "stand on the same weights; leave out one of the two"
         )
     directory, left = find_network(spec.init_fake, "init_fake", before)
     _check_kept(spec.init_fake, directory, before)
-    check_alike(bind.student, left.binding, "init_fake", ("schedule", "parameterization"))
+    check_alike(roles.student, left.network_spec, "init_fake", ("schedule", "parameterization"))
     return directory, left
 
 
@@ -181,7 +197,7 @@ def _check_kept(name: str, directory: epath.Path, before: list[Stage]) -> None:
                 f"init_fake is {name!r}, which does not keep its fake network; set keep_fake=True "
                 "in that stage"
             )
-    elif describe(directory).manifest.get("fake") is None:
+    elif describe(directory).manifest.fake is None:
         raise ValueError(
             f"init_fake is {name!r}, and the final/ there has no fake network; set keep_fake=True "
             "in its stage, move its final/ away and run it again with --resume=force: it is "

@@ -1,6 +1,7 @@
 """What the keys and numbers of a config must satisfy, each with one message."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -35,6 +36,19 @@ TYPES = {
     str: (str, "a string"),
     bool: (bool, "True or False"),
 }
+
+
+def flat(tree: Any, path: str = "config") -> dict[str, Any]:
+    """The values of a config as plain data, by dotted key."""
+    if not isinstance(tree, Mapping):
+        return {path: tree}
+    return {k: v for key, value in tree.items() for k, v in flat(value, f"{path}.{key}").items()}
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A line for every key of two flat configs whose values differ, what is there first."""
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return [f"{key}: {old.get(key)} there, {new.get(key)} now" for key in keys]
 
 
 def check_keys(config: ConfigDict, known: ConfigDict | dict[str, Any], path: str) -> None:

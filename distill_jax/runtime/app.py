@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 import jax
 from absl import app, flags, logging
 
+from distill_jax.runtime import distributed
+
 PACKAGE = str(pathlib.Path(__file__).parents[1])
 PASSING = (ConnectionAbortedError, ConnectionRefusedError, ConnectionResetError, TimeoutError)
 NETWORK = ("requests", "aiohttp")
 
 
-def friendly(main: Callable[..., int | None], *names: str) -> None:
+def run_app(main: Callable[..., int | None], *names: str) -> None:
     """Parses the flags, runs a command line, and exits with its code.
 
     A mistake in the flags, an exception that a line of this package raises, and an OSError is a
@@ -113,7 +115,7 @@ def _end(error: Exception, code: int = 1) -> None:
     if jax.distributed.is_initialized():
         # An orderly end would wait for the other processes, and they for this one. They end with
         # the first, with another code: so it leaves them time to find the same mistake.
-        if code == 1 and jax.process_index() == 0:
+        if code == 1 and distributed.first():
             time.sleep(3)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,5 +1,10 @@
 """Paths that may lie in a bucket."""
 
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
 from etils import epath
 
 
@@ -29,3 +34,10 @@ def append(path: epath.Path, text: str) -> None:
         return
     with path.open("a") as file:
         file.write(text)
+
+
+def read_lines(path: epath.Path) -> Iterator[Any]:
+    """The whole lines of a JSONL file, none where it is not there; a kill may cut the last one."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)

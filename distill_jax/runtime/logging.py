@@ -16,14 +16,15 @@ import rich.progress
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from distill_jax.runtime.files import append, replace
+from distill_jax.runtime import distributed
+from distill_jax.runtime.files import append, read_lines, replace
 
 console = rich.console.Console(highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """One line for the person at the terminal, from process 0 alone."""
-    if jax.process_index() == 0:
+    if distributed.first():
         console.print(text, markup=False)
 
 
@@ -39,10 +40,10 @@ class Progress:
         self._title, self._total, self._start = title, total, start
         self._began = self._spoke = time.monotonic()
         self._bar = self._cell = None
-        if jax.process_index() == 0 and console.is_jupyter:
+        if distributed.first() and console.is_jupyter:
             self._cell = uuid.uuid4().hex
             self._draw(start, "starting", update=False)
-        elif jax.process_index() == 0 and console.is_terminal:
+        elif distributed.first() and console.is_terminal:
             columns = (*rich.progress.Progress.get_default_columns(), "{task.fields[note]}")
             self._bar = rich.progress.Progress(*columns, console=console)
             self._task = self._bar.add_task(title, total=total, completed=start, note="")
@@ -104,9 +105,9 @@ class StageLog:
         self._step, self._time, self._cpu = start, time.monotonic(), time.process_time()
         self._gaps: list[float] = []
         self._lines, self._events = None, None
-        if jax.process_index() == 0:
+        if distributed.first():
             self._lines = directory / "scalars.jsonl"
-            kept = [line for line in _read_lines(self._lines) if line["step"] <= start]
+            kept = [line for line in read_lines(self._lines) if line["step"] <= start]
             replace(self._lines, "".join(json.dumps(line) + "\n" for line in kept).encode())
             self._events = SummaryWriter(str(directory), purge_step=start + 1)
 
@@ -150,20 +151,13 @@ class StageLog:
             self._events.close()
 
 
-def _read_lines(path: epath.Path) -> Iterator[dict]:
-    """The whole lines of a JSONL file; a kill may have cut the last one short."""
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            yield json.loads(line)
-
-
 @contextlib.contextmanager
 def compilations(path: epath.Path) -> Iterator[None]:
     """Appends a line {"function", "seconds"} for every program that XLA compiles within.
 
     With a warm persistent cache the seconds are those of reading it.
     """
-    listening = jax.process_index() == 0
+    listening = distributed.first()
 
     def listen(event: str, seconds: float, **details: Any) -> None:
         if listening and event.endswith("backend_compile_duration"):

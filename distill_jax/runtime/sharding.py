@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from distill_jax.runtime.trees import name_of
 from distill_jax.typing import Tree
 
 AXES = ("data", "fsdp", "tensor")
@@ -115,7 +116,7 @@ class Layout:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         shardings = jax.tree.leaves(self.shardings(tree))
         sizes = {
-            _name(path): math.prod(leaf.shape) * leaf.dtype.itemsize
+            name_of(path): math.prod(leaf.shape) * leaf.dtype.itemsize
             for (path, leaf), sharding in zip(leaves, shardings, strict=True)
             if sharding.is_fully_replicated
         }
@@ -125,6 +126,12 @@ class Layout:
         """A global batch from this process's part of it, split over the mesh."""
         return jax.tree.map(
             lambda part: jax.make_array_from_process_local_data(self.batch, part), arrays
+        )
+
+    def replicate(self, arrays: Tree) -> Tree:
+        """Arrays that every process has, on every device."""
+        return jax.tree.map(
+            lambda whole: jax.make_array_from_process_local_data(self.replicated, whole), arrays
         )
 
     def spread(self, tree: Tree) -> Tree:
@@ -156,7 +163,7 @@ class Layout:
             )
 
     def _spec(self, path: tuple, shape: tuple[int, ...]) -> PartitionSpec:
-        name = _name(path)
+        name = name_of(path)
         axes = next((axes for pattern, axes in self.rules if re.search(pattern, name)), ())
         if len(axes) > len(shape):
             axes = ()
@@ -185,10 +192,6 @@ def _gathered_backward(layout: Layout, _: None, gradient: Tree) -> tuple[Tree]:
 
 
 _gathered.defvjp(_gathered_forward, _gathered_backward)
-
-
-def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _spec_of(axes: Iterable[str | None]) -> PartitionSpec:

@@ -36,7 +36,7 @@ class Draw:
         """What the samples are to show, None for a network without labels."""
         if self.label is not None:
             return np.full(self.num, self.label)
-        return np.arange(self.num) % student.num_classes if student.num_classes else None
+        return student.conditioner.in_turn(self.num)
 
     def __call__(
         self,

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.diffusion import editing
-from distill_jax.diffusion.denoiser import Binding, Denoiser, clipped
-from distill_jax.methods import Method
-from distill_jax.sampling.student import Guidance, Student, bound
+from distill_jax.diffusion.denoiser import NetworkSpec, clipped
+from distill_jax.diffusion.trained import Ddim
+from distill_jax.sampling.student import Guiding, Student, bound
 from distill_jax.typing import Cond, Image, Tree
 
 Images = jax.Array | np.ndarray  # (num, h, w, c) in [-1, 1].
@@ -35,7 +35,7 @@ def style(
     arXiv:2203.08382); both directions distilled is Meng et al. (2023, arXiv:2210.03142).
 
     Args:
-      encoder: an encoder stage, or a network that knows all times.
+      encoder: an encoder stage, or a network that was trained at all times.
       decoder: anything that samples deterministically.
       x: images in [-1, 1] (num, h, w, c).
       source: what they show; None for networks without labels.
@@ -76,15 +76,14 @@ def sdedit(
     Raises:
       ValueError: for images, a start, label, w or number of steps that makes no sense.
     """
-    method = _ddim_method(student, x, num_steps)
-    n = int(method.num_steps)
+    n = int(_ddim(student, x, num_steps).num_steps)
     if not 1 <= start <= n:
         raise ValueError(f"start is {start}; expected 1 to {n}, of the student's {n} steps")
     eps = jax.random.normal(key, x.shape)
     conditions = student.conditions(len(x), label, w)
-    given = method, student.params, jnp.asarray(x), eps, conditions, start
     with student.precision():
-        return _sdedit(student.binding, *given)
+        given = student.params, jnp.asarray(x), eps, conditions, n, start
+        return _sdedit(student.network_spec, *given)
 
 
 def inpaint(
@@ -110,68 +109,62 @@ def inpaint(
     Raises:
       ValueError: for images, a label, w or number of steps that makes no sense.
     """
-    method = _ddim_method(student, x, num_steps)
+    n = int(_ddim(student, x, num_steps).num_steps)
     mask = mask[..., None] if mask.ndim == 2 else mask
     eps = jax.random.normal(key, x.shape)
     mask = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), x.shape)
     conditions = student.conditions(len(x), label, w)
-    given = method, student.params, jnp.asarray(x), mask, eps, conditions
     with student.precision():
-        return _inpaint(student.binding, *given)
+        given = student.params, jnp.asarray(x), mask, eps, conditions, n
+        return _inpaint(student.network_spec, *given)
 
 
 def _free(student: Student, num_steps: int | None) -> int | None:
     """The number of steps for a network that leaves a choice."""
-    return num_steps if student.method.continuous else None
+    return num_steps if student.trained.all_times else None
 
 
-def _ddim_method(student: Student, x: Images, num_steps: int | None) -> Method:
-    """The method with the number of steps, once it is known to edit images x."""
-    if not student.method.walks_ddim:
-        name = type(student.method).__name__.lower()
+def _ddim(student: Student, x: Images, num_steps: int | None) -> Ddim:
+    """The student's sampler in that number of steps, once it is known to edit images x."""
+    if not student.trained.uses_ddim:
+        name = student.manifest.lineage.method["name"]
         raise ValueError(
-            f"{student.manifest['stage']} is of method {name!r}; editing starts or looks in the "
+            f"{student.manifest.stage} is of method {name!r}; editing starts or looks in the "
             "middle of DDIM, so take a diffusion, guided or progressive stage"
         )
     if x.shape[1:] != student.shape:
         raise ValueError(
             f"images are of shape {x.shape[1:]}; this network was trained on {student.shape}"
         )
-    return student.with_steps(num_steps)
+    return student.sampler(num_steps)
 
 
-def _sampled(binding: Binding, method: Method, params: Tree, guidance: Guidance | None) -> Denoiser:
-    """As the method's own sampler sees it."""
-    denoiser = bound(binding, params, guidance)
-    return clipped(denoiser) if method.clip else denoiser
-
-
-@functools.partial(jax.jit, static_argnames="binding")
+@functools.partial(jax.jit, static_argnames="network_spec")
 def _sdedit(
-    binding: Binding,
-    method: Method,
+    network_spec: NetworkSpec,
     params: Tree,
     x: Image,
     eps: Image,
-    conditions: tuple[Cond, Guidance | None],
+    conditions: tuple[Cond, Guiding | None],
+    num_steps: jax.Array | int,
     start: jax.Array | int,
 ) -> Image:
     """Traced in everything but shapes: one program for all strengths, classes and w."""
-    cond, guidance = conditions
-    denoiser = _sampled(binding, method, params, guidance)
-    return editing.sdedit(denoiser, x, eps, cond, method.num_steps, start)
+    cond, guiding = conditions
+    denoiser = clipped(bound(network_spec, params, guiding))
+    return editing.sdedit(denoiser, x, eps, cond, num_steps, start)
 
 
-@functools.partial(jax.jit, static_argnames="binding")
+@functools.partial(jax.jit, static_argnames="network_spec")
 def _inpaint(
-    binding: Binding,
-    method: Method,
+    network_spec: NetworkSpec,
     params: Tree,
     x: Image,
     mask: Image,
     eps: Image,
-    conditions: tuple[Cond, Guidance | None],
+    conditions: tuple[Cond, Guiding | None],
+    num_steps: jax.Array | int,
 ) -> Image:
-    cond, guidance = conditions
-    denoiser = _sampled(binding, method, params, guidance)
-    return editing.inpaint(denoiser, x, mask, eps, cond, method.num_steps)
+    cond, guiding = conditions
+    denoiser = clipped(bound(network_spec, params, guiding))
+    return editing.inpaint(denoiser, x, mask, eps, cond, num_steps)

@@ -4,28 +4,24 @@ import contextlib
 import dataclasses
 import functools
 import warnings
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from distill_jax.diffusion.denoiser import Binding, Denoiser, clipped, guided
-from distill_jax.diffusion.encoding import ddim_encode
-from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction
-from distill_jax.diffusion.samplers import ancestral
-from distill_jax.methods import METHODS, Method
-from distill_jax.models.build import abstract_params, as_tuples, make_binding, matmul_precision
-from distill_jax.runtime.files import absolute
-from distill_jax.runtime.registry import build
-from distill_jax.runtime.sharding import Layout, make_layout
-from distill_jax.storage import checkpoint
+from distill_jax.diffusion.denoiser import Denoiser, NetworkSpec, guided
+from distill_jax.diffusion.prediction import ENCODERS, PARAMETERIZATIONS, Prediction
+from distill_jax.diffusion.trained import Ancestral, Encode, Sampler, Trained
+from distill_jax.models.build import matmul_precision
+from distill_jax.runtime.sharding import Layout
+from distill_jax.sampling.codecs import PIXELS, Codec
+from distill_jax.sampling.conditioners import Labels
+from distill_jax.sampling.manifest import Manifest
 from distill_jax.typing import Cond, Image, Time, Tree
 
 # Strengths w (num,) and the conditions that stand for "no condition": see denoiser.guided.
-Guidance = tuple[jax.Array, Cond]
+Guiding = tuple[jax.Array, Cond]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,46 +29,78 @@ class Student:
     """A network with its sampler. Any finished stage is one, the teacher included.
 
     Attributes:
-      manifest: what its directory says about it: steps, times, w range, lineage, metrics, ...
-      binding: network, parameterization and schedule.
-      method: what trained it, which knows how to sample it.
+      manifest: what its directory says about it: sampler, guidance, lineage, metrics, ...
+      network_spec: network, parameterization and schedule.
       params: its parameters.
       layout: where they are; images are split over its devices.
       directory: the final/ that it is from.
+      codec: between its x and images.
     """
 
-    manifest: Mapping[str, Any]
-    binding: Binding
-    method: Method
+    manifest: Manifest
+    network_spec: NetworkSpec
     params: Tree
     layout: Layout
     directory: epath.Path | None = None
+    codec: Codec = PIXELS
+
+    def __repr__(self) -> str:
+        """A summary of a few lines."""
+        manifest, trained = self.manifest, self.trained
+        w = trained.guidance.w_range
+        strength = f"w from {w[0]:g} to {w[1]:g}" if w else f"w = {trained.guidance.fixed_w:g}"
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return (
+            f"Student of stage {manifest.stage}: {manifest.lineage.method.get('name')}, "
+            f"{strength}\n"
+            f"  {trained.sampler}, {'all times' if trained.all_times else 'these times only'}\n"
+            f"  {'x'.join(map(str, self.shape))}, {self.num_classes or 'no'} classes; "
+            f"{manifest.model['name']} with {size:,} parameters, {manifest.parameterization}\n"
+            f"  from {self.directory}"
+        )
+
+    @property
+    def trained(self) -> Trained:
+        """What the network was trained to do."""
+        return self.manifest.trained
+
+    @property
+    def conditioner(self) -> Labels:
+        """From labels to what the network is called with."""
+        return Labels(self.manifest.spec)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(h, w, c) of one image."""
-        return tuple(self.manifest["shape"])
+        """(h, w, c) of one x."""
+        return self.manifest.spec.x.shape
 
     @property
     def num_classes(self) -> int:
         """Labels are 0 .. num_classes - 1; 0 for a network without labels."""
-        return self.manifest["num_classes"]
+        return self.conditioner.classes
 
     @property
     def takes_w(self) -> bool:
         """Whether guidance is an input of the network."""
-        return self.method.w_range is not None
+        return self.trained.guidance.w_range is not None
 
     @property
     def can_be_guided(self) -> bool:
         """Whether classifier-free guidance around the network makes sense."""
-        dropout = getattr(self.method, "label_dropout", 0)
-        return not self.takes_w and self.num_classes > 0 and dropout > 0
+        conditional = bool(self.manifest.spec.cond)
+        return not self.takes_w and conditional and self.trained.guidance.null
 
     @property
     def denoiser(self) -> Denoiser:
         """The network as a function of (z_t, t, cond), for samplers and guidance."""
-        return self.binding(self.params)
+        return self.network_spec(self.params)
+
+    def with_sampler(self, sampler: Sampler) -> "Student":
+        """The same network under another sampler, which must fit what it was trained to do."""
+        trained = self.trained._replace(sampler=sampler)
+        return dataclasses.replace(
+            self, manifest=dataclasses.replace(self.manifest, trained=trained)
+        )
 
     def denoise(self, z: Image, t: Time, cond: Cond) -> Prediction:
         """The clean image and the noise in z at time t, for cond "label" and, if taken, "w"."""
@@ -103,11 +131,11 @@ class Student:
             ancestral sampler with that weight of the large variance, see samplers.ancestral.
 
         Returns:
-          (num, h, w, c), in [-1, 1] where the method clips.
+          (num, h, w, c), in [-1, 1] where the data are.
 
         Raises:
-          ValueError: for a label, w or number of steps that the network does not know, and from
-            an encoder.
+          ValueError: for a label, w or number of steps that the network was not trained for, and
+            from an encoder.
         """
         k_z, k_sampler = jax.random.split(key)
         z = jax.random.normal(k_z, (num, *self.shape))
@@ -128,16 +156,23 @@ class Student:
         """
         if variance is not None and not 0 <= variance <= 1:
             raise ValueError(f"variance is {variance!r}; expected a number in [0, 1], or None")
-        method, (cond, guidance) = self.with_steps(num_steps), self.conditions(len(z), label, w)
-        if not (variance is None or method.walks_ddim):
+        sampler, (cond, guiding) = self.sampler(num_steps), self.conditions(len(z), label, w)
+        if not sampler.decodes:
             raise ValueError(
-                f"variance is {variance!r}, and {self.manifest['method']['name']} students have a "
-                "sampler of their own; leave it out"
+                "this network is an encoder: it takes images to noise and draws none; call "
+                "student.encode(x, label), and sample with a decoder, such as a progressive stage"
             )
-        key, networks = jax.random.key(0) if key is None else key, (self.params, guidance)
-        places = self.binding, self.layout
+        if not (variance is None or self.trained.uses_ddim):
+            raise ValueError(
+                f"variance is {variance!r}, and {self.manifest.lineage.method['name']} students "
+                "have a sampler of their own; leave it out"
+            )
+        if variance is not None:
+            sampler = Ancestral(sampler.num_steps, variance)
+        key = jax.random.key(0) if key is None else key
         with self.precision():
-            return _draw(*places, method, networks, (key, jnp.asarray(z)), cond, variance)
+            x = self._run(sampler, key, jnp.asarray(z), cond, guiding)
+        return self.codec.decode(x)
 
     def encode(
         self,
@@ -156,68 +191,62 @@ class Student:
           ValueError: for a label, w or number of steps that the network does not know, and from a
             few-step sampler.
         """
-        method, known = self.with_steps(num_steps), METHODS["encoder"].parameterizations
-        if self.binding.parameterization not in [PARAMETERIZATIONS[name] for name in known]:
+        sampler = self.sampler(num_steps)
+        if self.network_spec.parameterization not in [PARAMETERIZATIONS[n] for n in ENCODERS]:
             raise ValueError(
                 "in a clean image what this network predicts says nothing of the noise; networks "
-                f"with the parameterization {', '.join(known)} encode"
+                f"with the parameterization {', '.join(ENCODERS)} encode"
             )
-        if method.decodes and not method.continuous:
+        if sampler.decodes and not self.trained.all_times:
             raise ValueError(
                 "this student only decodes; encode with the encoder stage of "
-                f"{int(method.num_steps)} steps, or with the teacher, which knows all times"
+                f"{self.trained.num_steps} steps, or with the teacher, trained at all times"
             )
         if x.shape[1:] != self.shape:
             raise ValueError(
                 f"images are of shape {x.shape[1:]}; this network was trained on {self.shape}"
             )
-        if label is None and self.num_classes:
+        if label is None and self.manifest.spec.cond:
             raise ValueError("label is None; say what the images show, one for all or one each")
-        cond, guidance = self.conditions(len(x), label, w)
-        places, networks = (self.binding, self.layout), (self.params, guidance)
+        cond, guiding = self.conditions(len(x), label, w)
+        encoder, x = Encode(sampler.num_steps), self.codec.encode(jnp.asarray(x))
         with self.precision():
-            return _encode(*places, method, networks, jnp.asarray(x), cond)
+            return self._run(encoder, jax.random.key(0), x, cond, guiding)
+
+    def _run(
+        self, sampler: Sampler, key: jax.Array, z: Image, cond: Cond, guiding: Guiding | None
+    ) -> Image:
+        networks = self.params, guiding
+        return _sample(self.network_spec, self.layout, sampler, networks, (key, z), cond)
 
     def precision(self) -> contextlib.AbstractContextManager:
         """Within it, matrix products are computed as they were in its training."""
-        return matmul_precision(self.manifest.get("matmul_precision", "default"))
+        return matmul_precision(self.manifest.matmul_precision)
 
     def calls(self, w: float | None = None, num_steps: int | None = None) -> int:
         """Network calls per image of `sample` with these arguments."""
-        steps = int(self.with_steps(num_steps).num_steps)
+        steps = int(self.sampler(num_steps).num_steps)
         return steps if self.takes_w or w is None else 2 * steps
 
     def conditions(
         self, num: int, label: int | np.ndarray | None, w: float | np.ndarray | None
-    ) -> tuple[dict[str, jax.Array], Guidance | None]:
+    ) -> tuple[dict[str, jax.Array], Guiding | None]:
         """What the network is called with for `num` images, and how it is guided around that.
 
         Raises:
-          ValueError: for a label or w that the network does not know.
+          ValueError: for a label or w that the network was not trained for.
         """
-        cond, w = self._labels(label, num), self._strengths(w, num)
+        cond, w = self.conditioner(label, num), self._strengths(w, num)
         if self.takes_w:
             return {**cond, "w": w}, None
         if w is None:
             return cond, None
-        return cond, (w, {"label": jnp.full((num,), self.num_classes, jnp.int32)})
-
-    def _labels(self, label: int | np.ndarray | None, num: int) -> dict[str, jax.Array]:
-        if not self.num_classes:
-            if label is not None:
-                raise ValueError(f"label is {label!r}; this network knows no labels: leave it out")
-            return {}
-        labels = np.arange(num) % self.num_classes if label is None else np.asarray(label)
-        if not np.issubdtype(labels.dtype, np.integer) or labels.shape not in ((), (num,)):
-            raise ValueError(f"label is {label!r}; expected an integer, or {num} of them")
-        if labels.size and (labels.min() < 0 or labels.max() >= self.num_classes):
-            raise ValueError(f"label is {label!r}; this network knows 0 to {self.num_classes - 1}")
-        return {"label": jnp.broadcast_to(jnp.asarray(labels, jnp.int32), (num,))}
+        return cond, (w, self.conditioner.null)
 
     def _strengths(self, w: float | np.ndarray | None, num: int) -> jax.Array | None:
         if w is None and not self.takes_w:
             return None
-        strengths = np.asarray(self.method.w_range[0] if w is None else w, np.float32)
+        strengths = np.asarray(self.trained.guidance.w_range[0] if w is None else w, np.float32)
         if strengths.shape not in ((), (num,)) or not (strengths >= 0).all():
             raise ValueError(f"w is {w!r}; expected a number from 0, or {num} of them")
         if not self.takes_w and not self.can_be_guided:
@@ -226,125 +255,55 @@ class Student:
                 "so there is no null condition to guide against; leave w out"
             )
         if self.takes_w:
-            low, high = self.method.w_range
+            low, high = self.trained.guidance.w_range
             if (strengths < low).any() or (strengths > high).any():
                 warnings.warn(
-                    f"w is {w!r}, outside the range [{low:g}, {high:g}] that this student knows",
+                    f"w is {w!r}, outside the range [{low:g}, {high:g}] of this student's training",
                     stacklevel=3,
                 )
         return jnp.broadcast_to(jnp.asarray(strengths), (num,))
 
-    def with_steps(self, num_steps: int | None) -> Method:
-        """The method with another number of steps; None leaves it.
+    def sampler(self, num_steps: int | None = None) -> Sampler:
+        """Its sampler, in another number of steps where one is given.
 
         Raises:
           ValueError: when the network does not leave a choice.
         """
-        if num_steps in (None, self.method.num_steps):
-            return self.method
-        if not (self.method.continuous or self.method.any_steps):
-            raise ValueError(
-                f"num_steps is {num_steps}; this student was made for {self.method.num_steps}. "
-                "Load the stage with the number of steps you want"
-            )
+        sampler, own = self.trained.sampler, self.trained.num_steps
+        if num_steps in (None, own):
+            return sampler
         if num_steps < 1:
             raise ValueError(f"num_steps is {num_steps}; expected a whole number from 1")
-        return dataclasses.replace(self.method, num_steps=int(num_steps))
+        free = self.trained.all_times or not sampler.on_grid
+        other = sampler.with_steps(int(num_steps)) if free else None
+        if other is None:
+            raise ValueError(
+                f"num_steps is {num_steps}; this student was made for {own}. Load the stage with "
+                "the number of steps you want"
+            )
+        return other
 
 
-@functools.partial(jax.jit, static_argnames=("binding", "layout"))
-def _draw(
-    binding: Binding,
+@functools.partial(jax.jit, static_argnames=("network_spec", "layout"))
+def _sample(
+    network_spec: NetworkSpec,
     layout: Layout,
-    method: Method,
-    networks: tuple[Tree, Guidance | None],
+    sampler: Sampler,
+    networks: tuple[Tree, Guiding | None],
     noise: tuple[jax.Array, Image],
     cond: Cond,
-    variance: float | jax.Array | None,
 ) -> Image:
     """Traced in everything but shapes: one program for all w and all numbers of steps."""
-    (params, guidance), (key, z), num = networks, noise, len(noise[1])
-    z, cond, guidance = layout.spread((z, cond, guidance))
-    denoiser = bound(binding, layout.gather(params), guidance)
-    if variance is None or not method.decodes:
-        x = layout.cut(method.sample(key, denoiser, z, cond), num)
-        return jnp.clip(x, -1.0, 1.0) if method.clip and method.decodes else x
-    denoiser = clipped(denoiser) if method.clip else denoiser
-    return layout.cut(ancestral(key, denoiser, z, cond, method.num_steps, variance), num)
+    (params, guiding), (key, z), num = networks, noise, len(noise[1])
+    z, cond = layout.spread((z, cond))
+    if guiding is not None:
+        guiding = layout.spread(guiding[0]), guiding[1]
+    denoiser = bound(network_spec, layout.gather(params), guiding)
+    x = layout.cut(sampler(key, denoiser, z, cond), num)
+    return jnp.clip(x, -1.0, 1.0) if denoiser.bounded and sampler.decodes else x
 
 
-@functools.partial(jax.jit, static_argnames=("binding", "layout"))
-def _encode(
-    binding: Binding,
-    layout: Layout,
-    method: Method,
-    networks: tuple[Tree, Guidance | None],
-    x: Image,
-    cond: Cond,
-) -> Image:
-    (params, guidance), num = networks, len(x)
-    x, cond, guidance = layout.spread((x, cond, guidance))
-    denoiser = bound(binding, layout.gather(params), guidance)
-    return layout.cut(ddim_encode(denoiser, x, cond, method.num_steps), num)
-
-
-def bound(binding: Binding, params: Tree, guidance: Guidance | None) -> Denoiser:
+def bound(network_spec: NetworkSpec, params: Tree, guiding: Guiding | None) -> Denoiser:
     """The denoiser with these parameters, guided where there is guidance."""
-    denoiser = binding(params)
-    return denoiser if guidance is None else guided(denoiser, *guidance)
-
-
-def load(path: epath.PathLike, layout: Layout | None = None) -> Student:
-    """The finished network in a directory.
-
-    Args:
-      path: a final/ directory, the stage it belongs to, or a workdir, whose last finished stage
-        is taken.
-      layout: where to put the parameters; None is the first device of this process, wherever they
-        were trained.
-
-    Raises:
-      FileNotFoundError: when nothing finished is there.
-      ValueError: when it is damaged or was written by a newer version.
-    """
-    student = describe(path, layout)
-    params = student.layout.abstract(abstract_params(student.binding, student.method.inputs))
-    return dataclasses.replace(student, params=checkpoint.load_params(student.directory, params))
-
-
-def load_fake(path: epath.PathLike, layout: Layout) -> Tree:
-    """The parameters of the fake network that a stage with keep_fake left, as of `load`.
-
-    Raises:
-      FileNotFoundError: when nothing finished is there.
-      ValueError: when there is no fake network, or it is damaged.
-    """
-    student = describe(path, layout)
-    params = student.layout.abstract(abstract_params(student.binding, student.method.inputs))
-    return checkpoint.load_params(student.directory, params, "fake")
-
-
-def describe(path: epath.PathLike, layout: Layout | None = None) -> Student:
-    """`load` without reading the parameters, which are None."""
-    final = find_final(path)
-    manifest = checkpoint.read_manifest(final)
-    shape, num_classes = tuple(manifest["shape"]), manifest["num_classes"]
-    binding = make_binding(manifest, shape, num_classes)
-    method = build(METHODS, "method", as_tuples(manifest["method"]))
-    layout = layout or make_layout({}, jax.local_devices()[:1])
-    return Student(manifest, binding, method, None, layout, final)
-
-
-def find_final(path: epath.PathLike) -> epath.Path:
-    """The final/ directory that `path` means: itself, its stage's, or its workdir's last one."""
-    path = absolute(path)
-    candidates = [path, path / "final"]
-    if path.is_dir():
-        candidates += [stage / "final" for stage in sorted(path.glob("s[0-9]*_*"), reverse=True)]
-    for candidate in candidates:
-        if (candidate / "manifest.json").exists():
-            return candidate
-    raise FileNotFoundError(
-        f"{path} has no finished network: expected manifest.json in it, in its final/, or in the "
-        "final/ of a stage below it"
-    )
+    denoiser = network_spec(params)
+    return denoiser if guiding is None else guided(denoiser, *guiding)

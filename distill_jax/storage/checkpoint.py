@@ -29,6 +29,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSt
 
 from distill_jax.runtime import distributed
 from distill_jax.runtime.files import absolute
+from distill_jax.runtime.trees import name_of
 from distill_jax.storage import checksums
 from distill_jax.typing import Tree
 
@@ -267,7 +268,7 @@ def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.eval_shape(jax.random.key_data, leaf)
-        found[jax.tree_util.keystr(path, simple=True, separator="/")] = tuple(leaf.shape)
+        found[name_of(path)] = tuple(leaf.shape)
     return found
 
 

@@ -13,7 +13,7 @@ from etils import epath
 
 from distill_jax.runtime.files import replace
 
-FORMAT = 2  # Of seals and manifests; seals of format 1 had no format and no stage.
+FORMAT = 3  # Of seals and manifests; seals of format 1 had no format and no stage.
 SEAL = "checksums.json"
 # What the storage layer writes after the seal, and nothing is read from.
 UNSEALED = (SEAL, "_CHECKPOINT_METADATA", "commit_success.txt")

@@ -12,9 +12,9 @@ from ml_collections import config_flags
 
 from distill_jax.evaluation import pictures
 from distill_jax.runtime import logging
-from distill_jax.runtime.app import friendly
+from distill_jax.runtime.app import run_app
 from distill_jax.runtime.registry import lookup
-from distill_jax.sampling.student import load
+from distill_jax.sampling.loading import load
 from distill_jax.teachers import TEACHERS, checks, writer
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write the network to.")
@@ -47,7 +47,7 @@ def convert(kind: str, source: epath.Path) -> None:
     config = None if _CONFIG.value is None else _CONFIG.value.to_dict()
     imported = read(source, config)
     origin = {"format": kind, "file": source.name, "sha256": writer.sha256(source)}
-    data = {"name": "none"} if config is None else config["data"]
+    data = None if config is None else config["data"]
     final = writer.write(imported, origin, data, _OUT.value)
     logging.say(f"wrote {final}; next: python -m distill_jax.teachers check {_OUT.value}")
 
@@ -69,4 +69,4 @@ def check(directory: epath.Path) -> None:
 
 
 if __name__ == "__main__":
-    friendly(main, "FORMAT", "SOURCE")
+    run_app(main, "FORMAT", "SOURCE")

@@ -2,10 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from distill_jax.diffusion.denoiser import Binding
-from distill_jax.methods import METHODS, Method
-from distill_jax.models.build import abstract_params, make_binding
-from distill_jax.runtime.registry import build
+from distill_jax.diffusion.denoiser import NetworkSpec
+from distill_jax.diffusion.spec import DataSpec, image_data
+from distill_jax.diffusion.trained import Ddim, Guidance, Trained
+from distill_jax.models.build import abstract_params, make_network
 from distill_jax.typing import Tree
 
 
@@ -34,25 +34,21 @@ class Imported(NamedTuple):
     label_dropout: float
     continuous: bool = True
 
-    def method_spec(self) -> dict[str, Any]:
-        """What a manifest says of its method: how it is sampled, and what is known of its training.
+    @property
+    def trained(self) -> Trained:
+        """What is known of its training. Released students had targets that are not clipped."""
+        guidance = Guidance(null=self.label_dropout > 0)
+        return Trained(Ddim(self.num_steps), guidance, all_times=self.continuous)
 
-        Released students were halved with targets that are not clipped.
-        """
-        if self.continuous:
-            known = {"name": "diffusion", "label_dropout": self.label_dropout}
-        else:
-            known = {"name": "progressive", "clip_target": False}
-        return {**known, "num_steps": self.num_steps}
+    @property
+    def data(self) -> DataSpec:
+        """What it is called with."""
+        return image_data(self.shape, self.num_classes)
 
-    def method(self) -> Method:
-        """What samples it."""
-        return build(METHODS, "method", self.method_spec())
-
-    def binding(self) -> Binding:
+    def network_spec(self) -> NetworkSpec:
         """Its network, parameterization and schedule."""
-        return make_binding(self._asdict(), self.shape, self.num_classes)
+        return make_network(self._asdict(), self.data)
 
     def expected_params(self) -> Tree:
         """Shapes and types of the parameters that its network has."""
-        return abstract_params(self.binding(), self.method().inputs)
+        return abstract_params(self.network_spec(), self.trained.inputs)

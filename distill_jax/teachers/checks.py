@@ -18,18 +18,18 @@ MANY = 9  # A module with more parts than a layer has is told by its parts.
 def describe(student: Student) -> str:
     """Architecture, parameters by group, schedule, steps, guidance and origin as text."""
     manifest = student.manifest
-    model = {key: value for key, value in manifest["model"].items() if key != "name"}
+    model = {key: value for key, value in manifest.model.items() if key != "name"}
     options = ", ".join(f"{key} {value}" for key, value in model.items())
-    source = manifest.get("source") or {"stage": manifest["stage"]}
-    times = "all times" if student.method.continuous else "the times of its steps alone"
+    source = manifest.lineage.source or {"stage": manifest.stage}
+    times = "all times" if student.trained.all_times else "the times of its steps only"
     return "\n".join(
         (
-            f"network          {manifest['model']['name']}: {options}",
+            f"network          {manifest.model['name']}: {options}",
             f"images           {'x'.join(map(str, student.shape))}, "
             f"{student.num_classes or 'no'} classes",
-            f"parameterization {manifest['parameterization']}",
-            f"schedule         {student.binding.schedule}",
-            f"steps            {int(student.method.num_steps):,}; it knows {times}",
+            f"parameterization {manifest.parameterization}",
+            f"schedule         {student.network_spec.schedule}",
+            f"steps            {student.trained.num_steps:,}; trained at {times}",
             f"guidance         {guidance(student)}",
             f"source           {', '.join(f'{key} {value}' for key, value in source.items())}",
             "",
@@ -76,20 +76,19 @@ def deviation(student: Student, key: jax.Array) -> float:
     k_x, k_eps = jax.random.split(key)
     t = jnp.asarray(TIMES)
     x = jnp.clip(jax.random.normal(k_x, (len(TIMES), *student.shape)) / 2, -1, 1)
-    z = add_noise(student.binding.schedule, x, jax.random.normal(k_eps, x.shape), t)
-    cond = student.binding.sizes.conditions(student.method.inputs)
-    cond = {name: jnp.repeat(value, len(TIMES), axis=0) for name, value in cond.items()}
-    predict = jax.jit(lambda params: student.binding(params)(z, t, cond))
+    z = add_noise(student.network_spec.schedule, x, jax.random.normal(k_eps, x.shape), t)
+    _, _, cond = student.network_spec.spec.example(student.trained.inputs, len(TIMES))
+    predict = jax.jit(lambda params: student.network_spec(params)(z, t, cond))
     x_hat, eps_hat = predict(student.params)
     if not (np.isfinite(x_hat).all() and np.isfinite(eps_hat).all()):
         raise ValueError("the network's predictions are not finite; its parameters are damaged")
-    schedule = student.binding.schedule
+    schedule = student.network_spec.schedule
     rebuilt = expand(schedule.alpha(t), z) * x_hat + expand(schedule.sigma(t), z) * eps_hat
     return float(jnp.max(jnp.abs(z - rebuilt) / jnp.maximum(1, jnp.abs(z))))
 
 
 def draw(student: Student, num: int, num_steps: int) -> np.ndarray:
     """`num` images, classes in turn, in `num_steps` DDIM steps, or fewer where it has fewer."""
-    own = int(student.method.num_steps)
-    steps = min(num_steps, own) if student.method.continuous else own
+    own = student.trained.num_steps
+    steps = min(num_steps, own) if student.trained.all_times else own
     return np.asarray(student.sample(jax.random.key(0), num, num_steps=steps))

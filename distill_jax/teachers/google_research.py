@@ -13,51 +13,24 @@ import msgpack
 import numpy as np
 from etils import epath
 
+from distill_jax.config import PAPER_UNETS
 from distill_jax.data import DATASETS
 from distill_jax.runtime.registry import build
 from distill_jax.teachers.base import Imported
 from distill_jax.typing import Tree
 
-UNET = {"name": "unet", "blocks": 3, "logsnr_input": "inv_cos", "resblock_resample": True}
-# Salimans & Ho (2022), released configs. The steps are those that their chains start from.
+UNET = {"name": "unet", "logsnr_input": "inv_cos", "resblock_resample": True}
+KEPT = {"dropout": 0.0}  # A finished network has none.
+# Salimans & Ho (2022), released networks. The steps are those that their chains start from.
 PUBLISHED = {
-    "CIFAR-10": {
-        "model": {
-            **UNET,
-            "channels": 256,
-            "embedding": 1024,
-            "multipliers": (1, 1, 1),
-            "attention": (8, 16),
-            "heads": 1,
-        },
-        "parameterization": "x",
-        "shape": (32, 32, 3),
-        "num_classes": 0,
-        "num_steps": 8192,
-    },
-    "ImageNet 64x64": {
-        "model": {
-            **UNET,
-            "channels": 192,
-            "embedding": 768,
-            "multipliers": (1, 2, 3, 4),
-            "attention": (8, 16, 32),
-            "head_dim": 64,
-        },
+    "cifar10": {"parameterization": "x", "shape": (32, 32, 3), "num_classes": 0, "num_steps": 8192},
+    "imagenet64": {
         "parameterization": "both",
         "shape": (64, 64, 3),
         "num_classes": 1000,
         "num_steps": 1024,
     },
-    "LSUN 128x128": {
-        "model": {
-            **UNET,
-            "channels": 64,
-            "embedding": 768,
-            "multipliers": (1, 2, 4, 6, 8),
-            "attention": (8, 16, 32),
-            "head_dim": 64,
-        },
+    "lsun128": {
         "parameterization": "both",
         "shape": (128, 128, 3),
         "num_classes": 0,
@@ -109,9 +82,9 @@ def published(path: epath.PathLike, params: Tree) -> Mapping[str, Any]:
     conv_in = params.get("conv_in")
     kernel = conv_in.get("kernel") if isinstance(conv_in, dict) else None
     width = kernel.shape[-1] if getattr(kernel, "ndim", 0) else None
-    for spec in PUBLISHED.values():
-        if spec["model"]["channels"] == width:
-            return {"schedule": COSINE, **spec}
+    for name, spec in PUBLISHED.items():
+        if PAPER_UNETS[name]["channels"] == width:
+            return {"model": {**UNET, **PAPER_UNETS[name], **KEPT}, "schedule": COSINE, **spec}
     raise ValueError(
         f"{path} is none of the published networks ({', '.join(PUBLISHED)}): its first convolution "
         f"has {width or 'no'} channels; describe its network with --config=FILE.py"

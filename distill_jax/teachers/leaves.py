@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.models.build import make_binding
+from distill_jax.diffusion.spec import image_data
+from distill_jax.models.build import abstract_params, make_network
 from distill_jax.typing import Tree
 
 Path = tuple[str, ...]
@@ -55,9 +55,8 @@ def expected(
       dialect: of the other code.
     """
     spec = {"model": model, "schedule": {"name": "cosine"}, "parameterization": "x"}
-    binding = make_binding(spec, shape, num_classes)
-    arguments = (jnp.zeros((1, *shape)), jnp.zeros((1,)), binding.sizes.conditions())
-    params = jax.eval_shape(binding.network.init, jax.random.key(0), *arguments)
+    network_spec = make_network(spec, image_data(shape, num_classes))
+    params = abstract_params(network_spec, ())
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
         path = tuple(key.key for key in keys)
         yield path, _leaf(path, leaf.shape, dialect)

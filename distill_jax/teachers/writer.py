@@ -1,7 +1,6 @@
 """Writes an imported network as a finished stage: student.load and a stage's `teacher` read it."""
 
 import hashlib
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,9 @@ import numpy as np
 from etils import epath
 
 from distill_jax.runtime.files import absolute
-from distill_jax.sampling.student import find_final
+from distill_jax.runtime.trees import by_name
+from distill_jax.sampling.loading import find_final
+from distill_jax.sampling.manifest import Lineage, Manifest
 from distill_jax.storage import checkpoint
 from distill_jax.teachers.base import Imported
 from distill_jax.typing import Tree
@@ -39,7 +40,7 @@ def check_params(params: Tree, like: Tree) -> None:
       ValueError: naming the first that is missing, left over, of another shape or type, or not
         finite.
     """
-    have, want = _by_name(params), _by_name(like)
+    have, want = by_name(params), by_name(like)
     for what, names in (
         ("lacks", want.keys() - have.keys()),
         ("has, and the network does not,", have.keys() - want.keys()),
@@ -60,20 +61,18 @@ def check_params(params: Tree, like: Tree) -> None:
             raise ValueError(f"{name} has values that are not finite; the checkpoint is damaged")
 
 
-def _by_name(tree: Tree) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
 def write(
-    imported: Imported, source: Mapping[str, Any], data: Mapping[str, Any], out: epath.PathLike
+    imported: Imported,
+    source: Mapping[str, Any],
+    data: Mapping[str, Any] | None,
+    out: epath.PathLike,
 ) -> epath.Path:
     """Writes OUT/final/ in one step: a kill leaves nothing there, or all of it.
 
     Args:
       imported: is checked against its network first.
       source: where it came from; "format" becomes part of its name.
-      data: spec of the dataset to evaluate it with.
+      data: the dataset to evaluate it with, as in a config; None where it is not known.
       out: a directory without a network; made when absent.
 
     Returns:
@@ -92,7 +91,7 @@ def write(
         if partial.exists():
             partial.rmtree()
         params = jax.tree.map(np.ascontiguousarray, imported.params)
-        checkpoint.save_final(partial, params, _manifest(imported, source, data))
+        checkpoint.save_final(partial, params, _manifest(imported, source, data).to_json())
         out.mkdir(parents=True, exist_ok=True)
         partial.rename(out / "final")
     finally:
@@ -102,33 +101,21 @@ def write(
 
 
 def _manifest(
-    imported: Imported, source: Mapping[str, Any], data: Mapping[str, Any]
-) -> dict[str, Any]:
+    imported: Imported, source: Mapping[str, Any], data: Mapping[str, Any] | None
+) -> Manifest:
     """What pipeline writes of a stage that was trained here, and the source."""
-    steps = imported.num_steps
-    times = None if imported.continuous else [(i + 1) / steps for i in reversed(range(steps))]
-    return {
-        "stage": f"imported_{source['format']}",
-        "method": imported.method_spec(),
-        "num_steps": steps,
-        "times": times,
-        "w_range": None,
-        "shape": imported.shape,
-        "num_classes": imported.num_classes,
-        "model": imported.model,
-        "schedule": imported.schedule,
-        "parameterization": imported.parameterization,
-        "data": data,
-        "parent": None,
-        "init": None,
-        "init_fake": None,
-        "matmul_precision": "default",
-        "source": source,
-        "updates": None,  # Its file does not say.
-        "metrics": {},
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
-        "config": {},
-    }
+    name = "diffusion" if imported.continuous else "progressive"
+    return Manifest(
+        stage=f"imported_{source['format']}",
+        trained=imported.trained,
+        distilled=not imported.continuous,
+        spec=imported.data,
+        model=imported.model,
+        schedule=imported.schedule,
+        parameterization=imported.parameterization,
+        data=data,
+        lineage=Lineage({"name": name, "label_dropout": imported.label_dropout}, source=source),
+    )
 
 
 def sha256(path: epath.PathLike) -> str:

@@ -2,25 +2,25 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 
-from distill_jax.diffusion.denoiser import Binding, Denoiser, Head
+from distill_jax.diffusion.denoiser import Denoiser, Head, NetworkSpec
 from distill_jax.methods import Nets
 from distill_jax.models import DISCRIMINATORS
 from distill_jax.models.adapters import merge, new_adapters
 from distill_jax.models.build import abstract_params, initial_params
 from distill_jax.models.graft import graft
 from distill_jax.runtime.registry import lookup
+from distill_jax.runtime.sharding import Layout
 from distill_jax.typing import Cond, Image, Time, Tree
 
-Like = tuple[Binding, tuple[str, ...]]  # What a network is, and its inputs: see Method.inputs.
+Like = tuple[NetworkSpec, tuple[str, ...]]  # What a network is, and its inputs: see Method.inputs.
 
 
 @dataclasses.dataclass(frozen=True)
-class Bind:
+class Roles:
     """Parameters by role -> the networks that a loss sees. Equal ones share compiled updates.
 
     Attributes:
@@ -33,21 +33,21 @@ class Bind:
       rank: of the adapters that student and fake train in place of their weights, which stay the
         teacher's (distill_jax.models.adapters); 0 trains the weights.
       new: modules that the network a student starts from may lack; they are trained in full.
-      gather: makes parameters that are split over devices whole where they are used, see
-        sharding.Layout.gather; None leaves them as they are.
+      layout: gathers parameters that are split over devices where they are used, see
+        Layout.gather; None leaves them as they are.
     """
 
-    student: Binding
-    teacher: Binding | None = None
+    student: NetworkSpec
+    teacher: NetworkSpec | None = None
     fake: bool = False
     critic: str = ""
     rank: int = 0
     new: tuple[str, ...] = ()
-    gather: Callable[[Tree], Tree] | None = None
+    layout: Layout | None = None
 
     def __call__(self, params: Mapping[str, Tree]) -> Nets:
-        if self.gather is not None:
-            params = self.gather(params)
+        if self.layout is not None:
+            params = self.layout.gather(params)
         student = self.student(self.weights(params, params["student"]))
         teacher = None if self.teacher is None else self.teacher(params["teacher"])
         return Nets(student, teacher, self._fake(params) if self.fake else None)
@@ -58,7 +58,7 @@ class Bind:
 
     @property
     def _head(self) -> Head:
-        return lookup(DISCRIMINATORS, "discriminator", self.critic)(self.student.sizes.shape)
+        return lookup(DISCRIMINATORS, "discriminator", self.critic)(self.student.spec.shape)
 
     def _fake(self, params: Mapping[str, Tree]) -> Denoiser:
         fake = self.student(self.weights(params, params["fake"]["network"]))
@@ -103,24 +103,22 @@ class Bind:
             own = network if fake is None else graft(params, fake, self.new)
             roles["fake"] = {"network": own}
         if self.critic:
-            binding = self.student
-            z, t = jnp.zeros((1, *binding.sizes.shape)), jnp.zeros((1,))
-            features = binding(params).features(z, t, binding.sizes.conditions(inputs))
+            features = self.student(params).features(*self.student.spec.example(inputs))
             roles["fake"]["critic"] = self._head.init(jax.random.fold_in(key, 2), features)
         return roles
 
 
-@functools.cache  # All halvings of a chain have the same.
+@functools.lru_cache(maxsize=64)  # All halvings of a chain have the same.
 def role_shapes(
-    bind: Bind, inputs: tuple[str, ...], start: Like | None, fake: Like | None = None
+    roles: Roles, inputs: tuple[str, ...], start: Like | None, fake: Like | None = None
 ) -> dict[str, Tree]:
-    """Shapes and types of `bind.initial`, where student and fake start from networks like these.
+    """Shapes and types of `roles.initial`, where student and fake start from networks like these.
 
     Each is what the network is and what it takes beside z, t and label; None as in `initial`.
     """
 
     def initial(key: jax.Array, *begun: Tree | None) -> dict[str, Tree]:
-        return bind.initial(key, inputs, *begun)
+        return roles.initial(key, inputs, *begun)
 
     begun = (None if like is None else abstract_params(*like) for like in (start, fake))
     return jax.eval_shape(initial, jax.random.key(0), *begun)

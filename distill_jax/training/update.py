@@ -1,7 +1,7 @@
 """Updates: gradients of a phase's loss, an optimizer and a running mean, compiled."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from distill_jax.diffusion.pixels import normalise
+from distill_jax.runtime.sharding import Layout
 from distill_jax.typing import Batch, Tree
 
 Metrics = dict[str, jax.Array]
@@ -75,13 +76,13 @@ def optimizer(b1: float, b2: float, clip_norm: float, eps: float = 1e-8) -> Any:
     return optax.chain(clip, optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def make_update(
     phases: tuple,
     index: int,
-    bind: Callable,
+    roles: Callable,
     tx: Any,
-    constrain: Callable,
+    layout: Layout | None = None,
     turn: int = 0,
     microbatches: int = 1,
 ) -> Any:
@@ -97,13 +98,13 @@ def make_update(
     Args:
       phases: of one iteration of the method.
       index: of this phase; the last update of the last one counts the iteration.
-      bind: parameters by role -> the networks that a loss sees.
+      roles: parameters by role -> the networks that a loss sees.
       tx: the optax transform, without the learning rate.
-      constrain: holds a tree to its sharding.
+      layout: holds the state to its sharding; None leaves it as it is.
       turn: which program of a phase that has several.
       microbatches: parts of the batch whose gradients come one after the other; see accumulated.
     """
-    phase = phases[index]
+    phase, constrain = phases[index], _constrain(layout)
     prefix = "" if phase.trains == "student" else f"{phase.trains}_"
 
     def update(
@@ -122,7 +123,7 @@ def make_update(
         def loss_of(trained: Tree, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
             if batch.x is not None:
                 batch = batch._replace(x=normalise(batch.x))
-            nets = bind({**frozen, **state.params, phase.trains: trained})
+            nets = roles({**frozen, **state.params, phase.trains: trained})
             return phase.loss(method, key, batch, nets, *((turn,) if phase.turns > 1 else ()))
 
         gradient = jax.value_and_grad(loss_of, has_aux=True)
@@ -153,29 +154,23 @@ def make_update(
     return jax.jit(update, donate_argnames="state")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=16)
 def make_iterations(
     phases: tuple,
-    bind: Callable,
+    roles: Callable,
     tx: Any,
-    constrain: Callable,
+    layout: Layout | None = None,
     microbatches: int = 1,
 ) -> Any:
     """Several iterations in one compiled call, for networks whose update is shorter than a call.
 
         (method, rates, state, frozen, batches) -> (state, metrics)
 
-    There is a batch for each update of an iteration, whose images and conditions have the
-    iterations as their second axis; the null conditions are common to all. Metrics have one number
-    for each iteration. Arguments are those of make_update, and so are the numbers.
+    There is a batch for each update of an iteration, whose numbers, images and conditions
+    have the iterations as their second axis; the null conditions are common to all. Metrics have
+    one number for each iteration. Arguments are those of make_update, and so are the numbers.
     """
-    updates = [
-        [
-            make_update(phases, i, bind, tx, constrain, turn, microbatches)
-            for turn in range(phase.turns)
-        ]
-        for i, phase in enumerate(phases)
-    ]
+    updates = all_updates(phases, roles, tx, layout, microbatches)
 
     def iterations(
         method: Any,
@@ -184,20 +179,60 @@ def make_iterations(
         frozen: Mapping[str, Tree],
         batches: tuple[Batch, ...],
     ) -> tuple[TrainState, Metrics]:
-        def one(state: TrainState, rows: list) -> tuple[TrainState, Metrics]:
-            step, metrics = state.step, {}
-            left = (Batch(*row, batches[0].null) for row in rows)
-            for phase, programs in zip(phases, updates, strict=True):
-                for repeat in range(phase.repeats):
-                    turn, given = step % phase.turns, (method, rates, state, frozen, next(left))
-                    state, new = jax.lax.switch(turn, programs, *given, repeat)
-                    metrics.update(new)
-            return state, metrics
+        def call(variants: list, step: jax.Array, state: TrainState, *given: Any) -> tuple:
+            return jax.lax.switch(step, variants, method, rates, state, frozen, *given)
 
-        rows = jax.tree.map(lambda x: x.swapaxes(0, 1), [(b.x, b.cond) for b in batches])
+        def one(state: TrainState, rows: list) -> tuple[TrainState, Metrics]:
+            left = [Batch(*row, null=batches[0].null) for row in rows]
+            return iteration(call, phases, updates, state.step, state, left)
+
+        rows = jax.tree.map(lambda x: x.swapaxes(0, 1), [batch[:3] for batch in batches])
         return jax.lax.scan(one, state, rows)
 
     return jax.jit(iterations, donate_argnames="state")
+
+
+def all_updates(
+    phases: tuple, roles: Callable, tx: Any, layout: Layout | None, microbatches: int
+) -> list[list]:
+    """The compiled updates of an iteration by phase and turn; see make_update."""
+    return [
+        [
+            make_update(phases, i, roles, tx, layout, turn, microbatches)
+            for turn in range(phase.turns)
+        ]
+        for i, phase in enumerate(phases)
+    ]
+
+
+def iteration(
+    call: Callable,
+    phases: tuple,
+    updates: list[list],
+    step: jax.Array | int,
+    state: TrainState,
+    batches: Sequence[Batch],
+) -> tuple[TrainState, Metrics]:
+    """One iteration: the updates of every phase in order, each with its batch.
+
+    Args:
+      call: (updates of a phase, which of them, state, batch, repeat) -> (state, metrics).
+      phases: of the iteration.
+      updates: from all_updates.
+      step: number of the iteration, from 0, which decides whose turn it is.
+      state: before it.
+      batches: one for each update.
+    """
+    metrics, left = {}, iter(batches)
+    for phase, variants in zip(phases, updates, strict=True):
+        for repeat in range(phase.repeats):
+            state, new = call(variants, step % phase.turns, state, next(left), repeat)
+            metrics.update(new)
+    return state, metrics
+
+
+def _constrain(layout: Layout | None) -> Callable[[Tree], Tree]:
+    return (lambda tree: tree) if layout is None else layout.constrain
 
 
 def new_state(key: jax.Array, params: dict[str, Tree], tx: Any) -> TrainState:
@@ -229,11 +264,12 @@ def accumulated(gradient: Callable, count: int, constrain: Callable) -> Callable
     def mean(params: Tree, key: jax.Array, batch: Batch) -> Tree:
         def add(total: Tree, item: tuple[jax.Array, Batch]) -> tuple[Tree, None]:
             i, rows = item
-            new = gradient(params, jax.random.fold_in(key, i), rows)
+            new = gradient(params, jax.random.fold_in(key, i), rows._replace(null=batch.null))
             return constrain(jax.tree.map(lambda t, n: t + n / count, total, new)), None
 
-        parts = jnp.arange(count), jax.tree.map(part, batch)
-        first = jax.tree.map(lambda rows: rows[0], parts[1])
+        rows = jax.tree.map(part, batch._replace(null={}))
+        parts = jnp.arange(count), rows
+        first = jax.tree.map(lambda rows: rows[0], rows)._replace(null=batch.null)
         shapes = jax.eval_shape(gradient, params, key, first)
         zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.lax.scan(add, constrain(zero), parts)[0]

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from distill_jax.data import DATASETS, Dataset
+from distill_jax.data import DATASETS, Dataset, Source
 from distill_jax.diffusion.analytic import ring
 from distill_jax.diffusion.pixels import normalise
 
@@ -29,7 +29,12 @@ def rows(batches):
 
 
 def batch(data, seed, step, size, part=(0, 1)):
-    return next(data.batches(seed, step, size, part))
+    return source(next(data.batches(seed, step, size, part)))
+
+
+def source(rows):
+    """Images and labels of a batch."""
+    return Source(rows.x, rows.cond["label"])
 
 
 def test_images_lie_in_range_and_labels_below_the_number_of_classes(data):
@@ -68,8 +73,8 @@ def test_a_batch_is_a_function_of_seed_and_step(data):
 
 
 def test_batches_that_start_later_are_those_of_the_run_from_the_beginning(data):
-    whole = list(itertools.islice(data.batches(2, 0, 8), 9))
-    later = list(itertools.islice(data.batches(2, 6, 8), 3))
+    whole = list(map(source, itertools.islice(data.batches(2, 0, 8), 9)))
+    later = list(map(source, itertools.islice(data.batches(2, 6, 8), 3)))
     for a, b in zip(whole[6:], later, strict=True):
         np.testing.assert_array_equal(a.x, b.x)
         np.testing.assert_array_equal(a.label, b.label)
@@ -78,7 +83,7 @@ def test_batches_that_start_later_are_those_of_the_run_from_the_beginning(data):
 def test_every_image_is_seen_once_in_each_epoch_with_its_label(data):
     known = dict(zip(*rows([data.images("train")]), strict=True))
     n = len(data.images("train").label)
-    seen, label = rows(itertools.islice(data.batches(0, 0, n // 3), 6))
+    seen, label = rows(map(source, itertools.islice(data.batches(0, 0, n // 3), 6)))
     for epoch in (slice(0, n), slice(n, 2 * n)):
         assert sorted(seen[epoch]) == sorted(rows([data.images("train")])[0])
     assert [known[image] for image in seen] == label
@@ -136,3 +141,33 @@ def test_noise_has_any_shape_with_and_without_classes():
     assert DATASETS["noise"](num_classes=0).num_labels == 1
     with pytest.raises(ValueError, match="num_classes is 4 and num_labels 3; expected the same"):
         DATASETS["noise"](num_classes=4, num_labels=3)
+
+
+def test_a_batch_says_which_examples_it_has_and_what_stands_for_no_condition(data):
+    steps = list(itertools.islice(data.batches(0, 5, 8), 2))
+    np.testing.assert_array_equal(np.concatenate([step.index for step in steps]), range(40, 56))
+    part = next(data.batches(0, 5, 8, (1, 2)))
+    np.testing.assert_array_equal(part.index, range(44, 48))
+    assert data.spec.x.shape == steps[0].x.shape[1:]
+    assert data.null.keys() == steps[0].cond.keys() == dict(data.spec.cond).keys()
+    for name, leaf in data.spec.cond:
+        assert data.null[name].shape == (1, *leaf.shape)
+        assert steps[0].cond[name].shape == (8, *leaf.shape)
+        assert data.null[name] == leaf.classes
+
+
+def test_without_images_the_conditions_are_drawn_alike_in_every_process(data):
+    free = data.without_images()
+    whole = next(free.batches(3, 7, 8))
+    parts = [next(free.batches(3, 7, 8, (i, 2))) for i in range(2)]
+    assert whole.x is None
+    assert free.spec == data.spec
+    np.testing.assert_array_equal(np.concatenate([part.index for part in parts]), whole.index)
+    for name, value in whole.cond.items():
+        np.testing.assert_array_equal(np.concatenate([part.cond[name] for part in parts]), value)
+        assert value.min() >= 0
+        assert value.max() < dict(data.spec.cond)[name].classes
+
+
+def test_only_points_of_the_mixture_have_no_bounds(data):
+    assert data.spec.bounded == (data.shape[:2] != (1, 1))

@@ -180,7 +180,8 @@ def test_half_of_the_training_images_are_mirrored_and_others_in_the_next_epoch()
     shelf = Shelf(64)
     epochs = list(itertools.islice(images_of(shelf).batches(0, 0, 64), 2))
     mirrored = []
-    for x, label in epochs:
+    for _, x, cond in epochs:
+        label = cond["label"]
         known = np.stack([shelf.pictures[i] for i in label])
         flips = (x == known[:, :, ::-1]).all(axis=(1, 2, 3))
         assert ((x == known).all(axis=(1, 2, 3)) ^ flips).all()
@@ -192,7 +193,7 @@ def test_half_of_the_training_images_are_mirrored_and_others_in_the_next_epoch()
 def test_without_flip_and_in_samples_no_image_is_mirrored():
     shelf = Shelf(16)
     batch = next(images_of(shelf, flip=False).batches(0, 0, 32))
-    for x, label in (batch, images_of(shelf).images("train")):
+    for x, label in ((batch.x, batch.cond["label"]), images_of(shelf).images("train")):
         np.testing.assert_array_equal(x, np.stack([shelf.pictures[i] for i in label]))
 
 
@@ -225,7 +226,7 @@ def test_a_process_reads_nothing_but_its_part_and_a_resumed_run_nothing_before()
     iterators = [
         images_of(shelf).batches(3, 10**6, 8, (index, 2)) for index, shelf in enumerate(shelves)
     ]
-    labels = [set(np.concatenate([next(it).label for _ in range(5)])) for it in iterators]
+    labels = [set(np.concatenate([next(it).cond["label"] for _ in range(5)])) for it in iterators]
     for iterator in iterators:
         iterator.close()
     for shelf, mine, others in zip(shelves, labels, labels[::-1], strict=True):

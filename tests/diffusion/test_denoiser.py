@@ -6,7 +6,7 @@ import pytest
 from distill_jax.diffusion.denoiser import Denoiser, clipped, guided
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine, add_noise, expand
-from tests.toys import filled, tiny_binding
+from tests.toys import filled, tiny_network
 
 LABEL = {"label": jnp.asarray([0, 1, 2, 0])}
 NULL = {"label": jnp.full((4,), 3)}
@@ -15,8 +15,8 @@ T = jnp.asarray([0.1, 0.4, 0.7, 1.0])
 
 
 def network():
-    binding = tiny_binding()
-    return binding(filled(binding.network.init(jax.random.key(0), Z, T, LABEL)))
+    network_spec = tiny_network()
+    return network_spec(filled(network_spec.network.init(jax.random.key(0), Z, T, LABEL)))
 
 
 def test_guidance_extrapolates_from_the_null_prediction_by_w_per_example():

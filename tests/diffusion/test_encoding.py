@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from distill_jax.diffusion.denoiser import Denoiser
-from distill_jax.diffusion.encoding import ddim_encode, encode_target
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction
-from distill_jax.diffusion.samplers import ddim, ddim_step, ddim_target
+from distill_jax.diffusion.samplers import ddim, ddim_encode, ddim_step, ddim_target, encode_target
 from distill_jax.diffusion.schedule import Cosine, Karras, RectifiedFlow, add_noise, expand
 from tests.toys import gaussian_denoiser
 

@@ -14,7 +14,14 @@ def row_of(sampler, num_steps, w, *values, name="FD-digits"):
     calls = num_steps * (2 if sampler.startswith("teacher") else 1)
     names = (name, f"{name}-to-teacher", "l2")
     found = dict(zip(names, values, strict=False))
-    return {"sampler": sampler, "num_steps": num_steps, "w": w, "calls": calls, **found}
+    return {
+        "role": sampler.split(",")[0],
+        "sampler": sampler,
+        "num_steps": num_steps,
+        "w": w,
+        "calls": calls,
+        **found,
+    }
 
 
 def chain(samplers, strengths, counts):

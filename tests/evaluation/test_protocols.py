@@ -74,7 +74,14 @@ def test_without_labels_the_summary_says_what_the_features_are_worth():
 
 
 def row_of(sampler, num_steps, w, **more):
-    row = {"sampler": sampler, "num_steps": num_steps, "w": w, "SW2": 0.1 * num_steps, **more}
+    row = {
+        "role": sampler.split(",")[0],
+        "sampler": sampler,
+        "num_steps": num_steps,
+        "w": w,
+        "SW2": 0.1 * num_steps,
+        **more,
+    }
     return {**row, "calls": num_steps, "seconds_per_image": 0.01 * num_steps}
 
 

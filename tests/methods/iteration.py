@@ -15,10 +15,10 @@ from distill_jax.methods import METHODS
 from distill_jax.models.build import initial_params
 from distill_jax.runtime.sharding import Layout, make_layout
 from distill_jax.sampling.student import Student
-from distill_jax.training.roles import Bind
+from distill_jax.training.roles import Roles
 from distill_jax.training.update import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
-from tests.toys import filled, tiny_binding
+from tests.toys import filled, inputs_of, manifest_of, tiny_network
 
 SHAPE = (4, 4, 1)
 METHOD = {
@@ -50,37 +50,39 @@ def batch_of(method, size=8):
     """A batch as the pipeline would make it."""
     label = jnp.arange(size, dtype=jnp.int32) % 3
     x = jax.random.uniform(jax.random.key(0), (size, *SHAPE), minval=-1)
-    null = {"label": jnp.full((size,), 3, jnp.int32)}
-    return Batch(None if method.data_free else x, {"label": label}, null)
+    null = {"label": jnp.full((1,), 3, jnp.int32)}
+    return Batch(jnp.arange(size), None if method.data_free else x, {"label": label}, null)
 
 
 def networks(name):
-    """Bind, what the roles train, and the frozen networks, none of them zero anywhere."""
-    method, teacher, binding = METHOD[name], TEACHER.get(name), tiny_binding()
+    """Roles, what the roles train, and the frozen networks, none of them zero anywhere."""
+    method, teacher, network_spec = METHOD[name], TEACHER.get(name), tiny_network()
     fake = any(phase.trains == "fake" for phase in method.phases)
     critic = method.discriminator if method.has_critic else ""
-    bind = Bind(binding, teacher and binding, fake, critic)
-    roles = filled(bind.initial(jax.random.key(1), method.inputs, None))
+    roles = Roles(network_spec, teacher and network_spec, fake, critic)
+    trained = filled(roles.initial(jax.random.key(1), inputs_of(method), None))
     frozen = {}
     if teacher is not None:
-        params = initial_params(jax.random.key(2), binding, teacher.inputs)
+        params = initial_params(jax.random.key(2), network_spec, inputs_of(teacher))
         frozen["teacher"] = jax.tree.map(lambda leaf: 0.9 * leaf, filled(params))
-    return bind, roles, frozen
+    return roles, trained, frozen
 
 
 def one_iteration(name):
     """What one iteration of the method did to states that are split over all devices."""
     method, layout = METHOD[name], make_layout({"data": -1, "fsdp": min(2, jax.device_count())})
     layout = Layout(layout.mesh, min_size=16)
-    bind, roles, frozen = networks(name)
-    bind = dataclasses.replace(bind, gather=layout.gather)
-    state = new_state(jax.random.key(3), roles, TX)
+    roles, trained, frozen = networks(name)
+    roles = dataclasses.replace(roles, layout=layout)
+    state = new_state(jax.random.key(3), trained, TX)
     state, frozen = jax.device_put((state, frozen), layout.shardings((state, frozen)))
-    batch = jax.device_put(batch_of(method), layout.batch)
+    batch = batch_of(method)
+    rows = jax.device_put(batch._replace(null={}), layout.batch)
+    batch = rows._replace(null=jax.device_put(batch.null, layout.replicated))
     before = jax.tree.map(np.array, (state.params, state.ema, frozen))
     donated, finite = True, True
     for i, phase in enumerate(method.phases):
-        update = make_update(method.phases, i, bind, TX, layout.constrain)
+        update = make_update(method.phases, i, roles, TX, layout)
         for repeat in range(phase.repeats):
             given = jax.tree.leaves((state.params, state.opt, state.ema))
             state, metrics = update(method, RATES, state, frozen, batch, repeat)
@@ -110,14 +112,14 @@ def one_iteration(name):
 
 def drawn(name):
     """Samples of a network on one device and on all, whose number does not divide theirs."""
-    method, binding = METHOD[name], tiny_binding()
-    manifest = {"shape": SHAPE, "num_classes": 3}
+    method, network_spec = METHOD[name], tiny_network()
+    manifest = manifest_of(method)
     found = []
     for devices in (jax.devices()[:1], jax.devices()):
         layout = make_layout({"data": -1}, devices)
-        params = filled(initial_params(jax.random.key(1), binding, method.inputs))
+        params = filled(initial_params(jax.random.key(1), network_spec, inputs_of(method)))
         params = jax.device_put(params, layout.shardings(params))
-        student = Student(manifest, binding, method, params, layout)
+        student = Student(manifest, network_spec, params, layout)
         found.append(np.asarray(student.sample(jax.random.key(2), 5, w=1.0)))
     return bool(found[0].shape == (5, *SHAPE) and np.allclose(*found, atol=1e-5))
 

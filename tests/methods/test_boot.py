@@ -13,12 +13,11 @@ from distill_jax.diffusion.samplers import ddim_step, signal_step
 from distill_jax.diffusion.schedule import Cosine, Karras, RectifiedFlow, add_noise
 from distill_jax.methods import METHODS, Nets
 from distill_jax.models.build import initial_params
-from distill_jax.typing import Batch
-from tests.toys import filled, gaussian_denoiser, tiny_binding
+from tests.toys import check, filled, gaussian_denoiser, inputs_of, make_batch, sample, tiny_network
 
 COSINE = Cosine(-60.0, 60.0)  # The ends so far out that nothing of them is seen in 7 digits.
 LABELS = {"label": jnp.asarray([0, 1, 2, 0], jnp.int32)}
-BATCH = Batch(None, LABELS, {"label": jnp.full((4,), 3, jnp.int32)})
+BATCH = make_batch(None, LABELS, {"label": jnp.full((4,), 3, jnp.int32)})
 BOOT = METHODS["boot"]()
 TEACHER = METHODS["diffusion"]()
 STD, MEAN = 0.5, -0.2
@@ -157,22 +156,24 @@ def test_only_the_later_signal_gets_a_gradient(x64):
 
 
 def test_at_the_start_the_student_is_the_teachers_x_at_the_noise_for_every_target():
-    binding = tiny_binding()
-    teacher = filled(initial_params(jax.random.key(0), binding, TEACHER.inputs))
-    fresh = initial_params(jax.random.key(1), binding, BOOT.inputs)
+    network_spec = tiny_network()
+    teacher = filled(initial_params(jax.random.key(0), network_spec, inputs_of(TEACHER)))
+    fresh = initial_params(jax.random.key(1), network_spec, inputs_of(BOOT))
     added = fresh["conditioning"]["target_embed"]
     params = {**teacher, "conditioning": {**teacher["conditioning"], "target_embed": added}}
     eps = jax.random.normal(jax.random.key(2), (3, 4, 4, 1))
     label = {"label": jnp.asarray([0, 1, 2], jnp.int32)}
     at = jnp.full((3,), BOOT.t_max)
-    z = binding.schedule.sigma(at)[:, None, None, None] * eps
-    y = BOOT.signal(binding(params), eps, jnp.asarray([0.01, 0.3, 0.98]), label)
-    np.testing.assert_allclose(y, binding(teacher)(z, at, label).x, atol=1e-6)
+    z = network_spec.schedule.sigma(at)[:, None, None, None] * eps
+    y = BOOT.signal(network_spec(params), eps, jnp.asarray([0.01, 0.3, 0.98]), label)
+    np.testing.assert_allclose(y, network_spec(teacher)(z, at, label).x, atol=1e-6)
     live = filled(params)
-    early, late = (BOOT.signal(binding(live), eps, jnp.full((3,), t), label) for t in (0.1, 0.9))
+    early, late = (
+        BOOT.signal(network_spec(live), eps, jnp.full((3,), t), label) for t in (0.1, 0.9)
+    )
     assert float(jnp.abs(early - late).max()) > 1e-3
-    x = BOOT.sample(jax.random.key(0), binding(live), eps, label)
-    last = BOOT.signal(binding(live), eps, jnp.full((3,), BOOT.t_min), label)
+    x = sample(BOOT, jax.random.key(0), network_spec(live), eps, label)
+    last = BOOT.signal(network_spec(live), eps, jnp.full((3,), BOOT.t_min), label)
     np.testing.assert_array_equal(x, last)
 
 
@@ -202,7 +203,7 @@ BAD = {
     "time beyond 1": ({"t_max": 1.5}, "t_max is 1.5; expected a number from 0 to 1"),
     "unknown solver": ({"solver": "rk4"}, "solver is 'rk4'; known: euler, heun"),
     "unknown weight": ({"step_weight": "snr"}, "step_weight is 'snr'; known: constant, inverse"),
-    "grid for all times": ({"teacher_steps": 8}, "teacher_steps is 8.*knows all times"),
+    "grid for all times": ({"teacher_steps": 8}, "teacher_steps is 8.*was trained at all times"),
     "input that is none": ({"absorbed": True}, "absorbed is True, and the teacher takes no w"),
     "negative w": ({"w": -1.0}, "w is -1.0; expected a number from 0"),
 }
@@ -212,29 +213,29 @@ BAD = {
 def test_bad_numbers_are_refused(case):
     options, message = BAD[case]
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(BOOT, **options).check(TEACHER)
+        check(dataclasses.replace(BOOT, **options), TEACHER)
 
 
 def test_teachers_that_do_not_fit_are_refused():
     rounds = METHODS["progressive"](num_steps=8, w_range=(0.0, 4.0))
     with pytest.raises(ValueError, match="absorbed is False, and the teacher takes w"):
-        BOOT.check(rounds)
+        check(BOOT, rounds)
     absorbed = dataclasses.replace(BOOT, absorbed=True, w_range=(0.0, 4.0))
-    with pytest.raises(ValueError, match="the teacher knows its 8 steps alone"):
-        absorbed.check(rounds)
+    with pytest.raises(ValueError, match="the teacher was trained at its 8 steps only"):
+        check(absorbed, rounds)
     walked = dataclasses.replace(absorbed, teacher_steps=8, solver="euler")
     with pytest.raises(ValueError, match="train that stage with clip_target=False"):
-        walked.check(rounds)
-    walked.check(dataclasses.replace(rounds, clip_target=False))
-    dataclasses.replace(walked, clip_target=True).check(rounds)
+        check(walked, rounds)
+    check(walked, dataclasses.replace(rounds, clip_target=False))
+    check(dataclasses.replace(walked, clip_target=True), rounds)
     with pytest.raises(ValueError, match="of a teacher that DDIM samples"):
-        walked.check(METHODS["stochastic"](num_steps=8, w_range=(0.0, 4.0)))
+        check(walked, METHODS["stochastic"](num_steps=8, w_range=(0.0, 4.0)))
     with pytest.raises(ValueError, match="w is 1.0 and w_range .*; expected one of them"):
-        dataclasses.replace(BOOT, w=1.0, w_range=(0.0, 4.0)).check(TEACHER)
+        check(dataclasses.replace(BOOT, w=1.0, w_range=(0.0, 4.0)), TEACHER)
     with pytest.raises(ValueError, match="leaves the teacher's"):
-        dataclasses.replace(absorbed, w_range=(0.0, 9.0)).check(METHODS["guided"]())
+        check(dataclasses.replace(absorbed, w_range=(0.0, 9.0)), METHODS["guided"]())
     with pytest.raises(ValueError, match="trained with label_dropout=0"):
-        dataclasses.replace(BOOT, w=1.0).check(METHODS["diffusion"](label_dropout=0.0))
+        check(dataclasses.replace(BOOT, w=1.0), METHODS["diffusion"](label_dropout=0.0))
 
 
 def test_no_time_is_drawn_from_which_there_is_no_step():

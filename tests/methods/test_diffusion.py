@@ -6,10 +6,9 @@ import pytest
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.schedule import Cosine
 from distill_jax.methods import METHODS, Nets
-from distill_jax.typing import Batch
-from tests.toys import constant_denoiser, gaussian_denoiser
+from tests.toys import check, constant_denoiser, gaussian_denoiser, make_batch
 
-BATCH = Batch(
+BATCH = make_batch(
     0.5 * jax.random.normal(jax.random.key(0), (4000, 3)),
     {"label": jnp.zeros((4000,), jnp.int32)},
     {"label": jnp.full((4000,), 10, jnp.int32)},
@@ -40,7 +39,7 @@ def test_loss_of_the_exact_denoiser_of_a_gaussian_is_its_known_integral(x64):
     weight = jnp.maximum(alpha2 / sigma2, 1)
     expected = float(jnp.mean(weight * 0.25 * sigma2 / (0.25 * alpha2 + sigma2)))
     x = 0.5 * jax.random.normal(jax.random.key(0), (100000, 3), jnp.float64)
-    batch = Batch(x, {}, {})
+    batch = make_batch(x, {}, {})
     loss, _ = METHODS["diffusion"]().loss(
         jax.random.key(1), batch, Nets(gaussian_denoiser(Cosine(), 0.5))
     )
@@ -64,4 +63,4 @@ def test_labels_are_dropped_with_their_probability(dropout, low, high):
 
 def test_a_label_dropout_that_is_no_probability_is_refused():
     with pytest.raises(ValueError, match="label_dropout is 1.5"):
-        METHODS["diffusion"](label_dropout=1.5).check(None)
+        check(METHODS["diffusion"](label_dropout=1.5), None)

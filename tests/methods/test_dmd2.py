@@ -11,13 +11,12 @@ from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine
 from distill_jax.methods import METHODS, Nets
 from distill_jax.methods.matching import critic_loss, fool_loss, over
-from distill_jax.typing import Batch
 from tests.test_configs import load_config
-from tests.toys import gaussian_denoiser
+from tests.toys import check, gaussian_denoiser, make_batch, sample
 
 Dmd2, Diffusion = METHODS["dmd2"], METHODS["diffusion"]
 NUM = 64
-BATCH = Batch(None, {"label": jnp.arange(NUM) % 2}, {"label": jnp.full((NUM,), 2)})
+BATCH = make_batch(None, {"label": jnp.arange(NUM) % 2}, {"label": jnp.full((NUM,), 2)})
 KEY = jax.random.key(0)
 REAL, FAKE = (0.7, 0.0), (0.5, 0.1)
 
@@ -82,7 +81,7 @@ def test_the_teacher_is_guided_and_the_fake_is_not():
     nets = Nets(shifted(0.3), bent(REAL, real), bent(FAKE, fake))
     for w in (0.0, 1.0):
         method = Dmd2(w=w)
-        assert (method.baked_w, method.guides) == (w, w > 0)
+        assert (method.fixed_w, method.guides) == (w, w > 0)
         method.student_loss(KEY, BATCH, nets)
         method.fake_loss(KEY, BATCH, nets)
     assert [len(z) // NUM for z, *_ in real] == [1, 2]
@@ -186,9 +185,9 @@ def test_a_few_step_students_gradient_comes_from_its_last_call_alone():
 def test_the_sampler_makes_the_calls_that_were_trained():
     student, z = gaussian_denoiser(Cosine(), 0.5), jax.random.normal(KEY, (NUM, 3))
     t = jnp.full(NUM, time_of(Cosine(), 2.5))
-    one = Dmd2().sample(KEY, student, z, {})
+    one = sample(Dmd2(), KEY, student, z, {})
     np.testing.assert_allclose(one, student(Cosine().sigma(t[0]) * z, t, {}).x, rtol=1e-5)
-    few = [Dmd2(times=TIMES).sample(jax.random.key(k), student, z, {}) for k in (0, 0, 1)]
+    few = [sample(Dmd2(times=TIMES), jax.random.key(k), student, z, {}) for k in (0, 0, 1)]
     np.testing.assert_array_equal(few[0], few[1])
     assert not np.allclose(few[0], few[2])
 
@@ -209,18 +208,18 @@ def test_the_sampler_makes_the_calls_that_were_trained():
 )
 def test_a_number_that_makes_no_sense_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        Dmd2(**change).check(Diffusion())
+        check(Dmd2(**change), Diffusion())
 
 
 def test_a_teacher_must_know_all_times_and_the_null_where_it_is_guided():
-    Dmd2(w=0.75, times=TIMES).check(Diffusion())
-    Dmd2().check(Diffusion(label_dropout=0.0))
+    check(Dmd2(w=0.75, times=TIMES), Diffusion())
+    check(Dmd2(), Diffusion(label_dropout=0.0))
     with pytest.raises(ValueError, match="no null condition"):
-        Dmd2(w=0.75).check(Diffusion(label_dropout=0.0))
+        check(Dmd2(w=0.75), Diffusion(label_dropout=0.0))
     with pytest.raises(ValueError, match="guiding it would guide twice"):
-        Dmd2().check(METHODS["guided"]())
-    with pytest.raises(ValueError, match="the times of its 8 steps alone"):
-        Dmd2().check(METHODS["progressive"](num_steps=8))
+        check(Dmd2(), METHODS["guided"]())
+    with pytest.raises(ValueError, match="the times of its 8 steps only"):
+        check(Dmd2(), METHODS["progressive"](num_steps=8))
 
 
 # What experiments/imagenet of tianweiy/DMD2 at 8d8fa55 sets, or main/edm/train_edm.py by default.

@@ -9,12 +9,11 @@ from distill_jax.diffusion.schedule import Cosine, expand
 from distill_jax.methods import METHODS, Nets
 from distill_jax.models.build import initial_params
 from distill_jax.models.graft import graft
-from distill_jax.typing import Batch
-from tests.toys import constant_denoiser, filled, tiny_binding
+from tests.toys import check, constant_denoiser, filled, inputs_of, make_batch, tiny_network
 
 Guided, Diffusion = METHODS["guided"], METHODS["diffusion"]
 SHAPE = (4, 4, 1)
-BATCH = Batch(
+BATCH = make_batch(
     jax.random.uniform(jax.random.key(0), (32, *SHAPE), minval=-1),
     {"label": jnp.arange(32) % 3},
     {"label": jnp.full((32,), 3)},
@@ -22,10 +21,10 @@ BATCH = Batch(
 
 
 def teacher_and_grafted_student():
-    binding = tiny_binding()
-    teacher = filled(initial_params(jax.random.key(1), binding, Diffusion().inputs))
-    fresh = initial_params(jax.random.key(2), binding, Guided().inputs)
-    return binding(teacher), binding(graft(fresh, teacher, new=("w_embed",)))
+    network_spec = tiny_network()
+    teacher = filled(initial_params(jax.random.key(1), network_spec, inputs_of(Diffusion())))
+    fresh = initial_params(jax.random.key(2), network_spec, inputs_of(Guided()))
+    return network_spec(teacher), network_spec(graft(fresh, teacher, new=("w_embed",)))
 
 
 def test_a_grafted_student_is_the_conditional_teacher_at_every_w():
@@ -40,7 +39,7 @@ def test_loss_of_a_grafted_student_is_zero_at_w_zero_and_not_above():
     teacher, student = teacher_and_grafted_student()
     losses = []
     for w in (0.0, 1.0):
-        method = Guided(w_range=(w, w), clip=False)
+        method = Guided(w_range=(w, w), clip_target=False)
         losses.append(float(method.loss(jax.random.key(3), BATCH, Nets(student, teacher))[0]))
     # Equal but for the rounding of one batch of 64 against one of 32, times weights up to e^20.
     assert losses[0] < 1e-3 * losses[1]
@@ -59,7 +58,7 @@ def test_the_target_is_the_extrapolation_from_the_null_label_by_w():
         return Prediction(x, z)
 
     nets = Nets(Denoiser(Cosine(), student), Denoiser(Cosine(), by_label))
-    method = Guided(w_range=(0.5, 2.0), clip=False, weighting="constant")
+    method = Guided(w_range=(0.5, 2.0), clip_target=False, weighting="constant")
     loss, _ = method.loss(jax.random.key(0), BATCH, nets)
     assert float(loss) < 1e-12
     assert 0.5 <= float(seen["w"].min()) < float(seen["w"].max()) <= 2.0
@@ -83,14 +82,14 @@ def test_a_clipped_target_is_missed_by_everything_else(inside):
 @pytest.mark.parametrize("w_range", [(2.0, 1.0), (-1.0, 1.0), (1.0,)])
 def test_a_w_range_that_is_reversed_or_negative_is_refused(w_range):
     with pytest.raises(ValueError, match="w_range is"):
-        Guided(w_range=w_range).check(Diffusion())
+        check(Guided(w_range=w_range), Diffusion())
 
 
 def test_a_teacher_that_takes_w_is_refused():
     with pytest.raises(ValueError, match="guiding it would guide twice"):
-        Guided().check(Guided())
+        check(Guided(), Guided())
 
 
 def test_a_teacher_without_label_dropout_is_refused_naming_the_remedy():
     with pytest.raises(ValueError, match=r"Fine-tune it.*stage\(\"finetune\", \"diffusion\""):
-        Guided().check(Diffusion(label_dropout=0.0))
+        check(Guided(), Diffusion(label_dropout=0.0))

@@ -6,6 +6,7 @@ import pytest
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.levels import time_of
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction, eps_from_x, v_from
+from distill_jax.diffusion.samplers import renoise
 from distill_jax.diffusion.schedule import Cosine, Karras, LinearBeta, RectifiedFlow, add_noise
 from distill_jax.methods import matching
 from tests.toys import constant_denoiser, gaussian_denoiser
@@ -126,9 +127,8 @@ def test_a_rollout_stops_at_the_input_of_its_step_and_at_the_last_x():
     schedule, times = Cosine(), jnp.asarray([1.0, 0.7, 0.4, 0.0])
     student = constant_denoiser(schedule, 0.25)
     eps = jax.random.normal(jax.random.key(2), (20000, 1))
-    run = jax.jit(
-        lambda k: matching.rollout(jax.random.key(0), student, eps, {}, times.__getitem__, k)
-    )
+    key = jax.random.key(0)
+    run = jax.jit(lambda k: renoise(key, student, eps, {}, times[:3], stop=k))
     for k in range(3):
         z = run(k)
         alpha, sigma = schedule.alpha(times[k]), schedule.sigma(times[k])
@@ -137,13 +137,13 @@ def test_a_rollout_stops_at_the_input_of_its_step_and_at_the_last_x():
         # Noise of its own, not that of the start.
         assert abs(np.corrcoef(z[:, 0], eps[:, 0])[0, 1]) < 0.03 or k == 0
     np.testing.assert_array_equal(run(3), jnp.full_like(eps, 0.25))
-    none = matching.rollout(jax.random.key(0), student, eps, {}, times.__getitem__, 0)
-    np.testing.assert_allclose(none, run(0))
+    np.testing.assert_allclose(renoise(key, student, eps, {}, times[:3], stop=0), run(0))
+    np.testing.assert_array_equal(renoise(key, student, eps, {}, times[:3]), run(3))
 
 
 def test_no_gradient_comes_out_of_a_rollout():
     def total(mean, stop):
-        student, times = gaussian_denoiser(Cosine(), 0.5, mean), jnp.asarray([1.0, 0.5, 0.0])
-        return matching.rollout(jax.random.key(0), student, X, {}, times.__getitem__, stop).sum()
+        student = gaussian_denoiser(Cosine(), 0.5, mean)
+        return renoise(jax.random.key(0), student, X, {}, (1.0, 0.5), stop=stop).sum()
 
     assert jax.jit(jax.grad(total))(0.3, 1) == 0

@@ -12,7 +12,7 @@ import pytest
 from distill_jax.diffusion.weighting import WEIGHTINGS
 from distill_jax.methods import METHODS
 from tests.methods.iteration import METHOD, TEACHER, batch_of, networks
-from tests.toys import ROOT
+from tests.toys import ROOT, check
 
 WEIGHTED = [name for name, method in METHOD.items() if hasattr(method, "weighting")]
 
@@ -60,17 +60,17 @@ def test_the_numbers_of_a_method_are_traced(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_losses_are_pure_and_reach_no_frozen_network(name):
     """T7: the gradient in every other network's parameters is not asked for, or is zero."""
-    method, (bind, roles, frozen) = METHOD[name], networks(name)
+    method, (roles, trained, frozen) = METHOD[name], networks(name)
     batch = batch_of(method)
     for phase in method.phases:
 
         @jax.jit
-        def loss(trained, key, phase=phase):
-            nets = bind({**frozen, **roles, phase.trains: trained})
+        def loss(params, key, phase=phase):
+            nets = roles({**frozen, **trained, phase.trains: params})
             return phase.loss(method, key, batch, nets)[0]
 
         keys = [jax.random.key(k) for k in (5, 5, 6)]
-        values = [float(loss(roles[phase.trains], key)) for key in keys]
+        values = [float(loss(trained[phase.trains], key)) for key in keys]
         assert values[0] == values[1] != values[2]
 
 
@@ -79,11 +79,11 @@ def test_losses_are_pure_and_reach_no_frozen_network(name):
 def test_a_number_of_steps_that_is_no_whole_number_from_one_is_refused(name, num_steps):
     method = dataclasses.replace(METHOD[name], num_steps=num_steps)
     with pytest.raises(ValueError, match=f"num_steps is {num_steps}"):
-        method.check(TEACHER.get(name))
+        check(method, TEACHER.get(name))
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_an_unknown_weighting_is_refused_with_the_known_ones(name):
     method = dataclasses.replace(METHOD[name], weighting="sn")
     with pytest.raises(ValueError, match=f"'sn'; known: {', '.join(WEIGHTINGS)}"):
-        method.check(TEACHER.get(name))
+        check(method, TEACHER.get(name))

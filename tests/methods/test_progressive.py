@@ -8,11 +8,10 @@ from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.samplers import ddim
 from distill_jax.diffusion.schedule import Cosine, RectifiedFlow, expand
 from distill_jax.methods import METHODS, Nets
-from distill_jax.typing import Batch
-from tests.toys import constant_denoiser, gaussian_denoiser
+from tests.toys import check, constant_denoiser, gaussian_denoiser, make_batch
 
 Progressive, Guided = METHODS["progressive"], METHODS["guided"]
-BATCH = Batch(0.3 * jax.random.normal(jax.random.key(0), (64, 4)), {}, {})
+BATCH = make_batch(0.3 * jax.random.normal(jax.random.key(0), (64, 4)), {}, {})
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), RectifiedFlow()], ids=repr)
@@ -20,7 +19,7 @@ BATCH = Batch(0.3 * jax.random.normal(jax.random.key(0), (64, 4)), {}, {})
 def test_loss_is_zero_for_a_constant_denoiser_at_every_n(schedule, num_steps):
     nets = Nets(constant_denoiser(schedule, 0.25), constant_denoiser(schedule, 0.25))
     for clip in (True, False):
-        method = Progressive(num_steps=num_steps, clip=clip, weighting="constant")
+        method = Progressive(num_steps=num_steps, clip_target=clip, weighting="constant")
         loss, _ = method.loss(jax.random.key(1), BATCH, nets)
         # c x + (1 - c) x rounds in the last place of 0.25.
         assert float(loss) < 1e-14
@@ -50,7 +49,9 @@ def test_the_optimum_for_a_gaussian_teacher_is_known_and_has_no_loss(x64, num_st
     schedule = Cosine()
     batch = BATCH._replace(x=BATCH.x.astype(jnp.float64))
     nets = Nets(exact_student(schedule, 0.3, num_steps), gaussian_denoiser(schedule, 0.3))
-    loss, _ = Progressive(num_steps=num_steps, clip=False).loss(jax.random.key(1), batch, nets)
+    loss, _ = Progressive(num_steps=num_steps, clip_target=False).loss(
+        jax.random.key(1), batch, nets
+    )
     assert float(loss) < 1e-12
 
 
@@ -81,7 +82,7 @@ def test_one_step_of_the_target_lands_where_factor_steps_of_the_teacher_land(x64
         return Prediction(x, eps_from_x(z, x, schedule, t))
 
     batch = BATCH._replace(x=BATCH.x.astype(jnp.float64))
-    method = Progressive(num_steps=num_steps, factor=factor, clip=False)
+    method = Progressive(num_steps=num_steps, factor=factor, clip_target=False)
     loss, _ = method.loss(jax.random.key(1), batch, Nets(Denoiser(schedule, predict), teacher))
     assert float(loss) < 1e-12
     assert float(jnp.std(seen["x"])) > 0.1
@@ -144,7 +145,7 @@ def test_with_label_dropout_some_examples_learn_the_null_condition():
         return constant_denoiser(Cosine(), 0.0).predict(z, t, cond)
 
     label = jnp.arange(64) % 3
-    batch = Batch(BATCH.x, {"label": label}, {"label": jnp.full((64,), 3)})
+    batch = make_batch(BATCH.x, {"label": label}, {"label": jnp.full((64,), 3)})
     nets = Nets(Denoiser(Cosine(), predict), Denoiser(Cosine(), predict))
     Progressive(num_steps=4, label_dropout=0.5).loss(jax.random.key(1), batch, nets)
     dropped = seen[0] == 3
@@ -157,33 +158,33 @@ def test_with_label_dropout_some_examples_learn_the_null_condition():
 def test_label_dropout_needs_a_teacher_with_it_and_no_w():
     teacher = METHODS["diffusion"](label_dropout=0.0)
     with pytest.raises(ValueError, match="label_dropout is 0.5"):
-        Progressive(num_steps=4, label_dropout=0.5).check(teacher)
+        check(Progressive(num_steps=4, label_dropout=0.5), teacher)
     with pytest.raises(ValueError, match="label_dropout is 0.5"):
-        Progressive(num_steps=4, label_dropout=0.5, w_range=(0.0, 1.0)).check(Guided())
+        check(Progressive(num_steps=4, label_dropout=0.5, w_range=(0.0, 1.0)), Guided())
     with pytest.raises(ValueError, match=r"label_dropout is 1.5; expected a probability"):
-        Progressive(num_steps=4, label_dropout=1.5).check(METHODS["diffusion"]())
+        check(Progressive(num_steps=4, label_dropout=1.5), METHODS["diffusion"]())
 
 
 def test_a_stochastic_teacher_is_refused():
-    with pytest.raises(ValueError, match="this teacher is a stochastic one"):
-        Progressive(num_steps=4).check(METHODS["stochastic"](num_steps=8))
+    with pytest.raises(ValueError, match="this teacher has 8 stochastic steps"):
+        check(Progressive(num_steps=4), METHODS["stochastic"](num_steps=8))
 
 
 def test_a_factor_below_two_is_refused():
     with pytest.raises(ValueError, match="factor is 1"):
-        Progressive(num_steps=4, factor=1).check(METHODS["diffusion"]())
+        check(Progressive(num_steps=4, factor=1), METHODS["diffusion"]())
 
 
 def test_a_teacher_of_another_number_of_steps_is_refused():
-    with pytest.raises(ValueError, match="of 2 steps needs a progressive teacher of 8"):
-        Progressive(num_steps=2, factor=4).check(Progressive(num_steps=4))
-    with pytest.raises(ValueError, match="of 4 steps needs a progressive teacher of 8"):
-        Progressive(num_steps=4).check(Progressive(num_steps=4))
-    Progressive(num_steps=4).check(Progressive(num_steps=8))
-    Progressive(num_steps=4).check(METHODS["diffusion"](num_steps=64))
+    with pytest.raises(ValueError, match="of 2 ddim steps needs a teacher of 8"):
+        check(Progressive(num_steps=2, factor=4), Progressive(num_steps=4))
+    with pytest.raises(ValueError, match="of 4 ddim steps needs a teacher of 8"):
+        check(Progressive(num_steps=4), Progressive(num_steps=4))
+    check(Progressive(num_steps=4), Progressive(num_steps=8))
+    check(Progressive(num_steps=4), METHODS["diffusion"](num_steps=64))
 
 
 @pytest.mark.parametrize("w_range", [None, (0.0, 5.0), (3.0, 2.0)])
 def test_a_w_range_that_the_teacher_does_not_know_is_refused(w_range):
     with pytest.raises(ValueError, match="w_range"):
-        Progressive(num_steps=4, w_range=w_range).check(Guided(w_range=(0.0, 4.0)))
+        check(Progressive(num_steps=4, w_range=w_range), Guided(w_range=(0.0, 4.0)))

@@ -11,8 +11,7 @@ from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine, Karras, add_noise, expand
 from distill_jax.methods import METHODS, Nets
 from distill_jax.methods.matching import Noisy, generate, over
-from distill_jax.typing import Batch
-from tests.toys import gaussian_denoiser
+from tests.toys import check, gaussian_denoiser, inputs_of, make_batch, sample
 
 SidLsg, Diffusion, Guided = METHODS["sid_lsg"], METHODS["diffusion"], METHODS["guided"]
 LSG = SidLsg(
@@ -28,7 +27,7 @@ NUM = 16384  # One size for most tests here: operations are compiled for every s
 
 def batch_of(num):
     label = jnp.arange(num) % 2
-    return Batch(None, {"label": label}, {"label": jnp.full((num,), NULL)})
+    return make_batch(None, {"label": label}, {"label": jnp.full((num,), NULL)})
 
 
 def by_class(schedule, std, means):
@@ -229,7 +228,7 @@ def pull(method, gamma):
 )
 def test_the_student_ends_guided_by_kappa_1_kappa_4_over_kappa_2(kappas, kappa):
     method = dataclasses.replace(LSG, kappas=kappas, null_dropout=0.3)
-    assert 1 + method.baked_w == kappa
+    assert 1 + method.fixed_w == kappa
     assert pull(method, 0.95 * kappa) < 0 < pull(method, 1.05 * kappa)
 
 
@@ -294,7 +293,7 @@ def test_a_teachers_input_w_is_drawn_once_for_all_three():
     made, real, fake = [], [], []
     nets = Nets(shifted(0.3, made), bent(0.7, 0, Cosine(), real), bent(0.5, 0.1, Cosine(), fake))
     method = SidLsg(w_range=(0.5, 2.0))
-    assert method.inputs == ("w",)
+    assert inputs_of(method) == ("w",)
     method.student_loss(jax.random.key(1), batch_of(NUM), nets)
     w = made[0][2]["w"]
     assert 0.5 <= w.min() < 0.6
@@ -306,7 +305,7 @@ def test_a_teachers_input_w_is_drawn_once_for_all_three():
 def test_one_step_of_the_sampler_is_the_call_that_is_trained_and_more_repeat_it():
     student, z = gaussian_denoiser(Cosine(), 0.5), jax.random.normal(jax.random.key(0), (NUM, 1))
     t = time_of(Cosine(), 2.5)
-    one = SidLsg(num_steps=1).sample(jax.random.key(1), student, z, {})
+    one = sample(SidLsg(num_steps=1), jax.random.key(1), student, z, {})
     np.testing.assert_allclose(one, generate(student, z, t, {}), rtol=1e-6)
 
     times = []
@@ -315,7 +314,7 @@ def test_one_step_of_the_sampler_is_the_call_that_is_trained_and_more_repeat_it(
         jax.debug.callback(lambda t: times.append(float(t)), t[0])
         return student.predict(z, t, cond)
 
-    SidLsg(num_steps=4).sample(jax.random.key(1), Denoiser(Cosine(), predict), z, {})
+    sample(SidLsg(num_steps=4), jax.random.key(1), Denoiser(Cosine(), predict), z, {})
     jax.effects_barrier()
     np.testing.assert_allclose(times, t * np.asarray([1, 0.75, 0.5, 0.25]), rtol=1e-6)
 
@@ -336,20 +335,20 @@ def test_one_step_of_the_sampler_is_the_call_that_is_trained_and_more_repeat_it(
 )
 def test_a_number_that_makes_no_sense_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        SidLsg(**change).check(Diffusion())
+        check(SidLsg(**change), Diffusion())
 
 
 def test_a_teacher_must_know_all_times_and_the_null_where_it_is_guided():
-    SidLsg(kappas=1.5).check(Diffusion())
-    SidLsg().check(Diffusion(label_dropout=0.0))
-    SidLsg(w_range=(1.0, 2.0)).check(Guided(clip_target=False))
+    check(SidLsg(kappas=1.5), Diffusion())
+    check(SidLsg(), Diffusion(label_dropout=0.0))
+    check(SidLsg(w_range=(1.0, 2.0)), Guided(clip_target=False))
     with pytest.raises(ValueError, match="train that stage with clip_target=False"):
-        SidLsg(w_range=(1.0, 2.0)).check(Guided())
+        check(SidLsg(w_range=(1.0, 2.0)), Guided())
     with pytest.raises(ValueError, match="no null condition to guide against. Fine-tune"):
-        SidLsg(kappas=1.5).check(Diffusion(label_dropout=0.0))
-    with pytest.raises(ValueError, match="the times of its 8 steps alone"):
-        SidLsg().check(METHODS["progressive"](num_steps=8))
+        check(SidLsg(kappas=1.5), Diffusion(label_dropout=0.0))
+    with pytest.raises(ValueError, match="the times of its 8 steps only"):
+        check(SidLsg(), METHODS["progressive"](num_steps=8))
     with pytest.raises(ValueError, match="guiding it would guide twice"):
-        SidLsg(kappas=1.5, w_range=(1.0, 2.0)).check(Guided(clip_target=False))
+        check(SidLsg(kappas=1.5, w_range=(1.0, 2.0)), Guided(clip_target=False))
     with pytest.raises(ValueError, match=r"w_range \(1.0, 9.0\) leaves the teacher's"):
-        SidLsg(w_range=(1.0, 9.0)).check(Guided(clip_target=False))
+        check(SidLsg(w_range=(1.0, 9.0)), Guided(clip_target=False))

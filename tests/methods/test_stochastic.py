@@ -7,11 +7,10 @@ from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine, RectifiedFlow, expand
 from distill_jax.methods import METHODS, Nets
-from distill_jax.typing import Batch
-from tests.toys import constant_denoiser, gaussian_denoiser
+from tests.toys import check, constant_denoiser, gaussian_denoiser, make_batch, sample
 
 Stochastic, Guided = METHODS["stochastic"], METHODS["guided"]
-BATCH = Batch(0.3 * jax.random.normal(jax.random.key(0), (64, 4)), {}, {})
+BATCH = make_batch(0.3 * jax.random.normal(jax.random.key(0), (64, 4)), {}, {})
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), RectifiedFlow()], ids=repr)
@@ -49,7 +48,9 @@ def test_the_optimum_takes_two_teacher_steps_of_1_over_n_and_one_from_the_last_t
 
     batch = BATCH._replace(x=BATCH.x.astype(jnp.float64))
     nets = Nets(Denoiser(schedule, predict), teacher)
-    loss, _ = Stochastic(num_steps=num_steps, clip=False).loss(jax.random.key(1), batch, nets)
+    loss, _ = Stochastic(num_steps=num_steps, clip_target=False).loss(
+        jax.random.key(1), batch, nets
+    )
     assert float(loss) < 1e-12
 
 
@@ -73,25 +74,29 @@ def test_times_are_the_students_grid_and_the_teachers_next_time_on_it():
 def test_only_a_stochastic_teacher_of_twice_the_steps_or_one_for_all_times_will_do():
     w_range = (0.0, 4.0)
     student = Stochastic(num_steps=4, w_range=w_range)
-    student.check(Guided(w_range=w_range))
-    student.check(Stochastic(num_steps=8, w_range=w_range))
-    with pytest.raises(ValueError, match="a stochastic teacher of 8.* a stochastic one of 4"):
-        student.check(Stochastic(num_steps=4, w_range=w_range))
-    with pytest.raises(ValueError, match="this teacher is a progressive one of 8"):
-        student.check(METHODS["progressive"](num_steps=8, w_range=w_range))
+    check(student, Guided(w_range=w_range))
+    check(student, Stochastic(num_steps=8, w_range=w_range))
+    with pytest.raises(
+        ValueError, match="stochastic steps needs a teacher of 8.* has 4 stochastic steps"
+    ):
+        check(student, Stochastic(num_steps=4, w_range=w_range))
+    with pytest.raises(ValueError, match="this teacher has 8 ddim steps"):
+        check(student, METHODS["progressive"](num_steps=8, w_range=w_range))
     with pytest.raises(ValueError, match="w_range"):
-        student.check(METHODS["diffusion"]())
+        check(student, METHODS["diffusion"]())
 
 
 def test_a_round_that_has_nothing_to_learn_is_refused():
     with pytest.raises(ValueError, match="num_steps is 1; .* the loss is 0. End at 2"):
-        Stochastic(num_steps=1).check(METHODS["diffusion"]())
-    Stochastic(num_steps=2).check(METHODS["diffusion"]())
+        check(Stochastic(num_steps=1), METHODS["diffusion"]())
+    check(Stochastic(num_steps=2), METHODS["diffusion"]())
 
 
 def test_sampling_draws_fresh_noise_on_the_way():
     student = gaussian_denoiser(Cosine(), 0.5)
     z = jax.random.normal(jax.random.key(0), (5, 1))
-    samples = [Stochastic(num_steps=4).sample(jax.random.key(k), student, z, {}) for k in (1, 1, 2)]
+    samples = [
+        sample(Stochastic(num_steps=4), jax.random.key(k), student, z, {}) for k in (1, 1, 2)
+    ]
     np.testing.assert_array_equal(samples[0], samples[1])
     assert not np.allclose(samples[0], samples[2])

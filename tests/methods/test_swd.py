@@ -12,8 +12,7 @@ from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.resize import area, bicubic
 from distill_jax.diffusion.schedule import Cosine, RectifiedFlow, expand
 from distill_jax.methods import METHODS, Nets
-from distill_jax.typing import Batch
-from tests.toys import constant_denoiser
+from tests.toys import check, constant_denoiser, make_batch, sample
 
 Swd = METHODS["swd"]
 SCHEDULE = RectifiedFlow()
@@ -22,8 +21,8 @@ DMD = {**OFF, "dmd_weight": 1.0}
 GAN = {**OFF, "gan_weight": 1.0, "critic_weight": 1.0}
 MMD = {**OFF, "mmd_weight": 1.0}
 TEACHERS = {**MMD, "mmd_features": "teacher"}
-TEACHER = METHODS["diffusion"](sides=(4, 8))
-BATCH = Batch(
+TEACHER = METHODS["diffusion"](resolutions=(4, 8))
+BATCH = make_batch(
     jax.random.uniform(jax.random.key(0), (6, 8, 8, 1), minval=-1),
     {"label": jnp.arange(6, dtype=jnp.int32)},
     {"label": jnp.full((6,), 10, jnp.int32)},
@@ -31,7 +30,7 @@ BATCH = Batch(
 
 
 def swd(**options):
-    return Swd(**{"times": (1.0, 0.6), "sides": (4, 8), **options})
+    return Swd(**{"times": (1.0, 0.6), "resolutions": (4, 8), **options})
 
 
 class Toy:
@@ -206,12 +205,12 @@ def test_noise_follows_the_law_that_it_is_given(name):
 def noise_of(method, name):
     """Noisy samples in the term `name`, and their times."""
     three = toys()
-    batch = Batch(jnp.zeros((2000, 8, 8, 1)), {}, {})
+    batch = make_batch(jnp.zeros((2000, 8, 8, 1)), {}, {})
     loss_of(method, three, fake=name == "fake", batch=batch)
     return three[2].seen["features" if name == "mmd" else "predict"][0]
 
 
-MANY = Batch(jnp.broadcast_to(BATCH.x[:1], (4000, 8, 8, 1)), {}, {})
+MANY = make_batch(jnp.broadcast_to(BATCH.x[:1], (4000, 8, 8, 1)), {}, {})
 
 
 def test_a_step_starts_from_enlarged_data_of_the_size_before_under_its_noise():
@@ -232,19 +231,17 @@ def test_a_step_starts_from_enlarged_data_of_the_size_before_under_its_noise():
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_without_sides_every_step_is_at_the_size_of_the_data(backward):
+def test_without_resolutions_every_step_is_at_the_size_of_the_data(backward):
     method, toy = Swd(times=(1.0, 0.6, 0.3), backward=backward, **MMD), Toy(lambda z: z)
     loss_of(method, [toy] * 3, turn=2)
     calls = toy.seen["predict"]
-    assert [z.shape for z, _ in calls] == [(6, 8, 8, 1)] * (3 if backward else 1)
+    # The steps before are one loop, whose body is traced once.
+    assert [z.shape for z, _ in calls] == [(6, 8, 8, 1)] * (2 if backward else 1)
     np.testing.assert_allclose(calls[-1][1], 0.3)
-    if not backward:
-        return
-    np.testing.assert_allclose([t[0] for _, t in calls], (1.0, 0.6, 0.3))
 
 
 def test_backward_simulation_starts_a_step_from_the_students_own_images():
-    method = swd(times=(1.0, 0.8, 0.6), sides=(4, 4, 8), backward=True, **MMD)
+    method = swd(times=(1.0, 0.8, 0.6), resolutions=(4, 4, 8), backward=True, **MMD)
     quarter = Toy(lambda z: jnp.full_like(z, 0.25))
     loss_of(method, [quarter, *toys()[1:]], turn=2, batch=MANY)
     calls = quarter.seen["predict"]
@@ -269,7 +266,7 @@ def test_backward_simulation_passes_no_gradient_to_the_steps_before():
 def test_sampling_is_one_call_per_step_at_its_side():
     toy = Toy(lambda z: 0.5 * z)
     z = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
-    x = swd().sample(jax.random.key(1), toy.denoiser, z, {})
+    x = sample(swd(), jax.random.key(1), toy.denoiser, z, {})
     assert x.shape == z.shape
     assert [z.shape[1] for z, _ in toy.seen["predict"]] == [4, 8]
     assert swd().num_steps == 2
@@ -279,10 +276,13 @@ MISTAKES = {
     "times that do not fall": ({"times": (0.6, 0.6)}, r"times are \(0.6, 0.6\); .* that fall"),
     "times beyond noise": ({"times": (1.1, 0.6)}, r"expected times in \(0, 1\]"),
     "times that reach data": ({"times": (1.0, 0.0)}, r"expected times in \(0, 1\]"),
-    "no times": ({"times": (), "sides": ()}, "num_steps is 0"),
-    "sides that do not grow": ({"sides": (8, 4)}, r"sides are \(8, 4\); .* do not shrink"),
-    "sides that are no sizes": ({"sides": (0, 8)}, "whole numbers from 1"),
-    "lengths that differ": ({"sides": (4, 8, 8)}, r"3 sides .* and 2 times"),
+    "no times": ({"times": (), "resolutions": ()}, "num_steps is 0"),
+    "resolutions that do not grow": (
+        {"resolutions": (8, 4)},
+        r"resolutions are \(8, 4\); .* do not shrink",
+    ),
+    "resolutions that are no sizes": ({"resolutions": (0, 8)}, "whole numbers from 1"),
+    "lengths that differ": ({"resolutions": (4, 8, 8)}, r"3 resolutions .* and 2 times"),
     "no term": (OFF, "a term that is on"),
     "a term that is pushed away": ({"mmd_weight": -1.0}, "expected none below 0"),
     "a critic that nothing trains": ({"critic_weight": 0.0}, "nothing would train the critic"),
@@ -299,37 +299,39 @@ MISTAKES = {
 def test_numbers_that_make_no_sense_are_refused(kind):
     options, message = MISTAKES[kind]
     with pytest.raises(ValueError, match=message):
-        swd(**options).check(TEACHER)
+        check(swd(**options), TEACHER)
 
 
 def test_a_teacher_that_never_saw_a_size_is_refused_where_it_has_to_judge_it():
     alone = METHODS["diffusion"]()
-    with pytest.raises(ValueError, match=r'asks it at 4, 8 too.*"diffusion", sides=\(4, 8\)'):
-        swd().check(alone)
-    with pytest.raises(ValueError, match="asks it at 6 too"):
-        swd(sides=(6, 8)).check(TEACHER)
-    swd().check(TEACHER)
-    swd(dmd_weight=0.0).check(alone)
-    swd(sides=(8, 8)).check(alone)
-    swd(sides=()).check(alone)
+    with pytest.raises(
+        ValueError, match=r'calls it at 4, 8 too.*"diffusion", resolutions=\(4, 8\)'
+    ):
+        check(swd(), alone)
+    with pytest.raises(ValueError, match="calls it at 6 too"):
+        check(swd(resolutions=(6, 8)), TEACHER)
+    check(swd(), TEACHER)
+    check(swd(dmd_weight=0.0), alone)
+    check(swd(resolutions=(8, 8)), alone)
+    check(swd(resolutions=()), alone)
 
 
 def test_teachers_that_cannot_be_asked_are_refused():
     with pytest.raises(ValueError, match="label_dropout=0"):
-        swd(w=1.0).check(dataclasses.replace(TEACHER, label_dropout=0.0))
-    swd().check(dataclasses.replace(TEACHER, label_dropout=0.0))
-    with pytest.raises(ValueError, match="knows the times of its 4 steps alone"):
-        swd(sides=()).check(METHODS["progressive"](num_steps=4))
+        check(swd(w=1.0), dataclasses.replace(TEACHER, label_dropout=0.0))
+    check(swd(), dataclasses.replace(TEACHER, label_dropout=0.0))
+    with pytest.raises(ValueError, match="the times of its 4 steps only"):
+        check(swd(resolutions=()), METHODS["progressive"](num_steps=4))
     with pytest.raises(ValueError, match="already takes w"):
-        swd(sides=()).check(METHODS["guided"](num_steps=4))
+        check(swd(resolutions=()), METHODS["guided"](num_steps=4))
 
 
 def test_a_teacher_of_several_sizes_learns_each_as_if_it_were_alone():
-    one, several = METHODS["diffusion"](), METHODS["diffusion"](sides=(4, 8))
+    one, several = METHODS["diffusion"](), METHODS["diffusion"](resolutions=(4, 8))
     assert [phase.turns for method in (one, several) for phase in method.phases] == [1, 2]
     nets, key = Nets(constant_denoiser(SCHEDULE, 0.3)), jax.random.key(1)
     for turn, side in enumerate((4, 8)):
         small = BATCH._replace(x=area(BATCH.x, side))
         assert several.loss(key, BATCH, nets, turn)[0] == one.loss(key, small, nets)[0]
-    with pytest.raises(ValueError, match=r"sides are \(8, 4\)"):
-        METHODS["diffusion"](sides=(8, 4)).check(None)
+    with pytest.raises(ValueError, match=r"resolutions are \(8, 4\)"):
+        check(METHODS["diffusion"](resolutions=(8, 4)), None)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from distill_jax.diffusion.denoiser import Sizes
+from distill_jax.diffusion.spec import image_spec
 from distill_jax.models import NETWORKS
 from distill_jax.models.adapters import merge, new_adapters
 from distill_jax.runtime.sharding import AXES, Layout
 from tests.toys import filled
 
 KEY = jax.random.key(0)
-SIZES = Sizes((8, 8, 3), 3, 3)
+SIZES = image_spec((8, 8, 3), 3, 3)
 OPTIONS = {
     "dit": {"width": 16, "blocks": 1, "heads": 2},
     "unet": {
@@ -30,7 +30,7 @@ OPTIONS = {
 @functools.cache
 def params_of(name):
     network = NETWORKS[name](SIZES, **OPTIONS[name])
-    arguments = (jnp.zeros((1, 8, 8, 3)), jnp.zeros((1,)), SIZES.conditions(("target",)))
+    arguments = SIZES.example(("target",))
     return filled(jax.eval_shape(network.init, KEY, *arguments))
 
 

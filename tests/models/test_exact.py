@@ -7,12 +7,13 @@ import optax
 import pytest
 
 from distill_jax.diffusion.analytic import ring
-from distill_jax.diffusion.denoiser import Binding, Sizes
+from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.diffusion.schedule import SCHEDULES, Cosine
+from distill_jax.diffusion.spec import image_spec
 from distill_jax.models import NETWORKS
 
-SIZES = Sizes((1, 1, 2), 4, 2)
+SIZES = image_spec((1, 1, 2), 4, 2)
 T = jnp.asarray([0.0, 1e-3, 0.3, 0.9, 1.0])
 LABEL = {"label": jnp.asarray([0, 1, 2, 3, 4], jnp.int32)}
 
@@ -20,34 +21,34 @@ LABEL = {"label": jnp.asarray([0, 1, 2, 3, 4], jnp.int32)}
 @functools.cache
 def made(schedule):
     """The network as a denoiser, its parameters, and points at the noise levels of T."""
-    binding = Binding(
+    network_spec = NetworkSpec(
         NETWORKS["mixture"](SIZES._replace(schedule=schedule)),
         PARAMETERIZATIONS["v"],
         SIZES._replace(schedule=schedule),
     )
     spread = np.hypot(schedule.alpha(T), schedule.sigma(T)).reshape(-1, 1, 1, 1)
     z = jnp.asarray(spread * np.random.default_rng(0).normal(size=(5, 1, 1, 2)), jnp.float32)
-    return binding, binding.network.init(jax.random.key(0), z, T, LABEL), z
+    return network_spec, network_spec.network.init(jax.random.key(0), z, T, LABEL), z
 
 
 @pytest.mark.parametrize("name", ["cosine", "karras", "rectified_flow"])
 def test_with_v_it_is_the_exact_denoiser_at_both_ends_of_time(name):
     schedule = SCHEDULES[name]()
-    binding, params, z = made(schedule)
-    found = jax.jit(lambda p, z: binding(p)(z, T, LABEL))(params, z)
+    network_spec, params, z = made(schedule)
+    found = jax.jit(lambda p, z: network_spec(p)(z, T, LABEL))(params, z)
     expected = jax.jit(lambda z: ring().denoiser(schedule)(z, T, LABEL))(z)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=3e-6)
 
 
 def test_an_update_with_learning_rate_zero_leaves_it_exact():
-    binding, params, z = made(Cosine())
+    network_spec, params, z = made(Cosine())
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     tx = optax.adam(0.0)
 
     @jax.jit
     def update(params):
-        grads = jax.grad(lambda p: jnp.sum(binding(p)(z, T, LABEL).x ** 2))(params)
+        grads = jax.grad(lambda p: jnp.sum(network_spec(p)(z, T, LABEL).x ** 2))(params)
         return optax.apply_updates(params, tx.update(grads, tx.init(params))[0]), grads
 
     after, grads = update(params)
@@ -58,7 +59,7 @@ def test_an_update_with_learning_rate_zero_leaves_it_exact():
 
 
 @pytest.mark.parametrize(
-    "sizes", [Sizes((1, 1, 2), 3, 2), Sizes((8, 8, 1), 4, 1), Sizes((1, 1, 2), 4, 4)]
+    "sizes", [image_spec((1, 1, 2), 3, 2), image_spec((8, 8, 1), 4, 1), image_spec((1, 1, 2), 4, 4)]
 )
 def test_other_data_and_outputs_are_refused(sizes):
     with pytest.raises(ValueError, match=r"'mixture' is for the dataset 'mixture', \(1, 1, 2\)"):

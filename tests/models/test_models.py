@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.diffusion.denoiser import Sizes
+from distill_jax.diffusion.spec import image_spec
 from distill_jax.models import NETWORKS
 from distill_jax.models.dit import centres, dit, position_embedding
 from distill_jax.models.graft import graft
@@ -50,7 +50,7 @@ def images(name):
 
 
 def make(name, channels=3):
-    return NETWORKS[name](Sizes(images(name).shape[1:], 3, channels), **SMALL[name])
+    return NETWORKS[name](image_spec(images(name).shape[1:], 3, channels), **SMALL[name])
 
 
 @functools.cache
@@ -121,7 +121,7 @@ def test_a_new_network_puts_out_zero_and_learns_in_every_parameter(name):
 
 
 def test_a_transformer_in_bfloat16_keeps_float32_parameters_and_agrees():
-    sizes = Sizes(SHAPE, 3, 3)
+    sizes = image_spec(SHAPE, 3, 3)
     single, half = (dit(sizes, **SMALL["dit"], dtype=d) for d in ("float32", "bfloat16"))
     params = filled(jax.eval_shape(single.init, jax.random.key(0), Z, T, LABEL))
     made = jax.eval_shape(half.init, jax.random.key(0), Z, T, LABEL)
@@ -143,7 +143,7 @@ def test_a_transformer_moves_patches_and_puts_them_back(monkeypatch):
 
 
 def gradient(name, remat):
-    network = NETWORKS[name](Sizes(images(name).shape[1:], 3, 3), **SMALL[name], remat=remat)
+    network = NETWORKS[name](image_spec(images(name).shape[1:], 3, 3), **SMALL[name], remat=remat)
     params = filled(jax.eval_shape(network.init, jax.random.key(0), images(name), T, LABEL))
 
     def loss(params):
@@ -183,7 +183,7 @@ def test_what_is_computed_again_does_not_change_gradients():
 )
 def test_sizes_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        dit(Sizes(SHAPE, 3, 3), **options)
+        dit(image_spec(SHAPE, 3, 3), **options)
 
 
 def test_sinusoid_has_the_golden_values(x64):
@@ -206,7 +206,7 @@ def test_features_are_float32_vectors_at_positions_or_are_not_offered(name):
 @pytest.mark.parametrize("name", FEATURES)
 def test_features_come_from_the_middle(name):
     blocks = {} if name == "unet" else {"blocks": 3}
-    sizes = Sizes(images(name).shape[1:], 3, 3)
+    sizes = image_spec(images(name).shape[1:], 3, 3)
     network = jitted(NETWORKS[name](sizes, **{**SMALL[name], **blocks}))
     arguments = (images(name), T, LABEL)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *arguments)
@@ -225,12 +225,12 @@ def test_features_come_from_the_middle(name):
 
 
 def test_features_of_a_transformer_in_bfloat16_are_float32():
-    network = dit(Sizes(SHAPE, 3, 3), **SMALL["dit"], dtype="bfloat16")
+    network = dit(image_spec(SHAPE, 3, 3), **SMALL["dit"], dtype="bfloat16")
     params = jax.eval_shape(network.init, jax.random.key(0), Z, T, LABEL)
     assert jax.eval_shape(network.features, params, Z, T, LABEL).dtype == jnp.float32
 
 
-SQUARE = Sizes((8, 8, 3), 3, 3)
+SQUARE = image_spec((8, 8, 3), 3, 3)
 LEVELS = {"multipliers": (1, 1), "attention": (4,)}
 
 

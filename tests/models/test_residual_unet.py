@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.diffusion.denoiser import Sizes
 from distill_jax.diffusion.schedule import Cosine, Karras, RectifiedFlow
+from distill_jax.diffusion.spec import image_spec
 from distill_jax.models.adm_unet import AdmArchitecture, adm_unet, cosines_and_sines
 from distill_jax.models.residual_unet import downsample, noise_level, upsample
 from distill_jax.models.song_unet import SongArchitecture, song_unet
 from tests.toys import filled
 
-SIZES = Sizes((4, 6, 3), 3, 3)
+SIZES = image_spec((4, 6, 3), 3, 3)
 SMALL = {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": (4,)}
 Z = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
 T = jnp.asarray([0.2, 0.7])

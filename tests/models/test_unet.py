@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from distill_jax.config import PAPER_UNETS
-from distill_jax.diffusion.denoiser import Network, Sizes
+from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.schedule import SCHEDULES
+from distill_jax.diffusion.spec import image_spec
 from distill_jax.models import NETWORKS
 from distill_jax.models.unet import unet
 from distill_jax.runtime.registry import build
@@ -19,9 +20,9 @@ from tests.toys import filled, jitted
 
 TREES = pathlib.Path(__file__).parent / "unet_trees"
 PUBLISHED = {
-    "cifar10": (Sizes((32, 32, 3), 0, 3), 60_004_099),
-    "imagenet64": (Sizes((64, 64, 3), 1000, 6), 295_905_222),
-    "lsun128": (Sizes((128, 128, 3), 0, 6), 139_578_502),
+    "cifar10": (image_spec((32, 32, 3), 0, 3), 60_004_099),
+    "imagenet64": (image_spec((64, 64, 3), 1000, 6), 295_905_222),
+    "lsun128": (image_spec((128, 128, 3), 0, 6), 139_578_502),
 }
 # Golden architectures A and B of papers/progressive_and_guided.md, section 8.6.
 GOLDEN_A = {
@@ -43,7 +44,7 @@ GOLDEN_B = {
     "resblock_resample": False,
 }
 X = np.sin(0.1 * np.arange(2 * 16 * 16 * 3)).reshape(2, 16, 16, 3).astype(np.float32)
-SIZES = Sizes((4, 4, 3), 3, 3)
+SIZES = image_spec((4, 4, 3), 3, 3)
 SMALL = {
     "channels": 32,
     "embedding": 32,
@@ -66,7 +67,7 @@ def named(tree):
 
 
 def shapes(network, sizes):
-    cond, z = sizes.conditions(), jnp.zeros((1, *sizes.shape))
+    cond, z = sizes.example()[2], jnp.zeros((1, *sizes.shape))
     return jax.eval_shape(
         lambda key: network.init(key, z, jnp.zeros((1,)), cond), jax.random.key(0)
     )
@@ -95,13 +96,13 @@ def golden(sizes, options, power):
     network = unet(sizes, **options)
     params = jax.tree_util.tree_map_with_path(fill, shapes(network, sizes))
     t = sizes.schedule.time(jnp.asarray([-3.0, 5.0]))
-    cond = {"label": jnp.asarray([1, 7], jnp.int32)} if sizes.num_classes else {}
+    cond = {"label": jnp.asarray([1, 7], jnp.int32)} if sizes.classes("label") else {}
     with jax.default_matmul_precision("highest"):
         return np.asarray(jax.jit(network.apply)(params, X, t, cond))
 
 
 def test_golden_output_with_resampling_convolutions():
-    output = golden(Sizes((16, 16, 3), 0, 3), GOLDEN_B, power=1)
+    output = golden(image_spec((16, 16, 3), 0, 3), GOLDEN_B, power=1)
     # Printed to 5 and 6 digits.
     np.testing.assert_allclose(output[0, 0, 0], [0.05946, 0.02981, -0.00388], atol=6e-6)
     np.testing.assert_allclose(output[1, 8, 5], [0.0692, 0.05887, 0.04057], atol=6e-6)
@@ -133,13 +134,13 @@ def test_golden_output_with_labels_and_resampling_blocks(logsnr_input, first, se
     # network differs by that much from itself under jit. With power 2, whose values were computed
     # with the released network, it is 7e-6.
     options = {**GOLDEN_A, "logsnr_input": logsnr_input}
-    output = golden(Sizes((16, 16, 3), 10, 6), options, power=2)
+    output = golden(image_spec((16, 16, 3), 10, 6), options, power=2)
     np.testing.assert_allclose(output[0, 0, 0], first, atol=2e-5)
     np.testing.assert_allclose(output[1, 8, 5], second, atol=2e-5)
 
 
 def test_golden_output_whose_rounding_is_amplified_is_met_as_far_as_it_means_anything():
-    output = golden(Sizes((16, 16, 3), 10, 6), GOLDEN_A, power=1)
+    output = golden(image_spec((16, 16, 3), 10, 6), GOLDEN_A, power=1)
     # The released network misses these by as much itself when it is compiled.
     np.testing.assert_allclose([output.mean(), output.std()], [-0.0122, 0.0688], rtol=0.1)
     first = [0.03414, 0.02125, 0.00548, -0.01103, -0.02605, -0.03754]
@@ -157,7 +158,7 @@ def test_the_null_label_is_embedded_as_no_class():
     network, params = small()
     kernel = 2 * params["class_emb"]["kernel"]
     changed = {**params, "class_emb": {**params["class_emb"], "kernel": kernel}}
-    cond = {"label": jnp.asarray([SIZES.num_classes, 1], jnp.int32)}
+    cond = {"label": jnp.asarray([SIZES.classes("label"), 1], jnp.int32)}
     difference = network.apply(params, Z, T, cond) - network.apply(changed, Z, T, cond)
     np.testing.assert_array_equal(difference[0], 0)
     assert float(jnp.abs(difference[1]).max()) > 0.1
@@ -235,7 +236,7 @@ def test_remat_decides_what_is_computed_twice():
         ({"multipliers": (1, 0)}, "multipliers is .1, 0."),
         ({"blocks": 0}, "blocks 0; expected .* whole numbers from 1"),
         ({"multipliers": (1, 1, 1, 1)}, "image is 4x4; .* a multiple of 8"),
-        ({"sizes": SIZES._replace(shape=(4, 6, 3))}, "image is 4x6; expected a square"),
+        ({"spec": image_spec((4, 6, 3), 3, 3)}, "image is 4x6; expected a square"),
         ({"attention": (4, 8)}, "attention is .4, 8.; expected sides .*: 4"),
         ({"heads": None}, "heads is None and head_dim None; set one"),
         ({"head_dim": 16}, "heads is 2 and head_dim 16; set one"),
@@ -250,7 +251,7 @@ def test_remat_decides_what_is_computed_twice():
 )
 def test_sizes_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        unet(**{"sizes": SIZES, **SMALL, **options})
+        unet(**{"spec": SIZES, **SMALL, **options})
 
 
 def test_a_config_is_told_what_the_unet_takes():

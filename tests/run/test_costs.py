@@ -7,8 +7,8 @@ import pytest
 
 from distill_jax.config import paper_unet
 from distill_jax.diffusion.pixels import normalise
-from distill_jax.methods import METHODS
-from distill_jax.models.build import abstract_params, make_binding, rounded
+from distill_jax.diffusion.spec import image_data
+from distill_jax.models.build import abstract_params, make_network, rounded
 from distill_jax.run import costs, pipeline, plan
 from distill_jax.run.costs import Target
 from distill_jax.training.loop import Cadence
@@ -58,10 +58,10 @@ def test_the_networks_of_the_papers_cost_what_their_code_does(name):
     shape, num_classes, parameters, gflop = PUBLISHED[name]
     head = "x" if name == "cifar10" else "both"
     spec = {"model": paper_unet(name), "schedule": {"name": "cosine"}, "parameterization": head}
-    binding, method = make_binding(spec, shape, num_classes), METHODS["diffusion"]()
-    assert sum(costs.by_module(abstract_params(binding, method.inputs)).values()) == parameters
+    network_spec = make_network(spec, image_data(shape, num_classes))
+    assert sum(costs.by_module(abstract_params(network_spec, ())).values()) == parameters
     # XLA's count, which they are from, has single elements beside products and convolutions.
-    assert costs.forward_flops(binding, method) == pytest.approx(gflop * 1e9, rel=0.01)
+    assert costs.forward_flops(network_spec, ()) == pytest.approx(gflop * 1e9, rel=0.01)
 
 
 def test_halvings_share_their_costs_so_that_a_chain_is_planned_in_seconds(tmp_path):
@@ -75,7 +75,8 @@ def test_a_stage_with_a_batch_size_of_its_own_is_planned_and_fed_with_it(tmp_pat
     run = run_of(TEACHER, {**TEACHER, "batch_size": BATCH // 4}, tmp_path=tmp_path)
     whole, quarter = costs.measure(run).values()
     assert whole.flops[0] == 4 * quarter.flops[0]
-    assert whole.kept["batch"] == 4 * quarter.kept["batch"]
+    null = 4  # Bytes of the null label.
+    assert whole.kept["batch"] - null == 4 * (quarter.kept["batch"] - null)
     assert f"updates of {BATCH // 4} or {BATCH} images" in plan.show(run)
     for stage, size in zip(run.stages, (BATCH, BATCH // 4), strict=True):
         (batch,) = next(pipeline._batches(run, stage, Cadence(2, 1, 1, 1), 0))
@@ -107,8 +108,8 @@ def test_the_compiled_update_has_the_flops_and_bytes_of_the_plan(tmp_path):
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), stage.shapes)
     state = new_state(jax.random.key(0), params, optimizer(**run.config.optimizer))
     source = next(run.dataset.batches(0, 0, 256))
-    cond = {"label": source.label}
-    batch = run.layout.place(Batch(normalise(source.x), cond, cond))
+    rows = run.layout.place((source.index, normalise(source.x), dict(source.cond)))
+    batch = Batch(*rows, run.layout.replicate(dict(run.dataset.null)))
     state, _ = compiled(stage.method, stage.rates, jax.device_put(state), {}, batch)
     assert int(state.step) == 1
 
@@ -138,7 +139,7 @@ def test_devices_that_share_a_network_each_keep_their_part(tmp_path):
     assert kept["parameters"] < sum(leaf.size for leaf in jax.tree.leaves(shapes["student"])) * 2
     assert kept["frozen"] == bytes_of(shapes["teacher"])
     assert kept["optimizer"] == 2 * kept["parameters"] + 4  # Two means of Adam, one counter.
-    assert kept["batch"] == BATCH // 8 * (4 * PIXELS + 4 + 4)
+    assert kept["batch"] == BATCH // 8 * (4 * PIXELS + 4) + 4  # The null label is whole on each.
 
 
 def test_a_frozen_teacher_in_bfloat16_takes_half_the_bytes_and_trains_alike(tmp_path):
@@ -156,7 +157,7 @@ def test_a_frozen_teacher_in_bfloat16_takes_half_the_bytes_and_trains_alike(tmp_
     label = {"label": np.arange(BATCH, dtype=np.int32) % 10}
     ends = []
     for run, dtype in zip(runs, ("float32", "bfloat16"), strict=True):
-        update = make_update(stage.method.phases, 0, stage.bind, stage.tx, layout.constrain)
+        update = make_update(stage.method.phases, 0, stage.roles, stage.tx, layout)
         frozen = {"teacher": rounded(params["teacher"], dtype)}
         assert jax.tree.map(jnp.shape, frozen["teacher"]) == jax.tree.map(
             jnp.shape, run.stages[1].shapes["teacher"]
@@ -164,7 +165,7 @@ def test_a_frozen_teacher_in_bfloat16_takes_half_the_bytes_and_trains_alike(tmp_
         kinds = [leaf.dtype for leaf in jax.tree.leaves(frozen["teacher"])]
         assert kinds == [leaf.dtype for leaf in jax.tree.leaves(run.stages[1].shapes["teacher"])]
         state = new_state(jax.random.key(0), {"student": params["student"]}, stage.tx)
-        batch = Batch(x, label, {"label": np.full(BATCH, 10, np.int32)})
+        batch = Batch(np.arange(BATCH), x, label, {"label": np.full(1, 10, np.int32)})
         ends.append(update(stage.method, stage.rates, state, frozen, batch)[1]["loss"])
     # The target of the loss is off by some 8 bits.
     assert 0 < abs(ends[1] / ends[0] - 1) < 0.02

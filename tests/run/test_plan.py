@@ -4,8 +4,12 @@ import jax
 import pytest
 
 from distill_jax.config import base, pipeline, stage
+from distill_jax.diffusion.schedule import Cosine
+from distill_jax.diffusion.spec import image_data
 from distill_jax.methods import METHODS
+from distill_jax.models.build import make_network
 from distill_jax.run import plan
+from distill_jax.training.update import all_updates
 
 RATES = {"steps": 2, "learning_rate": 1e-3}
 TEACHER = stage("teacher", "diffusion", num_steps=8, **RATES)
@@ -67,7 +71,7 @@ def test_a_plan_warns_of_x_in_bfloat16(head, dtype, warned, tmp_path):
 
 def test_halvings_share_networks_so_that_they_share_a_program(tmp_path):
     run = plan.make(config_of(TEACHER, GUIDED, halved(4), halved(2)), tmp_path)
-    assert run.stages[2].bind == run.stages[3].bind
+    assert run.stages[2].roles == run.stages[3].roles
     assert run.stages[2].method.phases == run.stages[3].method.phases
     structures = {jax.tree.structure(stage.method) for stage in run.stages[2:]}
     assert len(structures) == 1
@@ -185,7 +189,7 @@ BAD = {
     "teacher of another number of steps": (
         config_of(TEACHER, GUIDED, halved(4), halved(1)),
         ValueError,
-        "stage s03_half: a progressive student of 1 steps needs a progressive teacher of 2",
+        "stage s03_half: a student of 1 ddim steps needs a teacher of 2",
     ),
     "reversed w range": (
         config_of(TEACHER, {**GUIDED, "method": {"name": "guided", "w_range": (4.0, 0.0)}}),
@@ -205,7 +209,7 @@ BAD = {
     "decoder from an encoder": (
         config_of(TEACHER, ENCODER, stage("half", "progressive", num_steps=4, **RATES)),
         ValueError,
-        "stage s02_half: a progressive student of 4 .* this teacher is an encoder one of 8",
+        "stage s02_half: a student of 4 ddim .* this teacher has 8 encode steps",
     ),
     "teacher that takes w": (config_of(TEACHER, GUIDED, GUIDED), ValueError, "would guide twice"),
     "weights that do not fit": (
@@ -269,27 +273,27 @@ BAD = {
         "unknown discriminator 'spatal'; known: pooled, spatial; did you mean 'spatial'",
     ),
     "several sizes for a network of one": (
-        config_of(stage("teacher", "diffusion", sides=(4, 8), **RATES)),
+        config_of(stage("teacher", "diffusion", resolutions=(4, 8), **RATES)),
         ValueError,
         "stage s00_teacher: .*8, 8, 1.*dit or unet",
     ),
-    "sides beyond the data": (
-        config_of(stage("teacher", "diffusion", sides=(8, 16), **RATES)),
+    "resolutions beyond the data": (
+        config_of(stage("teacher", "diffusion", resolutions=(8, 16), **RATES)),
         ValueError,
-        r"sides are \(8, 16\), the data 8x8",
+        r"resolutions are \(8, 16\), the data 8x8",
     ),
-    "sides that shrink": (
-        config_of(TEACHER, {**SWD, "method": {**SWD["method"], "sides": (8, 4)}}, model=DIT),
+    "resolutions that shrink": (
+        config_of(TEACHER, {**SWD, "method": {**SWD["method"], "resolutions": (8, 4)}}, model=DIT),
         ValueError,
-        r"sides are \(8, 4\); expected .* that do not shrink",
+        r"resolutions are \(8, 4\); expected .* that do not shrink",
     ),
     "times that rise": (
         config_of(TEACHER, {**SWD, "method": {"name": "swd", "times": (0.5, 1.0)}}),
         ValueError,
         r"times are \(0.5, 1.0\); expected times in \(0, 1\] that fall",
     ),
-    "sides that the teacher has not seen": (
-        config_of(TEACHER, {**SWD, "method": {**SWD["method"], "sides": (4, 8)}}, model=DIT),
+    "resolutions that the teacher has not seen": (
+        config_of(TEACHER, {**SWD, "method": {**SWD["method"], "resolutions": (4, 8)}}, model=DIT),
         ValueError,
         "Train the teacher with",
     ),
@@ -340,7 +344,7 @@ BAD = {
             TEACHER, data={"name": "mixture"}, model={"name": "mixture"}, parameterization="x"
         ),
         ValueError,
-        "parameterization is 'x'; network 'mixture' puts out v alone",
+        "parameterization is 'x'; network 'mixture' predicts v only",
     ),
 }
 
@@ -373,9 +377,29 @@ def test_a_teacher_of_another_parameterization_or_schedule_is_refused(chain, tmp
     plan.make(config_of(guided, model__width=32, model__expand=2), tmp_path)
 
 
-def test_every_method_is_in_the_table_with_the_attributes_of_a_method():
-    for kind in METHODS.values():
-        assert isinstance(kind.continuous, bool)
-        assert isinstance(kind.needs_teacher, bool)
-        assert isinstance(kind.decodes, bool)
-        assert isinstance(kind.walks_ddim, bool)
+def test_every_method_says_what_its_finished_network_is():
+    for name, kind in METHODS.items():
+        known = {"num_steps": 4} if "num_steps" in kind.__dataclass_fields__ else {}
+        method = kind(**{"swd": {"times": (1.0, 0.5)}, "boot": {}}.get(name, known))
+        trained = method.trained(Cosine())
+        assert trained.num_steps == len(trained.sampler.times) == method.num_steps
+        assert trained.guidance.w_range == method.w_range
+        assert ("w" in trained.inputs) == (method.w_range is not None)
+
+
+def test_two_plans_of_one_config_share_their_compiled_updates(tmp_path):
+    runs = [plan.make(config_of(TEACHER, GUIDED), tmp_path / name) for name in ("one", "two")]
+    for stages in zip(*(run.stages for run in runs), strict=True):
+        updates = [
+            all_updates(stage.method.phases, stage.roles, stage.tx, run.layout, 1)
+            for stage, run in zip(stages, runs, strict=True)
+        ]
+        assert all(a is b for a, b in zip(*map(jax.tree.leaves, updates), strict=True))
+
+
+def test_a_network_is_the_same_whatever_the_order_of_its_options():
+    model = {"name": "mlp", "width": 8, "blocks": 1}
+    described = {"model": model, "schedule": {"name": "cosine"}, "parameterization": "v"}
+    backwards = {**described, "model": dict(reversed(model.items()))}
+    data = image_data((4, 4, 1), 3)
+    assert make_network(described, data) is make_network(backwards, data)

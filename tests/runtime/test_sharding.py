@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from distill_jax.methods import METHODS
-from distill_jax.models.build import abstract_params, make_binding
+from distill_jax.diffusion.spec import image_data
+from distill_jax.models.build import abstract_params, make_network
 from distill_jax.runtime.sharding import AXES, RULES, Layout, make_layout
 from distill_jax.training.update import new_state, optimizer
 
@@ -79,8 +79,8 @@ def states_of(name):
     """Shapes of the parameters of a network, and of the training state that has them."""
     options, shape = MODELS[name]
     spec = {"model": {"name": name, **options}, "schedule": {"name": "cosine"}}
-    binding = make_binding({**spec, "parameterization": "v"}, shape, 3)
-    params = abstract_params(binding, METHODS["diffusion"]().inputs)
+    network_spec = make_network({**spec, "parameterization": "v"}, image_data(shape, 3))
+    params = abstract_params(network_spec, ())
     tx = optimizer(0.9, 0.99, 1.0)
     make = functools.partial(new_state, jax.random.key(0), tx=tx)
     return params, jax.eval_shape(lambda params: make({"student": params}), params)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import warnings
@@ -9,6 +10,7 @@ import pytest
 
 import distill_jax
 from distill_jax.diffusion.denoiser import guided
+from distill_jax.diffusion.trained import Guidance
 from distill_jax.storage import checksums
 
 KEY = jax.random.key(0)
@@ -25,9 +27,9 @@ def teacher(chain):
 
 
 def test_a_workdir_a_stage_and_a_final_directory_all_lead_to_a_network(chain):
-    assert distill_jax.load(chain).manifest["stage"] == "s07_n0001"
-    assert distill_jax.load(chain / "s05_n0004").manifest["stage"] == "s05_n0004"
-    assert distill_jax.load(str(chain / "s05_n0004" / "final")).manifest["num_steps"] == 4
+    assert distill_jax.load(chain).manifest.stage == "s07_n0001"
+    assert distill_jax.load(chain / "s05_n0004").manifest.stage == "s05_n0004"
+    assert distill_jax.load(str(chain / "s05_n0004" / "final")).trained.num_steps == 4
 
 
 def test_samples_have_the_shape_of_the_data_and_its_range(student):
@@ -55,12 +57,12 @@ def test_labels_are_taken_in_turn_by_default(student):
 
 
 def test_one_program_serves_every_w_and_every_number_of_steps(teacher):
-    from distill_jax.sampling.student import _draw
+    from distill_jax.sampling.student import _sample
 
     teacher.sample(KEY, 3, w=1.0, num_steps=2)
-    size = _draw._cache_size()
+    size = _sample._cache_size()
     results = [teacher.sample(KEY, 3, w=w, num_steps=n) for w, n in ((0.0, 1), (3.0, 5), (4.0, 64))]
-    assert _draw._cache_size() == size
+    assert _sample._cache_size() == size
     assert not np.allclose(results[0], results[1])
 
 
@@ -74,7 +76,7 @@ def test_a_teacher_is_guided_with_two_calls_and_sampled_plainly_without_w(teache
 def test_denoise_is_the_seam(student):
     z, t = jnp.ones((2, 8, 8, 1)), jnp.asarray([0.3, 0.9])
     prediction = student.denoise(z, t, {"label": jnp.asarray([1, 2]), "w": jnp.ones(2)})
-    schedule = student.binding.schedule
+    schedule = student.network_spec.schedule
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     again = alpha[:, None, None, None] * prediction.x + sigma[:, None, None, None] * prediction.eps
     np.testing.assert_allclose(again, z, atol=1e-5)
@@ -98,7 +100,7 @@ def test_w_outside_the_trained_range_warns_and_inside_does_not(student):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"label": 10}, "label is 10; this network knows 0 to 9"),
+        ({"label": 10}, "label is 10; this network was trained on 0 to 9"),
         ({"label": -1}, "label is -1"),
         ({"label": np.asarray([1.5, 2.0])}, "expected an integer"),
         ({"label": np.arange(3)}, "expected an integer, or 2 of them"),
@@ -114,11 +116,10 @@ def test_what_a_student_does_not_know_is_refused(student, arguments, message):
 
 
 def test_a_network_without_null_label_refuses_w(teacher):
-    import dataclasses
-
-    method = dataclasses.replace(teacher.method, label_dropout=0.0)
+    trained = teacher.trained._replace(guidance=Guidance(null=False))
+    manifest = dataclasses.replace(teacher.manifest, trained=trained)
     with pytest.raises(ValueError, match="no null condition to guide against"):
-        dataclasses.replace(teacher, method=method).sample(KEY, 2, w=1.0)
+        dataclasses.replace(teacher, manifest=manifest).sample(KEY, 2, w=1.0)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.models.build import make_binding
+from distill_jax.models.build import make_network
 from distill_jax.teachers import adm
 from tests.teachers.foreign import digest, filled_state, image, size
 
@@ -35,16 +35,16 @@ def state_of(found):
 def rows(found, split_first, heads=None):
     """z, the network's output and the predicted x at every T, the first two of them golden."""
     teacher = adm.convert(state_of(found), split_first=split_first, heads=heads, **OTHERS)
-    binding = make_binding(teacher._asdict(), teacher.shape, teacher.num_classes)
+    network_spec = make_network(teacher._asdict(), teacher.data)
     z, t = jnp.concatenate([image(), image(), image()])[:5], jnp.asarray(T, jnp.float32)
     cond = {"label": jnp.asarray([1, 7, 1, 2, 10], jnp.int32)} if found.num_classes else {}
 
     @jax.jit
     def run(params):
-        return binding.network.apply(params, z, t, cond), binding(params)(z, t, cond).x
+        return network_spec.network.apply(params, z, t, cond), network_spec(params)(z, t, cond).x
 
     with jax.default_matmul_precision("highest"):
-        levels = binding.schedule.alpha(t), binding.schedule.sigma(t)
+        levels = network_spec.schedule.alpha(t), network_spec.schedule.sigma(t)
         parts = (z, *run(teacher.params), *levels)
         return [np.asarray(part, np.float64) for part in parts]
 

@@ -39,7 +39,7 @@ def test_check_prints_the_network_tries_it_and_draws_a_grid(folder):
         "images           4x4x1, 3 classes",
         "parameterization v",
         "schedule         Cosine(logsnr_min=-20.0, logsnr_max=20.0)",
-        "steps            1,024; it knows all times",
+        "steps            1,024; trained at all times",
         "guidance         impossible: it was trained without label dropout",
         "finite; z = alpha x + sigma eps to",
     ):

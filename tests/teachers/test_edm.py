@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill_jax.diffusion.schedule import add_noise
-from distill_jax.models.build import make_binding
+from distill_jax.models.build import make_network
 from distill_jax.teachers import edm
 from tests.teachers.foreign import assert_golden, digest, fill, filled_state, image, size
 
@@ -85,18 +85,20 @@ def rows(name):
     """z, the network's output and the predicted x of every row."""
     teacher = imported(name)
     spec = {**teacher._asdict(), "schedule": WIDE}
-    binding = make_binding(spec, teacher.shape, teacher.num_classes)
-    t = binding.schedule.time(jnp.asarray(-2 * np.log(SIGMA), jnp.float32))
+    network_spec = make_network(spec, teacher.data)
+    t = network_spec.schedule.time(jnp.asarray(-2 * np.log(SIGMA), jnp.float32))
     ends = jnp.tile(image()[:1], (len(LOGSNR), 1, 1, 1))
     eps = jnp.asarray(np.cos(np.arange(ends.size)).reshape(ends.shape), jnp.float32)
-    z = jnp.concatenate([image(), image(), add_noise(binding.schedule, ends, eps, t[4:])])
+    z = jnp.concatenate([image(), image(), add_noise(network_spec.schedule, ends, eps, t[4:])])
     labels = jnp.asarray([1, 7, 10, 10] + [3] * len(LOGSNR), jnp.int32)
     cond = {"label": labels} if teacher.num_classes else {}
 
     @jax.jit
     def run(params):
-        scaled = binding.parameterization.scale(z, binding.schedule, t)
-        return binding.network.apply(params, scaled, t, cond), binding(params)(z, t, cond).x
+        scaled = network_spec.parameterization.scale(z, network_spec.schedule, t)
+        return network_spec.network.apply(params, scaled, t, cond), network_spec(params)(
+            z, t, cond
+        ).x
 
     with jax.default_matmul_precision("highest"):
         return np.asarray(z), *(np.asarray(part) for part in run(teacher.params))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from distill_jax.sampling.student import load
+from distill_jax.sampling.loading import load
 from distill_jax.teachers import TEACHERS, edm, writer
 from tests.teachers.pickles import FLOAT, Stored, archive, dump, network, tensor
 
@@ -37,7 +37,7 @@ def test_a_pickle_of_edm_becomes_a_student(tmp_path):
     student = load(writer.write(imported, source, {"name": "none"}, tmp_path / "out"))
     expected = edm.convert("EDMPrecond", OPTIONS, STATE)
     jax.tree.map(np.testing.assert_array_equal, student.params, expected.params)
-    assert student.binding is expected.binding()
+    assert student.network_spec is expected.network_spec()
     assert (student.shape, student.num_classes) == ((8, 8, 3), 3)
 
 

@@ -9,10 +9,11 @@ import pytest
 from flax import serialization
 
 from distill_jax.config import PAPER_UNETS
-from distill_jax.sampling.student import load
+from distill_jax.diffusion.trained import Ddim, Trained
+from distill_jax.sampling.loading import load
 from distill_jax.teachers import Imported, writer
 from distill_jax.teachers.google_research import PUBLISHED, published, read
-from tests.teachers.toys import MLP, UNET, binding_of, config_of, params_of, save
+from tests.teachers.toys import MLP, UNET, config_of, network_of, params_of, save
 
 CONFIG = config_of(MLP)
 PARAMS = params_of(CONFIG)
@@ -27,10 +28,10 @@ def test_a_unet_predicts_the_same_after_a_round_trip_through_flax_and_a_final(tm
     imported = read(save(tmp_path / "state", params), config.to_dict())
     student = load(writer.write(imported, SOURCE, config.data.to_dict(), tmp_path / "out"))
     z = jax.random.normal(jax.random.key(1), (2, 4, 4, 1))
-    predict = jax.jit(lambda params: binding_of(config)(params)(z, T, COND))
+    predict = jax.jit(lambda params: network_of(config)(params)(z, T, COND))
     for ours, theirs in zip(predict(student.params), predict(params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert student.binding is binding_of(config)
+    assert student.network_spec is network_of(config)
 
 
 def released_formulas(head, output, z, logsnr):
@@ -55,13 +56,13 @@ def test_an_imported_teachers_prediction_is_the_released_formula_at_every_noise_
     config = config_of(MLP)
     config.parameterization = head
     imported = read(save(tmp_path / "state", params_of(config)), config.to_dict())
-    binding, logsnr = imported.binding(), jnp.linspace(-20, 20, 41)
-    t = binding.schedule.time(logsnr)
+    network_spec, logsnr = imported.network_spec(), jnp.linspace(-20, 20, 41)
+    t = network_spec.schedule.time(logsnr)
     z = jax.random.normal(jax.random.key(1), (41, *imported.shape))
     cond = {"label": jnp.arange(41) % 3}
-    ours = binding(imported.params)(z, t, cond)
-    output = binding.network.apply(imported.params, z, t, cond)
-    x, eps, alpha, sigma = released_formulas(head, output, z, binding.schedule.logsnr(t))
+    ours = network_spec(imported.params)(z, t, cond)
+    output = network_spec.network.apply(imported.params, z, t, cond)
+    x, eps, alpha, sigma = released_formulas(head, output, z, network_spec.schedule.logsnr(t))
     # In units of what a rounding of z is amplified by, up to 2.2e4 at the ends.
     assert np.abs((ours.x - x) * (alpha if head == "eps" else 1)).max() < 1e-4
     assert np.abs((ours.eps - eps) * (1 if head in ("eps", "v") else sigma)).max() < 1e-4
@@ -96,10 +97,8 @@ def test_a_student_is_one_on_its_grid_and_a_teacher_knows_all_times(
     saved, num_steps, continuous, tmp_path
 ):
     imported = read(save(tmp_path / "state", PARAMS, saved), CONFIG.to_dict())
-    assert (imported.num_steps, imported.method().continuous) == (num_steps, continuous)
-    known = {"label_dropout": 0.0} if continuous else {"clip_target": False}
-    name = "diffusion" if continuous else "progressive"
-    assert imported.method_spec() == {"name": name, "num_steps": num_steps, **known}
+    assert (imported.num_steps, imported.trained.all_times) == (num_steps, continuous)
+    assert imported.trained == Trained(Ddim(num_steps), all_times=continuous)
     assert imported.label_dropout == 0
 
 
@@ -119,9 +118,13 @@ def test_a_published_network_is_known_by_its_first_convolution(width, size, num_
 
 
 def test_published_networks_are_those_of_the_configs():
-    for spec, theirs in zip(PUBLISHED.values(), PAPER_UNETS.values(), strict=True):
+    assert PUBLISHED.keys() == PAPER_UNETS.keys()
+    for theirs in PAPER_UNETS.values():
+        kernel = np.zeros((3, 3, 3, theirs["channels"]), np.float32)
+        found = published("state", {"conv_in": {"kernel": kernel}})["model"]
         # Dropout is no part of a finished network.
-        assert {**spec["model"], "dropout": theirs["dropout"]}.items() >= theirs.items()
+        assert {**found, "dropout": theirs["dropout"]}.items() >= theirs.items()
+        assert found["dropout"] == 0
 
 
 def test_a_network_that_is_not_published_needs_a_config(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 from flax import serialization
 
 from distill_jax.config import base
-from distill_jax.methods import METHODS
-from distill_jax.models.build import abstract_params, make_binding
+from distill_jax.diffusion.spec import image_data
+from distill_jax.models.build import abstract_params, make_network
 
 MLP = {"name": "mlp", "width": 8, "blocks": 1}
 UNET = {
@@ -40,13 +40,13 @@ def config_of(model, num_classes=3):
     return config
 
 
-def binding_of(config):
-    return make_binding(config.to_dict(), (4, 4, 1), config.data.num_classes)
+def network_of(config):
+    return make_network(config.to_dict(), image_data((4, 4, 1), config.data.num_classes))
 
 
 def params_of(config):
     """Parameters that are zero nowhere."""
-    shapes = abstract_params(binding_of(config), METHODS["diffusion"]().inputs)
+    shapes = abstract_params(network_of(config), ())
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 8, shapes)
 

@@ -14,7 +14,7 @@ from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import student
 from distill_jax.training.loop import Cadence, DivergedError, StoppedError, train
 from distill_jax.training.update import new_state, optimizer
-from tests.toys import tiny_binding
+from tests.toys import manifest_of, tiny_network
 
 TX = optimizer(0.9, 0.99, 1.0)
 
@@ -205,7 +205,7 @@ def test_a_run_computes_at_the_precision_of_its_config_and_a_student_at_its_mani
     monkeypatch.setattr(pipeline, "_train_stage", spy)
     monkeypatch.setattr(pipeline, "_finish", spy)
     monkeypatch.setattr(pipeline, "_draw_grids", spy)
-    monkeypatch.setattr(student, "_draw", spy)
+    monkeypatch.setattr(student, "_sample", spy)
     for precision in ("default", "highest"):
         config = base()
         config.matmul_precision = precision
@@ -213,9 +213,9 @@ def test_a_run_computes_at_the_precision_of_its_config_and_a_student_at_its_mani
         config.model.update(name="mlp", width=8, blocks=1)
         config.stages = chain_of(stage("teacher", "diffusion", steps=1, learning_rate=0.1))
         pipeline.run(plan.make(config, tmp_path / precision), lambda: False)
-        binding, layout = tiny_binding(), make_layout({})
-        manifest = {"shape": (4, 4, 1), "num_classes": 3, "matmul_precision": precision}
-        drawn = student.Student(manifest, binding, METHODS["diffusion"](), {}, layout)
+        network_spec, layout = tiny_network(), make_layout({})
+        manifest = manifest_of(METHODS["diffusion"](), matmul_precision=precision)
+        drawn = student.Student(manifest, network_spec, {}, layout)
         drawn.sample(jax.random.key(0), 1)
     assert seen == [None] * 4 + ["highest"] * 4
     assert jax.config.jax_default_matmul_precision is None

@@ -19,7 +19,7 @@ from distill_jax.training.update import (
     optimizer,
 )
 from distill_jax.typing import Batch
-from tests.toys import ROOT, smoke_config
+from tests.toys import ROOT, make_batch, smoke_config
 
 TX = optimizer(0.9, 0.99, 1.0)
 SGD = optax.identity()
@@ -51,9 +51,9 @@ def test_every_network_has_its_own_norm_clip_and_decay():
     phases = (Phase("fake", loss("fake", 2.5)), Phase("student", loss("student", 0.25)))
     params = {role: {"a": jnp.ones(4)} for role in ("student", "fake")}
     state, rates = new_state(jax.random.key(0), params, TX), RATES._replace(weight_decay=0.5)
-    batch = Batch(None, {}, {"label": jnp.zeros(1, jnp.int32)})
+    batch = make_batch(None, {}, {"label": jnp.zeros(1, jnp.int32)})
     for index in range(2):
-        update = make_update(phases, index, identity, TX, identity)
+        update = make_update(phases, index, identity, TX)
         state, _ = update(None, rates, state, {}, batch)
     for role, norm in (("fake", 1.0), ("student", 0.5)):
         # Adam's first mean is a tenth of what it is given; its step is 1, beside decay times 1.
@@ -84,9 +84,9 @@ def identity(tree):
     return tree
 
 
-def wide_update(microbatches, width=64, constrain=identity):
+def wide_update(microbatches, width=64, layout=None):
     phases = (Phase("student", autoencode),)
-    return make_update(phases, 0, identity, SGD, constrain, 0, microbatches)
+    return make_update(phases, 0, identity, SGD, layout, 0, microbatches)
 
 
 def wide_arguments(width=64, rows=64):
@@ -95,7 +95,7 @@ def wide_arguments(width=64, rows=64):
     params = {name: jnp.asarray(0.1 * rng.normal(size=s), "float32") for name, s in shapes.items()}
     x = jnp.asarray(rng.normal(size=(rows, 4, 4, 1)), "float32")
     state = new_state(jax.random.key(1), {"student": params}, SGD)
-    return None, RATES, state, {}, Batch(x, {}, {"label": jnp.zeros(rows, jnp.int32)})
+    return None, RATES, state, {}, make_batch(x, {}, {"label": jnp.zeros(rows, jnp.int32)})
 
 
 def test_microbatches_change_nothing_but_the_rounding_of_a_mean_over_the_batch():
@@ -133,7 +133,7 @@ def moved_between_devices():
     arguments = list(wide_arguments())
     arguments[2] = jax.device_put(arguments[2], layout.replicated)
     arguments[4] = jax.device_put(arguments[4], layout.batch)
-    program = wide_update(2, constrain=layout.constrain).lower(*arguments).compile().as_text()
+    program = wide_update(2, layout=layout).lower(*arguments).compile().as_text()
     assert "all-reduce" in program
     names = ("all-gather", "all-to-all", "collective-permute")
     return [name for name in names if name in program]
@@ -181,7 +181,7 @@ def test_several_iterations_in_one_call_are_those_one_by_one():
     params = wide_arguments()[2].params["student"]
     x = jnp.asarray(rng.normal(size=(3, 3, 8, 4, 4, 1)), "float32")  # Iterations, updates, rows.
     label = jnp.arange(72).reshape(3, 3, 8)
-    null = {"label": jnp.full(8, 5)}
+    null = {"label": jnp.full(1, 5)}
 
     def fresh():
         return new_state(jax.random.key(3), {"student": params, "fake": params}, TX)
@@ -190,15 +190,18 @@ def test_several_iterations_in_one_call_are_those_one_by_one():
     for n in range(3):
         left = iter(range(3))
         for i, phase in enumerate(phases):
-            update = make_update(phases, i, identity, TX, identity, n % 2)
+            update = make_update(phases, i, identity, TX, None, n % 2)
             for repeat in range(phase.repeats):
                 j = next(left)
-                batch = Batch(x[n, j], {"label": label[n, j]}, null)
+                batch = make_batch(x[n, j], {"label": label[n, j]}, null)
                 state, metrics = update(None, RATES, state, {}, batch, repeat)
         losses.append(float(metrics["loss"]))
-    several = make_iterations(phases, identity, TX, identity)
+    several = make_iterations(phases, identity, TX)
+    index = np.zeros((8, 3), np.int32)
     rows = [(x[:, j].swapaxes(0, 1), {"label": label[:, j].swapaxes(0, 1)}) for j in range(3)]
-    together, metrics = several(None, RATES, fresh(), {}, tuple(Batch(*r, null) for r in rows))
+    together, metrics = several(
+        None, RATES, fresh(), {}, tuple(Batch(index, *r, null) for r in rows)
+    )
     assert int(together.step) == int(state.step) == 3
     np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
     for a, b in zip(*map(jax.tree.leaves, (state.params, together.params)), strict=True):

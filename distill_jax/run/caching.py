@@ -1,0 +1,10 @@
+"""Where compiled programs are kept."""
+
+import jax
+from etils import epath
+
+
+def keep_programs(workdir: epath.Path) -> None:
+    """Keeps compiled programs in WORKDIR/compilation_cache, or JAX_COMPILATION_CACHE_DIR."""
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))

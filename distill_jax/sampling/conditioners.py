@@ -1,0 +1,67 @@
+"""From what a person asks for to what a network is called with."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.diffusion.spec import DataSpec
+from distill_jax.typing import Cond
+
+
+@runtime_checkable
+class Conditioner(Protocol):
+    """Requests, such as labels or prompts, in; leaves (b, ...) of `cond` out.
+
+    Attributes:
+      null: the conditions that stand for "no condition", one example, leaves (1, ...).
+    """
+
+    @property
+    def null(self) -> Cond: ...
+
+    def __call__(self, requests: Any, num: int) -> dict[str, jax.Array]:
+        """The conditions of `num` images; one request for all, or one each.
+
+        Raises:
+          ValueError: for requests that the network was not trained on.
+        """
+        ...
+
+
+Requests = int | np.ndarray | Sequence[int] | None
+
+
+class Labels:
+    """Integer labels 0 .. classes - 1; nothing where there are no classes."""
+
+    def __init__(self, spec: DataSpec):
+        self.classes = dict(spec.cond)["label"].classes if spec.cond else 0
+
+    @property
+    def null(self) -> dict[str, jax.Array]:
+        return {"label": jnp.full((1,), self.classes, jnp.int32)} if self.classes else {}
+
+    def in_turn(self, num: int, first: int = 0) -> np.ndarray | None:
+        """The classes in turn, None without any."""
+        return (first + np.arange(num)) % self.classes if self.classes else None
+
+    def __call__(
+        self, requests: int | np.ndarray | Sequence[int] | None, num: int
+    ) -> dict[str, jax.Array]:
+        if not self.classes:
+            if requests is not None:
+                raise ValueError(
+                    f"label is {requests!r}; this network was trained without labels: leave it out"
+                )
+            return {}
+        labels = self.in_turn(num) if requests is None else np.asarray(requests)
+        if not np.issubdtype(labels.dtype, np.integer) or labels.shape not in ((), (num,)):
+            raise ValueError(f"label is {requests!r}; expected an integer, or {num} of them")
+        if labels.size and (labels.min() < 0 or labels.max() >= self.classes):
+            raise ValueError(
+                f"label is {requests!r}; this network was trained on 0 to {self.classes - 1}"
+            )
+        return {"label": jnp.broadcast_to(jnp.asarray(labels, jnp.int32), (num,))}

@@ -1,0 +1,150 @@
+"""What lies beside the weights of a finished network: one dataclass, written and read by all."""
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from distill_jax.diffusion.spec import DataSpec
+from distill_jax.diffusion.trained import SAMPLERS, Guidance, Trained, name_of
+from distill_jax.runtime.registry import build
+from distill_jax.storage import checkpoint
+
+FIRST_FORMAT = 3  # Manifests before it held a training method and no sampler.
+PACKAGES = ("jax", "flax", "optax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lineage:
+    """Where a network comes from: text for people, which nothing is built from.
+
+    Attributes:
+      method: name and options of what trained it.
+      parent: final/ of its teacher, relative within one workdir; None for a network without.
+      init: final/ of the network that it started from, where that is not the teacher.
+      init_fake: final/ of the network whose fake its fake started from.
+      updates: iterations of its stage; None where they are not known.
+      source: file, format and hash of an imported network.
+      versions: of the packages that wrote it.
+      config: of its run.
+    """
+
+    method: Mapping[str, Any]
+    parent: str | None = None
+    init: str | None = None
+    init_fake: str | None = None
+    updates: int | None = None
+    source: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: {name: importlib.metadata.version(name) for name in PACKAGES}
+    )
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A finished network, but for its weights.
+
+    Attributes:
+      stage: the name of its stage.
+      trained: its sampler, its guidance, and the times and sizes it was trained at.
+      distilled: whether it is a student, and its parent the teacher.
+      spec: what the network is called with.
+      model: {"name": an entry of NETWORKS, **options}.
+      schedule: {"name": an entry of SCHEDULES, **options}.
+      parameterization: an entry of PARAMETERIZATIONS.
+      data: the dataset of its run, as in a config; None where it is not known.
+      lineage: see Lineage.
+      matmul_precision: of its training, see models.build.matmul_precision.
+      metrics: measured quality, with the name of its protocol.
+      fake: fingerprint of the fake network beside it, None without one.
+    """
+
+    stage: str
+    trained: Trained
+    distilled: bool
+    spec: DataSpec
+    model: Mapping[str, Any]
+    schedule: Mapping[str, Any]
+    parameterization: str
+    data: Mapping[str, Any] | None
+    lineage: Lineage
+    matmul_precision: str = "default"
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fake: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, in the order of the fields."""
+        trained, fields = self.trained, dataclasses.asdict(self)
+        name = {"name": name_of(type(trained.sampler))}
+        fields["trained"] = {
+            **trained._asdict(),
+            "sampler": {**name, **dataclasses.asdict(trained.sampler)},
+            "guidance": trained.guidance._asdict(),
+        }
+        fields["spec"] = self.spec.to_json()
+        if self.fake is None:
+            del fields["fake"]
+        return fields
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], place: str) -> "Manifest":
+        """The manifest in a file.
+
+        Args:
+          content: what checkpoint.read_manifest returns.
+          place: the file's name, for messages.
+
+        Raises:
+          ValueError: for a format of before, and naming a field that is missing or of another kind.
+        """
+        if content["format"] < FIRST_FORMAT:
+            raise ValueError(
+                f"{place} has format {content['format']}, which names a training method and no "
+                f"sampler; this version reads formats from {FIRST_FORMAT}: train or import the "
+                "network again"
+            )
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        given = {name: content[name] for name in known if name in content}
+        for name, kinds in KINDS.items():
+            if not isinstance(given.get(name), kinds):
+                expected = " or ".join(kind.__name__ for kind in kinds)
+                raise ValueError(f"{place}: {name!r} is {given.get(name)!r}; expected {expected}")
+        try:
+            given["trained"] = _trained(given["trained"])
+            given["spec"] = DataSpec.from_json(given["spec"])
+            given["lineage"] = Lineage(**given["lineage"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{place} cannot be read: {error}") from error
+        return cls(**given)
+
+    @classmethod
+    def read(cls, final: epath.Path) -> "Manifest":
+        """The manifest of a final/; see checkpoint.read_manifest for what it raises."""
+        return cls.from_json(checkpoint.read_manifest(final), str(final / "manifest.json"))
+
+
+KINDS = {
+    **dict.fromkeys(("stage", "parameterization"), (str,)),
+    **dict.fromkeys(("trained", "spec", "model", "schedule", "lineage"), (dict,)),
+    "distilled": (bool,),
+    "data": (dict, type(None)),
+}
+
+
+def _trained(content: Mapping[str, Any]) -> Trained:
+    sampler = {key: _tuple(value) for key, value in content["sampler"].items()}
+    guidance = {key: _tuple(value) for key, value in content["guidance"].items()}
+    return Trained(
+        build(SAMPLERS, "sampler", sampler),
+        Guidance(**guidance),
+        bool(content["all_times"]),
+        bool(content["saturated"]),
+        tuple(content["resolutions"]),
+    )
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
