@@ -17,7 +17,7 @@ __all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
-    """What is exported, on first use: importing the package stays quick."""
+    """Imports an exported name on first use, so that importing the package stays quick."""
     if name in _EXPORTS:
         return getattr(importlib.import_module(_EXPORTS[name]), name)
     raise AttributeError(f"module 'distill_jax' has no attribute {name!r}")

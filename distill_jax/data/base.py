@@ -98,7 +98,7 @@ class LabelledImages:
         return self.conditions(np.full(1, self.num_classes, np.int32))
 
     def conditions(self, label: np.ndarray) -> dict[str, np.ndarray]:
-        """What a network is given of these labels."""
+        """The conditions that a network is called with for these labels."""
         return {"label": label} if self.num_classes else {}
 
     def without_images(self) -> "Labels":

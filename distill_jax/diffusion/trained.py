@@ -56,44 +56,40 @@ def _numbers(*names: str) -> Any:
     return register
 
 
-@_numbers("num_steps")
-class Ddim(Sampler):
-    """samplers.ddim, x clipped to the bounds of the data."""
-
-    num_steps: Any
+class Falling(Sampler):
+    """A sampler whose calls are at 1, (N - 1) / N, ..., 1 / N."""
 
     @property
     def times(self) -> tuple[float, ...]:
         return tuple(i / self.num_steps for i in range(self.num_steps, 0, -1))
+
+
+@_numbers("num_steps")
+class Ddim(Falling):
+    """samplers.ddim, x clipped to the bounds of the data."""
+
+    num_steps: Any
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
         return samplers.ddim(clipped(denoiser), z, cond, self.num_steps)
 
 
 @_numbers("num_steps")
-class Stochastic(Sampler):
+class Stochastic(Falling):
     """samplers.stochastic, x clipped to the bounds of the data."""
 
     num_steps: Any
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        return tuple(i / self.num_steps for i in range(self.num_steps, 0, -1))
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
         return samplers.stochastic(key, clipped(denoiser), z, cond, self.num_steps)
 
 
 @_numbers("num_steps", "variance")
-class Ancestral(Sampler):
+class Ancestral(Falling):
     """samplers.ancestral with its weight of the large variance, x clipped to the data's bounds."""
 
     num_steps: Any
     variance: Any = 0.0
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        return tuple(i / self.num_steps for i in range(self.num_steps, 0, -1))
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
         steps = self.num_steps

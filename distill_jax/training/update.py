@@ -179,8 +179,8 @@ def make_iterations(
         frozen: Mapping[str, Tree],
         batches: tuple[Batch, ...],
     ) -> tuple[TrainState, Metrics]:
-        def call(variants: list, step: jax.Array, state: TrainState, *given: Any) -> tuple:
-            return jax.lax.switch(step, variants, method, rates, state, frozen, *given)
+        def call(variants: list, turn: jax.Array, state: TrainState, *given: Any) -> tuple:
+            return jax.lax.switch(turn, variants, method, rates, state, frozen, *given)
 
         def one(state: TrainState, rows: list) -> tuple[TrainState, Metrics]:
             left = [Batch(*row, null=batches[0].null) for row in rows]
