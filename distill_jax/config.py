@@ -86,11 +86,12 @@ def stage(
         path that was left so, whose fake network this one's starts from in place of the student's;
         `model`, a network in place of the config's; `optimizer`, keys in place of the config's;
         `batch_size`, in place of the config's, 0 for that; `lora`, the rank of adapters that are
-        trained in place of the weights, 0 for none. Every other option is an argument of the
-        method.
+        trained in place of the weights, 0 for none; `base`, the path of the network whose weights
+        the adapters of its teacher or `init` change, where that is not in their workdir. Every
+        other option is an argument of the method.
     """
     rates = {"warmup": 0, "decay_to": 0.0, "weight_decay": 0.0, "ema_decay": 0.0, "ema_ramp": 0.0}
-    rates.update({"init": "", "init_fake": "", "keep_fake": False})
+    rates.update({"init": "", "init_fake": "", "keep_fake": False, "base": ""})
     rates.update({"model": {}, "optimizer": {}, "batch_size": 0, "lora": 0})
     rates.update({key: options.pop(key) for key in list(options) if key in rates})
     return {

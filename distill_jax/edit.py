@@ -26,8 +26,8 @@ from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import build, lookup
+from distill_jax.sampling import loading
 from distill_jax.sampling.editing import Labels, inpaint, psnr, roundtrip, sdedit, style
-from distill_jax.sampling.loading import load
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 
@@ -38,7 +38,7 @@ def pairs(workdir: epath.Path) -> tuple[Student, list[tuple[Student, Student]]]:
     Raises:
       ValueError: when there is no such pair, or no network that was trained at all times.
     """
-    found = [load(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))]
+    found = [loading.load(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))]
     decoders = {
         student.trained.num_steps: student
         for student in found
@@ -82,6 +82,8 @@ def define_flags() -> None:
     flags.DEFINE_string("encoder", None, "style: an encoder; without it the student backwards.")
     flags.DEFINE_string("workdir", None, "roundtrip: a workdir with encoders and decoders.")
     flags.DEFINE_string("images", None, "A .npy or a folder; without it held-out images.")
+    loading.define_flags()
+    flags.adopt_module_key_flags(loading)
     chosen_data.define_flags()
     flags.adopt_module_key_flags(chosen_data)
     flags.DEFINE_integer("source_label", None, "Class of the images.")
@@ -121,7 +123,7 @@ def save_rows(path: epath.Path, rows: Sequence[np.ndarray], columns: int = 10) -
 
 def _style(values: Any) -> Sequence[Any]:
     student = _student(values)
-    encoder = load(values.encoder) if values.encoder else student
+    encoder = loading.load(values.encoder, base=values.base) if values.encoder else student
     x, label = _images(values, student)
     if student.num_classes and values.target_label is None:
         raise ValueError("--target_label is needed: the class to make of the images")
@@ -181,7 +183,7 @@ TASKS = {
 def _student(values: Any) -> Student:
     if values.student is None:
         raise ValueError("--student is needed: the directory of a finished run")
-    return load(values.student)
+    return loading.load(values.student, base=values.base)
 
 
 def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:

@@ -14,7 +14,7 @@ from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import run_app
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.sharding import make_layout
-from distill_jax.sampling.loading import describe
+from distill_jax.sampling import loading
 from distill_jax.storage import checkpoint
 
 WS = ("0", "1", "2", "4")
@@ -24,6 +24,8 @@ def define_flags() -> None:
     """The flags of the command line; not at import, for `sample` has some of the same names."""
     distributed.define_flags()
     flags.adopt_module_key_flags(distributed)
+    loading.define_flags()
+    flags.adopt_module_key_flags(loading)
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
     flags.DEFINE_list("w", None, "Guidance strengths; 0, 1, 2, 4 without it.")
     flags.DEFINE_list("ancestral", [], "Also the teacher's ancestral sampler: large variances.")
@@ -50,7 +52,7 @@ def main() -> None:
         absolute(values.out).parent.mkdir(parents=True, exist_ok=True)
     distributed.join()
     layout = make_layout({"data": -1})
-    student = describe(values.student, layout)
+    student = loading.describe(values.student, layout, values.base)
     for w in strengths if values.w else ():
         student.conditions(1, 0 if student.num_classes else None, w)
         if not compare.knows(student, w):
@@ -63,7 +65,7 @@ def main() -> None:
     data = chosen_data.choose(student, values)
     yardstick = make_yardstick(data) if distributed.first() else None
     planned = compare.entries(teacher, students, strengths, ancestral)
-    rows = list(compare.compare(yardstick, planned, values.num, layout))
+    rows = list(compare.compare(yardstick, planned, values.num))
     if yardstick is None:
         return
     logging.say(report.protocol(yardstick.name, values.num))

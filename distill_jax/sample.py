@@ -14,8 +14,8 @@ from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import run_app
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.sharding import make_layout
+from distill_jax.sampling import loading
 from distill_jax.sampling.batched import Draw
-from distill_jax.sampling.loading import load
 from distill_jax.sampling.student import Student
 
 
@@ -23,6 +23,8 @@ def define_flags() -> None:
     """The flags of the command line; not at import, for `evaluate` has some of the same names."""
     distributed.define_flags()
     flags.adopt_module_key_flags(distributed)
+    loading.define_flags()
+    flags.adopt_module_key_flags(loading)
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
     flags.DEFINE_integer("num", 100, "How many images.", lower_bound=1)
     flags.DEFINE_integer("label", None, "Class of all images; without it the classes in turn.")
@@ -46,7 +48,7 @@ def main() -> None:
     distributed.join()
     if distributed.first():
         out.parent.mkdir(parents=True, exist_ok=True)
-    student = load(values.student, make_layout({"data": -1}))
+    student = loading.load(values.student, make_layout({"data": -1}), values.base)
     progress = logging.Progress("sample", values.num)
     draw = Draw(
         values.num,

@@ -121,17 +121,19 @@ def _measure(config: ConfigDict, workdir: epath.Path, name: str, stop: Callable[
     began = time.monotonic()
     config = config.copy_and_resolve_references()
     for stage in config.stages.values():
-        for option in ("teacher", "init", "init_fake"):
+        for option in ("teacher", "init", "init_fake", "base"):
             stage[option] = stage[option].replace("{sweep}", str(workdir))
     directory = workdir / name
     try:
-        pipeline.run(plan.make(config, directory), stop)
+        run = plan.make(config, directory)
+        pipeline.run(run, stop)
     except ValueError as error:
         if not isinstance(error.__cause__, DivergedError):
             raise
         logging.say(f"{name}: {error}")
         return {"diverged": str(error.__cause__)}
-    compare.write_report(directory, config.data.to_dict(), config.evaluate.to_dict(), stop)
+    data, settings = config.data.to_dict(), config.evaluate.to_dict()
+    compare.write_report(directory, data, settings, stop, bases=run.bases)
     content = json.loads((directory / "report.json").read_text())
     measured = {}
     for row in content["rows"]:

@@ -1,5 +1,6 @@
 """Configs at their smoke size, from nothing to the report."""
 
+import functools
 import json
 
 import jax
@@ -10,7 +11,7 @@ from etils import epath
 from distill_jax.diffusion.analytic import ring
 from distill_jax.evaluation import compare
 from distill_jax.run import pipeline, plan
-from distill_jax.sampling.loading import load, load_fake
+from distill_jax.sampling.loading import load, load_own
 from tests.test_configs import CONFIGS, load_config
 
 # The digits chain is tried by the tests of the chain. Of configs that differ in numbers alone one
@@ -60,12 +61,13 @@ def test_the_second_stage_of_dmd2_starts_from_both_networks_that_the_first_left(
         "imagenet64_dmd2", workdir, **{last + "learning_rate": 0.0, last + "keep_fake": True}
     )
     _, first, second = run.stages
-    assert (second.start, second.fake_start) == (first.directory, first.directory)
+    begun = second.start.directory, second.fake_start.directory
+    assert begun == (first.directory, first.directory)
     assert second.roles.critic == "spatial"
     # A rate of 0 changes nothing, so what the second stage ends with is what it began with.
     students, fakes = (
         [read(stage.directory, run.layout) for stage in (first, second)]
-        for read in (lambda *given: load(*given).params, load_fake)
+        for read in (load_own, functools.partial(load_own, name="fake"))
     )
     for left, begun in (students, fakes):
         for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(begun), strict=True):

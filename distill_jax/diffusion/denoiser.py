@@ -22,12 +22,15 @@ class Network(NamedTuple):
     `features(params, z, t, cond) -> (b, positions, channels)`, from its middle; None where it has
     none to offer.
     `parameterizations`: those it can put out, () for all.
+    `input_axes(params, z, t, cond) -> {name of a kernel: its leading axes that are inputs}`, of the
+    kernels that adapters can change; None where none can be.
     """
 
     init: Callable[[jax.Array, Image, Time, Cond], Tree]
     apply: Callable[..., Output]
     features: Callable[..., jax.Array] | None = None
     parameterizations: tuple[str, ...] = ()
+    input_axes: Callable[..., dict[str, int]] | None = None
 
 
 class Head(NamedTuple):

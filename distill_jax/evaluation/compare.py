@@ -15,7 +15,7 @@ from distill_jax.evaluation.protocols import Row, Yardstick, make_yardstick
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.batched import Draw
-from distill_jax.sampling.loading import describe, load
+from distill_jax.sampling.loading import describe, read
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 
@@ -100,7 +100,6 @@ def compare(
     yardstick: Yardstick | None,
     planned: Sequence[Entry],
     num: int,
-    layout: Layout | None,
     start: int = 0,
 ) -> Iterator[Row]:
     """The measured rows of `entries`; the reference itself has no distance to the reference.
@@ -112,10 +111,10 @@ def compare(
       yardstick: what measures; None in processes that only take part in the drawing.
       planned: from `entries`.
       num: samples of each.
-      layout: of the devices that samples are drawn on; None is the first.
       start: rows before that one were measured earlier.
     """
-    loaded = functools.lru_cache(maxsize=2)(lambda directory: load(directory, layout))
+    networks = {entry.network.directory: entry.network for entry in planned}
+    loaded = functools.lru_cache(maxsize=2)(lambda directory: read(networks[directory]))
     draw, targets, compiled = Draw(num), {}, set()
 
     def drawn(entry: Entry, variance: float | None = None) -> tuple[np.ndarray, float]:
@@ -183,6 +182,7 @@ def write_report(
     settings: Mapping[str, Any],
     stop: Callable[[], bool],
     layout: Layout | None = None,
+    bases: Sequence[epath.Path] = (),
 ) -> bool:
     """Writes report.json, report.md and report.png over the finished stages of a workdir.
 
@@ -195,6 +195,7 @@ def write_report(
       settings: "w", "num_samples" and "ancestral" of the config's `evaluate`.
       stop: polled between rows; true raises InterruptedError.
       layout: of the devices that samples are drawn on; None is the first.
+      bases: networks outside the workdir whose weights adapters in it may change.
 
     Returns:
       Whether there was anything to do: not when the files there are of the same networks.
@@ -206,7 +207,7 @@ def write_report(
     made_of = {"networks": prints, **json.loads(json.dumps(dict(settings)))}
     if distributed.agree(_rows(workdir / "report.json", made_of) is not None):
         return False
-    networks = (describe(final, layout) for final in finals)
+    networks = (describe(final, layout, bases) for final in finals)
     decoders = [network for network in networks if network.trained.sampler.decodes]
     if not decoders:
         return False
@@ -224,7 +225,7 @@ def write_report(
     before = distributed.agree(len(rows))
     progress = logging.Progress("report", len(planned), before)
     try:
-        for row in compare(yardstick, ordered, num, layout, before):
+        for row in compare(yardstick, ordered, num, before):
             rows.append(row)
             note = f"{row['sampler']} at {logging.counted(row['num_steps'], 'step')}"
             progress.update(len(rows), note)
@@ -269,5 +270,5 @@ def root(student: Student) -> Student | None:
         parent = student.manifest.lineage.parent
         if parent is None or not (student.directory / parent / "manifest.json").exists():
             return None
-        student = describe(student.directory / parent, student.layout)
+        student = describe(student.directory / parent, student.layout, student.bases)
     return student

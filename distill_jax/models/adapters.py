@@ -1,32 +1,104 @@
-"""Low-rank adapters: few numbers that change many frozen ones.
+"""Low-rank adapters: few trained numbers that change many frozen ones.
 
-Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685.
+Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685. The scale
+alpha / r of their section 4.1 is 1: it is a learning rate of b by another name.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distill_jax.runtime.trees import name_of
+from distill_jax.runtime.trees import by_name, name_of
 from distill_jax.typing import Tree
 
+Context = nn.module.InterceptorContext
+LAYERS = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.Embed)
 
-def new_adapters(key: jax.Array, params: Tree, rank: int, new: Collection[str] = ()) -> Tree:
-    """Adapters that change nothing yet: `merge(params, adapters)` is params.
 
-    Every kernel (dense layers, attention, convolutions) for which it saves numbers gets a pair,
-    a (m, rank) ~ N(0, 1 / m) and b (rank, n) = 0, which stand in its place as {"a": a, "b": b}.
-    Biases, scales, embedding tables and smaller kernels get none. Modules named in `new` are
-    trained in full: their leaves stand there themselves. The paths of a pair begin with the path of
-    its kernel, which matters to sharding rules: one for that path is applied to a and b as well.
+class Adapted(NamedTuple):
+    """Parameters of a network whose weights are frozen and whose adapters are trained.
+
+    Attributes:
+      weights: of the network, nested dicts; modules that `adapters` has in full may be missing.
+      adapters: see new_adapters.
+    """
+
+    weights: Tree
+    adapters: Tree
+
+
+def call(module: nn.Module, params: Tree | Adapted, *args: Any, **options: Any) -> Any:
+    """module.apply with these parameters.
+
+    With adapters every layer that has a pair returns y + (x a) b, y being what its frozen weights
+    give; W + a b is never made.
+    """
+    if not isinstance(params, Adapted):
+        return module.apply({"params": params}, *args, **options)
+    pairs, full = _split(params)
+
+    def layer(following: Callable, args: tuple, kwargs: dict, context: Context) -> Any:
+        y, own = following(*args, **kwargs), context.module
+        if context.method_name != "__call__" or _kernel(own) not in pairs:
+            return y
+        a, b = pairs[_kernel(own)]
+        plain = {} if isinstance(own, nn.Embed) else {"use_bias": False}
+        thin = own.clone(features=a.shape[-1], parent=None, name=None, **plain)
+        h = thin.apply({"params": {_kernel(own).rpartition("/")[2]: a}}, *args, **kwargs)
+        change = jnp.dot(h, b.astype(h.dtype), precision=getattr(own, "precision", None))
+        return y + change.reshape(y.shape)
+
+    with nn.intercept_methods(layer):
+        return module.apply({"params": full}, *args, **options)
+
+
+def input_axes(module: nn.Module, params: Tree, *args: Any) -> dict[str, int]:
+    """How many leading axes of each kernel that adapters can change are inputs, by its name.
+
+    Computed on shapes. Grouped convolutions and masked kernels are left out.
+
+    Args:
+      module: the network.
+      params: its parameters, or their shapes.
+      *args: what it is called with.
+    """
+    found: dict[str, int] = {}
+
+    def layer(following: Callable, args: tuple, kwargs: dict, context: Context) -> Any:
+        if context.method_name == "__call__" and _kernel(context.module):
+            found[_kernel(context.module)] = _input_axes(context.module)
+        return following(*args, **kwargs)
+
+    with nn.intercept_methods(layer):
+        jax.eval_shape(lambda params: module.apply({"params": params}, *args), params)
+    return {name: axes for name, axes in found.items() if axes}
+
+
+def new_adapters(
+    key: jax.Array,
+    params: Tree,
+    axes: Mapping[str, int],
+    rank: int,
+    full: Collection[str] = (),
+) -> Tree:
+    """Adapters that change nothing yet: the network with them is the network without.
+
+    Every kernel of a dense layer, convolution or embedding for which it saves numbers gets a pair
+    {"lora_a": (*inputs, rank) ~ N(0, 1 / inputs), "lora_b": (rank, outputs) = 0} in its place.
+    Biases, scales and smaller kernels get none. The paths of a pair begin with the path of its
+    kernel, which matters to sharding rules: one for that path is applied to both.
 
     Args:
       key: PRNG key.
       params: of the network, nested dicts.
+      axes: see input_axes.
       rank: of the changes, from 1.
-      new: names of modules, anywhere on a path, as of train.graft.
+      full: names of modules, anywhere on a path, that are trained in full: their leaves stand there
+        themselves.
 
     Returns:
       Nested dicts as `params`, without what gets no adapter.
@@ -36,75 +108,78 @@ def new_adapters(key: jax.Array, params: Tree, rank: int, new: Collection[str] =
     """
     if rank < 1:
         raise ValueError(f"lora rank is {rank}; expected a whole number from 1, such as 16")
-    leaves = {tuple(_names(path)): leaf for path, leaf in jax.tree.leaves_with_path(params)}
-    largest = max(_largest_rank(names, leaf) for names, leaf in leaves.items())
-    if rank > largest:
+    leaves = by_name(params)
+    largest = {name: _largest_rank(leaves[name].shape, count) for name, count in axes.items()}
+    if rank > max(largest.values(), default=0):
         raise ValueError(
             f"lora rank is {rank}, which saves nothing in any kernel of this network; expected at "
-            f"most {largest}, or train it in full"
+            f"most {max(largest.values(), default=0)}, or train it in full"
         )
     adapters: dict = {}
-    for index, (names, leaf) in enumerate(leaves.items()):
-        if not set(names).isdisjoint(new):
-            _insert(adapters, names, leaf)
-        elif rank <= _largest_rank(names, leaf):
-            _insert(adapters, names, _pair(jax.random.fold_in(key, index), leaf, rank))
+    for index, (name, leaf) in enumerate(leaves.items()):
+        if not set(name.split("/")).isdisjoint(full):
+            _insert(adapters, name, leaf)
+        elif rank <= largest.get(name, 0):
+            inputs, outputs = leaf.shape[: axes[name]], leaf.shape[axes[name] :]
+            a = jax.random.normal(jax.random.fold_in(key, index), (*inputs, rank), leaf.dtype)
+            b = jnp.zeros((rank, math.prod(outputs)), leaf.dtype)
+            _insert(adapters, name, {"lora_a": a / math.sqrt(math.prod(inputs)), "lora_b": b})
     return adapters
 
 
-def merge(params: Tree, adapters: Tree) -> Tree:
-    """The parameters with their changes: W + a b, and the leaves that are trained in full.
+def merged(params: Tree | Adapted) -> Tree:
+    """Plain parameters: W + a b for every pair, and the leaves that are trained in full."""
+    if not isinstance(params, Adapted):
+        return params
+    pairs, full = _split(params)
 
-    The scale alpha / r of Hu et al. (section 4.1) is 1: it is a learning rate of b by another name.
-
-    Args:
-      params: what `adapters` were made for.
-      adapters: of `new_adapters`.
-    """
-    if not isinstance(params, Mapping):
-        if not isinstance(adapters, Mapping):
-            return adapters
+    def change(path: tuple, leaf: jax.Array) -> jax.Array:
+        if name_of(path) not in pairs:
+            return leaf
         # Parameters are float32, whatever the device's default for products is.
-        change = jnp.matmul(adapters["a"], adapters["b"], precision="highest")
-        return params + change.reshape(params.shape)
-    assert adapters.keys() <= params.keys()
-    return {
-        name: merge(value, adapters[name]) if name in adapters else value
-        for name, value in params.items()
-    }
+        return leaf + jnp.tensordot(*pairs[name_of(path)], 1, precision="highest").reshape(
+            leaf.shape
+        )
+
+    return jax.tree_util.tree_map_with_path(change, full)
 
 
-def _pair(key: jax.Array, kernel: jax.Array, rank: int) -> dict[str, jax.Array]:
-    m, n = _sides(kernel.shape)
-    a = jax.random.normal(key, (m, rank), kernel.dtype) / math.sqrt(m)
-    return {"a": a, "b": jnp.zeros((rank, n), kernel.dtype)}
+def _split(params: Adapted) -> tuple[dict[str, tuple[jax.Array, jax.Array]], Tree]:
+    """(a, b) by the name of their kernel, and the weights with what is trained in full."""
+    given = by_name(params.adapters)
+    kernels = [name.removesuffix("/lora_a") for name in given if name.endswith("/lora_a")]
+    pairs = {name: (given.pop(f"{name}/lora_a"), given.pop(f"{name}/lora_b")) for name in kernels}
+    full: dict = {}
+    for name, leaf in {**by_name(params.weights), **given}.items():
+        _insert(full, name, leaf)
+    return pairs, full
 
 
-def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
-    """A kernel as a matrix (m, n): its axes are split where the larger side is smallest.
-
-    Of two equal splits the first. That is where a rank costs least, and without any knowledge of
-    the layer it parts inputs from outputs: (kh, kw, in | out) for a convolution of at least 9
-    channels, (in | 3, heads, dim) and (heads, dim | out) for the projections of attention.
-    """
-    splits = [(math.prod(shape[:k]), math.prod(shape[k:])) for k in range(1, len(shape))]
-    return min(splits, key=max)
+def _kernel(layer: nn.Module) -> str:
+    """The name of a layer's kernel among the parameters; "" for layers without."""
+    if not isinstance(layer, LAYERS):
+        return ""
+    return "/".join((*layer.path, "embedding" if isinstance(layer, nn.Embed) else "kernel"))
 
 
-def _largest_rank(names: tuple[str, ...], leaf: jax.Array) -> int:
-    """The largest rank whose pair has fewer numbers than the kernel; 0 for what is none."""
-    if names[-1] != "kernel" or len(leaf.shape) < 2:
-        return 0
-    m, n = _sides(leaf.shape)
+def _input_axes(layer: nn.Module) -> int:
+    """The number of leading axes of a layer's kernel that are inputs; 0 where it has others."""
+    if isinstance(layer, nn.DenseGeneral):
+        return 0 if layer.batch_dims else len(jnp.atleast_1d(jnp.asarray(layer.axis)))
+    if isinstance(layer, nn.Conv):
+        plain = layer.feature_group_count == 1 and layer.mask is None
+        return len(layer.kernel_size) + 1 if plain else 0
+    return 1
+
+
+def _largest_rank(shape: tuple[int, ...], axes: int) -> int:
+    """The largest rank whose pair has fewer numbers than the kernel."""
+    m, n = math.prod(shape[:axes]), math.prod(shape[axes:])
     return (m * n - 1) // (m + n)
 
 
-def _names(path: tuple) -> list[str]:
-    return name_of(path).split("/")
-
-
-def _insert(tree: dict, names: tuple[str, ...], leaf: Tree) -> None:
-    *parents, last = names
-    for name in parents:
-        tree = tree.setdefault(name, {})
+def _insert(tree: dict, name: str, leaf: Tree) -> None:
+    *parents, last = name.split("/")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
     tree[last] = leaf

@@ -13,6 +13,7 @@ from distill_jax.diffusion.prediction import PARAMETERIZATIONS, check_head
 from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.diffusion.spec import DataSpec, Spec
 from distill_jax.models import NETWORKS
+from distill_jax.models.adapters import new_adapters
 from distill_jax.runtime.registry import build, lookup
 from distill_jax.typing import Tree
 
@@ -69,6 +70,37 @@ def initial_params(key: jax.Array, network_spec: NetworkSpec, inputs: tuple[str,
 def abstract_params(network_spec: NetworkSpec, inputs: tuple[str, ...]) -> Tree:
     """Shapes and types of `initial_params`, computed without making any."""
     return jax.eval_shape(lambda key: initial_params(key, network_spec, inputs), jax.random.key(0))
+
+
+def fresh_adapters(
+    key: jax.Array,
+    network_spec: NetworkSpec,
+    inputs: tuple[str, ...],
+    params: Tree,
+    rank: int,
+    full: tuple[str, ...],
+) -> Tree:
+    """Adapters of a network with these inputs that change nothing yet; see adapters.new_adapters.
+
+    Raises:
+      ValueError: also for a network without layers that adapters can change.
+    """
+    if network_spec.network.input_axes is None:
+        raise ValueError(f"lora is {rank}, and this network has no layers for adapters; take 0")
+    axes = network_spec.network.input_axes(params, *network_spec.spec.example(inputs))
+    return new_adapters(key, params, axes, rank, full)
+
+
+@functools.lru_cache(maxsize=64)
+def adapter_shapes(
+    network_spec: NetworkSpec, inputs: tuple[str, ...], rank: int, full: tuple[str, ...]
+) -> Tree:
+    """Shapes and types of `fresh_adapters`."""
+
+    def make(key: jax.Array, params: Tree) -> Tree:
+        return fresh_adapters(key, network_spec, inputs, params, rank, full)
+
+    return jax.eval_shape(make, jax.random.key(0), abstract_params(network_spec, inputs))
 
 
 def rounded(params: Tree, dtype: str) -> Tree:

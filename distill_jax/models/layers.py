@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Network
+from distill_jax.models import adapters
 from distill_jax.typing import Cond, Image, Output, Time, Tree
 
 zeros = nn.initializers.zeros_init()
@@ -125,13 +126,16 @@ def as_network(module: nn.Module, features: bool = False) -> Network:
 
     def apply(params: Tree, z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Output:
         rngs = {} if key is None else {"dropout": key}
-        return module.apply({"params": params}, z, t, cond, rngs=rngs)
+        return adapters.call(module, params, z, t, cond, rngs=rngs)
 
     def middle(params: Tree, z: Image, t: Time, cond: Cond) -> jax.Array:
-        _, sown = module.apply({"params": params}, z, t, cond, mutable=["features"])
+        _, sown = adapters.call(module, params, z, t, cond, mutable=["features"])
         return sown["features"]["middle"][0].astype(jnp.float32)
 
-    return Network(init, apply, middle if features else None)
+    def axes(params: Tree, z: Image, t: Time, cond: Cond) -> dict[str, int]:
+        return adapters.input_axes(module, params, z, t, cond)
+
+    return Network(init, apply, middle if features else None, input_axes=axes)
 
 
 def middle_of(blocks: int) -> int:

@@ -15,25 +15,24 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from distill_jax.evaluation import pictures
-from distill_jax.models.build import matmul_precision, rounded
+from distill_jax.models.build import matmul_precision
+from distill_jax.run.begin import begin
 from distill_jax.run.plan import Run
 from distill_jax.run.prefetch import ahead
-from distill_jax.run.stages import Stage
+from distill_jax.run.stages import Ancestor, Stage
 from distill_jax.run.validation import changes, flat
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.sharding import Layout
-from distill_jax.sampling.loading import find_final, load, load_fake
-from distill_jax.sampling.manifest import Lineage, Manifest
+from distill_jax.sampling.loading import find_final, load
+from distill_jax.sampling.manifest import Adapters, Lineage, Manifest
 from distill_jax.storage import checkpoint
 from distill_jax.training.loop import Cadence, DivergedError, StoppedError, train
 from distill_jax.training.profiler import Profile, tracing
-from distill_jax.training.roles import Roles
 from distill_jax.training.update import (
     TrainState,
     all_updates,
     iteration,
     make_iterations,
-    new_state,
 )
 from distill_jax.typing import Batch, Tree
 
@@ -92,7 +91,7 @@ def _draw_grids(planned: Run, stop: Callable[[], bool]) -> None:
             raise InterruptedError("stopped while drawing grids")
         grid = stage.directory / "grid.png"
         if not distributed.agree(grid.exists()):
-            student = load(stage.directory, planned.layout)
+            student = load(stage.directory, planned.layout, planned.bases)
             if student.trained.sampler.decodes:
                 pictures.draw_grid(student, grid, planned.config.evaluate.w, planned.dataset)
             else:
@@ -136,24 +135,9 @@ def _train_stage(
 
     The latter are None unless the stage is to keep them.
     """
-    config, spec, layout = run.config, stage.spec, run.layout
-    teacher = None if stage.teacher is None else load(stage.teacher, layout)
-    begun = teacher if stage.start == stage.teacher else load(stage.start, layout)
-    fake = None if stage.fake_start is None else load_fake(stage.fake_start, layout)
-    make = _Start(stage.roles, stage.trained.inputs, stage.tx, layout)
-    key = jax.random.fold_in(jax.random.key(config.seed), stage.index)
-    first = functools.partial(make, key, None if begun is None else begun.params, fake)
+    config, spec = run.config, stage.spec
     states = checkpoint.States(stage.directory / "states", config.keep, config.keep_every)
-    state = states.restore(layout.abstract(jax.eval_shape(first)[0]), logging.say)
-    frozen = {}
-    if stage.roles.teacher:
-        frozen["teacher"] = rounded(teacher.params, config.frozen_dtype)
-    if state is not None:
-        logging.say(f"{stage.name}: going on after iteration {int(state.step)}")
-    if state is None or stage.roles.rank:
-        fresh, start = first()
-        state, frozen = fresh if state is None else state, {**frozen, **start}
-    del first, begun, fake, teacher  # And with them arrays that are not needed from here on.
+    state, frozen = begin(run, stage, states)
     done, per_call = int(state.step), config.updates_per_call
     cadence = Cadence(spec.steps, config.log_every, config.save_every, per_call)
     made, iterate = _batches(run, stage, cadence, done), _iteration(run, stage, frozen, done)
@@ -167,7 +151,11 @@ def _train_stage(
             state = train(traced, state, batches, cadence, log.log, states.save, stop)
     except DivergedError as error:
         last = states.steps()
-        good = stage.directory / "states" / str(last[-1]) if last else stage.teacher
+        good = (
+            stage.directory / "states" / str(last[-1])
+            if last
+            else stage.teacher and stage.teacher.directory
+        )
         kept = f"the last good checkpoint is {good}" if good else "nothing was saved before"
         raise ValueError(
             f"stage {stage.name} diverged at {error}; {kept}; try a "
@@ -176,9 +164,7 @@ def _train_stage(
     finally:
         log.close()
         states.close()
-    weights = functools.partial(stage.roles.weights, frozen)
-    fake = weights(state.params["fake"]["network"]) if spec.keep_fake else None
-    return weights(state.ema), fake
+    return state.ema, state.params["fake"]["network"] if spec.keep_fake else None
 
 
 def _iteration(
@@ -212,26 +198,6 @@ def _replicated(layout: Layout, tree: Tree) -> Tree:
     return jax.lax.with_sharding_constraint(tree, layout.replicated)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Start:
-    """Makes the state before the first iteration where it belongs; equal ones share a program."""
-
-    roles: Roles
-    inputs: tuple[str, ...]
-    tx: Any
-    layout: Layout
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def __call__(
-        self, key: jax.Array, begun: Tree | None, fake: Tree | None
-    ) -> tuple[TrainState, dict[str, Tree]]:
-        """The state, and under "start" the weights that adapters stand on."""
-        k_init, k_train = jax.random.split(key)
-        roles = self.roles.initial(k_init, self.inputs, begun, fake)
-        start = {"start": roles.pop("start")} if self.roles.rank else {}
-        return self.layout.constrain((new_state(k_train, roles, self.tx), start))
-
-
 def _batches(run: Run, stage: Stage, cadence: Cadence, done: int) -> Iterator[tuple[Batch, ...]]:
     """Those of the updates of every call, when so many iterations are done before the first.
 
@@ -259,12 +225,17 @@ def _finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
     method = {"name": spec.method.name, **dataclasses.asdict(stage.method)}
     lineage = Lineage(
         method,
-        None if stage.teacher is None else _relative(find_final(stage.teacher), final),
-        _relative(find_final(stage.start), final) if spec.init else None,
-        stage.fake_start and _relative(find_final(stage.fake_start), final),
+        stage.teacher and _relative(stage.teacher, final),
+        _relative(stage.start, final) if spec.init else None,
+        stage.fake_start and _relative(stage.fake_start, final),
         spec.steps,
         config=config,
     )
+    adapters, roles = None, stage.roles
+    if roles.trained.base:
+        base = stage.start.weights
+        print_of = checkpoint.fingerprint(find_final(base.directory))
+        adapters = Adapters(_relative(base, final), print_of, roles.trained.rank, roles.full)
     manifest = Manifest(
         stage=stage.name,
         trained=stage.trained,
@@ -272,13 +243,15 @@ def _finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
         spec=run.dataset.spec,
         model=stage.model,
         lineage=lineage,
+        adapters=adapters,
         **{key: config[key] for key in KEPT},
     ).to_json()
     checkpoint.save_final(final, weights, manifest, fake)
 
 
-def _relative(path: epath.Path, start: epath.Path) -> str:
-    """`path` seen from `start` where both lie in one workdir, so that it may be moved."""
+def _relative(found: Ancestor, start: epath.Path) -> str:
+    """Its final/ seen from `start` where both lie in one workdir, so that it may be moved."""
+    path = find_final(found.directory)
     if path.parent.parent == start.parent.parent:
         return f"../../{path.parent.name}/{path.name}"
     return str(path)

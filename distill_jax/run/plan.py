@@ -16,11 +16,13 @@ from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.methods import METHODS, Method
 from distill_jax.models.build import abstract_params, make_network, rounded
 from distill_jax.run.stages import (
+    Ancestor,
     Stage,
     check_alike,
     check_conditions,
     find_fake,
     find_network,
+    find_roles,
     find_teacher,
 )
 from distill_jax.run.validation import check_config, check_keys, check_microbatches, check_ranges
@@ -30,6 +32,7 @@ from distill_jax.runtime.registry import build
 from distill_jax.runtime.sharding import Layout, make_layout
 from distill_jax.training.roles import Roles, role_shapes
 from distill_jax.training.update import optimizer
+from distill_jax.typing import Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Run:
     dataset: Dataset
     layout: Layout
     stages: tuple[Stage, ...]
+
+    @property
+    def bases(self) -> tuple[epath.Path, ...]:
+        """The networks whose weights adapters of the run change."""
+        adapted = (stage.start.weights for stage in self.stages if stage.roles.trained.base)
+        return tuple(dict.fromkeys(weights.directory for weights in adapted))
 
 
 def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None) -> Run:
@@ -91,10 +100,8 @@ def _plan_stage(
     model = (spec.model or config.model).to_dict()
     network_spec = _student_network(config, spec, model, method, dataset)
     trained = method.trained(network_spec.schedule)
-    directory, teacher = find_teacher(spec, method, before)
-    start_dir, start = directory, teacher
-    if spec.init:
-        start_dir, start = find_network(spec.init, "init", before)
+    teacher = find_teacher(spec, method, before)
+    start = find_network(spec.init, "init", before, spec.base) if spec.init else teacher
     method.check(None if teacher is None else teacher.trained)
     if start is not None:
         role = "init" if spec.init else "teacher"
@@ -107,19 +114,43 @@ def _plan_stage(
     frozen = teacher.network_spec if method.needs_teacher else None
     fake = any(phase.trains == "fake" for phase in method.phases)
     critic = method.discriminator if method.has_critic else ""
-    roles = Roles(network_spec, frozen, fake, critic, spec.lora, tuple(spec.new))
-    fake_dir, fake_start = find_fake(spec, roles, before)
-    begun = (each and (each.network_spec, each.trained.inputs) for each in (start, fake_start))
-    shapes = dict(role_shapes(roles, trained.inputs, *begun))
-    if frozen is not None:
-        shapes["teacher"] = jax.eval_shape(
-            lambda params: rounded(params, config.frozen_dtype),
-            abstract_params(teacher.network_spec, teacher.trained.inputs),
-        )
+    roles = Roles(network_spec, frozen, fake, critic, full=tuple(spec.new))
+    roles = find_roles(spec, method, roles, teacher, start)
+    fake_start = find_fake(spec, roles, before)
+    shapes = _shapes(config, roles, trained.inputs, teacher, start, fake_start)
     tx = optimizer(**{**config.optimizer, **spec.optimizer})
-    places = workdir / name, directory, start_dir, fake_dir
+    begun = workdir / name, teacher, start, fake_start
     size = spec.batch_size or config.batch_size
-    return Stage(name, len(before), spec, method, trained, roles, shapes, *places, size, model, tx)
+    return Stage(name, len(before), spec, method, trained, roles, shapes, *begun, size, model, tx)
+
+
+def _shapes(
+    config: ConfigDict,
+    roles: Roles,
+    inputs: tuple[str, ...],
+    teacher: Ancestor | None,
+    start: Ancestor | None,
+    fake: Ancestor | None,
+) -> dict[str, Tree]:
+    """Shapes and types of the parameters of every role."""
+
+    def frozen(found: Ancestor) -> Tree:
+        return jax.eval_shape(
+            lambda params: rounded(params, config.frozen_dtype), found.like.shapes
+        )
+
+    if roles.trained.base:
+        adapters = start.like if start.base else None
+        shapes = dict(role_shapes(roles, inputs, adapters, None, start.weights.like))
+        shapes[roles.trained.base] = frozen(start.weights)
+    else:
+        begun = (each and each.like._replace(base=None) for each in (start, fake))
+        shapes = dict(role_shapes(roles, inputs, *begun))
+    if roles.teacher is not None and roles.frozen.base:
+        shapes["teacher"] = teacher.like.shapes
+    elif roles.teacher is not None:
+        shapes["teacher"] = frozen(dataclasses.replace(teacher, base=None))
+    return shapes
 
 
 def _student_network(
@@ -144,10 +175,6 @@ def _student_network(
             f"{model['name']!r} offers no features; take one of mlp, dit and unet"
         )
     _check_resolutions(method, network_spec)
-    if spec.lora < 0 or (spec.lora and not method.needs_teacher):
-        raise ValueError(
-            f"lora is {spec.lora}; expected the rank of adapters on the weights of a teacher, or 0"
-        )
     return network_spec
 
 
@@ -179,7 +206,7 @@ def show(run: Run) -> str:
                 stage.trained.num_steps,
                 "-" if low_high is None else f"{low_high[0]:g} to {low_high[1]:g}",
                 f"{stage.spec.steps * stage.updates:,}",
-                "-" if stage.teacher is None else stage.teacher.name,
+                "-" if stage.teacher is None else stage.teacher.directory.name,
                 "done" if stage.finished else "to do",
             )
         )

@@ -13,9 +13,8 @@ from distill_jax.diffusion.spec import DataSpec
 from distill_jax.diffusion.trained import Trained
 from distill_jax.methods import Method
 from distill_jax.runtime.registry import suggestion
-from distill_jax.sampling.loading import describe
-from distill_jax.sampling.student import Student
-from distill_jax.training.roles import Roles
+from distill_jax.sampling.loading import describe, find_base
+from distill_jax.training.roles import Like, Role, Roles
 from distill_jax.training.update import Rates
 from distill_jax.typing import Tree
 
@@ -30,14 +29,14 @@ class Stage:
       spec: its entry in the config.
       method: what its losses are.
       trained: what its finished network is.
-      bind: its networks.
+      roles: its networks.
       shapes: of what its roles train, and of what they are called with beside that.
       directory: where it writes.
-      teacher: the directory of its teacher, a finished network; None without one.
-      start: the directory of the finished network its student starts from, the teacher but for the
-        option `init`; None for a fresh start.
-      fake_start: that of the finished network whose fake its fake starts from; None where that is
-        the student's start.
+      teacher: its teacher, a finished network; None without one.
+      start: the finished network its student starts from, the teacher but for the option `init`;
+        None for a fresh start.
+      fake_start: the finished network whose fake its fake starts from; None where that is the
+        student's start.
       batch_size: of its updates, the config's but for the option `batch_size`.
       model: what its network is made from, the config's but for the option `model`.
       tx: its optimizer, the config's but for the option `optimizer`.
@@ -51,9 +50,9 @@ class Stage:
     roles: Roles
     shapes: Mapping[str, Tree]
     directory: epath.Path
-    teacher: epath.Path | None
-    start: epath.Path | None
-    fake_start: epath.Path | None
+    teacher: "Ancestor | None"
+    start: "Ancestor | None"
+    fake_start: "Ancestor | None"
     batch_size: int
     model: Mapping[str, Any]
     tx: Any
@@ -85,10 +84,34 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Ancestor:
-    """What a stage must know of a network that it begins from before that one is trained."""
+    """What a stage must know of a network that it begins from before that one is trained.
 
+    Attributes:
+      directory: of its stage, or its final/.
+      network_spec: what it is.
+      trained: what it was trained to do.
+      base: the network whose weights it has adapters of; None without adapters.
+      rank: of its adapters.
+      full: modules that stand among its adapters in full.
+    """
+
+    directory: epath.Path
     network_spec: NetworkSpec
     trained: Trained
+    base: "Ancestor | None" = None
+    rank: int = 0
+    full: tuple[str, ...] = ()
+
+    @property
+    def like(self) -> Like:
+        """What decides the shapes of its parameters."""
+        base = self.base and self.base.like
+        return Like(self.network_spec, self.trained.inputs, base, self.rank, self.full)
+
+    @property
+    def weights(self) -> "Ancestor":
+        """The network whose frozen weights adapters on this one change."""
+        return self.base or self
 
 
 def check_alike(
@@ -130,45 +153,77 @@ def _shown(spec: DataSpec) -> str:
     return ", ".join(words) or "no conditions"
 
 
-def find_teacher(
-    spec: ConfigDict, method: Method, before: list[Stage]
-) -> tuple[epath.Path | None, Ancestor | Student | None]:
-    """Where the finished network is or will be, and what it is."""
+def find_teacher(spec: ConfigDict, method: Method, before: list[Stage]) -> Ancestor | None:
+    """The finished network that a stage learns from; None for a stage without."""
     if not spec.teacher and not method.needs_teacher:
-        return None, None
+        return None
     if not spec.teacher and not before:
         raise ValueError(
             f"method {spec.method.name!r} needs a teacher, and no stage comes before; put one "
             "there, or set `teacher` to the directory of a finished network"
         )
-    return find_network(spec.teacher or before[-1].name, "teacher", before)
+    return find_network(spec.teacher or before[-1].name, "teacher", before, spec.base)
 
 
-def find_network(
-    name: str, option: str, before: list[Stage]
-) -> tuple[epath.Path, Ancestor | Student]:
-    """The finished network that an option names: an earlier stage, or a directory."""
+def find_network(name: str, option: str, before: list[Stage], base: str = "") -> Ancestor:
+    """The finished network that an option names: an earlier stage, or a directory.
+
+    Args:
+      name: value of the option.
+      option: its name.
+      before: earlier stages.
+      base: the directory of the weights that its adapters change; "" for one in its workdir.
+    """
     named = {stage.name: stage for stage in before}
     short = {stage.name.partition("_")[2]: stage for stage in before}
     stage = named.get(name) or short.get(name)
     if stage is not None:
-        return stage.directory, Ancestor(stage.roles.student, stage.trained)
+        trained, student = stage.roles.trained, stage.roles.student
+        base = stage.start.weights if trained.base else None
+        full = stage.roles.full if trained.base else ()
+        return Ancestor(stage.directory, student, stage.trained, base, trained.rank, full)
     if "/" not in name:
         raise ValueError(
             f"{option} {name!r} is no earlier stage; earlier ones: {', '.join(short)}"
             f"{suggestion(name, short)}; a directory needs a slash in it"
         )
-    student = describe(name)
-    return student.directory, student
+    student = describe(name, base=[base] if base else [])
+    found = Ancestor(student.directory, student.network_spec, student.trained)
+    adapters = student.manifest.adapters
+    if adapters is None:
+        return found
+    weights = find_network(str(find_base(student)), option, [])
+    return dataclasses.replace(found, base=weights, rank=adapters.rank, full=adapters.full)
 
 
-def find_fake(
-    spec: ConfigDict, roles: Roles, before: list[Stage]
-) -> tuple[epath.Path | None, Ancestor | Student | None]:
-    """Where the finished network is or will be whose fake the stage's starts from, and what it is.
+def find_roles(
+    spec: ConfigDict, method: Method, roles: Roles, teacher: Ancestor | None, start: Ancestor | None
+) -> Roles:
+    """The roles of a stage with what they keep: weights, or adapters of a network's that is frozen.
 
-    None for a stage without `init_fake`.
+    There is one copy of the frozen weights: where teacher and student have adapters of the same
+    network, or where the student has adapters of the teacher's own.
     """
+    if not spec.lora:
+        return roles
+    if spec.lora < 0 or not method.needs_teacher:
+        raise ValueError(
+            f"lora is {spec.lora}; expected the rank of adapters on the weights of a teacher, or 0"
+        )
+    if start.rank not in (0, spec.lora):
+        raise ValueError(
+            f"lora is {spec.lora}, and the network that the student starts from has adapters of "
+            f"rank {start.rank}, which are trained on; take {start.rank}, or 0 to merge them first"
+        )
+    same = start.weights.directory == teacher.weights.directory
+    base = "teacher" if same and teacher.base is None else "base"
+    frozen = Role("base", teacher.rank) if same and teacher.base else Role()
+    full = tuple(dict.fromkeys((*start.full, *spec.new)))
+    return dataclasses.replace(roles, trained=Role(base, spec.lora), frozen=frozen, full=full)
+
+
+def find_fake(spec: ConfigDict, roles: Roles, before: list[Stage]) -> Ancestor | None:
+    """The finished network whose fake the stage's starts from; None without `init_fake`."""
     for option in ("init_fake", "keep_fake"):
         if spec[option] and not roles.fake:
             raise ValueError(
@@ -176,16 +231,16 @@ def find_fake(
                 f"network; leave {option} out"
             )
     if not spec.init_fake:
-        return None, None
-    if roles.rank:
+        return None
+    if spec.lora:
         raise ValueError(
-            f"init_fake is {spec.init_fake!r} and lora {roles.rank}: adapters of student and fake "
+            f"init_fake is {spec.init_fake!r} and lora {spec.lora}: adapters of student and fake "
             "stand on the same weights; leave out one of the two"
         )
-    directory, left = find_network(spec.init_fake, "init_fake", before)
-    _check_kept(spec.init_fake, directory, before)
-    check_alike(roles.student, left.network_spec, "init_fake", ("schedule", "parameterization"))
-    return directory, left
+    found = find_network(spec.init_fake, "init_fake", before)
+    _check_kept(spec.init_fake, found.directory, before)
+    check_alike(roles.student, found.network_spec, "init_fake", ("schedule", "parameterization"))
+    return found
 
 
 def _check_kept(name: str, directory: epath.Path, before: list[Stage]) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.metadata
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -43,6 +43,22 @@ class Lineage:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+class Adapters(NamedTuple):
+    """The weights are adapters of those of another finished network.
+
+    Attributes:
+      base: its final/, relative within one workdir.
+      fingerprint: of its weights.
+      rank: of the adapters.
+      full: modules that stand among them in full.
+    """
+
+    base: str
+    fingerprint: int
+    rank: int
+    full: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """A finished network, but for its weights.
@@ -60,6 +76,7 @@ class Manifest:
       matmul_precision: of its training, see models.build.matmul_precision.
       metrics: measured quality, with the name of its protocol.
       fake: fingerprint of the fake network beside it, None without one.
+      adapters: see Adapters; None where all weights are there.
     """
 
     stage: str
@@ -74,6 +91,7 @@ class Manifest:
     matmul_precision: str = "default"
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fake: int | None = None
+    adapters: Adapters | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, in the order of the fields."""
@@ -85,8 +103,11 @@ class Manifest:
             "guidance": trained.guidance._asdict(),
         }
         fields["spec"] = self.spec.to_json()
-        if self.fake is None:
-            del fields["fake"]
+        if self.adapters:
+            fields["adapters"] = self.adapters._asdict()
+        for name in ("fake", "adapters"):
+            if fields[name] is None:
+                del fields[name]
         return fields
 
     @classmethod
@@ -116,6 +137,8 @@ class Manifest:
             given["trained"] = _trained(given["trained"])
             given["spec"] = DataSpec.from_json(given["spec"])
             given["lineage"] = Lineage(**given["lineage"])
+            if "adapters" in given:
+                given["adapters"] = _adapters(**given["adapters"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{place} cannot be read: {error}") from error
         return cls(**given)
@@ -132,6 +155,12 @@ KINDS = {
     "distilled": (bool,),
     "data": (dict, type(None)),
 }
+
+
+def _adapters(base: str, fingerprint: int, rank: int, full: list[str]) -> Adapters:
+    if not (isinstance(base, str) and isinstance(rank, int) and rank > 0):
+        raise ValueError(f"adapters of rank {rank!r} of {base!r}; expected a number from 1, a path")
+    return Adapters(base, fingerprint, rank, tuple(map(str, full)))
 
 
 def _trained(content: Mapping[str, Any]) -> Trained:

@@ -13,6 +13,7 @@ from etils import epath
 from distill_jax.diffusion.denoiser import Denoiser, NetworkSpec, guided
 from distill_jax.diffusion.prediction import ENCODERS, PARAMETERIZATIONS, Prediction
 from distill_jax.diffusion.trained import Ancestral, Encode, Sampler, Trained
+from distill_jax.models.adapters import merged
 from distill_jax.models.build import matmul_precision
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.codecs import PIXELS, Codec
@@ -31,9 +32,10 @@ class Student:
     Attributes:
       manifest: what its directory says about it: sampler, guidance, lineage, metrics, ...
       network_spec: network, parameterization and schedule.
-      params: its parameters.
+      params: its parameters; Adapted where its directory has adapters only.
       layout: where they are; images are split over its devices.
       directory: the final/ that it is from.
+      bases: networks outside its workdir whose weights its adapters may change.
       codec: between its x and images.
     """
 
@@ -42,6 +44,7 @@ class Student:
     params: Tree
     layout: Layout
     directory: epath.Path | None = None
+    bases: tuple[epath.Path, ...] = ()
     codec: Codec = PIXELS
 
     def __repr__(self) -> str:
@@ -94,6 +97,11 @@ class Student:
     def denoiser(self) -> Denoiser:
         """The network as a function of (z_t, t, cond), for samplers and guidance."""
         return self.network_spec(self.params)
+
+    @property
+    def merged(self) -> "Student":
+        """The same with plain weights: W + a b for every pair of adapters, made once."""
+        return dataclasses.replace(self, params=merged(self.params))
 
     def with_sampler(self, sampler: Sampler) -> "Student":
         """The same network under another sampler, which must fit what it was trained to do."""

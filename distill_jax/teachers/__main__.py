@@ -21,6 +21,9 @@ _OUT = flags.DEFINE_string("out", None, "Directory to write the network to.")
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config that describes the network, where the checkpoint does not."
 )
+_BASE = flags.DEFINE_multi_string(
+    "base", [], "check: a network elsewhere whose weights the adapters may change."
+)
 _NUM = flags.DEFINE_integer("num", 16, "check: images in the grid.", lower_bound=1)
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 16, "check: DDIM steps at most.", lower_bound=1)
 
@@ -54,7 +57,7 @@ def convert(kind: str, source: epath.Path) -> None:
 
 def check(directory: epath.Path) -> None:
     """Prints what a network is, tries it, and draws a grid beside it."""
-    student = load(directory)
+    student = load(directory, base=_BASE.value)
     logging.say(checks.describe(student))
     deviation = checks.deviation(student, jax.random.key(0))
     if deviation > TOLERANCE:

@@ -50,7 +50,7 @@ def guidance(student: Student) -> str:
 
 
 def _parameters(student: Student) -> str:
-    groups = _groups(student.params)
+    groups = _groups(student.merged.params)
     rows = [(name, f"{size:,}") for name, size in groups.items()]
     return logging.table(("part", "parameters"), [*rows, ("all", f"{sum(groups.values()):,}")])
 

@@ -3,20 +3,61 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 
 from distill_jax.diffusion.denoiser import Denoiser, Head, NetworkSpec
 from distill_jax.methods import Nets
 from distill_jax.models import DISCRIMINATORS
-from distill_jax.models.adapters import merge, new_adapters
-from distill_jax.models.build import abstract_params, initial_params
+from distill_jax.models.adapters import Adapted
+from distill_jax.models.build import (
+    abstract_params,
+    adapter_shapes,
+    fresh_adapters,
+    initial_params,
+)
 from distill_jax.models.graft import graft
 from distill_jax.runtime.registry import lookup
 from distill_jax.runtime.sharding import Layout
 from distill_jax.typing import Cond, Image, Time, Tree
 
-Like = tuple[NetworkSpec, tuple[str, ...]]  # What a network is, and its inputs: see Method.inputs.
+
+class Role(NamedTuple):
+    """What the parameters of a role are.
+
+    Attributes:
+      base: the role whose frozen weights they are adapters of; None for parameters of its own.
+      rank: of the adapters.
+    """
+
+    base: str | None = None
+    rank: int = 0
+
+
+class Like(NamedTuple):
+    """What decides the shapes of a finished network's parameters.
+
+    Attributes:
+      network_spec: what it is.
+      inputs: see Trained.inputs.
+      base: that of the network whose weights it has adapters of; None without adapters.
+      rank: of its adapters.
+      full: modules that stand among its adapters in full.
+    """
+
+    network_spec: NetworkSpec
+    inputs: tuple[str, ...]
+    base: "Like | None" = None
+    rank: int = 0
+    full: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> Tree:
+        """Shapes and types of the parameters; of the adapters alone where it has them."""
+        if self.base is None:
+            return abstract_params(self.network_spec, self.inputs)
+        return adapter_shapes(self.network_spec, self.inputs, self.rank, self.full)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +71,11 @@ class Roles:
         it is given a start of its own.
       critic: the head of the fake network that tells data from samples, a name in DISCRIMINATORS;
         "" without one.
-      rank: of the adapters that student and fake train in place of their weights, which stay the
-        teacher's (distill_jax.models.adapters); 0 trains the weights.
-      new: modules that the network a student starts from may lack; they are trained in full.
+      trained: what student and fake have: weights, or adapters of the weights of "teacher", or of a
+        frozen role "base" that is no network of the loss.
+      frozen: what the teacher has.
+      full: modules that the network a student starts from may lack; with adapters they are trained
+        in full, and so they are in the networks that a chain of adapted stages begins with.
       layout: gathers parameters that are split over devices where they are used, see
         Layout.gather; None leaves them as they are.
     """
@@ -41,27 +84,29 @@ class Roles:
     teacher: NetworkSpec | None = None
     fake: bool = False
     critic: str = ""
-    rank: int = 0
-    new: tuple[str, ...] = ()
+    trained: Role = Role()
+    frozen: Role = Role()
+    full: tuple[str, ...] = ()
     layout: Layout | None = None
 
     def __call__(self, params: Mapping[str, Tree]) -> Nets:
         if self.layout is not None:
             params = self.layout.gather(params)
-        student = self.student(self.weights(params, params["student"]))
-        teacher = None if self.teacher is None else self.teacher(params["teacher"])
+        student = self.student(self._whole(self.trained, params["student"], params))
+        teacher = None
+        if self.teacher is not None:
+            teacher = self.teacher(self._whole(self.frozen, params["teacher"], params))
         return Nets(student, teacher, self._fake(params) if self.fake else None)
 
-    def weights(self, params: Mapping[str, Tree], trained: Tree) -> Tree:
-        """The weights of a network of which `trained` is trained."""
-        return merge(params["start"], trained) if self.rank else trained
+    def _whole(self, role: Role, own: Tree, params: Mapping[str, Tree]) -> Tree | Adapted:
+        return own if role.base is None else Adapted(params[role.base], own)
 
     @property
     def _head(self) -> Head:
         return lookup(DISCRIMINATORS, "discriminator", self.critic)(self.student.spec.shape)
 
     def _fake(self, params: Mapping[str, Tree]) -> Denoiser:
-        fake = self.student(self.weights(params, params["fake"]["network"]))
+        fake = self.student(self._whole(self.trained, params["fake"]["network"], params))
         if not self.critic:
             return fake
 
@@ -76,31 +121,36 @@ class Roles:
         inputs: tuple[str, ...],
         start: Tree | None,
         fake: Tree | None = None,
+        base: Tree | None = None,
     ) -> dict[str, Tree]:
         """What every role trains, at the start.
 
         Args:
           key: of what is not taken over.
-          inputs: of the student, see Method.inputs.
-          start: parameters that student and fake take over, None for fresh ones.
+          inputs: of the student, see Trained.inputs.
+          start: parameters that student and fake take over, None for fresh ones; adapters where
+            they have them.
           fake: parameters that the fake takes over in place of those, None for none.
+          base: the frozen weights that the adapters are of; None without adapters.
 
         Returns:
-          Parameters by role; with adapters also "start", which is not trained.
+          Parameters by role.
 
         Raises:
-          ValueError: where `start` or `fake` does not fit.
+          ValueError: where `start`, `fake` or `base` does not fit.
         """
         params = initial_params(key, self.student, inputs)
+        if self.trained.base is not None:
+            params = graft(params, base, self.full)
+            key_a, rank = jax.random.fold_in(key, 1), self.trained.rank
+            network = fresh_adapters(key_a, self.student, inputs, params, rank, self.full)
+        else:
+            network = params
         if start is not None:
-            params = graft(params, start, self.new)
-        roles, network = {}, params
-        if self.rank:
-            roles["start"] = params
-            network = new_adapters(jax.random.fold_in(key, 1), params, self.rank, self.new)
-        roles["student"] = network
+            network = graft(network, start, self.full)
+        roles = {"student": network}
         if self.fake:
-            own = network if fake is None else graft(params, fake, self.new)
+            own = network if fake is None else graft(network, fake, self.full)
             roles["fake"] = {"network": own}
         if self.critic:
             features = self.student(params).features(*self.student.spec.example(inputs))
@@ -110,15 +160,19 @@ class Roles:
 
 @functools.lru_cache(maxsize=64)  # All halvings of a chain have the same.
 def role_shapes(
-    roles: Roles, inputs: tuple[str, ...], start: Like | None, fake: Like | None = None
+    roles: Roles,
+    inputs: tuple[str, ...],
+    start: Like | None,
+    fake: Like | None = None,
+    base: Like | None = None,
 ) -> dict[str, Tree]:
     """Shapes and types of `roles.initial`, where student and fake start from networks like these.
 
-    Each is what the network is and what it takes beside z, t and label; None as in `initial`.
+    None as in `initial`.
     """
 
     def initial(key: jax.Array, *begun: Tree | None) -> dict[str, Tree]:
         return roles.initial(key, inputs, *begun)
 
-    begun = (None if like is None else abstract_params(*like) for like in (start, fake))
+    begun = (None if like is None else like.shapes for like in (start, fake, base))
     return jax.eval_shape(initial, jax.random.key(0), *begun)

@@ -46,7 +46,7 @@ def test_a_good_config_is_planned_stage_by_stage(tmp_path):
         "s02_half",
         "s03_half",
     ]
-    assert [stage.teacher and stage.teacher.name for stage in run.stages] == [
+    assert [stage.teacher and stage.teacher.directory.name for stage in run.stages] == [
         None,
         "s00_teacher",
         "s01_guided",

@@ -1,0 +1,84 @@
+"""What the training of a stage begins with: its newest state, or the first, and frozen weights."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+
+from distill_jax.models.adapters import Adapted, merged
+from distill_jax.models.build import rounded
+from distill_jax.run.plan import Run
+from distill_jax.run.stages import Ancestor, Stage
+from distill_jax.runtime import logging
+from distill_jax.runtime.sharding import Layout
+from distill_jax.sampling.loading import load_own
+from distill_jax.storage.checkpoint import States
+from distill_jax.training.roles import Roles
+from distill_jax.training.update import TrainState, new_state
+from distill_jax.typing import Tree
+
+
+def begin(run: Run, stage: Stage, states: States) -> tuple[TrainState, dict[str, Tree]]:
+    """The newest state, or that before the first iteration, and the frozen parameters by role."""
+    weights, roles, kept = Weights(run.layout, run.config.frozen_dtype), stage.roles, {}
+    start = fake = base = None
+    if roles.trained.base:
+        base = kept[roles.trained.base] = weights.frozen(stage.start.weights)
+        start = weights.own(stage.start) if stage.start.base else None
+    elif stage.start:
+        start = weights.whole(stage.start)
+        fake = stage.fake_start and weights.whole(stage.fake_start, "fake")
+    if roles.frozen.base:
+        kept["teacher"] = weights.own(stage.teacher)
+    elif roles.teacher and "teacher" not in kept:
+        kept["teacher"] = weights.frozen(stage.teacher)
+    key = jax.random.fold_in(jax.random.key(run.config.seed), stage.index)
+    make = _Start(roles, stage.trained.inputs, stage.tx, run.layout)
+    first = functools.partial(make, key, start, fake, base)
+    state = states.restore(run.layout.abstract(jax.eval_shape(first)), logging.say)
+    if state is None:
+        return first(), kept
+    logging.say(f"{stage.name}: going on after iteration {int(state.step)}")
+    return state, kept
+
+
+class Weights:
+    """Reads the finished networks that a stage begins from, each file once."""
+
+    def __init__(self, layout: Layout, frozen_dtype: str):
+        self._layout, self._dtype, self._read = layout, frozen_dtype, {}
+
+    def own(self, found: Ancestor, name: str = "params") -> Tree:
+        """What its directory has: weights, or adapters."""
+        key = found.directory, name
+        if key not in self._read:
+            self._read[key] = load_own(found.directory, self._layout, name)
+        return self._read[key]
+
+    def whole(self, found: Ancestor, name: str = "params") -> Tree:
+        """Its weights, with its adapters merged into them."""
+        own = self.own(found, name)
+        return own if found.base is None else merged(Adapted(self.own(found.base), own))
+
+    def frozen(self, found: Ancestor) -> Tree:
+        """Its weights as a network keeps them that is not trained."""
+        return rounded(self.whole(found), self._dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """Makes the state before the first iteration where it belongs; equal ones share a program."""
+
+    roles: Roles
+    inputs: tuple[str, ...]
+    tx: Any
+    layout: Layout
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def __call__(
+        self, key: jax.Array, start: Tree | None, fake: Tree | None, base: Tree | None
+    ) -> TrainState:
+        k_init, k_train = jax.random.split(key)
+        roles = self.roles.initial(k_init, self.inputs, start, fake, base)
+        return self.layout.constrain(new_state(k_train, roles, self.tx))
