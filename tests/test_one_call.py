@@ -127,7 +127,7 @@ def test_a_stopped_run_of_two_roles_goes_on_bit_for_bit(students, tmp_path):
     with pytest.raises(StoppedError, match="stopped after iteration 1"):
         pipeline.run(stopped, stop=lambda: True)
     assert pipeline.run(stopped, stop=lambda: False)
-    a, b = (jax.tree.leaves(load(run.workdir).params) for run in (whole, stopped))
+    a, b = (jax.tree.leaves(load(run.workdir, base=run.bases).params) for run in (whole, stopped))
     for x, y in zip(a, b, strict=True):
         np.testing.assert_array_equal(x, y)
 
@@ -141,7 +141,10 @@ def under(student, guidance):
 
 
 def test_a_report_compares_a_student_at_the_strength_in_its_weights(students, chain):
-    student, teacher = load(students.stages[3].directory), load(chain / "s00_teacher")
+    student, teacher = (
+        load(students.stages[3].directory, base=students.bases),
+        load(chain / "s00_teacher"),
+    )
     longer = under(student, Guidance(fixed_w=2.0))
     taking = load(students.stages[2].directory)
     rows = entries(teacher, [student, longer, taking], strengths=(0.0, 1.0, 4.0))
@@ -176,7 +179,7 @@ def test_a_report_has_a_row_of_every_network(students, chain):
 
 
 def test_a_student_with_a_sampler_of_its_own_takes_no_variance(students):
-    student = load(students.stages[3].directory)
+    student = load(students.stages[3].directory, base=students.bases)
     with pytest.raises(ValueError, match="dmd2 students have a sampler of their own"):
         student.sample(jax.random.key(0), 2, variance=0.5)
 
