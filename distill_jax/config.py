@@ -34,6 +34,9 @@ def base() -> ConfigDict:
             "updates_per_call": 1,
             # Entries of DATASETS, NETWORKS, SCHEDULES and PARAMETERIZATIONS.
             "data": {"name": "digits"},
+            # Between images and latents: {} for pixels, an entry of CODECS, which is fitted to the
+            # data before the first stage, or {"path": DIR} of one that is finished.
+            "codec": {},
             "model": {"name": "mlp"},
             "schedule": {"name": "cosine"},
             "parameterization": "v",

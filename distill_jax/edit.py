@@ -123,7 +123,9 @@ def save_rows(path: epath.Path, rows: Sequence[np.ndarray], columns: int = 10) -
 
 def _style(values: Any) -> Sequence[Any]:
     student = _student(values)
-    encoder = loading.load(values.encoder, base=values.base) if values.encoder else student
+    encoder = (
+        loading.load(values.encoder, parts=loading.parts(values)) if values.encoder else student
+    )
     x, label = _images(values, student)
     if student.num_classes and values.target_label is None:
         raise ValueError("--target_label is needed: the class to make of the images")
@@ -147,7 +149,7 @@ def _inpaint_images(values: Any) -> Sequence[Any]:
     student = _student(values)
     x, label = _images(values, student)
     target = label if values.target_label is None else values.target_label
-    mask = read_mask(values.mask, student.shape)
+    mask = read_mask(values.mask, student.image_shape)
     key = jax.random.key(values.seed)
     y = inpaint(student, key, x, mask, target, values.w, values.num_steps)
     return x, np.where(mask[..., None] > 0, 0.0, x), y
@@ -183,13 +185,16 @@ TASKS = {
 def _student(values: Any) -> Student:
     if values.student is None:
         raise ValueError("--student is needed: the directory of a finished run")
-    return loading.load(values.student, base=values.base)
+    return loading.load(values.student, parts=loading.parts(values))
 
 
 def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
     """Images in [-1, 1], and their labels where the network knows any."""
     if values.images:
-        x, label = read_images(absolute(values.images), student.shape[-1]), values.source_label
+        x, label = (
+            read_images(absolute(values.images), student.image_shape[-1]),
+            values.source_label,
+        )
         if student.num_classes and label is None:
             raise ValueError("--source_label is needed with --images: the class they show")
         return x[: values.num], label

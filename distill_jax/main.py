@@ -75,7 +75,7 @@ def main() -> int:
         ideal = _ideal_seconds(run, where)
         trained = pipeline.run(run, stop, _RESUME.value == "force", profile, ideal)
         data, settings = run.config.data.to_dict(), run.config.evaluate.to_dict()
-        reported = compare.write_report(workdir, data, settings, stop, run.layout, run.bases)
+        reported = compare.write_report(workdir, data, settings, stop, run.layout, run.parts)
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
         logging.say(f"{error or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)

@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
+from distill_jax.diffusion.spec import is_point
 from distill_jax.evaluation import pictures
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import run_app
@@ -48,7 +49,7 @@ def main() -> None:
     distributed.join()
     if distributed.first():
         out.parent.mkdir(parents=True, exist_ok=True)
-    student = loading.load(values.student, make_layout({"data": -1}), values.base)
+    student = loading.load(values.student, make_layout({"data": -1}), loading.parts(values))
     progress = logging.Progress("sample", values.num)
     draw = Draw(
         values.num,
@@ -74,7 +75,7 @@ def main() -> None:
 
 def _draw(out: epath.Path, x: np.ndarray, student: Student, label: int | None) -> None:
     """Writes a grid of images, or a scatter of points."""
-    if student.shape[:2] == (1, 1):
+    if is_point(student.image_shape):
         classes = None if label is not None else np.arange(len(x)) % (student.num_classes or 1)
         points = {student.manifest.stage: x.reshape(len(x), -1)}
         pictures.save_scatter(out, points, classes, data=np.zeros((0, 2)))

@@ -71,7 +71,7 @@ def students(chain, tmp_path_factory):
 @pytest.mark.parametrize("index", range(1, 4))
 def test_a_student_may_start_from_any_finished_stage(students, index):
     stage = students.stages[index]
-    student = load(stage.directory, base=students.bases)
+    student = load(stage.directory, parts=students.parts)
     w = 1.5 if student.takes_w else None
     x = student.sample(jax.random.key(0), 4, w=w)
     assert x.shape == (4, 8, 8, 1)
@@ -105,7 +105,7 @@ def test_adapters_are_few_numbers_that_change_few_weights(students):
     adapters = jax.tree.leaves(stage.shapes["student"])
     assert sum(leaf.size for leaf in adapters) < sum(leaf.size for leaf in network) / 4
     assert set(stage.shapes["fake"]) == {"network", "critic"}
-    merged = load(stage.directory, base=students.bases).merged.params
+    merged = load(stage.directory, parts=students.parts).merged.params
     teacher = load(stage.teacher.directory).params
     changed = {
         jax.tree_util.keystr(path, simple=True, separator="/")
@@ -127,7 +127,7 @@ def test_a_stopped_run_of_two_roles_goes_on_bit_for_bit(students, tmp_path):
     with pytest.raises(StoppedError, match="stopped after iteration 1"):
         pipeline.run(stopped, stop=lambda: True)
     assert pipeline.run(stopped, stop=lambda: False)
-    a, b = (jax.tree.leaves(load(run.workdir, base=run.bases).params) for run in (whole, stopped))
+    a, b = (jax.tree.leaves(load(run.workdir, parts=run.parts).params) for run in (whole, stopped))
     for x, y in zip(a, b, strict=True):
         np.testing.assert_array_equal(x, y)
 
@@ -142,7 +142,7 @@ def under(student, guidance):
 
 def test_a_report_compares_a_student_at_the_strength_in_its_weights(students, chain):
     student, teacher = (
-        load(students.stages[3].directory, base=students.bases),
+        load(students.stages[3].directory, parts=students.parts),
         load(chain / "s00_teacher"),
     )
     longer = under(student, Guidance(fixed_w=2.0))
@@ -179,7 +179,7 @@ def test_a_report_has_a_row_of_every_network(students, chain):
 
 
 def test_a_student_with_a_sampler_of_its_own_takes_no_variance(students):
-    student = load(students.stages[3].directory, base=students.bases)
+    student = load(students.stages[3].directory, parts=students.parts)
     with pytest.raises(ValueError, match="dmd2 students have a sampler of their own"):
         student.sample(jax.random.key(0), 2, variance=0.5)
 

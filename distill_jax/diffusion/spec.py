@@ -98,3 +98,8 @@ def image_spec(
 ) -> Spec:
     """The spec of a network for images with integer labels; None is the cosine schedule."""
     return Spec(image_data(shape, num_classes), channels_out, schedule or Cosine())
+
+
+def is_point(shape: Sequence[int]) -> bool:
+    """Whether an image (h, w, c) is one pixel: a point, which is drawn and compared as one."""
+    return tuple(shape[:2]) == (1, 1)

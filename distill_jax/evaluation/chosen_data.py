@@ -40,8 +40,10 @@ def choose(student: Student, values: Any) -> dict[str, Any]:
     if values.config is not None:
         data = values.config.data.to_dict()
         shape = build(DATASETS, "dataset", data).shape
-        if tuple(shape) != student.shape:
-            raise ValueError(f"the data are of shape {tuple(shape)}, the network's {student.shape}")
+        if tuple(shape) != student.image_shape:
+            raise ValueError(
+                f"the data are of shape {tuple(shape)}, the network's {student.image_shape}"
+            )
         return data
     name = (data or {}).get("name")
     if name is None:

@@ -182,7 +182,7 @@ def write_report(
     settings: Mapping[str, Any],
     stop: Callable[[], bool],
     layout: Layout | None = None,
-    bases: Sequence[epath.Path] = (),
+    parts: Sequence[epath.Path] = (),
 ) -> bool:
     """Writes report.json, report.md and report.png over the finished stages of a workdir.
 
@@ -195,7 +195,7 @@ def write_report(
       settings: "w", "num_samples" and "ancestral" of the config's `evaluate`.
       stop: polled between rows; true raises InterruptedError.
       layout: of the devices that samples are drawn on; None is the first.
-      bases: networks outside the workdir whose weights adapters in it may change.
+      parts: what networks in it may be made of outside of it, see loading.load.
 
     Returns:
       Whether there was anything to do: not when the files there are of the same networks.
@@ -207,7 +207,7 @@ def write_report(
     made_of = {"networks": prints, **json.loads(json.dumps(dict(settings)))}
     if distributed.agree(_rows(workdir / "report.json", made_of) is not None):
         return False
-    networks = (describe(final, layout, bases) for final in finals)
+    networks = (describe(final, layout, parts) for final in finals)
     decoders = [network for network in networks if network.trained.sampler.decodes]
     if not decoders:
         return False
@@ -270,5 +270,5 @@ def root(student: Student) -> Student | None:
         parent = student.manifest.lineage.parent
         if parent is None or not (student.directory / parent / "manifest.json").exists():
             return None
-        student = describe(student.directory / parent, student.layout, student.bases)
+        student = describe(student.directory / parent, student.layout, student.parts)
     return student

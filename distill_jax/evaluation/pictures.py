@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from distill_jax.data import Dataset, Source
 from distill_jax.diffusion.pixels import normalise, to_uint8
+from distill_jax.diffusion.spec import is_point
 from distill_jax.runtime import distributed
 from distill_jax.runtime.files import replace
 from distill_jax.sampling.student import Student
@@ -63,7 +64,7 @@ def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset:
     elif student.takes_w:
         low, high = student.trained.guidance.w_range
         w = [strength for strength in w if low <= strength <= high] or [low]
-    if student.shape[:2] == (1, 1):
+    if is_point(student.image_shape):
         _draw_points(student, path, w, dataset.images("held_out", 2000).x)
         return
     columns = min(student.num_classes, 10) or 10

@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from distill_jax.data import DATASETS, Dataset, Source
 from distill_jax.diffusion.pixels import normalise
+from distill_jax.diffusion.spec import is_point
 from distill_jax.metrics.convnet import LEAST, ConvNet
 from distill_jax.metrics.features import Classifier
 from distill_jax.metrics.frechet import frechet_distance, moments
@@ -74,7 +75,7 @@ class Yardstick(abc.ABC):
 def make_yardstick(data: Mapping[str, Any]) -> Yardstick:
     """The yardstick of a dataset, `data` as in a config: of its pixels if they are one point."""
     dataset = build(DATASETS, "dataset", data)
-    if dataset.shape[:2] == (1, 1):
+    if is_point(dataset.shape):
         return PointYardstick(dataset)
     return ImageYardstick(dataset, f"FD-{data.get('dataset', data['name']).replace('/', '_')}")
 

@@ -19,12 +19,12 @@ from distill_jax.models.build import matmul_precision
 from distill_jax.run.begin import begin
 from distill_jax.run.plan import Run
 from distill_jax.run.prefetch import ahead
-from distill_jax.run.stages import Ancestor, Stage
+from distill_jax.run.stages import Stage
 from distill_jax.run.validation import changes, flat
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.loading import find_final, load
-from distill_jax.sampling.manifest import Adapters, Lineage, Manifest
+from distill_jax.sampling.manifest import Adapters, Lineage, Manifest, Reference
 from distill_jax.storage import checkpoint
 from distill_jax.training.loop import Cadence, DivergedError, StoppedError, train
 from distill_jax.training.profiler import Profile, tracing
@@ -72,6 +72,7 @@ def run(
     _claim(planned.workdir, planned.config, force)
     precision = matmul_precision(planned.config.matmul_precision)
     with logging.compilations(planned.workdir / "compilations.jsonl"), precision:
+        fitted = planned.codec is not None and planned.codec.finish()
         for stage in todo:
             began = time.monotonic()
             traced = profile if profile and profile.stage == stage.name else None
@@ -81,7 +82,7 @@ def run(
             if stop():
                 raise StoppedError(stage.spec.steps)
         _draw_grids(planned, stop)
-    return bool(todo)
+    return bool(todo or fitted)
 
 
 def _draw_grids(planned: Run, stop: Callable[[], bool]) -> None:
@@ -91,7 +92,7 @@ def _draw_grids(planned: Run, stop: Callable[[], bool]) -> None:
             raise InterruptedError("stopped while drawing grids")
         grid = stage.directory / "grid.png"
         if not distributed.agree(grid.exists()):
-            student = load(stage.directory, planned.layout, planned.bases)
+            student = load(stage.directory, planned.layout, planned.parts)
             if student.trained.sampler.decodes:
                 pictures.draw_grid(student, grid, planned.config.evaluate.w, planned.dataset)
             else:
@@ -225,17 +226,16 @@ def _finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
     method = {"name": spec.method.name, **dataclasses.asdict(stage.method)}
     lineage = Lineage(
         method,
-        stage.teacher and _relative(stage.teacher, final),
-        _relative(stage.start, final) if spec.init else None,
-        stage.fake_start and _relative(stage.fake_start, final),
+        stage.teacher and _relative(stage.teacher.directory, final),
+        _relative(stage.start.directory, final) if spec.init else None,
+        stage.fake_start and _relative(stage.fake_start.directory, final),
         spec.steps,
         config=config,
     )
     adapters, roles = None, stage.roles
     if roles.trained.base:
-        base = stage.start.weights
-        print_of = checkpoint.fingerprint(find_final(base.directory))
-        adapters = Adapters(_relative(base, final), print_of, roles.trained.rank, roles.full)
+        base = _reference(stage.start.weights.directory, final)
+        adapters = Adapters(base, roles.trained.rank, roles.full)
     manifest = Manifest(
         stage=stage.name,
         trained=stage.trained,
@@ -244,14 +244,19 @@ def _finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
         model=stage.model,
         lineage=lineage,
         adapters=adapters,
+        codec=run.codec and _reference(run.codec.directory, final),
         **{key: config[key] for key in KEPT},
     ).to_json()
     checkpoint.save_final(final, weights, manifest, fake)
 
 
-def _relative(found: Ancestor, start: epath.Path) -> str:
+def _reference(directory: epath.Path, start: epath.Path) -> Reference:
+    return Reference(_relative(directory, start), checkpoint.fingerprint(find_final(directory)))
+
+
+def _relative(directory: epath.Path, start: epath.Path) -> str:
     """Its final/ seen from `start` where both lie in one workdir, so that it may be moved."""
-    path = find_final(found.directory)
+    path = find_final(directory)
     if path.parent.parent == start.parent.parent:
         return f"../../{path.parent.name}/{path.name}"
     return str(path)

@@ -15,6 +15,7 @@ from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.methods import METHODS, Method
 from distill_jax.models.build import abstract_params, make_network, rounded
+from distill_jax.run.fits import CodecFit, codec_fit
 from distill_jax.run.stages import (
     Ancestor,
     Stage,
@@ -42,14 +43,15 @@ class Run:
     config: ConfigDict
     workdir: epath.Path
     dataset: Dataset
+    codec: CodecFit | None
     layout: Layout
     stages: tuple[Stage, ...]
 
     @property
-    def bases(self) -> tuple[epath.Path, ...]:
-        """The networks whose weights adapters of the run change."""
-        adapted = (stage.start.weights for stage in self.stages if stage.roles.trained.base)
-        return tuple(dict.fromkeys(weights.directory for weights in adapted))
+    def parts(self) -> tuple[epath.Path, ...]:
+        """What its networks are made of beside their own parameters, see loading.load."""
+        bases = [stage.start.weights for stage in self.stages if stage.roles.trained.base]
+        return tuple(dict.fromkeys(part.directory for part in (*bases, self.codec) if part))
 
 
 def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None) -> Run:
@@ -68,9 +70,11 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     check_config(config)
     if not config.stages:
         raise ValueError("config.stages is empty: a run needs at least one stage")
-    dataset = build(DATASETS, "dataset", config.data.to_dict())
-    layout = make_layout(config.mesh.to_dict(), devices)
     workdir = absolute(workdir)
+    images = build(DATASETS, "dataset", config.data.to_dict())
+    codec = codec_fit(config.codec.to_dict(), workdir, images)
+    dataset = images if codec is None else codec.dataset
+    layout = make_layout(config.mesh.to_dict(), devices)
     stages: list[Stage] = []
     for name in sorted(config.stages):
         try:
@@ -81,7 +85,7 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
         check_microbatches(stage.batch_size, config.microbatches, layout.ways)
         roles = dataclasses.replace(stage.roles, layout=layout)
         stages.append(dataclasses.replace(stage, roles=roles))
-    return Run(config, workdir, dataset, layout, tuple(stages))
+    return Run(config, workdir, dataset, codec, layout, tuple(stages))
 
 
 def _plan_stage(

@@ -13,7 +13,7 @@ from distill_jax.diffusion.spec import DataSpec
 from distill_jax.diffusion.trained import Trained
 from distill_jax.methods import Method
 from distill_jax.runtime.registry import suggestion
-from distill_jax.sampling.loading import describe, find_base
+from distill_jax.sampling.loading import describe, find_part
 from distill_jax.training.roles import Like, Role, Roles
 from distill_jax.training.update import Rates
 from distill_jax.typing import Tree
@@ -187,12 +187,12 @@ def find_network(name: str, option: str, before: list[Stage], base: str = "") ->
             f"{option} {name!r} is no earlier stage; earlier ones: {', '.join(short)}"
             f"{suggestion(name, short)}; a directory needs a slash in it"
         )
-    student = describe(name, base=[base] if base else [])
+    student = describe(name, parts=[base] if base else [])
     found = Ancestor(student.directory, student.network_spec, student.trained)
     adapters = student.manifest.adapters
     if adapters is None:
         return found
-    weights = find_network(str(find_base(student)), option, [])
+    weights = find_network(str(find_part(student, adapters.base)), option, [])
     return dataclasses.replace(found, base=weights, rank=adapters.rank, full=adapters.full)
 
 

@@ -47,7 +47,9 @@ def flat(tree: Any, path: str = "config") -> dict[str, Any]:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """A line for every key of two flat configs whose values differ, what is there first."""
-    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    both = old.keys() | new.keys()
+    # A key that one of them lacks is an option of another version, whose default is empty or 0.
+    keys = sorted(key for key in both if (old.get(key) or None) != (new.get(key) or None))
     return [f"{key}: {old.get(key)} there, {new.get(key)} now" for key in keys]
 
 
@@ -59,7 +61,7 @@ def check_keys(config: ConfigDict, known: ConfigDict | dict[str, Any], path: str
                 f"unknown key {path}.{key}; known: {', '.join(known)}{suggestion(key, known)}"
             )
         _check_type(value, known[key], f"{path}.{key}")
-        if isinstance(known[key], ConfigDict) and "name" not in known[key] and key != "stages":
+        if isinstance(known[key], ConfigDict) and known[key] and "name" not in known[key]:
             check_keys(value, known[key], f"{path}.{key}")
 
 

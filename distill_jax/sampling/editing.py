@@ -12,6 +12,7 @@ import numpy as np
 from distill_jax.diffusion import editing
 from distill_jax.diffusion.denoiser import NetworkSpec, clipped
 from distill_jax.diffusion.trained import Ddim
+from distill_jax.sampling.codecs import PIXELS
 from distill_jax.sampling.student import Guiding, Student, bound
 from distill_jax.typing import Cond, Image, Tree
 
@@ -76,14 +77,14 @@ def sdedit(
     Raises:
       ValueError: for images, a start, label, w or number of steps that makes no sense.
     """
-    n = int(_ddim(student, x, num_steps).num_steps)
+    n, x = int(_ddim(student, num_steps).num_steps), student.latents(x)
     if not 1 <= start <= n:
         raise ValueError(f"start is {start}; expected 1 to {n}, of the student's {n} steps")
     eps = jax.random.normal(key, x.shape)
     conditions = student.conditions(len(x), label, w)
     with student.precision():
-        given = student.params, jnp.asarray(x), eps, conditions, n, start
-        return _sdedit(student.network_spec, *given)
+        given = student.params, x, eps, conditions, n, start
+        return student.codec.decode(_sdedit(student.network_spec, *given))
 
 
 def inpaint(
@@ -109,13 +110,17 @@ def inpaint(
     Raises:
       ValueError: for images, a label, w or number of steps that makes no sense.
     """
-    n = int(_ddim(student, x, num_steps).num_steps)
+    if student.codec != PIXELS:
+        raise ValueError(
+            "a mask is of pixels, and this network works on latents: it cannot inpaint"
+        )
+    n, x = int(_ddim(student, num_steps).num_steps), student.latents(x)
     mask = mask[..., None] if mask.ndim == 2 else mask
     eps = jax.random.normal(key, x.shape)
     mask = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), x.shape)
     conditions = student.conditions(len(x), label, w)
     with student.precision():
-        given = student.params, jnp.asarray(x), mask, eps, conditions, n
+        given = student.params, x, mask, eps, conditions, n
         return _inpaint(student.network_spec, *given)
 
 
@@ -124,17 +129,13 @@ def _free(student: Student, num_steps: int | None) -> int | None:
     return num_steps if student.trained.all_times else None
 
 
-def _ddim(student: Student, x: Images, num_steps: int | None) -> Ddim:
-    """The student's sampler in that number of steps, once it is known to edit images x."""
+def _ddim(student: Student, num_steps: int | None) -> Ddim:
+    """The student's sampler in that number of steps, once it is known to edit."""
     if not student.trained.uses_ddim:
         name = student.manifest.lineage.method["name"]
         raise ValueError(
             f"{student.manifest.stage} is of method {name!r}; editing starts or looks in the "
             "middle of DDIM, so take a diffusion, guided or progressive stage"
-        )
-    if x.shape[1:] != student.shape:
-        raise ValueError(
-            f"images are of shape {x.shape[1:]}; this network was trained on {student.shape}"
         )
     return student.sampler(num_steps)
 

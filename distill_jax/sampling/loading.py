@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from absl import flags
@@ -12,14 +13,15 @@ from distill_jax.models.adapters import Adapted
 from distill_jax.models.build import abstract_params, adapter_shapes, make_network
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.sharding import Layout, make_layout
-from distill_jax.sampling.manifest import Manifest
+from distill_jax.sampling.codecs import load_codec
+from distill_jax.sampling.manifest import Manifest, Reference
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 from distill_jax.typing import Tree
 
 
 def load(
-    path: epath.PathLike, layout: Layout | None = None, base: Sequence[epath.PathLike] = ()
+    path: epath.PathLike, layout: Layout | None = None, parts: Sequence[epath.PathLike] = ()
 ) -> Student:
     """The finished network in a directory.
 
@@ -28,21 +30,25 @@ def load(
         is taken.
       layout: where to put the parameters; None is the first device of this process, wherever they
         were trained.
-      base: finished networks outside its workdir whose weights its adapters may change.
+      parts: what it may be made of outside its workdir: the network whose weights its adapters
+        change, its codec.
 
     Raises:
       FileNotFoundError: when nothing finished is there.
-      ValueError: when it is damaged or was written by a newer version, or needs another `base`.
+      ValueError: when it is damaged or was written by a newer version, or a part is not found.
     """
-    return read(describe(path, layout, base))
+    return read(describe(path, layout, parts))
 
 
 def read(student: Student) -> Student:
-    """The student with its parameters."""
-    params = load_own(student.directory, student.layout)
+    """The student with its parameters and its codec."""
+    params, codec = load_own(student.directory, student.layout), student.codec
     if student.manifest.adapters is not None:
-        params = Adapted(load_own(find_base(student), student.layout), params)
-    return dataclasses.replace(student, params=params)
+        base = find_part(student, student.manifest.adapters.base)
+        params = Adapted(load_own(base, student.layout), params)
+    if student.manifest.codec is not None:
+        codec = load_codec(find_part(student, student.manifest.codec))
+    return dataclasses.replace(student, params=params, codec=codec)
 
 
 def load_own(path: epath.PathLike, layout: Layout, name: str = "params") -> Tree:
@@ -66,31 +72,31 @@ def load_own(path: epath.PathLike, layout: Layout, name: str = "params") -> Tree
     return checkpoint.load_params(student.directory, layout.abstract(shapes), name)
 
 
-def find_base(student: Student) -> epath.Path:
-    """The final/ of the network whose weights a student's adapters change.
+def find_part(student: Student, part: Reference) -> epath.Path:
+    """The final/ of what a student is made of beside its own parameters.
 
-    A manifest is followed within its own workdir only; elsewhere `student.bases` are looked at.
+    A manifest is followed within its own workdir only; elsewhere `student.parts` are looked at.
 
     Raises:
       FileNotFoundError: when nothing finished is there.
-      ValueError: when none of them has the weights that the adapters were trained on.
+      ValueError: when it is in none of these places.
     """
-    adapters, places = student.manifest.adapters, [*student.bases]
-    if inside := re.fullmatch(r"\.\./\.\./(\w+)/final", adapters.base):
+    places = [*student.parts]
+    if inside := re.fullmatch(r"\.\./\.\./(\w+)/final", part.path):
         places.append(student.directory.parent.parent / inside[1])
     for final in map(find_final, places):
-        if checkpoint.fingerprint(final) == adapters.fingerprint:
+        if checkpoint.fingerprint(final) == part.fingerprint:
             return final
-    looked = ", ".join(map(str, places)) or "nowhere, for they are outside its workdir"
+    looked = ", ".join(map(str, places)) or "nowhere, for it is outside the workdir"
     raise ValueError(
-        f"{student.directory} has adapters of rank {adapters.rank} of the weights in "
-        f"{adapters.base} with the fingerprint {adapters.fingerprint}; looked at: {looked}. Name "
-        "the network that has them: base=[DIR], or --base=DIR on a command line"
+        f"{student.directory} needs {part.path}, with the fingerprint {part.fingerprint}; looked "
+        f"at: {looked}. Name the directory that it is in: parts=[DIR], or on a command line "
+        "--base=DIR for the weights under adapters, --codec=DIR for a codec"
     )
 
 
 def describe(
-    path: epath.PathLike, layout: Layout | None = None, base: Sequence[epath.PathLike] = ()
+    path: epath.PathLike, layout: Layout | None = None, parts: Sequence[epath.PathLike] = ()
 ) -> Student:
     """`load` without reading the parameters, which are None."""
     final = find_final(path)
@@ -100,7 +106,7 @@ def describe(
     }
     network_spec = make_network(described, manifest.spec)
     layout = layout or make_layout({}, jax.local_devices()[:1])
-    return Student(manifest, network_spec, None, layout, final, tuple(map(absolute, base)))
+    return Student(manifest, network_spec, None, layout, final, tuple(map(absolute, parts)))
 
 
 def find_final(path: epath.PathLike) -> epath.Path:
@@ -119,7 +125,13 @@ def find_final(path: epath.PathLike) -> epath.Path:
 
 
 def define_flags() -> None:
-    """The flags that say what else a student may be made of."""
+    """The flags that say what else a student may be made of; see `parts`."""
     flags.DEFINE_multi_string(
         "base", [], "A network outside the student's workdir whose weights its adapters may change."
     )
+    flags.DEFINE_multi_string("codec", [], "A codec outside the student's workdir.")
+
+
+def parts(values: Any) -> list[str]:
+    """The directories of the flags."""
+    return values.base + values.codec

@@ -43,18 +43,28 @@ class Lineage:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+class Reference(NamedTuple):
+    """Another finished thing that a network is made of.
+
+    Attributes:
+      path: its final/, relative within one workdir.
+      fingerprint: of its parameters.
+    """
+
+    path: str
+    fingerprint: int
+
+
 class Adapters(NamedTuple):
     """The weights are adapters of those of another finished network.
 
     Attributes:
-      base: its final/, relative within one workdir.
-      fingerprint: of its weights.
+      base: that network.
       rank: of the adapters.
       full: modules that stand among them in full.
     """
 
-    base: str
-    fingerprint: int
+    base: Reference
     rank: int
     full: tuple[str, ...] = ()
 
@@ -77,6 +87,7 @@ class Manifest:
       metrics: measured quality, with the name of its protocol.
       fake: fingerprint of the fake network beside it, None without one.
       adapters: see Adapters; None where all weights are there.
+      codec: between images and the latents it works on; None for pixels.
     """
 
     stage: str
@@ -92,6 +103,7 @@ class Manifest:
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fake: int | None = None
     adapters: Adapters | None = None
+    codec: Reference | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, in the order of the fields."""
@@ -104,8 +116,11 @@ class Manifest:
         }
         fields["spec"] = self.spec.to_json()
         if self.adapters:
-            fields["adapters"] = self.adapters._asdict()
-        for name in ("fake", "adapters"):
+            base = self.adapters.base._asdict()
+            fields["adapters"] = {**self.adapters._asdict(), "base": base}
+        if self.codec:
+            fields["codec"] = self.codec._asdict()
+        for name in ("fake", "adapters", "codec"):
             if fields[name] is None:
                 del fields[name]
         return fields
@@ -139,6 +154,8 @@ class Manifest:
             given["lineage"] = Lineage(**given["lineage"])
             if "adapters" in given:
                 given["adapters"] = _adapters(**given["adapters"])
+            if "codec" in given:
+                given["codec"] = _reference(**given["codec"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{place} cannot be read: {error}") from error
         return cls(**given)
@@ -157,10 +174,16 @@ KINDS = {
 }
 
 
-def _adapters(base: str, fingerprint: int, rank: int, full: list[str]) -> Adapters:
-    if not (isinstance(base, str) and isinstance(rank, int) and rank > 0):
-        raise ValueError(f"adapters of rank {rank!r} of {base!r}; expected a number from 1, a path")
-    return Adapters(base, fingerprint, rank, tuple(map(str, full)))
+def _adapters(base: Mapping[str, Any], rank: int, full: list[str]) -> Adapters:
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"adapters are of rank {rank!r}; expected a whole number from 1")
+    return Adapters(_reference(**base), rank, tuple(map(str, full)))
+
+
+def _reference(path: str, fingerprint: int) -> Reference:
+    if not isinstance(path, str) or not isinstance(fingerprint, int):
+        raise ValueError(f"{path!r} with fingerprint {fingerprint!r} is no reference")
+    return Reference(path, fingerprint)
 
 
 def _trained(content: Mapping[str, Any]) -> Trained:

@@ -35,7 +35,7 @@ class Student:
       params: its parameters; Adapted where its directory has adapters only.
       layout: where they are; images are split over its devices.
       directory: the final/ that it is from.
-      bases: networks outside its workdir whose weights its adapters may change.
+      parts: what it may be made of outside its workdir, see loading.load.
       codec: between its x and images.
     """
 
@@ -44,7 +44,7 @@ class Student:
     params: Tree
     layout: Layout
     directory: epath.Path | None = None
-    bases: tuple[epath.Path, ...] = ()
+    parts: tuple[epath.Path, ...] = ()
     codec: Codec = PIXELS
 
     def __repr__(self) -> str:
@@ -76,6 +76,11 @@ class Student:
     def shape(self) -> tuple[int, ...]:
         """(h, w, c) of one x."""
         return self.manifest.spec.x.shape
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(h, w, c) of one image."""
+        return self.codec.image_shape(self.shape)
 
     @property
     def num_classes(self) -> int:
@@ -139,7 +144,7 @@ class Student:
             ancestral sampler with that weight of the large variance, see samplers.ancestral.
 
         Returns:
-          (num, h, w, c), in [-1, 1] where the data are.
+          Images (num, h, w, c), in [-1, 1] where the data are.
 
         Raises:
           ValueError: for a label, w or number of steps that the network was not trained for, and
@@ -210,16 +215,24 @@ class Student:
                 "this student only decodes; encode with the encoder stage of "
                 f"{self.trained.num_steps} steps, or with the teacher, trained at all times"
             )
-        if x.shape[1:] != self.shape:
-            raise ValueError(
-                f"images are of shape {x.shape[1:]}; this network was trained on {self.shape}"
-            )
+        x = self.latents(x)
         if label is None and self.manifest.spec.cond:
             raise ValueError("label is None; say what the images show, one for all or one each")
         cond, guiding = self.conditions(len(x), label, w)
-        encoder, x = Encode(sampler.num_steps), self.codec.encode(jnp.asarray(x))
         with self.precision():
-            return self._run(encoder, jax.random.key(0), x, cond, guiding)
+            return self._run(Encode(sampler.num_steps), jax.random.key(0), x, cond, guiding)
+
+    def latents(self, x: jax.Array | np.ndarray) -> jax.Array:
+        """What the network works on in place of images x (num, h, w, c) in [-1, 1].
+
+        Raises:
+          ValueError: for images of another shape than it was trained on.
+        """
+        if x.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"images are of shape {x.shape[1:]}; this network was trained on {self.image_shape}"
+            )
+        return self.codec.encode(jnp.asarray(x))
 
     def _run(
         self, sampler: Sampler, key: jax.Array, z: Image, cond: Cond, guiding: Guiding | None

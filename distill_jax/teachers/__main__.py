@@ -57,7 +57,7 @@ def convert(kind: str, source: epath.Path) -> None:
 
 def check(directory: epath.Path) -> None:
     """Prints what a network is, tries it, and draws a grid beside it."""
-    student = load(directory, base=_BASE.value)
+    student = load(directory, parts=_BASE.value)
     logging.say(checks.describe(student))
     deviation = checks.deviation(student, jax.random.key(0))
     if deviation > TOLERANCE:

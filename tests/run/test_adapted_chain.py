@@ -63,13 +63,13 @@ def test_all_stages_have_adapters_of_the_same_frozen_weights(run, chain):
     for each in run.stages[:-1]:
         assert each.start.weights.directory == base
         reference = json.loads((each.directory / "final" / "manifest.json").read_text())["adapters"]
-        assert (reference["base"], reference["rank"]) == (str(base), 2)
+        assert (reference["base"]["path"], reference["rank"]) == (str(base), 2)
         assert reference["full"] == ["w_embed"]
 
 
 def test_frozen_bytes_are_one_copy(run):
     """The weights once; beside them a teacher of a chain has its adapters only."""
-    network = sum(leaf.nbytes for leaf in jax.tree.leaves(load(run.bases[0]).params))
+    network = sum(leaf.nbytes for leaf in jax.tree.leaves(load(run.parts[0]).params))
     for each, cost in zip(run.stages, costs.measure(run).values(), strict=True):
         adapters = sum(leaf.size * 4 for leaf in jax.tree.leaves(each.shapes["student"]))
         more = adapters if each.roles.frozen.base else 0
@@ -92,7 +92,7 @@ def test_a_chain_goes_on_from_the_adapters_of_its_teacher(run):
 
 
 def test_a_stage_in_full_begins_with_the_merged_weights_of_adapters(run):
-    whole, teacher = run.stages[-1], load(run.stages[1].directory, base=run.bases)
+    whole, teacher = run.stages[-1], load(run.stages[1].directory, parts=run.parts)
     merged, begun = (
         by_name(tree)
         for tree in (teacher.merged.params, Weights(run.layout, "float32").whole(whole.teacher))
@@ -105,21 +105,21 @@ def test_a_stage_in_full_begins_with_the_merged_weights_of_adapters(run):
 
 
 def test_an_adapted_student_samples_as_its_merged_weights_do(run):
-    student = load(run.stages[2].directory, base=run.bases)
+    student = load(run.stages[2].directory, parts=run.parts)
     assert isinstance(student.params, Adapted)
     x, y = (each.sample(jax.random.key(0), 8, w=1.0) for each in (student, student.merged))
     np.testing.assert_allclose(x, y, atol=1e-5)
-    base = load(run.bases[0]).sample(jax.random.key(0), 8, num_steps=1)
+    base = load(run.parts[0]).sample(jax.random.key(0), 8, num_steps=1)
     assert np.abs(x - base).max() > 1e-2
 
 
 def test_weights_outside_the_workdir_are_not_followed_unasked(run):
-    with pytest.raises(ValueError, match=r"adapters of rank 2 .*nowhere.*--base=DIR"):
+    with pytest.raises(ValueError, match=r"needs .*s00_teacher/final, .*nowhere.*--base=DIR"):
         load(run.stages[0].directory)
     other = run.stages[-1].directory
-    with pytest.raises(ValueError, match=r"looked at: .*s04_whole.*Name the network"):
-        load(run.stages[0].directory, base=[other])
-    assert load(run.stages[0].directory, base=[other, *run.bases]).params
+    with pytest.raises(ValueError, match=r"looked at: .*s04_whole.*Name the directory"):
+        load(run.stages[0].directory, parts=[other])
+    assert load(run.stages[0].directory, parts=[other, *run.parts]).params
 
 
 def test_a_run_with_its_base_beside_it_may_be_moved(chain, tmp_path):
@@ -132,12 +132,12 @@ def test_a_run_with_its_base_beside_it_may_be_moved(chain, tmp_path):
     run = plan.make(config, old)
     assert run.stages[1].roles.trained == Role("teacher", 2)
     pipeline.run(run, stop=lambda: False)
-    before = load(old, base=[]).sample(jax.random.key(0), 2, w=1.0)
+    before = load(old, parts=[]).sample(jax.random.key(0), 2, w=1.0)
     shutil.move(old, new)
     np.testing.assert_array_equal(load(new).sample(jax.random.key(0), 2, w=1.0), before)
     manifest = new / "s01_guided" / "final" / "manifest.json"
     content = json.loads(manifest.read_text())
-    content["adapters"]["base"] = "../../../elsewhere/final"
+    content["adapters"]["base"]["path"] = "../../../elsewhere/final"
     del content["checksum"]
     manifest.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="nowhere"):
@@ -152,7 +152,7 @@ def test_the_report_of_an_adapted_run_is_written(run):
         settings,
         lambda: False,
         make_layout({"data": -1}),
-        run.bases,
+        run.parts,
     )
     assert (run.workdir / "report.md").exists()
 

@@ -1,0 +1,47 @@
+"""A dataset of images whose batches hold their latents."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from distill_jax.data.base import Dataset, Labels, Rows, Source
+from distill_jax.diffusion.pixels import normalise
+from distill_jax.diffusion.spec import DataSpec
+from distill_jax.typing import Image, Resized
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoded:
+    """Batches are encoded as they are drawn; `images` are those of the dataset.
+
+    Attributes:
+      source: the images.
+      spec: of the latents.
+      encode: images (b, h, w, c) in [-1, 1] to latents.
+    """
+
+    source: Dataset
+    spec: DataSpec
+    encode: Callable[[Image], Resized]
+
+    @property
+    def null(self) -> Mapping[str, np.ndarray]:
+        return self.source.null
+
+    @property
+    def num_labels(self) -> int:
+        return self.source.num_labels
+
+    def batches(
+        self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Rows]:
+        for rows in self.source.batches(seed, start, size, part):
+            yield rows._replace(x=np.asarray(self.encode(jnp.asarray(normalise(rows.x)))))
+
+    def without_images(self) -> Labels:
+        return Labels(self.spec)
+
+    def images(self, split: str, num: int | None = None) -> Source:
+        return self.source.images(split, num)
