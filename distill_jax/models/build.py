@@ -106,8 +106,9 @@ def adapter_shapes(
 def rounded(params: Tree, dtype: str) -> Tree:
     """Parameters as a network that is not trained keeps them, where they are: in `dtype`.
 
-    Vectors and scalars stay float32, for they are few: biases, scales of normalisations, and
-    frequencies, of which eight bits are too little.
+    Vectors and scalars stay as they are, for they are few: biases, scales of normalisations, and
+    frequencies, of which eight bits are too little. "float32" leaves all in the types that they
+    are stored in: wider ones would say no more.
     """
     return params if dtype == "float32" else _rounded(params, dtype)
 

@@ -12,6 +12,8 @@ from distill_jax.typing import Tree
 def graft(fresh: Tree, teacher: Tree, new: Iterable[str] = ()) -> Tree:
     """The teacher's parameters in the structure of `fresh`, with fresh ones where named in `new`.
 
+    They get the types of the fresh ones: a student of a teacher in bfloat16 trains float32 copies.
+
     Args:
       fresh: newly initialised parameters of the student.
       teacher: parameters of the teacher.
@@ -37,7 +39,7 @@ def graft(fresh: Tree, teacher: Tree, new: Iterable[str] = ()) -> Tree:
                 f"parameter {name} is {have[name].shape} in the teacher and {leaf.shape} in the "
                 "student; teacher and student need the same model settings"
             )
-        return have.pop(name)
+        return have.pop(name).astype(leaf.dtype)
 
     grafted = jax.tree_util.tree_map_with_path(pick, fresh)
     for name, leaf in have.items():

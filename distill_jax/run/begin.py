@@ -49,11 +49,11 @@ class Weights:
     def __init__(self, layout: Layout, frozen_dtype: str):
         self._layout, self._dtype, self._read = layout, frozen_dtype, {}
 
-    def own(self, found: Ancestor, name: str = "params") -> Tree:
-        """What its directory has: weights, or adapters."""
-        key = found.directory, name
+    def own(self, found: Ancestor, name: str = "params", dtype: str | None = None) -> Tree:
+        """What its directory has: weights, or adapters; `dtype` as in loading.load."""
+        key = found.directory, name, dtype
         if key not in self._read:
-            self._read[key] = load_own(found.directory, self._layout, name)
+            self._read[key] = load_own(found.directory, self._layout, name, dtype)
         return self._read[key]
 
     def whole(self, found: Ancestor, name: str = "params") -> Tree:
@@ -62,7 +62,9 @@ class Weights:
         return own if found.base is None else merged(Adapted(self.own(found.base), own))
 
     def frozen(self, found: Ancestor) -> Tree:
-        """Its weights as a network keeps them that is not trained."""
+        """Its weights as a network keeps them that is not trained, read so where they can be."""
+        if found.base is None and (found.directory, "params", None) not in self._read:
+            return self.own(found, dtype=None if self._dtype == "float32" else self._dtype)
         return rounded(self.whole(found), self._dtype)
 
 

@@ -14,6 +14,7 @@ from distill_jax import config as configs
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.methods import METHODS, Method
+from distill_jax.models.adapters import Adapted, merged
 from distill_jax.models.build import abstract_params, make_network, rounded
 from distill_jax.run.fits import CodecFit, codec_fit
 from distill_jax.run.stages import (
@@ -139,9 +140,10 @@ def _shapes(
     """Shapes and types of the parameters of every role."""
 
     def frozen(found: Ancestor) -> Tree:
-        return jax.eval_shape(
-            lambda params: rounded(params, config.frozen_dtype), found.like.shapes
-        )
+        whole = found.stored
+        if found.base is not None:
+            whole = jax.eval_shape(merged, Adapted(found.base.stored, whole))
+        return jax.eval_shape(lambda params: rounded(params, config.frozen_dtype), whole)
 
     if roles.trained.base:
         adapters = start.like if start.base else None
@@ -153,7 +155,7 @@ def _shapes(
     if roles.teacher is not None and roles.frozen.base:
         shapes["teacher"] = teacher.like.shapes
     elif roles.teacher is not None:
-        shapes["teacher"] = frozen(dataclasses.replace(teacher, base=None))
+        shapes["teacher"] = frozen(teacher)
     return shapes
 
 

@@ -14,6 +14,7 @@ from distill_jax.diffusion.trained import Trained
 from distill_jax.methods import Method
 from distill_jax.runtime.registry import suggestion
 from distill_jax.sampling.loading import describe, find_part
+from distill_jax.storage import checkpoint
 from distill_jax.training.roles import Like, Role, Roles
 from distill_jax.training.update import Rates
 from distill_jax.typing import Tree
@@ -107,6 +108,13 @@ class Ancestor:
         """What decides the shapes of its parameters."""
         base = self.base and self.base.like
         return Like(self.network_spec, self.trained.inputs, base, self.rank, self.full)
+
+    @property
+    def stored(self) -> Tree:
+        """Shapes and types of its parameters: in its final/, or float32 in a stage of the run."""
+        final = (self.directory / "manifest.json").exists()
+        shapes = self.like.shapes
+        return checkpoint.as_stored(self.directory, shapes) if final else shapes
 
     @property
     def weights(self) -> "Ancestor":

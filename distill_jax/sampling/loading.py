@@ -21,7 +21,10 @@ from distill_jax.typing import Tree
 
 
 def load(
-    path: epath.PathLike, layout: Layout | None = None, parts: Sequence[epath.PathLike] = ()
+    path: epath.PathLike,
+    layout: Layout | None = None,
+    parts: Sequence[epath.PathLike] = (),
+    dtype: str | None = None,
 ) -> Student:
     """The finished network in a directory.
 
@@ -32,32 +35,38 @@ def load(
         were trained.
       parts: what it may be made of outside its workdir: the network whose weights its adapters
         change, its codec.
+      dtype: of weights with more than one axis, converted as they are read, see
+        models.build.rounded; None keeps all as they are stored.
 
     Raises:
       FileNotFoundError: when nothing finished is there.
       ValueError: when it is damaged or was written by a newer version, or a part is not found.
     """
-    return read(describe(path, layout, parts))
+    return read(describe(path, layout, parts), dtype)
 
 
-def read(student: Student) -> Student:
-    """The student with its parameters and its codec."""
-    params, codec = load_own(student.directory, student.layout), student.codec
-    if student.manifest.adapters is not None:
-        base = find_part(student, student.manifest.adapters.base)
-        params = Adapted(load_own(base, student.layout), params)
+def read(student: Student, dtype: str | None = None) -> Student:
+    """The student with its parameters and its codec; `dtype` as in `load`."""
+    adapters, codec = student.manifest.adapters, student.codec
+    params = load_own(student.directory, student.layout, dtype=None if adapters else dtype)
+    if adapters is not None:
+        base = find_part(student, adapters.base)
+        params = Adapted(load_own(base, student.layout, dtype=dtype), params)
     if student.manifest.codec is not None:
         codec = load_codec(find_part(student, student.manifest.codec))
     return dataclasses.replace(student, params=params, codec=codec)
 
 
-def load_own(path: epath.PathLike, layout: Layout, name: str = "params") -> Tree:
+def load_own(
+    path: epath.PathLike, layout: Layout, name: str = "params", dtype: str | None = None
+) -> Tree:
     """The parameters that a directory itself has: weights, or adapters of others.
 
     Args:
       path: see load.
       layout: see load.
       name: "params", or "fake" for those of the fake network that a stage with keep_fake left.
+      dtype: see load.
 
     Raises:
       FileNotFoundError: when nothing finished is there.
@@ -69,7 +78,7 @@ def load_own(path: epath.PathLike, layout: Layout, name: str = "params") -> Tree
         shapes = abstract_params(*made_of)
     else:
         shapes = adapter_shapes(*made_of, adapters.rank, adapters.full)
-    return checkpoint.load_params(student.directory, layout.abstract(shapes), name)
+    return checkpoint.load_params(student.directory, layout.abstract(shapes), name, dtype)
 
 
 def find_part(student: Student, part: Reference) -> epath.Path:

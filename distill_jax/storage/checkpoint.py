@@ -30,7 +30,8 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSt
 from distill_jax.runtime import distributed
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.trees import name_of
-from distill_jax.storage import checksums
+from distill_jax.storage import checksums, trees
+from distill_jax.storage.weights import LeafError
 from distill_jax.typing import Tree
 
 # Of the folders of a final/, under which name the manifest has their fingerprint.
@@ -111,7 +112,7 @@ class States:
             fault = checksums.damage(directory) if distributed.first() else None
             if not distributed.agree(int(fault is not None)):
                 advice = f"move {self._directory} away to begin the stage again"
-                return _read(directory / "state", like, advice)
+                return trees.read(directory / "state", like, advice)
             if distributed.first():
                 aside = set_aside(directory, self._directory.parent / f"damaged_{step}")
                 then = "using the one before it" if len(self.steps()) > 1 else "there is no other"
@@ -141,17 +142,17 @@ def save_final(
 
     Args:
       directory: final/.
-      params: of the finished network.
+      params: of the finished network; where they are Stored, one at a time is read.
       manifest: what to say about it.
       fake: parameters of the fake network, None to leave them out.
     """
     directory = absolute(directory)
-    trees = {"params": params} if fake is None else {"params": params, "fake": fake}
+    networks = {"params": params} if fake is None else {"params": params, "fake": fake}
     with _writing(directory):
-        for name, tree in trees.items():
+        for name, tree in networks.items():
             _save_tree(directory / name, tree, manifest.get("stage"))
         if distributed.first():
-            found = {FINGERPRINTS[name]: fingerprint(directory, name) for name in trees}
+            found = {FINGERPRINTS[name]: fingerprint(directory, name) for name in networks}
             content = {"format": checksums.FORMAT, **manifest, **found}
             write_json(directory / "manifest.json", checksums.signed(content))
     distributed.wait("final written")
@@ -163,9 +164,7 @@ def _save_tree(path: epath.Path, tree: Tree, stage: str | None) -> None:
         set_aside(path, path.parent / f"{path.name}_without_manifest")
     distributed.wait("final set aside")
     options = _in_background(lambda: checksums.seal(_unnamed(path), stage))
-    handler = ocp.StandardCheckpointHandler()
-    with ocp.AsyncCheckpointer(handler, async_options=options) as checkpointer:
-        checkpointer.save(path, args=ocp.args.StandardSave(tree))
+    trees.write(path, tree, options)
 
 
 def record(directory: epath.PathLike, metrics: Mapping[str, Any]) -> None:
@@ -217,13 +216,16 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
     return manifest
 
 
-def load_params(directory: epath.PathLike, like: Tree, name: str = "params") -> Tree:
-    """The parameters of a final/ in the structure and shardings of `like`.
+def load_params(
+    directory: epath.PathLike, like: Tree, name: str = "params", dtype: str | None = None
+) -> Tree:
+    """The parameters of a final/ in the structure and shardings of `like`, in their own types.
 
     Args:
       directory: final/.
-      like: a tree of jax.ShapeDtypeStruct.
+      like: a tree of jax.ShapeDtypeStruct, whose types do not matter.
       name: "params", or "fake" for those of the fake network.
+      dtype: of those with more than one axis, converted as they are read; None keeps theirs.
 
     Raises:
       ValueError: when a file is damaged, or they are not those that the manifest is about.
@@ -238,38 +240,32 @@ def load_params(directory: epath.PathLike, like: Tree, name: str = "params") -> 
     expected = read_manifest(directory).get(FINGERPRINTS[name])
     if expected not in (None, fingerprint(directory, name)):
         raise ValueError(f"{path} is not what {directory / 'manifest.json'} is about; {advice}")
-    return _read(path, like, advice)
+    return trees.read(path, as_stored(directory, like, name, dtype), advice)
+
+
+def as_stored(
+    directory: epath.PathLike, like: Tree, name: str = "params", dtype: str | None = None
+) -> Tree:
+    """`like` with the types that `load_params` returns.
+
+    Raises:
+      ValueError: when those cannot be read.
+    """
+    directory = absolute(directory)
+    try:
+        there = trees.dtypes(directory / name)
+    except Exception as error:  # The storage layers raise anything.
+        raise ValueError(f"{directory / name} cannot be read; {_again(directory)}") from error
+
+    def typed(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        kept = dtype if dtype and leaf.ndim > 1 else there.get(name_of(path), leaf.dtype)
+        return leaf.update(dtype=kept)
+
+    return jax.tree_util.tree_map_with_path(typed, like)
 
 
 def _again(final: epath.Path) -> str:
     return f"move {final} away and run the stage again, or copy it anew from where it came"
-
-
-def _read(path: epath.Path, like: Tree, advice: str) -> Tree:
-    """The arrays of an undamaged checkpoint in the structure and shardings of `like`.
-
-    Raises:
-      ValueError: naming an array that does not fit, and with the advice.
-    """
-    handler = ocp.StandardCheckpointHandler()  # Its managers would wait for each other.
-    there, wanted = _shapes(handler.metadata(path).tree), _shapes(like)
-    for name in sorted(there.keys() | wanted.keys()):
-        if there.get(name) != wanted.get(name):
-            raise ValueError(
-                f"{path} is intact but does not fit this run: {name} is "
-                f"{there.get(name, 'absent')} there and {wanted.get(name, 'absent')} here; {advice}"
-            )
-    return handler.restore(path, args=ocp.args.StandardRestore(like))
-
-
-def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-    """Of the arrays that are stored, by path."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.eval_shape(jax.random.key_data, leaf)
-        found[name_of(path)] = tuple(leaf.shape)
-    return found
 
 
 def _in_background(seal: Callable[[], None]) -> ocp.options.AsyncOptions:
@@ -315,6 +311,8 @@ def _writing(directory: epath.Path) -> Iterator[None]:
     """Turns what the storage layers raise, in this thread or a later one, into an OSError."""
     try:
         yield
+    except LeafError:  # What is written is at fault, and not where.
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         peer = jax.errors.JaxRuntimeError, TimeoutError  # The latter from the background.
         lost = jax.process_count() > 1 and isinstance(error, peer)

@@ -120,6 +120,19 @@ def test_a_new_network_puts_out_zero_and_learns_in_every_parameter(name):
             assert float(jnp.abs(grad).max()) > 1e-5, jax.tree_util.keystr(path)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", SMALL)
+def test_parameters_in_half_precision_count_as_the_same_numbers_in_single(name, dtype):
+    (network, params), z = compiled(name), images(name)
+    half = jax.tree.map(lambda leaf: leaf.astype(dtype), filled(params))
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
+    output = network.apply(half, z, T, ALL)
+    assert output.dtype == jnp.float32
+    # They are widened where they are used, so only the order of sums may differ.
+    expected = network.apply(single, z, T, ALL)
+    np.testing.assert_allclose(output, expected, atol=1e-5 * float(jnp.abs(expected).max()))
+
+
 def test_a_transformer_in_bfloat16_keeps_float32_parameters_and_agrees():
     sizes = image_spec(SHAPE, 3, 3)
     single, half = (dit(sizes, **SMALL["dit"], dtype=d) for d in ("float32", "bfloat16"))

@@ -180,6 +180,13 @@ def test_graft_takes_the_teachers_leaves_and_fresh_ones_where_named():
     np.testing.assert_array_equal(result["w_embed"]["k"], jnp.zeros(3))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_graft_widens_what_a_teacher_keeps_in_half_precision(dtype):
+    result = graft({"a": jnp.zeros(2)}, {"a": jnp.full(2, 0.3, dtype)})
+    assert result["a"].dtype == jnp.float32
+    np.testing.assert_array_equal(result["a"], jnp.full(2, 0.3, dtype).astype(jnp.float32))
+
+
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [

@@ -1,0 +1,79 @@
+"""Trees of arrays in Orbax's format: written leaf by leaf, read in the types they are stored in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from distill_jax.runtime.trees import name_of
+from distill_jax.storage.weights import Stored
+from distill_jax.typing import Tree
+
+
+class _LeafByLeaf(ocp.type_handlers.NumpyHandler):
+    """Orbax's, which holds all arrays of a tree at once. This one reads each as it is written."""
+
+    async def serialize(
+        self,
+        values: Sequence[Stored],
+        infos: Sequence[ocp.type_handlers.ParamInfo],
+        args: Sequence[ocp.SaveArgs] | None = None,
+    ) -> Sequence[Any]:
+        args = args or [ocp.SaveArgs()] * len(infos)
+        for leaf, info, arg in zip(values, infos, args, strict=True):
+            array = np.ascontiguousarray(leaf.read(())).reshape(leaf.shape)
+            for future in await super().serialize([array], [info], [arg]):
+                future.result()
+        return []
+
+
+HANDLERS = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.get_type_handler(jax.Array)),
+    (np.ndarray, ocp.type_handlers.get_type_handler(np.ndarray)),
+    (Stored, _LeafByLeaf(deepcopy_host_arrays=False)),
+)
+
+
+def write(path: epath.Path, tree: Tree, options: ocp.options.AsyncOptions) -> None:
+    """Writes a tree of arrays, or of Stored, of which one is in memory at a time."""
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=HANDLERS)
+    with ocp.AsyncCheckpointer(handler, async_options=options) as checkpointer:
+        checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
+
+
+def read(path: epath.Path, like: Tree, advice: str) -> Tree:
+    """The arrays of an undamaged checkpoint in the structure, types and shardings of `like`.
+
+    Raises:
+      ValueError: naming an array that does not fit, and with the advice.
+    """
+    handler = ocp.StandardCheckpointHandler()  # Its managers would wait for each other.
+    there, wanted = _shapes(handler.metadata(path).tree), _shapes(like)
+    for name in sorted(there.keys() | wanted.keys()):
+        if there.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{path} is intact but does not fit this run: {name} is "
+                f"{there.get(name, 'absent')} there and {wanted.get(name, 'absent')} here; {advice}"
+            )
+    return handler.restore(path, args=ocp.args.StandardRestore(like))
+
+
+def dtypes(path: epath.Path) -> dict[str, np.dtype]:
+    """The types of the arrays of an undamaged checkpoint, by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        ocp.StandardCheckpointHandler().metadata(path).tree
+    )
+    return {name_of(keys): np.dtype(leaf.dtype) for keys, leaf in leaves}
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    """Of the arrays that are stored, by path."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        found[name_of(path)] = tuple(leaf.shape)
+    return found
