@@ -1,1 +1,1 @@
-"""Files to arrays and back: checkpoints, checksums, foreign pickles."""
+"""Files to arrays and back: checkpoints, checksums, safetensors, foreign pickles."""

@@ -99,7 +99,7 @@ def _walk(directory: epath.Path) -> list[epath.Path]:
 def _fingerprint(path: epath.Path) -> list[int]:
     size = checksum = 0
     with path.open("rb") as file:
-        while block := file.read(2**24):
+        while block := file.read(2**20):
             size, checksum = size + len(block), zlib.crc32(block, checksum)
     return [size, checksum]
 

@@ -11,24 +11,27 @@ import contextlib
 import io
 import pickle
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from etils import epath
 
-# The element type of every storage that is read; bfloat16 is no type of numpy.
+from distill_jax.storage.weights import BFLOAT16, Stored, mapped, of_array
+
+# The element type of every storage that is read.
 STORAGES = {
-    "torch.FloatStorage": "f4",
-    "torch.HalfStorage": "f2",
-    "torch.BFloat16Storage": "bfloat16",
-    "torch.DoubleStorage": "f8",
-    "torch.LongStorage": "i8",
-    "torch.IntStorage": "i4",
-    "torch.ShortStorage": "i2",
-    "torch.CharStorage": "i1",
-    "torch.ByteStorage": "u1",
-    "torch.BoolStorage": "?",
+    "torch.FloatStorage": np.dtype("f4"),
+    "torch.HalfStorage": np.dtype("f2"),
+    "torch.BFloat16Storage": BFLOAT16,
+    "torch.DoubleStorage": np.dtype("f8"),
+    "torch.LongStorage": np.dtype("i8"),
+    "torch.IntStorage": np.dtype("i4"),
+    "torch.ShortStorage": np.dtype("i2"),
+    "torch.CharStorage": np.dtype("i1"),
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.BoolStorage": np.dtype("?"),
 }
 DICTS = {"collections.OrderedDict", "dnnlib.util.EasyDict"}
 SCALARS = {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"}
@@ -36,17 +39,8 @@ TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_pa
 BYTES = "torch.storage._load_from_bytes"
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 CONTAINERS = {f"torch.nn.modules.container.{n}" for n in ("ModuleDict", "ModuleList", "Sequential")}
-ALLOWED = {
-    *STORAGES,
-    *DICTS,
-    *SCALARS,
-    "numpy.dtype",
-    TENSOR,
-    PARAMETER,
-    BYTES,
-    PERSISTENT,
-    *CONTAINERS,
-}
+ALLOWED = {*STORAGES, *DICTS, *SCALARS, *CONTAINERS, TENSOR, PARAMETER, BYTES, PERSISTENT}
+ALLOWED.add("numpy.dtype")
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 MAX_PARTS = 20_000  # Many times any network; what holds another thing twice doubles the work.
 
@@ -64,7 +58,7 @@ class Persisted(NamedTuple):
     class_name: str
     init_args: tuple
     init_kwargs: dict[str, Any]
-    state: dict[str, np.ndarray]
+    state: dict[str, Stored]
 
 
 class ForbiddenError(Exception):
@@ -133,19 +127,19 @@ class Unpickler(pickle._Unpickler):
         return known
 
 
-def read_state(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a state dict that torch.save wrote, by name.
+def read_state(path: epath.PathLike) -> dict[str, Stored]:
+    """The tensors of a state dict that torch.save wrote, by name, as they are in the file.
 
-    Returns:
-      Arrays as in the file, but every float as float32. They share its memory: read only.
+    Those of a zip archive are views of the file; one from before torch 1.6 is read whole.
 
     Raises:
       ValueError: when the file is damaged, is something else, or names what is not allowed.
     """
     with _reading(path, "a state dict of PyTorch"):
-        content = epath.Path(path).read_bytes()
-        found = _open_zip(content) if zipfile.is_zipfile(io.BytesIO(content)) else _legacy(content)
-        return {_string(name): _tensor(value) for name, value in _mapping(found).items()}
+        with epath.Path(path).open("rb") as file:
+            zipped = zipfile.is_zipfile(file)
+            found = _open_zip(file, mapped(path)) if zipped else _legacy(mapped(path).tobytes())
+        return {_string(name): of_array(_tensor(it)) for name, it in _mapping(found).items()}
 
 
 def read_persisted(path: epath.PathLike, key: str = "ema") -> Persisted:
@@ -163,7 +157,7 @@ def read_persisted(path: epath.PathLike, key: str = "ema") -> Persisted:
         meta, fields = _persistent(found[key])
         budget = iter(range(MAX_PARTS))
         args, kwargs = (_plain(fields[name], budget) for name in ("_init_args", "_init_kwargs"))
-        state: dict[str, np.ndarray] = {}
+        state: dict[str, Stored] = {}
         _collect(found[key], "", state, budget)
         return Persisted(_string(meta["class_name"]), args, kwargs, state)
 
@@ -191,13 +185,13 @@ def _reading(path: epath.PathLike, what: str) -> Iterator[None]:
         ) from error
 
 
-def _open_zip(content: bytes) -> Any:
-    """The object in an archive of torch.save, its storages filled.
+def _open_zip(file: BinaryIO, content: np.ndarray) -> Any:
+    """The object in an archive of torch.save, its storages views of its bytes.
 
     PREFIX/data.pkl is the pickle, PREFIX/data/KEY the bytes of a storage, PREFIX/byteorder "little"
     or "big" (absent before torch 2.1: little).
     """
-    archive = zipfile.ZipFile(io.BytesIO(content))
+    archive = zipfile.ZipFile(file)
     entries = {entry.filename: entry for entry in archive.infolist()}
     # PyTorch stores without compression, so an archive cannot hold more than its own size.
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
@@ -211,8 +205,22 @@ def _open_zip(content: bytes) -> Any:
     reader = Unpickler(io.BytesIO(archive.read(pickled)))
     found = reader.load()
     for key, storage in reader.storages.items():
-        storage.state = _numbers(storage, archive.read(f"{prefix}data/{key}"), big)
+        member = _member(entries[f"{prefix}data/{key}"], content)
+        storage.state = _numbers(storage, member, big)
     return found
+
+
+def _member(entry: zipfile.ZipInfo, content: np.ndarray) -> np.ndarray:
+    """The bytes of an uncompressed member of an archive, where they are, their checksum right.
+
+    Before them is a header of 30 bytes, which end with the lengths of a name and of extra fields.
+    """
+    begin = entry.header_offset + 30
+    name, extra = content[begin - 4 : begin].view("<u2").tolist()
+    data = content[begin + name + extra :][: entry.file_size]
+    if zlib.crc32(data) != entry.CRC:
+        raise ValueError(f"the checksum of {entry.filename} is wrong")
+    return data
 
 
 def _legacy(content: bytes) -> Any:
@@ -232,23 +240,18 @@ def _legacy(content: bytes) -> Any:
         origin, size = storage.args
         if int.from_bytes(file.read(8), "big" if big else "little") != size:
             raise ValueError(f"storage {key!r} has another size than the {size} it should have")
-        width = 2 if STORAGES[origin] == "bfloat16" else np.dtype(STORAGES[origin]).itemsize
-        storage.state = _numbers(storage, file.read(size * width), big)
+        storage.state = _numbers(storage, file.read(size * STORAGES[origin].itemsize), big)
     return found
 
 
-def _numbers(storage: Record, data: bytes, big: bool) -> np.ndarray:
-    """The elements of a storage, every float as float32."""
+def _numbers(storage: Record, data: bytes | np.ndarray, big: bool) -> np.ndarray:
+    """The elements of a storage, where they are but for the order of bytes."""
     origin, size = storage.args
-    bfloat16 = STORAGES[origin] == "bfloat16"
-    dtype = np.dtype("u2" if bfloat16 else STORAGES[origin]).newbyteorder(">" if big else "<")
+    dtype = STORAGES[origin]
     if len(data) != size * dtype.itemsize:
         raise ValueError(f"a storage of {size} elements has {len(data)} bytes")
-    elements = np.frombuffer(data, dtype)
-    if bfloat16:  # The upper half of a float32.
-        return (elements.astype(np.uint32) << 16).view(np.float32)
-    target = np.float32 if dtype.kind == "f" else dtype.newbyteorder("=")
-    return elements.astype(target, copy=False)
+    words = np.frombuffer(data, f"{'>' if big else '<'}u{dtype.itemsize}")
+    return words.astype(words.dtype.newbyteorder("="), copy=False).view(dtype)
 
 
 def _tensor(record: Any) -> np.ndarray:
@@ -278,7 +281,7 @@ def _tensor(record: Any) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(rest, shape, steps, writeable=False)
 
 
-def _collect(module: Any, prefix: str, state: dict[str, np.ndarray], budget: Iterator[int]) -> None:
+def _collect(module: Any, prefix: str, state: dict[str, Stored], budget: Iterator[int]) -> None:
     """Puts the parameters and buffers of a module and those in it into `state`, by name."""
     _spend(budget)
     fields = module.state if _origin(module) in CONTAINERS else _persistent(module)[1]
@@ -286,7 +289,7 @@ def _collect(module: Any, prefix: str, state: dict[str, np.ndarray], budget: Ite
     tensors = {**_mapping(fields["_parameters"]), **_mapping(fields["_buffers"])}
     for name, value in tensors.items():
         if value is not None and name not in passing:
-            state[prefix + name] = _tensor(value)
+            state[prefix + name] = of_array(_tensor(value))
     for name, value in _mapping(fields["_modules"]).items():
         if value is not None:
             _collect(value, f"{prefix}{name}.", state, budget)

@@ -5,8 +5,9 @@ from typing import Any
 
 from etils import epath
 
+from distill_jax.storage import safetensors
 from distill_jax.storage.unpickle import read_persisted, read_state
-from distill_jax.teachers import adm, edm, google_research
+from distill_jax.teachers import adm, edm, google_research, native
 from distill_jax.teachers.base import Imported
 
 
@@ -23,9 +24,13 @@ def read_edm(path: epath.PathLike, config: Mapping[str, Any] | None = None) -> I
 
 
 def read_adm(path: epath.PathLike, config: Mapping[str, Any] | None = None) -> Imported:
-    """The network in a state dict of guided-diffusion (Dhariwal & Nichol 2021)."""
+    """The network in a state dict of guided-diffusion (Dhariwal & Nichol 2021).
+
+    The file is that of torch.save, or of safetensors with the same names.
+    """
     _check_no_config(path, config)
-    return adm.convert(read_state(path))
+    kept = epath.Path(path).suffix in (".safetensors", ".json")
+    return adm.convert(safetensors.read(path) if kept else read_state(path))
 
 
 def _check_no_config(path: epath.PathLike, config: Mapping[str, Any] | None) -> None:
@@ -37,6 +42,7 @@ TEACHERS = {
     "google_research": google_research.read,
     "edm": read_edm,
     "adm": read_adm,
+    "safetensors": native.read,
 }
 
 __all__ = ["TEACHERS", "Imported"]

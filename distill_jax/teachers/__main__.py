@@ -2,6 +2,7 @@
 
 python -m distill_jax.teachers google_research cifar_original --out=teachers/cifar
 python -m distill_jax.teachers edm edm-cifar10-32x32-cond-vp.pkl --out=teachers/edm_cifar
+python -m distill_jax.teachers safetensors dit.safetensors --config=dit.py --out=teachers/dit
 python -m distill_jax.teachers check teachers/cifar
 """
 
@@ -15,6 +16,7 @@ from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
 from distill_jax.runtime.registry import lookup
 from distill_jax.sampling.loading import load
+from distill_jax.storage import safetensors
 from distill_jax.teachers import TEACHERS, checks, writer
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write the network to.")
@@ -49,7 +51,9 @@ def convert(kind: str, source: epath.Path) -> None:
     writer.check_free(_OUT.value)
     config = None if _CONFIG.value is None else _CONFIG.value.to_dict()
     imported = read(source, config)
+    files = safetensors.shards(source) if source.suffix == ".json" else []
     origin = {"format": kind, "file": source.name, "sha256": writer.sha256(source)}
+    origin.update({file.name: writer.sha256(file) for file in files})
     data = None if config is None else config["data"]
     final = writer.write(imported, origin, data, _OUT.value)
     logging.say(f"wrote {final}; next: python -m distill_jax.teachers check {_OUT.value}")

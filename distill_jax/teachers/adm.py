@@ -8,6 +8,8 @@ is known for the released networks by their multipliers, and a keyword for other
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from distill_jax.teachers.base import Imported
 from distill_jax.teachers.leaves import Dialect, Leaf, Path, State, expected, take
 
@@ -160,7 +162,7 @@ def infer(state: State) -> Found:
         attention=tuple(
             level for level, n in enumerate(firsts) if f"input_blocks.{n}.1.qkv.weight" in state
         ),
-        num_classes=len(state["label_emb.weight"]) if "label_emb.weight" in state else 0,
+        num_classes=state["label_emb.weight"].shape[0] if "label_emb.weight" in state else 0,
     )
 
 
@@ -212,9 +214,9 @@ def _trimmed(state: State, found: Found) -> State:
     trimmed = dict(state)
     for name in ("out.2.weight", "out.2.bias"):
         if name in state:
-            trimmed[name] = state[name][: found.image_channels]
+            trimmed[name] = state[name].changed(lambda array: array[: found.image_channels])
     if "label_emb.weight" in state:
-        trimmed["label_emb.weight"] = state["label_emb.weight"].T
+        trimmed["label_emb.weight"] = state["label_emb.weight"].changed(np.transpose)
     return trimmed
 
 

@@ -1,11 +1,14 @@
 """What every reader of foreign checkpoints returns, and the network that it must fit."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from distill_jax.data import DATASETS
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.spec import DataSpec, image_data
 from distill_jax.diffusion.trained import Ddim, Guidance, Trained
 from distill_jax.models.build import abstract_params, make_network
+from distill_jax.runtime.registry import build
 from distill_jax.typing import Tree
 
 
@@ -13,7 +16,7 @@ class Imported(NamedTuple):
     """A foreign network in our terms: parameters, and what a manifest says of them.
 
     Attributes:
-      params: nested dict of float32 numpy arrays.
+      params: nested dict of Stored, each in the type of the file.
       model: {"name": an entry of NETWORKS, **options}.
       schedule: {"name": an entry of SCHEDULES, **options}.
       parameterization: an entry of PARAMETERIZATIONS.
@@ -52,3 +55,15 @@ class Imported(NamedTuple):
     def expected_params(self) -> Tree:
         """Shapes and types of the parameters that its network has."""
         return abstract_params(self.network_spec(), self.trained.inputs)
+
+
+def configured(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says of a network, as fields of Imported; label dropout is not known."""
+    dataset = build(DATASETS, "dataset", config["data"])
+    return {
+        **{name: config[name] for name in ("model", "schedule", "parameterization")},
+        "shape": dataset.shape,
+        "num_classes": dataset.num_classes,
+        "num_steps": 1024,
+        "label_dropout": 0.0,
+    }

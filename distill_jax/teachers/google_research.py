@@ -14,9 +14,8 @@ import numpy as np
 from etils import epath
 
 from distill_jax.config import PAPER_UNETS
-from distill_jax.data import DATASETS
-from distill_jax.runtime.registry import build
-from distill_jax.teachers.base import Imported
+from distill_jax.storage.weights import of_array
+from distill_jax.teachers.base import Imported, configured
 from distill_jax.typing import Tree
 
 UNET = {"name": "unet", "logsnr_input": "inv_cos", "resblock_resample": True}
@@ -67,13 +66,9 @@ def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
     steps = np.asarray(state.get("num_sample_steps") or 0)
     if steps.ndim or not np.issubdtype(steps.dtype, np.integer) or steps < 0:
         raise ValueError(f"{path} has num_sample_steps {steps}; expected a whole number from 0")
-    spec = published(path, params) if config is None else _configured(config)
-    imported = Imported(
-        params,
-        **{**spec, "num_steps": int(steps) or spec["num_steps"]},
-        label_dropout=0.0,
-        continuous=not steps,
-    )
+    spec = published(path, params) if config is None else configured(config)
+    options = {"label_dropout": 0.0, **spec, "num_steps": int(steps) or spec["num_steps"]}
+    imported = Imported(params, **options, continuous=not steps)
     return imported._replace(params=_reshaped(params, imported.expected_params()))
 
 
@@ -91,19 +86,8 @@ def published(path: epath.PathLike, params: Tree) -> Mapping[str, Any]:
     )
 
 
-def _configured(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a config says of a network."""
-    dataset = build(DATASETS, "dataset", config["data"])
-    return {
-        **{name: config[name] for name in ("model", "schedule", "parameterization")},
-        "shape": dataset.shape,
-        "num_classes": dataset.num_classes,
-        "num_steps": 1024,
-    }
-
-
 def _reshaped(params: Tree, like: Tree) -> Tree:
-    """The leaves as float32 in the shapes of `like`, where that has one of as many elements.
+    """The leaves as Stored in the shapes of `like`, where that has one of as many elements.
 
     Old versions of Flax kept some of them in other shapes, with the elements in the same order.
     """
@@ -112,8 +96,8 @@ def _reshaped(params: Tree, like: Tree) -> Tree:
         return {str(name): _reshaped(leaf, inside.get(name)) for name, leaf in params.items()}
     if not isinstance(params, (np.ndarray, np.generic, int, float)):
         raise ValueError(f"the checkpoint has {params!r:.50} among its parameters; expected arrays")
-    leaf = np.asarray(params, np.float32)
-    return leaf.reshape(like.shape) if getattr(like, "size", None) == leaf.size else leaf
+    leaf = np.asarray(params)
+    return of_array(leaf.reshape(like.shape) if getattr(like, "size", None) == leaf.size else leaf)
 
 
 def _restore(path: epath.PathLike) -> dict[str, Any]:

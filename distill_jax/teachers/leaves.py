@@ -1,4 +1,4 @@
-"""From torch's names and layouts to the parameters of models/residual_unet.py, one leaf at a time.
+"""From torch's names and layouts to our parameters, one leaf at a time.
 
 Our own abstract parameters say what must be there; a Dialect says what the other code calls it.
 """
@@ -11,10 +11,11 @@ import numpy as np
 
 from distill_jax.diffusion.spec import image_data
 from distill_jax.models.build import abstract_params, make_network
+from distill_jax.storage.weights import Stored
 from distill_jax.typing import Tree
 
 Path = tuple[str, ...]
-State = Mapping[str, np.ndarray]
+State = Mapping[str, Stored]
 # The leaves of our layers in torch's words.
 SUFFIXES = {"kernel": "weight", "scale": "weight", "bias": "bias", "frequencies": "freqs"}
 
@@ -63,7 +64,7 @@ def expected(
 
 
 def take(state: State, leaves: Iterator[tuple[Path, Leaf]]) -> Tree:
-    """Our parameters in float32 from the arrays of `state`, every one of which is used.
+    """Our parameters from the arrays of `state`, every one of which is used; none is read yet.
 
     Raises:
       ValueError: naming the first array that is missing, has another shape or is too much.
@@ -81,7 +82,7 @@ def take(state: State, leaves: Iterator[tuple[Path, Leaf]]) -> Tree:
         tree = params
         for key in path[:-1]:
             tree = tree.setdefault(key, {})
-        tree[path[-1]] = np.ascontiguousarray(leaf.ours(found), np.float32)
+        tree[path[-1]] = found.changed(leaf.ours)
     if rest:
         name, array = next(iter(rest.items()))
         raise ValueError(

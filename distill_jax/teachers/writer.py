@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 
 from distill_jax.runtime.files import absolute
-from distill_jax.runtime.trees import by_name
+from distill_jax.runtime.trees import by_name, name_of
 from distill_jax.sampling.loading import find_final
 from distill_jax.sampling.manifest import Lineage, Manifest
 from distill_jax.storage import checkpoint
+from distill_jax.storage.weights import FLOATS
 from distill_jax.teachers.base import Imported
 from distill_jax.typing import Tree
 
@@ -33,12 +33,13 @@ def check_free(out: epath.PathLike) -> None:
     raise ValueError(f"--out={out} holds a network already: {final}; choose another directory")
 
 
-def check_params(params: Tree, like: Tree) -> None:
-    """Compares parameters with those that a network expects.
+def checked(params: Tree, like: Tree) -> Tree:
+    """The parameters, compared with those that a network expects; none is read yet.
+
+    Reading one then raises LeafError where it is not finite.
 
     Raises:
-      ValueError: naming the first that is missing, left over, of another shape or type, or not
-        finite.
+      ValueError: naming the first that is missing, left over, or of another shape or type.
     """
     have, want = by_name(params), by_name(like)
     for what, names in (
@@ -51,14 +52,12 @@ def check_params(params: Tree, like: Tree) -> None:
                 f"{min(names)}; it belongs to another network than it is read as"
             )
     for name, leaf in have.items():
-        expected = want[name]
-        if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
+        if leaf.shape != want[name].shape or leaf.dtype not in FLOATS:
             raise ValueError(
                 f"{name} is {leaf.dtype} of shape {leaf.shape}; the network expects "
-                f"{expected.dtype} of shape {expected.shape}"
+                f"{' or '.join(map(str, FLOATS))} of shape {want[name].shape}"
             )
-        if not np.isfinite(leaf).all():
-            raise ValueError(f"{name} has values that are not finite; the checkpoint is damaged")
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.checked(name_of(path)), params)
 
 
 def write(
@@ -68,6 +67,8 @@ def write(
     out: epath.PathLike,
 ) -> epath.Path:
     """Writes OUT/final/ in one step: a kill leaves nothing there, or all of it.
+
+    The parameters are read, checked and written one by one.
 
     Args:
       imported: is checked against its network first.
@@ -79,18 +80,18 @@ def write(
       The final/ directory.
 
     Raises:
-      ValueError: when the parameters do not fit, or `out` holds a network.
+      ValueError: when the parameters do not fit or are not finite, or `out` holds a network.
     """
     out = absolute(out)
     check_free(out)
-    check_params(imported.params, imported.expected_params())
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(imported.params))
-    checkpoint.check_room(out, size)
-    partial = out.parent / f".{out.name}.partial"
+    params = checked(imported.params, imported.expected_params())
+    checkpoint.check_room(out, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
+    # Where no folder must be made that a failure would leave.
+    parent = next((path for path in out.parents if path.exists()), out.parent)
+    partial = parent / f".{out.name}.partial"
     try:
         if partial.exists():
             partial.rmtree()
-        params = jax.tree.map(np.ascontiguousarray, imported.params)
         checkpoint.save_final(partial, params, _manifest(imported, source, data).to_json())
         out.mkdir(parents=True, exist_ok=True)
         partial.rename(out / "final")

@@ -6,8 +6,11 @@ filled by `fill` from their names and shapes.
 
 import hashlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+
+from distill_jax.storage.weights import of_array
 
 
 def fill(name, shape):
@@ -28,7 +31,12 @@ def fill(name, shape):
 
 
 def filled_state(listing):
-    return {name: fill(name, shape) for name, shape in listing.items()}
+    return {name: of_array(fill(name, shape)) for name, shape in listing.items()}
+
+
+def arrays(params):
+    """What a tree of Stored reads."""
+    return jax.tree.map(lambda leaf: leaf.read(()), params)
 
 
 def digest(listing):

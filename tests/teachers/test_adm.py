@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from distill_jax.models.build import make_network
+from distill_jax.storage.weights import of_array
 from distill_jax.teachers import adm
-from tests.teachers.foreign import digest, filled_state, image, size
+from tests.teachers.foreign import arrays, digest, filled_state, image, size
 
 TINY = adm.Found(3, 64, (1, 2), 1, (1,), 10)
 UNCONDITIONAL = TINY._replace(num_classes=0)
@@ -45,7 +46,7 @@ def rows(found, split_first, heads=None):
 
     with jax.default_matmul_precision("highest"):
         levels = network_spec.schedule.alpha(t), network_spec.schedule.sigma(t)
-        parts = (z, *run(teacher.params), *levels)
+        parts = (z, *run(arrays(teacher.params)), *levels)
         return [np.asarray(part, np.float64) for part in parts]
 
 
@@ -114,7 +115,8 @@ def test_names_and_shapes_are_those_of_the_released_code_and_say_what_the_networ
     names = listing(found, rest)
     assert digest(names) == golden
     assert size(names) == parameters
-    state = {name: np.broadcast_to(np.float32(0), shape) for name, shape in names.items()}
+    zero = np.float32(0)
+    state = {name: of_array(np.broadcast_to(zero, shape)) for name, shape in names.items()}
     assert adm.infer(state) == found
 
 
@@ -124,6 +126,10 @@ def test_an_import_says_what_the_network_is():
     assert teacher.parameterization == "eps"
     assert (teacher.shape, teacher.num_classes, teacher.label_dropout) == ((8, 8, 3), 10, 0.0)
     assert teacher.params["unet"]["output"]["kernel"].shape == (3, 3, 64, 3)
+
+
+def zeros(*shape):
+    return of_array(np.zeros(shape, np.float32))
 
 
 def renamed(state, old, new):
@@ -139,15 +145,15 @@ def renamed(state, old, new):
             "only networks with resblock_updown",
         ),
         (
-            lambda state: {**state, "input_blocks.1.0.emb_layers.1.weight": np.zeros((64, 256))},
+            lambda state: {**state, "input_blocks.1.0.emb_layers.1.weight": zeros(64, 256)},
             "only networks with use_scale_shift_norm",
         ),
         (
-            lambda state: {**state, "input_blocks.0.0.weight": np.zeros((64, 6, 3, 3))},
+            lambda state: {**state, "input_blocks.0.0.weight": zeros(64, 6, 3, 3)},
             "the network takes 6 channels and puts out 6",
         ),
         (lambda state: renamed(state, "time_embed.0.b", "x"), "time_embed.0.bias is missing"),
-        (lambda state: {**state, "x": np.zeros(2)}, r"x of shape \(2,\) is not part"),
+        (lambda state: {**state, "x": zeros(2)}, r"x of shape \(2,\) is not part"),
     ],
     ids=["classifier", "convolutions", "shift", "upsampler", "missing", "extra"],
 )

@@ -9,8 +9,9 @@ import pytest
 
 from distill_jax.diffusion.schedule import add_noise
 from distill_jax.models.build import make_network
+from distill_jax.storage.weights import of_array
 from distill_jax.teachers import edm
-from tests.teachers.foreign import assert_golden, digest, fill, filled_state, image, size
+from tests.teachers.foreign import arrays, assert_golden, digest, fill, filled_state, image, size
 
 SONG = {
     "model_type": "SongUNet",
@@ -67,11 +68,15 @@ def listing(kwargs):
     return {leaf.name: leaf.shape for _, leaf in edm.leaves(kwargs)}
 
 
+def zeros(*shape):
+    return of_array(np.zeros(shape, np.float32))
+
+
 def state_of(kwargs):
     """Its arrays, and those in its file that sampling does not need."""
-    unused = {"model.enc.4x4_down.conv0.resample_filter": np.full((1, 1, 2, 2), 0.25, np.float32)}
+    unused = {"model.enc.4x4_down.conv0.resample_filter": zeros(1, 1, 2, 2)}
     if kwargs.get("augment_dim"):
-        unused["model.map_augment.weight"] = np.zeros((16, 9), np.float32)
+        unused["model.map_augment.weight"] = zeros(16, 9)
     return {**filled_state(listing(kwargs)), **unused}
 
 
@@ -101,7 +106,7 @@ def rows(name):
         ).x
 
     with jax.default_matmul_precision("highest"):
-        return np.asarray(z), *(np.asarray(part) for part in run(teacher.params))
+        return np.asarray(z), *(np.asarray(part) for part in run(arrays(teacher.params)))
 
 
 @pytest.mark.parametrize(
@@ -214,14 +219,16 @@ def test_an_import_says_what_the_network_is():
     assert edm.convert("EDMPrecond", DDPMPP, state_of(DDPMPP)).model["attention"] == (4,)
 
 
-def test_half_precision_becomes_single():
-    state = {name: array.astype(np.float16) for name, array in state_of(DDPMPP).items()}
-    params = edm.convert("EDMPrecond", DDPMPP, state).params
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+@pytest.mark.parametrize(
+    ("there", "here"), [("float16", "float16"), ("bfloat16", "bfloat16"), ("float64", "float32")]
+)
+def test_a_precision_stays_but_for_double_which_becomes_single(there, here):
     name = "model.map_layer0.bias"
-    np.testing.assert_array_equal(
-        params["t_embed_0"]["bias"], fill(name, (64,)).astype(np.float16).astype(np.float32)
-    )
+    bias = fill(name, (64,)).astype(jnp.dtype(there))
+    state = {**state_of(DDPMPP), name: of_array(bias)}
+    found = edm.convert("EDMPrecond", DDPMPP, state).params["t_embed_0"]["bias"]
+    assert found.dtype == here
+    np.testing.assert_array_equal(found.read(()), bias.astype(jnp.dtype(here)), strict=True)
 
 
 def test_noise_levels_stay_within_those_that_the_network_is_for():
@@ -239,11 +246,11 @@ def without(name):
     [
         (without("model.map_layer1.bias"), r"model.map_layer1.bias is missing; .* shape \(64,\)"),
         (
-            lambda state: {**state, "model.map_layer1.bias": np.zeros(3)},
+            lambda state: {**state, "model.map_layer1.bias": zeros(3)},
             r"model.map_layer1.bias has the shape \(3,\); expected an array of shape \(64,\)",
         ),
         (
-            lambda state: {**state, "model.extra.weight": np.zeros((2, 3))},
+            lambda state: {**state, "model.extra.weight": zeros(2, 3)},
             r"model.extra.weight of shape \(2, 3\) is not part of the network",
         ),
     ],

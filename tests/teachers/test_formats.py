@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from distill_jax.sampling.loading import load
+from distill_jax.storage.weights import of_array
 from distill_jax.teachers import TEACHERS, edm, writer
+from tests.teachers.foreign import arrays
 from tests.teachers.pickles import FLOAT, Stored, archive, dump, network, tensor
 
 OPTIONS = {
@@ -35,8 +37,9 @@ def test_a_pickle_of_edm_becomes_a_student(tmp_path):
     imported = TEACHERS["edm"](pickled(tmp_path), None)
     source = {"format": "edm", "file": "edm.pkl", "sha256": "0"}
     student = load(writer.write(imported, source, {"name": "none"}, tmp_path / "out"))
-    expected = edm.convert("EDMPrecond", OPTIONS, STATE)
-    jax.tree.map(np.testing.assert_array_equal, student.params, expected.params)
+    stored = {name: of_array(array) for name, array in STATE.items()}
+    expected = edm.convert("EDMPrecond", OPTIONS, stored)
+    jax.tree.map(np.testing.assert_array_equal, student.params, arrays(expected.params))
     assert student.network_spec is expected.network_spec()
     assert (student.shape, student.num_classes) == ((8, 8, 3), 3)
 

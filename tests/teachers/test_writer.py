@@ -61,6 +61,44 @@ def test_an_imported_student_keeps_its_number_of_steps(tmp_path):
         plan.make(chain(halving), tmp_path / "run")
 
 
+@pytest.mark.parametrize("frozen_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("init", "lora"), [("", 0), ("other", 0), ("", 1)])
+def test_a_teacher_in_half_precision_stays_so_and_its_student_is_trained_in_single(
+    init, lora, frozen_dtype, tmp_path, monkeypatch
+):
+    half = jax.tree.map(lambda leaf: leaf.astype(np.float16), params_of(CONFIG))
+    for name in ("out", "other"):
+        write(read(save(tmp_path / "state", half), CONFIG.to_dict()), tmp_path / name)
+    options = {"teacher": str(tmp_path / "out"), "init": init and str(tmp_path / init)}
+    options["lora"] = lora
+    config = chain(stage("half", "progressive", num_steps=2, **options, **RATES))
+    config.frozen_dtype = frozen_dtype
+    planned, used = plan.make(config, tmp_path / "run"), []
+    iteration = pipeline._iteration
+    monkeypatch.setattr(
+        pipeline, "_iteration", lambda *given: used.append(given[2]) or iteration(*given)
+    )
+    assert pipeline.run(planned, stop=lambda: False)
+    (frozen,) = used
+    kept = {"float32": "float16"}.get(frozen_dtype, frozen_dtype)
+    assert frozen["teacher"]["input"]["kernel"].dtype == kept
+    assert frozen["teacher"]["input"]["bias"].dtype == np.float16
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), frozen["teacher"])
+    like = planned.stages[0].shapes["teacher"]
+    assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), like)
+    params = load(tmp_path / "run", parts=[tmp_path / "out"]).params
+    trained = params.adapters if lora else params
+    assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {np.dtype("float32")}
+
+
+def test_a_teacher_whose_weights_are_gone_ends_the_plan_in_one_message(tmp_path):
+    final = write(imported(tmp_path), tmp_path / "out")
+    (final / "params").rmtree()
+    config = chain(stage("half", "progressive", teacher=str(final), num_steps=2, **RATES))
+    with pytest.raises(ValueError, match=r"stage s00_half: .*params cannot be read; move"):
+        plan.make(config, tmp_path / "run")
+
+
 def test_a_directory_with_a_network_is_left_alone(teacher, tmp_path):
     before = (teacher / "final" / "manifest.json").read_bytes()
     with pytest.raises(ValueError, match="holds a network already"):

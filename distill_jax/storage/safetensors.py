@@ -1,0 +1,161 @@
+"""Files of safetensors: a header of JSON, and arrays. They hold no code, and are read as data.
+
+    8 bytes: the header's length; the header: {name: {"dtype", "shape", "data_offsets"}}; arrays
+
+https://github.com/huggingface/safetensors, "Format". A large network is several files and an index,
+NAME.safetensors.index.json, that says which array is in which.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from distill_jax.storage.weights import BFLOAT16, Stored, mapped, of_array
+
+DTYPES = {
+    **{f"F{8 * width}": np.dtype(f"<f{width}") for width in (2, 4, 8)},
+    **{f"I{8 * width}": np.dtype(f"<i{width}") for width in (1, 2, 4, 8)},
+    **{f"U{8 * width}": np.dtype(f"<u{width}") for width in (1, 2, 4, 8)},
+    "BF16": BFLOAT16,
+    "BOOL": np.dtype(bool),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MAX_HEADER = 100_000_000  # Bytes, as in the format's own library.
+MAX_AXES, MAX_ELEMENTS = 32, 2**60  # Beyond any file; what numpy can count.
+
+
+def shards(path: epath.PathLike) -> list[epath.Path]:
+    """The files that hold the arrays of a file or an index.
+
+    Raises:
+      ValueError: when the index is damaged or names a file outside its own folder.
+    """
+    path = epath.Path(path)
+    if path.suffix != ".json":
+        return [path]
+    return [path.parent / name for name in sorted(set(_weight_map(path).values()))]
+
+
+def read(path: epath.PathLike) -> dict[str, Stored]:
+    """The arrays of a file, or of all files of an index, by name. Nothing but headers is read yet.
+
+    Raises:
+      ValueError: when a file is cut, damaged or something else.
+    """
+    found: dict[str, Stored] = {}
+    for file in shards(path):
+        if not file.exists():
+            raise ValueError(f"{file} does not exist; {path} names it")
+        there = _read_file(file)
+        for name in there.keys() & found.keys():
+            raise ValueError(f"{file} has {name}, which another file of {path} has too")
+        found.update(there)
+    if epath.Path(path).suffix == ".json":
+        named = _weight_map(epath.Path(path)).keys()
+        for name in sorted(named ^ found.keys()):
+            lacks = "is not in its files" if name in named else "is in its files and not in it"
+            raise ValueError(f"{path}: {name} {lacks}; download index and files together again")
+    return found
+
+
+def write(path: epath.PathLike, leaves: Mapping[str, Stored]) -> None:
+    """Writes a file leaf by leaf, beside and then renamed; host memory is that of one leaf."""
+    path = epath.Path(path)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, leaf in sorted(leaves.items()):
+        begin, end = end, end + leaf.nbytes
+        described = {"dtype": NAMES[leaf.dtype], "shape": leaf.shape, "data_offsets": (begin, end)}
+        header[name] = described
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    partial = path.parent / f"{path.name}.partial"
+    with partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, leaf in sorted(leaves.items()):
+            file.write(np.ascontiguousarray(leaf.read(())).reshape(-1).view(np.uint8))
+    partial.replace(path)
+
+
+def _weight_map(path: epath.Path) -> dict[str, str]:
+    """Array names to the names of files beside the index."""
+    try:
+        content = json.loads(path.read_text(), object_pairs_hook=_unique)["weight_map"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _damaged(path, f"it is no index with a weight_map ({error!r:.100})") from error
+    if not isinstance(content, dict):
+        raise _damaged(path, "its weight_map is no object")
+    for name in content.values():
+        if not isinstance(name, str) or not _is_plain(name):
+            raise ValueError(
+                f"{path} is refused: it names the file {name!r}; expected files *.safetensors "
+                "in the folder of the index"
+            )
+    return content
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name stays in its folder, and is that of a file of arrays."""
+    return pathlib.PureWindowsPath(name).name == name and name.endswith(".safetensors")
+
+
+def _read_file(path: epath.Path) -> dict[str, Stored]:
+    """The arrays of one file, which fill it from the header's end to its own without a gap."""
+    memory = mapped(path)
+    size = int.from_bytes(memory[:8].tobytes(), "little")
+    if len(memory) < 8 or size > min(MAX_HEADER, len(memory) - 8):
+        raise _damaged(path, f"its header of {size:,} bytes exceeds the file or {MAX_HEADER:,}")
+    try:
+        header = json.loads(memory[8 : 8 + size].tobytes().decode(), object_pairs_hook=_unique)
+        header.pop("__metadata__", None)
+        leaves = [(name, *_described(**entry)) for name, entry in header.items()]
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise _damaged(path, f"its header describes no arrays ({error!s:.200})") from error
+    data, end, found = memory[8 + size :], 0, {}
+    for name, dtype, shape, begin, stop in sorted(leaves, key=lambda leaf: leaf[3:]):
+        if begin != end or stop - begin != math.prod(shape) * dtype.itemsize or stop > len(data):
+            raise _damaged(
+                path,
+                f"{name}, {dtype} of shape {shape}, lies at bytes {begin:,} to {stop:,} of "
+                f"{len(data):,}, and what is before it ends at {end:,}",
+            )
+        found[name] = of_array(data[begin:stop].view(dtype).reshape(shape))
+        end = stop
+    if end != len(data):
+        raise _damaged(path, f"its arrays end at byte {end:,} of {len(data):,}")
+    return found
+
+
+def _described(
+    dtype: Any, shape: Any, data_offsets: Any
+) -> tuple[np.dtype, tuple[int, ...], int, int]:
+    """An entry of the header, its kinds checked."""
+    begin, stop = data_offsets
+    for number in (*shape, begin, stop):
+        if type(number) is not int or number < 0:
+            raise ValueError(f"{number!r} is no size")
+    if len(shape) > MAX_AXES or math.prod(side or 1 for side in shape) > MAX_ELEMENTS:
+        raise ValueError("a shape is beyond any file")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    return DTYPES[dtype], tuple(shape), begin, stop
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys all differ."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _damaged(path: epath.Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} is cut short, damaged, or no file of safetensors: {reason}. Nothing in it was "
+        "executed. Compare its size and checksum with those of the original"
+    )
