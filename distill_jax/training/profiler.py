@@ -1,10 +1,9 @@
 """Traces of chosen iterations, for xprof: what ran on devices and hosts, and how long it took."""
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -15,14 +14,13 @@ from distill_jax.training.loop import Cadence
 Iterate = Callable[[Any, Any], tuple]
 
 
-@dataclasses.dataclass(frozen=True)
-class Profile:
+class Profile(NamedTuple):
     """Which iterations are traced.
 
     Attributes:
       stage: its name, "" for the first that runs.
-      first: iterations of it that are done before.
-      last: iterations of it that are done then.
+      first: iterations of the stage that are done before the trace.
+      last: iterations of the stage that are done after the trace.
     """
 
     stage: str
@@ -41,7 +39,7 @@ class Profile:
         return cls(match[1] or "", int(match[2]), int(match[3]))
 
     def of(self, stages: Mapping[str, int], finished: Collection[str] = ()) -> "Profile | None":
-        """The same with the name of its stage; None where that is finished.
+        """The same profile with the name of its stage; None where the stage is finished.
 
         Args:
           stages: iterations by name, in the order they run.
@@ -51,23 +49,20 @@ class Profile:
           ValueError: when the stage is none of them, or has not so many iterations.
         """
         stage = self.stage or next((name for name in stages if name not in finished), "")
-        if stage in finished or not stage:
-            logging.say(f"--profile: {stage or 'every stage'} is finished, so nothing is traced")
-            return None
-        if stage not in stages:
+        if stage and stage not in stages:
             raise ValueError(
                 f"--profile is for stage {stage!r}; expected one of {', '.join(stages)}"
             )
-        if self.last > stages[stage]:
-            if finished and not self.stage:
-                logging.say(
-                    f"--profile: {stage} has {stages[stage]} iterations, so nothing is traced"
-                )
-                return None
-            raise ValueError(
-                f"--profile is {self.first}:{self.last}, but {stage} has {stages[stage]} iterations"
-            )
-        return dataclasses.replace(self, stage=stage)
+        if stage in finished or not stage:
+            reason = f"{stage or 'every stage'} is finished"
+        elif self.last > stages[stage]:
+            reason = f"{stage} has {stages[stage]} iterations"
+            if self.stage or not finished:
+                raise ValueError(f"--profile is {self.first}:{self.last}, but {reason}")
+        else:
+            return self._replace(stage=stage)
+        logging.say(f"--profile: {reason}, so nothing is traced")
+        return None
 
 
 @contextlib.contextmanager
@@ -87,53 +82,31 @@ def tracing(
       done: iterations before the first of them.
       directory: where traces are written.
     """
-    if profile is None:
+    if profile is None or done >= profile.last:
+        if profile is not None:
+            logging.say(f"{profile.stage}: iteration {profile.last} is done, so nothing is traced")
         yield iterate
         return
-    calls = _Traced(profile, iterate, cadence.ends(done), done, directory)
-    if done >= profile.last:
-        logging.say(f"{profile.stage}: iteration {profile.last} is done, so nothing is traced")
-    try:
-        yield calls
-    finally:
-        calls.end()
+    options, ends = jax.profiler.ProfileOptions(), cadence.ends(done)
+    options.session_id = f"{profile.stage}_{profile.first}_{profile.last}"
+    if jax.process_count() > 1:  # Two on one machine would write the same file.
+        options.session_id += f"_process_{jax.process_index()}"
+    first = max(profile.first, done)
+    trace = contextlib.ExitStack()
 
-
-class _Traced:
-    def __init__(
-        self,
-        profile: Profile,
-        iterate: Iterate,
-        ends: Iterator[int],
-        done: int,
-        directory: epath.Path,
-    ):
-        self._profile, self._iterate, self._directory = profile, iterate, directory
-        self._ends, self._done, self._next, self._on = ends, done, done, False
-
-    def __call__(self, state: Any, batches: Any) -> tuple:
-        """One call of `iterate`."""
-        self._done, self._next = self._next, next(self._ends)
-        if not self._on and self._done < self._profile.last and self._next > self._profile.first:
+    def traced(state: Any, batches: Any) -> tuple:
+        nonlocal done
+        before, done = done, next(ends)
+        if before <= first < done:
             jax.block_until_ready(state)
-            self._begin()
-        state, metrics = self._iterate(state, batches)
-        if self._next >= self._profile.last:
+            message = f"wrote a trace; pip install xprof, then xprof --logdir={directory}"
+            trace.callback(logging.say, message)
+            trace.enter_context(jax.profiler.trace(str(directory), profiler_options=options))
+        state, metrics = iterate(state, batches)
+        if done >= profile.last:
             jax.block_until_ready(state)
-            self.end()
+            trace.close()
         return state, metrics
 
-    def _begin(self) -> None:
-        profile, options = self._profile, jax.profiler.ProfileOptions()
-        options.session_id = f"{profile.stage}_{profile.first}_{profile.last}"
-        if jax.process_count() > 1:  # Two on one machine would write the same file.
-            options.session_id += f"_process_{jax.process_index()}"
-        jax.profiler.start_trace(str(self._directory), profiler_options=options)
-        self._on = True
-
-    def end(self) -> None:
-        """Writes the trace, if there is one."""
-        if self._on:
-            self._on = False
-            jax.profiler.stop_trace()
-            logging.say(f"wrote a trace; pip install xprof, then xprof --logdir={self._directory}")
+    with trace:
+        yield traced
