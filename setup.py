@@ -19,11 +19,11 @@ BASE = [
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30",
     "pillow>=10.3",
-    "rich>=13.7",
     "scikit-learn>=1.5",
     "tensorboardX>=2.6.2.2",
     "tensorflow-datasets>=4.9.7",
     "threadpoolctl>=3.1",
+    "tqdm>=4.66",
 ]
 
 NOTEBOOK = ["ipykernel>=6.29", "ipywidgets>=8.1", "nbclient>=0.10", "nbformat>=5.10"]

@@ -1,31 +1,27 @@
-"""What a person sees: lines and bars on the terminal, scalars in files, pictures of samples."""
+"""Lines and progress bars on the terminal, scalars and tables in files."""
 
 import contextlib
-import html
-import importlib
 import json
+import sys
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import rich.console
-import rich.progress
 from etils import epath
 from tensorboardX import SummaryWriter
+from tqdm import tqdm
 
 from distill_jax.runtime import distributed
 from distill_jax.runtime.files import append, read_lines, replace
 
-console = rich.console.Console(highlight=False, soft_wrap=True)
-
 
 def say(text: str) -> None:
-    """One line for the person at the terminal, from process 0 alone."""
+    """One line for the person at the terminal, from process 0 only; bars stay below it."""
     if distributed.first():
-        console.print(text, markup=False)
+        tqdm.write(text)
+        sys.stdout.flush()  # A log file is read while the run goes on.
 
 
 def counted(num: int, noun: str) -> str:
@@ -37,44 +33,27 @@ class Progress:
     """A bar on a terminal or in a notebook, a line every ten seconds elsewhere."""
 
     def __init__(self, title: str, total: int, start: int = 0):
-        self._title, self._total, self._start = title, total, start
+        live = sys.stdout.isatty() or "ipykernel" in sys.modules
+        hidden = not (live and distributed.first())
+        self._bar = tqdm(
+            desc=title, total=total, initial=start, disable=hidden, file=sys.stdout, leave=False
+        )
+        self._title, self._total, self._start, self._done = title, total, start, start
         self._began = self._spoke = time.monotonic()
-        self._bar = self._cell = None
-        if distributed.first() and console.is_jupyter:
-            self._cell = uuid.uuid4().hex
-            self._draw(start, "starting", update=False)
-        elif distributed.first() and console.is_terminal:
-            columns = (*rich.progress.Progress.get_default_columns(), "{task.fields[note]}")
-            self._bar = rich.progress.Progress(*columns, console=console)
-            self._task = self._bar.add_task(title, total=total, completed=start, note="")
-            self._bar.start()
 
     def update(self, done: int, note: str) -> None:
-        """Shows that `done` of the total are done."""
-        now = time.monotonic()
-        left = (now - self._began) / max(1, done - self._start) * (self._total - done)
-        if self._bar:
-            self._bar.update(self._task, completed=done, note=note)
-        elif now - self._spoke > (0.3 if self._cell else 10) or done == self._total:
-            self._spoke, text = now, f"{note}, {left:.0f} s left"
-            if self._cell:
-                self._draw(done, text)
-            else:
-                say(f"{self._title}: {done}/{self._total}, {text}")
-
-    def _draw(self, done: int, note: str, update: bool = True) -> None:
-        """The bar of a notebook: HTML replaced in place, which every frontend shows."""
-        display = importlib.import_module("IPython.display").display
-        text = f"{self._title}: {done}/{self._total}, {note}"
-        bar = f'<progress value="{done}" max="{self._total}"></progress> {html.escape(text)}'
-        display(
-            {"text/html": bar, "text/plain": text}, raw=True, display_id=self._cell, update=update
-        )
+        """Shows that `done` of the total are done, and a note such as the loss."""
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._done)
+        self._done, now = done, time.monotonic()
+        if done == self._total or (self._bar.disable and now - self._spoke > 10):
+            left = (now - self._began) / max(1, done - self._start) * (self._total - done)
+            say(f"{self._title}: {done}/{self._total}, {note}, {left:.0f} s left")
+            self._spoke = now
 
     def close(self) -> None:
         """Gives the terminal back."""
-        if self._bar:
-            self._bar.stop()
+        self._bar.close()
 
 
 class StageLog:
