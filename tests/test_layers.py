@@ -20,7 +20,7 @@ LINES = [
     {"typing"},
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-SHARED = ("base", "checks", "matching", "scales")  # What a file in methods/ may import from there.
+SHARED = ("base", "checks", "matching")  # What a file in methods/ may import from there.
 FORBIDDEN = {"tensorflow", "torch", "tensorflow_probability"}
 
 

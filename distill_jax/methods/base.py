@@ -13,6 +13,7 @@ from distill_jax.diffusion.prediction import mean_squared
 from distill_jax.diffusion.schedule import Schedule
 from distill_jax.diffusion.trained import Guidance, Sampler, Trained
 from distill_jax.diffusion.weighting import WEIGHTINGS
+from distill_jax.runtime.options import check_options
 from distill_jax.typing import Batch, Image, Time
 
 Metrics = dict[str, jax.Array]
@@ -93,9 +94,9 @@ class Method(abc.ABC):
     def sampler(self, schedule: Schedule) -> Sampler:
         """What samples the finished network, whose times are those of the schedule."""
 
-    @abc.abstractmethod
     def check(self, teacher: Trained | None) -> None:
-        """Raises ValueError when the method's numbers, or its teacher's, make no sense."""
+        """Raises ValueError when an option breaks its rule, or the teacher does not fit."""
+        check_options(self)
 
     @property
     def guides(self) -> bool:

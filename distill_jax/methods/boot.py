@@ -16,13 +16,14 @@ from distill_jax.diffusion.schedule import Schedule, add_noise, expand
 from distill_jax.diffusion.trained import Signal, Trained
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, traced
 from distill_jax.methods.checks import (
-    check_choice,
+    POSITIVE,
+    PROBABILITY,
+    W_RANGE,
     check_has_null,
-    check_number,
     check_teacher_steps,
-    check_w_range,
     check_x,
 )
+from distill_jax.runtime.options import Rule, check, choice, number, option, optional, whole
 from distill_jax.typing import Batch, Cond, Image, Time
 
 
@@ -50,18 +51,18 @@ class Boot(Method):
         then neighbours on that grid from 1 to 0. 0 for one trained at all times.
     """
 
-    num_steps: Any = 1
-    w_range: tuple | None = None
-    w: float = 0.0
+    num_steps: Any = option(Rule(lambda n: n == 1, "1: BOOT's student makes one call"), 1)
+    w_range: tuple | None = option(optional(W_RANGE), None)
+    w: float = option(POSITIVE, 0.0)
     absorbed: bool = False
     delta: float = 0.04
     t_min: float = 0.01
-    t_max: float = 0.98
-    solver: str = "heun"
-    step_weight: str = "constant"
-    boundary_weight: float = 1.0
+    t_max: float = option(PROBABILITY, 0.98)
+    solver: str = option(choice(("euler", "heun")), "heun")
+    step_weight: str = option(choice(("constant", "inverse")), "constant")
+    boundary_weight: float = option(POSITIVE, 1.0)
     clip_target: bool = False
-    teacher_steps: int = 0
+    teacher_steps: int = option(whole(0), 0)
 
     data_free = True
 
@@ -120,25 +121,19 @@ class Boot(Method):
         return Signal(*self._ends)
 
     def check(self, teacher: Trained | None) -> None:
-        check_number("num_steps", self.num_steps, 1, 1)
-        check_number("t_max", self.t_max, 0, 1)
-        check_number("t_min", self.t_min, 0, self.t_max)
+        super().check(teacher)
+        check("t_min", self.t_min, number(0, self.t_max))
         if not 0 < self.delta <= self.t_max - self.t_min:
             room = f"(0, {self.t_max - self.t_min:g}], inside t_min to t_max"
             raise ValueError(f"delta is {self.delta}; expected a step in {room}, such as 0.04")
-        check_choice("solver", self.solver, ("euler", "heun"))
-        check_choice("step_weight", self.step_weight, ("constant", "inverse"))
-        check_number("boundary_weight", self.boundary_weight, 0, float("inf"))
         self._check_guidance(teacher)
         check_teacher_steps(teacher, self.teacher_steps, self.solver)
         check_x(self, teacher)
 
     def _check_guidance(self, teacher: Trained) -> None:
-        check_number("w", self.w, 0, float("inf"))
         if self.w and self.w_range:
             raise ValueError(f"w is {self.w} and w_range {self.w_range}; expected one of them")
         theirs, (low, high) = teacher.guidance.w_range, self.w_range or (self.w, self.w)
-        check_w_range((low, high))
         if self.absorbed != (theirs is not None):
             takes = "w" if theirs else "no w"
             raise ValueError(f"absorbed is {self.absorbed}, and the teacher takes {takes}")

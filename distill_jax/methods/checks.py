@@ -1,38 +1,55 @@
-"""What the numbers of methods must satisfy, each with one message."""
+"""Rules for the options of methods, and what a method needs of its teacher, with one message each.
+
+A method declares a rule with each of its fields (runtime.options); what concerns several options,
+or the teacher, is a function here.
+"""
 
 import itertools
+import math
 from typing import Any
-
-import numpy as np
 
 from distill_jax.diffusion.levels import LEVELS
 from distill_jax.diffusion.trained import Sampler, Trained, name_of
 from distill_jax.diffusion.weighting import WEIGHTINGS
 from distill_jax.methods.base import Method
+from distill_jax.runtime.options import Rule, check, choice, number, whole
 
 
-def check_steps(num_steps: Any) -> None:
-    """Raises ValueError unless num_steps is a whole number from 1."""
-    if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
-        raise ValueError(
-            f"num_steps is {num_steps}; a sampler takes a whole number of steps from 1"
-        )
+def _is_range(value: Any) -> bool:
+    pair = isinstance(value, (tuple, list)) and len(value) == 2
+    return pair and 0 <= value[0] <= value[1]
 
 
-def check_w_range(w_range: Any) -> None:
-    """Raises ValueError unless w_range is (low, high) with 0 <= low <= high."""
-    pair = isinstance(w_range, (tuple, list)) and len(w_range) == 2
-    if not pair or not 0 <= w_range[0] <= w_range[1]:
-        raise ValueError(
-            f"w_range is {w_range}; expected (smallest, largest) with "
-            "0 <= smallest <= largest, for w = 0 is the model without guidance"
-        )
+def _falls(times: tuple[float, ...]) -> bool:
+    falls = all(t > s for t, s in itertools.pairwise((*times, 0.0)))
+    return falls and max(times, default=1.0) <= 1
 
 
-def check_probability(name: str, value: float) -> None:
-    """Raises ValueError unless the value lies in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}; expected a probability in [0, 1]")
+def _grows(resolutions: tuple[int, ...]) -> bool:
+    whole = all(side == int(side) and side >= 1 for side in resolutions)
+    return whole and all(a <= b for a, b in itertools.pairwise(resolutions))
+
+
+def _is_noise(levels: tuple) -> bool:
+    return len(levels) == 3 and levels[0] in LEVELS and 0 < levels[1] <= levels[2] < math.inf
+
+
+COUNT = whole(1)
+POSITIVE = number(0)
+PROBABILITY = number(0, 1)
+WEIGHTING = choice(WEIGHTINGS)
+W_RANGE = Rule(
+    _is_range,
+    "(smallest, largest) with 0 <= smallest <= largest; w = 0 is the model without guidance",
+)
+TIMES = Rule(_falls, "times in (0, 1] that fall, such as (1.0, 0.75, 0.5)")
+RESOLUTIONS = Rule(_grows, "whole numbers from 1 that do not shrink, such as (4, 8)")
+NOISE = Rule(
+    _is_noise,
+    "(distribution, lowest, highest) with noise levels sigma / alpha, 0 < lowest <= highest, and a "
+    f"distribution out of {', '.join(LEVELS)}",
+)
+LEVEL = Rule(lambda level: 0 < level < math.inf, "a noise level sigma / alpha > 0, such as 2.5")
 
 
 def check_round(method: Method, kind: type[Sampler], teacher: Trained, factor: int = 2) -> None:
@@ -41,7 +58,6 @@ def check_round(method: Method, kind: type[Sampler], teacher: Trained, factor: i
     The teacher has a sampler of the same kind, or was trained at all times.
     """
     n, other = method.num_steps, type(teacher.sampler)
-    check_steps(n)
     if not teacher.all_times and (other != kind or teacher.num_steps != factor * n):
         raise ValueError(
             f"a student of {n} {name_of(kind)} steps needs a teacher of {factor * n}, or one that "
@@ -53,57 +69,24 @@ def check_round(method: Method, kind: type[Sampler], teacher: Trained, factor: i
 
 def check_input_w(method: Method, teacher: Trained) -> None:
     """Raises ValueError unless the method takes w exactly where its teacher does, in its range."""
-    theirs = teacher.guidance.w_range
-    if (method.w_range is None) != (theirs is None):
+    mine, theirs = method.w_range, teacher.guidance.w_range
+    if (mine is None) != (theirs is None):
         raise ValueError(
-            f"w_range is {method.w_range}, the teacher's {theirs}; a student keeps "
+            f"w_range is {mine}, the teacher's {theirs}; a student keeps "
             "its teacher's input w: give w_range exactly when the teacher was trained with one"
         )
-    if method.w_range is None:
-        return
-    check_w_range(method.w_range)
-    if method.w_range[0] < theirs[0] or method.w_range[1] > theirs[1]:
-        raise ValueError(
-            f"w_range {tuple(method.w_range)} leaves the teacher's {tuple(theirs)}; stay inside it"
-        )
-
-
-def check_weighting(weighting: str) -> None:
-    """Raises ValueError for an unknown weighting."""
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting is {weighting!r}; known: {', '.join(WEIGHTINGS)}")
-
-
-def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Raises ValueError unless the value is a known one."""
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}; known: {', '.join(known)}")
+    if mine is not None and not theirs[0] <= mine[0] <= mine[1] <= theirs[1]:
+        raise ValueError(f"w_range {tuple(mine)} leaves the teacher's {tuple(theirs)}; stay inside")
 
 
 def check_number(name: str, value: float | int, low: float | int, high: float | int) -> None:
     """Raises ValueError unless low <= value <= high."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}; expected a number from {low:g} to {high:g}")
+    check(name, value, number(low, high))
 
 
 def check_times(times: tuple[float, ...]) -> None:
     """Raises ValueError unless the times of calls lie in (0, 1] and fall."""
-    falls = all(t > s for t, s in itertools.pairwise((*times, 0.0)))
-    if not falls or max(times, default=1.0) > 1:
-        raise ValueError(
-            f"times are {times}; expected times in (0, 1] that fall, such as (1.0, 0.75, 0.5)"
-        )
-
-
-def check_levels(name: str, levels: tuple) -> None:
-    """Raises ValueError unless levels are (a name in LEVELS, lowest level, highest level)."""
-    if len(levels) != 3 or not 0 < levels[1] <= levels[2] < float("inf"):
-        raise ValueError(
-            f"{name} are {levels}; expected (law, lowest, highest) with noise levels "
-            "sigma / alpha, 0 < lowest <= highest"
-        )
-    if levels[0] not in LEVELS:
-        raise ValueError(f"{name} are {levels}; known laws: {', '.join(LEVELS)}")
+    check("times", times, TIMES)
 
 
 def check_all_times(teacher: Trained) -> None:
@@ -171,20 +154,52 @@ def check_kappas(kappas: tuple[float, ...], teacher: Trained) -> None:
         check_has_null(teacher)
 
 
-def check_fake_updates(count: int) -> None:
-    """Raises ValueError unless the fake is updated a whole number of times, from 1."""
-    if count != int(count) or count < 1:
-        raise ValueError(f"fake_updates is {count}; expected a whole number from 1")
+# The options of every method that trains a fake network.
+MATCHING = {
+    "weighting": WEIGHTING,
+    "levels": NOISE,
+    "fake_levels": NOISE,
+    "fake_updates": COUNT,
+    "sigma_init": LEVEL,
+}
 
 
 def check_matching(method: Method, teacher: Trained) -> None:
-    """Raises ValueError for numbers of a method with a fake that make no sense, or its teacher."""
-    check_steps(method.num_steps)
+    """Raises ValueError for an option of MATCHING, or a teacher, that makes no sense."""
+    for name, rule in MATCHING.items():
+        check(name, getattr(method, name), rule)
     check_all_times(teacher)
-    check_weighting(method.weighting)
-    check_levels("levels", method.levels)
-    check_levels("fake_levels", method.fake_levels)
-    check_fake_updates(method.fake_updates)
-    if not 0 < method.sigma_init < float("inf"):
-        raise ValueError(f"sigma_init is {method.sigma_init}; expected a noise level, such as 2.5")
     check_x(method, teacher)
+
+
+def check_scales(method: Method, teacher: Trained) -> None:
+    """Raises ValueError for an Swd whose options, or teacher, do not fit each other."""
+    times, resolutions = method.times, method.resolutions
+    if not times or len(resolutions) not in (0, len(times)):
+        raise ValueError(
+            f"times are {times} and resolutions {resolutions}; expected a time for each step, and "
+            "as many resolutions or none"
+        )
+    if not (method.dmd_weight or method.gan_weight or method.mmd_weight):
+        raise ValueError("dmd_weight, gan_weight and mmd_weight are 0; expected a term that is on")
+    if method.gan_weight and not method.critic_weight:
+        raise ValueError(
+            f"gan_weight is {method.gan_weight} and critic_weight 0: nothing would train the "
+            "critic; give both a weight, or neither"
+        )
+    if method.w and not method.dmd_weight:
+        raise ValueError(f"w is {method.w}; expected 0 without DMD, which alone has use for it")
+    check_all_times(teacher)
+    check_takes_no_w(teacher)
+    if method.guides:
+        check_has_null(teacher)
+    mine = tuple(sorted({*resolutions}))
+    missing = sorted({*mine} - {*teacher.resolutions})
+    if method.dmd_weight and missing and (teacher.resolutions or len(mine) > 1):
+        raise ValueError(
+            f"resolutions are {resolutions}, the teacher's "
+            f"{teacher.resolutions or 'those of its data only'}: DMD calls it at "
+            f"{', '.join(map(str, missing))} too. Train the teacher with "
+            f'stage("teacher", "diffusion", resolutions={mine}, ...), or leave DMD out with '
+            "dmd_weight=0"
+        )

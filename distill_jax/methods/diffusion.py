@@ -6,7 +6,7 @@ import jax
 
 from distill_jax.diffusion.resize import area
 from distill_jax.diffusion.schedule import Schedule, add_noise
-from distill_jax.diffusion.trained import Ddim, Trained
+from distill_jax.diffusion.trained import Ddim
 from distill_jax.methods.base import (
     Method,
     Metrics,
@@ -16,8 +16,8 @@ from distill_jax.methods.base import (
     traced,
     weighted_mse,
 )
-from distill_jax.methods.checks import check_probability, check_steps, check_weighting
-from distill_jax.methods.scales import check_resolutions
+from distill_jax.methods.checks import COUNT, PROBABILITY, RESOLUTIONS, WEIGHTING
+from distill_jax.runtime.options import option
 from distill_jax.typing import Batch
 
 
@@ -34,10 +34,10 @@ class Diffusion(Method):
         for the data's own only. The teacher of scale-wise students is called at several.
     """
 
-    num_steps: Any = 64
-    label_dropout: float = 0.1
-    weighting: str = "snr_trunc"
-    resolutions: tuple[int, ...] = ()
+    num_steps: Any = option(COUNT, 64)
+    label_dropout: float = option(PROBABILITY, 0.1)
+    weighting: str = option(WEIGHTING, "snr_trunc")
+    resolutions: tuple[int, ...] = option(RESOLUTIONS, ())
 
     all_times = True
     needs_teacher = False
@@ -64,9 +64,3 @@ class Diffusion(Method):
 
     def sampler(self, schedule: Schedule) -> Ddim:
         return Ddim(self.num_steps)
-
-    def check(self, teacher: Trained | None) -> None:
-        check_steps(self.num_steps)
-        check_weighting(self.weighting)
-        check_probability("label_dropout", self.label_dropout)
-        check_resolutions(self.resolutions)

@@ -17,7 +17,8 @@ from distill_jax.diffusion.schedule import Schedule, add_noise
 from distill_jax.diffusion.trained import Encode, Trained
 from distill_jax.diffusion.weighting import WEIGHTINGS, snr_plus_one
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, traced
-from distill_jax.methods.checks import check_round, check_weighting, check_x
+from distill_jax.methods.checks import COUNT, W_RANGE, WEIGHTING, check_round, check_x
+from distill_jax.runtime.options import option, optional
 from distill_jax.typing import Batch, Time
 
 
@@ -36,9 +37,9 @@ class Encoder(Method):
       weighting: a name in WEIGHTINGS.
     """
 
-    num_steps: Any
-    w_range: tuple | None = None
-    weighting: str = "snr_plus_one"
+    num_steps: Any = option(COUNT)
+    w_range: tuple | None = option(optional(W_RANGE), None)
+    weighting: str = option(WEIGHTING, "snr_plus_one")
 
     parameterizations = ENCODERS
 
@@ -83,6 +84,6 @@ class Encoder(Method):
         return Encode(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
-        check_weighting(self.weighting)
+        super().check(teacher)
         check_round(self, Encode, teacher)
         check_x(self, teacher)

@@ -21,13 +21,14 @@ from distill_jax.methods.base import (
     weighted_mse,
 )
 from distill_jax.methods.checks import (
+    COUNT,
+    W_RANGE,
+    WEIGHTING,
     check_all_times,
     check_has_null,
-    check_steps,
     check_takes_no_w,
-    check_w_range,
-    check_weighting,
 )
+from distill_jax.runtime.options import option
 from distill_jax.typing import Batch
 
 
@@ -42,9 +43,9 @@ class Guided(Method):
       clip_target: whether the target is clipped too, where the sampler clips.
     """
 
-    w_range: tuple = (0.0, 4.0)
-    num_steps: Any = 64
-    weighting: str = "snr_trunc"
+    w_range: tuple = option(W_RANGE, (0.0, 4.0))
+    num_steps: Any = option(COUNT, 64)
+    weighting: str = option(WEIGHTING, "snr_trunc")
     clip_target: bool = True
 
     all_times = True
@@ -74,9 +75,7 @@ class Guided(Method):
         return Ddim(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
-        check_w_range(self.w_range)
-        check_steps(self.num_steps)
-        check_weighting(self.weighting)
+        super().check(teacher)
         check_takes_no_w(teacher)
         check_all_times(teacher)
         check_has_null(teacher)

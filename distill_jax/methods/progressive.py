@@ -24,7 +24,8 @@ from distill_jax.methods.base import (
     traced,
     weighted_mse,
 )
-from distill_jax.methods.checks import check_probability, check_round, check_weighting
+from distill_jax.methods.checks import COUNT, PROBABILITY, W_RANGE, WEIGHTING, check_round
+from distill_jax.runtime.options import option, optional, whole
 from distill_jax.typing import Batch
 
 
@@ -46,12 +47,12 @@ class Progressive(Method):
         unconditional students here share a network.
     """
 
-    num_steps: Any
-    w_range: tuple | None = None
-    weighting: str = "snr_trunc"
+    num_steps: Any = option(COUNT)
+    w_range: tuple | None = option(optional(W_RANGE), None)
+    weighting: str = option(WEIGHTING, "snr_trunc")
     clip_target: bool = True
-    factor: int = 2
-    label_dropout: float = 0.0
+    factor: int = option(whole(2), 2)
+    label_dropout: float = option(PROBABILITY, 0.0)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -87,10 +88,7 @@ class Progressive(Method):
         return Ddim(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
-        check_weighting(self.weighting)
-        check_probability("label_dropout", self.label_dropout)
-        if self.factor != int(self.factor) or self.factor < 2:
-            raise ValueError(f"factor is {self.factor}; expected a whole number from 2")
+        super().check(teacher)
         check_round(self, Ddim, teacher, self.factor)
         if self.label_dropout > 0 and (self.w_range is not None or not teacher.guidance.null):
             raise ValueError(

@@ -15,7 +15,14 @@ from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.schedule import Schedule
 from distill_jax.diffusion.trained import Renoise, Trained
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, drop_labels, traced
-from distill_jax.methods.checks import check_input_w, check_kappas, check_matching, check_number
+from distill_jax.methods.checks import (
+    COUNT,
+    PROBABILITY,
+    W_RANGE,
+    check_input_w,
+    check_kappas,
+    check_matching,
+)
 from distill_jax.methods.matching import (
     Noisy,
     denoising_loss,
@@ -27,6 +34,7 @@ from distill_jax.methods.matching import (
     scaled,
     score_gap,
 )
+from distill_jax.runtime.options import number, option, optional
 from distill_jax.typing import Batch, Cond, Image
 
 
@@ -57,16 +65,16 @@ class SidLsg(Method):
       loss_scale: of the student's loss, a sum over pixels.
     """
 
-    num_steps: Any = 1
-    alpha: Any = 1.0
+    num_steps: Any = option(COUNT, 1)
+    alpha: Any = option(number(0, 1.5), 1.0)
     kappas: Any = 1.0
-    w_range: tuple | None = None
+    w_range: tuple | None = option(optional(W_RANGE), None)
     sigma_init: float = 2.5
     levels: tuple = ("karras", 0.002, 24.41)
     fake_levels: tuple = ("lognormal", 0.002, 80.0)
     weighting: str = "edm"
     fake_updates: int = 1
-    null_dropout: float = 0.1
+    null_dropout: float = option(PROBABILITY, 0.1)
     loss_scale: float = 100.0
 
     data_free = True
@@ -154,8 +162,7 @@ class SidLsg(Method):
         return once if self.num_steps == 1 else once.with_steps(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
+        super().check(teacher)
         check_matching(self, teacher)
         check_input_w(self, teacher)
         check_kappas(self.scales, teacher)
-        check_number("alpha", self.alpha, 0.0, 1.5)
-        check_number("null_dropout", self.null_dropout, 0.0, 1.0)

@@ -23,7 +23,8 @@ from distill_jax.methods.base import (
     traced,
     weighted_mse,
 )
-from distill_jax.methods.checks import check_round, check_weighting
+from distill_jax.methods.checks import COUNT, W_RANGE, WEIGHTING, check_round
+from distill_jax.runtime.options import option, optional
 from distill_jax.typing import Batch
 
 
@@ -43,9 +44,9 @@ class Stochastic(Method):
       clip_target: as in Progressive.
     """
 
-    num_steps: Any
-    w_range: tuple | None = None
-    weighting: str = "snr_trunc"
+    num_steps: Any = option(COUNT)
+    w_range: tuple | None = option(optional(W_RANGE), None)
+    weighting: str = option(WEIGHTING, "snr_trunc")
     clip_target: bool = True
 
     @property
@@ -84,7 +85,7 @@ class Stochastic(Method):
         return trained.Stochastic(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
-        check_weighting(self.weighting)
+        super().check(teacher)
         check_round(self, trained.Stochastic, teacher)
         if self.num_steps < 2:
             raise ValueError(

@@ -16,8 +16,9 @@ from distill_jax.diffusion.samplers import renoise
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
 from distill_jax.diffusion.trained import Renoise, Trained
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
+from distill_jax.methods.checks import COUNT, NOISE, POSITIVE, RESOLUTIONS, TIMES, check_scales
 from distill_jax.methods.matching import critic_loss, dmd_loss, fool_loss, scaled, score_gap
-from distill_jax.methods.scales import check_scale_wise
+from distill_jax.runtime.options import choice, option
 from distill_jax.typing import Batch, Image, Resized, Time
 
 Loss = tuple[jax.Array, Metrics]
@@ -32,8 +33,7 @@ class Swd(Method):
 
     Args:
       times: of the steps, falling, in (0, 1].
-      resolutions: of the square images of the steps, non-decreasing to the data's, which () stands
-        for.
+      resolutions: sides of the images of the steps, growing to the data's; () is the data's only.
       w: guidance strength of the teacher in DMD.
       dmd_weight: of the distribution matching of teacher and fake.
       gan_weight: of fooling the critic, a head on the fake's features.
@@ -48,20 +48,20 @@ class Swd(Method):
       fake_updates: of the fake for one of the student.
     """
 
-    times: tuple[float, ...]
-    resolutions: tuple[int, ...] = ()
-    w: float = 0.0
-    dmd_weight: float = 1.0
-    gan_weight: float = 5e-3
-    critic_weight: float = 1e-2
-    mmd_weight: float = 1.0
-    mmd: str = "pseudo_huber"
-    mmd_features: str = "fake"
-    dmd_levels: tuple = ("shifted_flow", 0.009, 3.77)
-    mmd_levels: tuple = ("shifted_flow", 0.009, 1.51)
-    fake_levels: tuple = ("shifted_flow", 0.009, 1000.0)
+    times: tuple[float, ...] = option(TIMES)
+    resolutions: tuple[int, ...] = option(RESOLUTIONS, ())
+    w: float = option(POSITIVE, 0.0)
+    dmd_weight: float = option(POSITIVE, 1.0)
+    gan_weight: float = option(POSITIVE, 5e-3)
+    critic_weight: float = option(POSITIVE, 1e-2)
+    mmd_weight: float = option(POSITIVE, 1.0)
+    mmd: str = option(choice(KERNELS), "pseudo_huber")
+    mmd_features: str = option(choice(("teacher", "fake")), "fake")
+    dmd_levels: tuple = option(NOISE, ("shifted_flow", 0.009, 3.77))
+    mmd_levels: tuple = option(NOISE, ("shifted_flow", 0.009, 1.51))
+    fake_levels: tuple = option(NOISE, ("shifted_flow", 0.009, 1000.0))
     backward: bool = False
-    fake_updates: int = 5
+    fake_updates: int = option(COUNT, 5)
 
     @property
     def num_steps(self) -> int:
@@ -155,7 +155,8 @@ class Swd(Method):
         return Renoise(self.times, self.resolutions)
 
     def check(self, teacher: Trained | None) -> None:
-        check_scale_wise(self, teacher)
+        super().check(teacher)
+        check_scales(self, teacher)
 
 
 def _noisy(

@@ -27,7 +27,7 @@ from distill_jax.run.stages import (
     find_roles,
     find_teacher,
 )
-from distill_jax.run.validation import check_config, check_keys, check_microbatches, check_ranges
+from distill_jax.run.validation import check_config, check_keys, check_microbatches, check_rules
 from distill_jax.runtime import logging
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import build
@@ -99,7 +99,7 @@ def _plan_stage(
             "config.pipeline gives stages theirs"
         )
     check_keys(spec, configs.stage("", "", steps=1, learning_rate=1.0), f"stages.{name}")
-    check_ranges(spec, "")
+    check_rules(spec, "")
     check_keys(spec.optimizer, configs.base().optimizer, f"stages.{name}.optimizer")
     method = build(METHODS, "method", spec.method.to_dict())
     model = (spec.model or config.model).to_dict()

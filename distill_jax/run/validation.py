@@ -1,31 +1,26 @@
 """What the keys and numbers of a config must satisfy, each with one message."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from distill_jax.runtime.options import check, choice, number, whole
 from distill_jax.runtime.registry import suggestion
 
-# Numbers by the smallest and the largest that they may be.
-RANGES = {
-    "log_every": (1, math.inf),
-    "save_every": (1, math.inf),
-    "microbatches": (1, math.inf),
-    "updates_per_call": (1, math.inf),
-    "seed": (0, math.inf),
-    "keep_every": (0, math.inf),
-    "batch_size": (0, math.inf),
-    "steps": (1, math.inf),
-    "learning_rate": (0, math.inf),
-    "warmup": (0, math.inf),
-    "decay_to": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "ema_decay": (0, 1),
-    "ema_ramp": (0, math.inf),
+# Rules of keys of a config, and of its stages.
+RULES = {
+    **dict.fromkeys(
+        ("log_every", "save_every", "microbatches", "updates_per_call", "steps"), whole(1)
+    ),
+    **dict.fromkeys(("seed", "keep_every", "batch_size", "warmup"), whole(0)),
+    **dict.fromkeys(("learning_rate", "decay_to", "weight_decay", "ema_ramp"), number(0)),
+    "ema_decay": number(0, 1),
+    "frozen_dtype": choice(("float32", "bfloat16")),
+    "matmul_precision": choice(
+        ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")
+    ),
 }
-MATMUL_PRECISIONS = ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")
 # What a value may be, by the type of its default.
 TYPES = {
     ConfigDict: ((ConfigDict, dict), "a dict"),
@@ -71,26 +66,16 @@ def _check_type(value: Any, known: Any, path: str) -> None:
         raise ValueError(f"{path} is {value!r}; expected {expected}")
 
 
-def check_ranges(config: ConfigDict, path: str) -> None:
-    """Raises ValueError for a number in RANGES that lies outside."""
-    for key, (low, high) in RANGES.items():
-        if key in config and not low <= config[key] <= high:
-            expected = f"at least {low}" if high == math.inf else f"a number from {low} to {high}"
-            raise ValueError(f"{path}{key} is {config[key]}; expected {expected}")
+def check_rules(config: ConfigDict, path: str) -> None:
+    """Raises ValueError for the first key of RULES whose value breaks its rule."""
+    for key, rule in RULES.items():
+        if key in config:
+            check(f"{path}{key}", config[key], rule)
 
 
 def check_config(config: ConfigDict) -> None:
-    """Raises ValueError for numbers of a config outside its stages that make no sense."""
-    check_ranges(config, "config.")
-    if config.frozen_dtype not in ("float32", "bfloat16"):
-        raise ValueError(
-            f"config.frozen_dtype is {config.frozen_dtype!r}; expected 'float32' or 'bfloat16'"
-        )
-    if config.matmul_precision not in MATMUL_PRECISIONS:
-        raise ValueError(
-            f"config.matmul_precision is {config.matmul_precision!r}; expected one of "
-            f"{', '.join(MATMUL_PRECISIONS)}"
-        )
+    """Raises ValueError for values of a config outside its stages that make no sense."""
+    check_rules(config, "config.")
     for key in ("log_every", "save_every"):
         if config[key] % config.updates_per_call:
             raise ValueError(

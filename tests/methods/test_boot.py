@@ -201,8 +201,11 @@ BAD = {
     "delta beyond the times": ({"delta": 1.0}, r"delta is 1.0; expected a step in \(0, 0.97\]"),
     "ends the wrong way": ({"t_min": 0.99}, "t_min is 0.99; expected a number from 0 to 0.98"),
     "time beyond 1": ({"t_max": 1.5}, "t_max is 1.5; expected a number from 0 to 1"),
-    "unknown solver": ({"solver": "rk4"}, "solver is 'rk4'; known: euler, heun"),
-    "unknown weight": ({"step_weight": "snr"}, "step_weight is 'snr'; known: constant, inverse"),
+    "unknown solver": ({"solver": "rk4"}, "solver is 'rk4'; expected one of euler, heun"),
+    "unknown weight": (
+        {"step_weight": "snr"},
+        "step_weight is 'snr'; expected one of constant, inverse",
+    ),
     "grid for all times": ({"teacher_steps": 8}, "teacher_steps is 8.*was trained at all times"),
     "input that is none": ({"absorbed": True}, "absorbed is True, and the teacher takes no w"),
     "negative w": ({"w": -1.0}, "w is -1.0; expected a number from 0"),

@@ -195,15 +195,15 @@ def test_the_sampler_makes_the_calls_that_were_trained():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"times": (0.5, 0.8)}, r"times are \(0.5, 0.8\); expected times in \(0, 1\] that fall"),
-        ({"times": (1.2, 0.8)}, r"times are \(1.2, 0.8\)"),
-        ({"times": (0.5, 0.0)}, r"times are \(0.5, 0.0\)"),
+        ({"times": (0.5, 0.8)}, r"times is \(0.5, 0.8\); expected times in \(0, 1\] that fall"),
+        ({"times": (1.2, 0.8)}, r"times is \(1.2, 0.8\)"),
+        ({"times": (0.5, 0.0)}, r"times is \(0.5, 0.0\)"),
         ({"w": -2.0}, "w is -2.0; expected a number from -1"),
         ({"gan_weight": 0.5, "critic_weight": 0.0}, "nothing trains the critic"),
         ({"gan_weight": -1.0}, "gan_weight is -1.0; expected a number from 0"),
         ({"critic_weight": -1.0}, "critic_weight is -1.0"),
         ({"fake_updates": 0}, "fake_updates is 0"),
-        ({"weighting": "sn"}, "weighting is 'sn'; known: constant"),
+        ({"weighting": "sn"}, "weighting is 'sn'; expected one of constant"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_refused(change, message):

@@ -85,5 +85,5 @@ def test_a_number_of_steps_that_is_no_whole_number_from_one_is_refused(name, num
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_an_unknown_weighting_is_refused_with_the_known_ones(name):
     method = dataclasses.replace(METHOD[name], weighting="sn")
-    with pytest.raises(ValueError, match=f"'sn'; known: {', '.join(WEIGHTINGS)}"):
+    with pytest.raises(ValueError, match=f"'sn'; expected one of {', '.join(WEIGHTINGS)}"):
         check(method, TEACHER.get(name))

@@ -161,7 +161,7 @@ def test_label_dropout_needs_a_teacher_with_it_and_no_w():
         check(Progressive(num_steps=4, label_dropout=0.5), teacher)
     with pytest.raises(ValueError, match="label_dropout is 0.5"):
         check(Progressive(num_steps=4, label_dropout=0.5, w_range=(0.0, 1.0)), Guided())
-    with pytest.raises(ValueError, match=r"label_dropout is 1.5; expected a probability"):
+    with pytest.raises(ValueError, match=r"label_dropout is 1.5; expected a number from 0 to 1"):
         check(Progressive(num_steps=4, label_dropout=1.5), METHODS["diffusion"]())
 
 

@@ -328,8 +328,8 @@ def test_one_step_of_the_sampler_is_the_call_that_is_trained_and_more_repeat_it(
         ({"null_dropout": 1.5}, "null_dropout is 1.5"),
         ({"fake_updates": 0}, "fake_updates is 0; expected a whole number from 1"),
         ({"sigma_init": -1.0}, "sigma_init is -1.0; expected a noise level"),
-        ({"levels": ("karras", 2.0, 1.0)}, r"levels are .*0 < lowest <= highest"),
-        ({"fake_levels": ("karas", 1.0, 2.0)}, "fake_levels are .*known laws: uniform, karras"),
+        ({"levels": ("karras", 2.0, 1.0)}, r"levels is .*0 < lowest <= highest"),
+        ({"fake_levels": ("karas", 1.0, 2.0)}, "fake_levels is .*out of uniform, karras"),
         ({"w_range": (0.0, 2.0)}, "exactly when the teacher was trained with one"),
     ],
 )

@@ -273,22 +273,28 @@ def test_sampling_is_one_call_per_step_at_its_side():
 
 
 MISTAKES = {
-    "times that do not fall": ({"times": (0.6, 0.6)}, r"times are \(0.6, 0.6\); .* that fall"),
+    "times that do not fall": ({"times": (0.6, 0.6)}, r"times is \(0.6, 0.6\); .* that fall"),
     "times beyond noise": ({"times": (1.1, 0.6)}, r"expected times in \(0, 1\]"),
     "times that reach data": ({"times": (1.0, 0.0)}, r"expected times in \(0, 1\]"),
-    "no times": ({"times": (), "resolutions": ()}, "num_steps is 0"),
+    "no times": ({"times": (), "resolutions": ()}, r"times are \(\) .* a time for each step"),
     "resolutions that do not grow": (
         {"resolutions": (8, 4)},
-        r"resolutions are \(8, 4\); .* do not shrink",
+        r"resolutions is \(8, 4\); .* do not shrink",
     ),
     "resolutions that are no sizes": ({"resolutions": (0, 8)}, "whole numbers from 1"),
-    "lengths that differ": ({"resolutions": (4, 8, 8)}, r"3 resolutions .* and 2 times"),
+    "lengths that differ": ({"resolutions": (4, 8, 8)}, r"times are .* as many resolutions"),
     "no term": (OFF, "a term that is on"),
-    "a term that is pushed away": ({"mmd_weight": -1.0}, "expected none below 0"),
+    "a term that is pushed away": (
+        {"mmd_weight": -1.0},
+        "mmd_weight is -1.0; expected a number from 0",
+    ),
     "a critic that nothing trains": ({"critic_weight": 0.0}, "nothing would train the critic"),
-    "an unknown kernel": ({"mmd": "cubic"}, "mmd is 'cubic'; known: pseudo_huber, linear, rbf"),
-    "unknown features": ({"mmd_features": "student"}, "known: teacher, fake"),
-    "a range that is none": ({"dmd_levels": ("karras", 2.0, 1.0)}, "dmd_levels are"),
+    "an unknown kernel": (
+        {"mmd": "cubic"},
+        "mmd is 'cubic'; expected one of pseudo_huber, linear, rbf",
+    ),
+    "unknown features": ({"mmd_features": "student"}, "expected one of teacher, fake"),
+    "a range that is none": ({"dmd_levels": ("karras", 2.0, 1.0)}, "dmd_levels is"),
     "no fake updates": ({"fake_updates": 0}, "fake_updates is 0"),
     "guidance of nothing": ({**MMD, "w": 1.0}, "0 without DMD"),
     "negative guidance": ({"w": -0.5}, "w is -0.5"),
@@ -333,5 +339,5 @@ def test_a_teacher_of_several_sizes_learns_each_as_if_it_were_alone():
     for turn, side in enumerate((4, 8)):
         small = BATCH._replace(x=area(BATCH.x, side))
         assert several.loss(key, BATCH, nets, turn)[0] == one.loss(key, small, nets)[0]
-    with pytest.raises(ValueError, match=r"resolutions are \(8, 4\)"):
+    with pytest.raises(ValueError, match=r"resolutions is \(8, 4\)"):
         check(METHODS["diffusion"](resolutions=(8, 4)), None)

@@ -146,7 +146,7 @@ BAD = {
     "a frozen network in a type that is none": (
         config_of(TEACHER, frozen_dtype="float16"),
         ValueError,
-        "frozen_dtype is 'float16'; expected 'float32' or 'bfloat16'",
+        "frozen_dtype is 'float16'; expected one of float32, bfloat16",
     ),
     "log of every zeroth update": (config_of(TEACHER, log_every=0), ValueError, "log_every is 0"),
     "report of no samples": (
@@ -172,7 +172,7 @@ BAD = {
     "sampling steps with a point": (
         config_of({**TEACHER, "method": {"name": "diffusion", "num_steps": 1e3}}),
         ValueError,
-        "num_steps is 1000.0; a sampler takes a whole number",
+        "num_steps is 1000.0; expected a whole number",
     ),
     "running mean that grows": (
         config_of({**TEACHER, "ema_decay": 1.5}),
@@ -285,12 +285,12 @@ BAD = {
     "resolutions that shrink": (
         config_of(TEACHER, {**SWD, "method": {**SWD["method"], "resolutions": (8, 4)}}, model=DIT),
         ValueError,
-        r"resolutions are \(8, 4\); expected .* that do not shrink",
+        r"resolutions is \(8, 4\); expected .* that do not shrink",
     ),
     "times that rise": (
         config_of(TEACHER, {**SWD, "method": {"name": "swd", "times": (0.5, 1.0)}}),
         ValueError,
-        r"times are \(0.5, 1.0\); expected times in \(0, 1\] that fall",
+        r"times is \(0.5, 1.0\); expected times in \(0, 1\] that fall",
     ),
     "resolutions that the teacher has not seen": (
         config_of(TEACHER, {**SWD, "method": {**SWD["method"], "resolutions": (4, 8)}}, model=DIT),

@@ -212,7 +212,7 @@ def test_several_iterations_in_one_call_are_those_one_by_one():
     ("changes", "message"),
     [
         ({"microbatches": 3}, "batch_size 16 is not divisible by .* = 3 x 1; .* multiple of 3"),
-        ({"microbatches": 0}, "config.microbatches is 0; expected at least 1"),
+        ({"microbatches": 0}, "config.microbatches is 0; expected a whole number from 1"),
         ({"updates_per_call": 2}, "config.save_every is 3; expected a multiple of .*, 2"),
         ({"updates_per_call": 3}, "config.log_every is 2; expected a multiple of .*, 3"),
     ],
