@@ -27,30 +27,6 @@ from distill_jax.typing import Cond, Image, Time
 Numbers = Sequence | np.ndarray | jax.Array
 
 
-def gaussian(
-    schedule: Schedule, mean: float | Numbers = 0.0, std: float | Numbers = 1.0
-) -> Denoiser:
-    """The denoiser of data N(mean, std^2), independent by pixel; both broadcast against images."""
-
-    def predict(z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
-        return _prediction(schedule, z, t, jnp.asarray(mean, z.dtype), jnp.asarray(std, z.dtype))
-
-    return Denoiser(schedule, predict)
-
-
-def _prediction(
-    schedule: Schedule, z: Image, t: Time, mean: jax.Array, std: jax.Array
-) -> Prediction:
-    score = _score(schedule, z, t, mean, std)
-    alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
-    return Prediction(mean - alpha * std**2 * score, -sigma * score)
-
-
-def _score(schedule: Schedule, z: Image, t: Time, mean: jax.Array, std: jax.Array) -> Image:
-    alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
-    return (alpha * mean - z) / ((alpha * std) ** 2 + sigma**2)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
     """Equally likely Gaussians of one standard deviation, each of a class.
@@ -78,15 +54,10 @@ class Mixture:
         """
 
         def predict(z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
-            std, mean = self._moments(schedule, z, t, cond)
-            return _prediction(schedule, z, t, mean, std)
+            means, std = jnp.asarray(self.means, z.dtype), jnp.asarray(self.std, z.dtype)
+            return mixture_prediction(schedule, z, t, means, std, self.log_weights(z, cond))
 
         return Denoiser(schedule, predict, (1, 1, np.asarray(self.means).shape[1]))
-
-    def score(self, schedule: Schedule, z: Image, t: Time, cond: Cond) -> Image:
-        """The gradient in z of log q_t(z | label), which is finite where sigma is 0."""
-        std, mean = self._moments(schedule, z, t, cond)
-        return _score(schedule, z, t, mean, std)
 
     def log_weights(self, z: Image, cond: Cond) -> jax.Array:
         """Of every component in every example, (b, k): 0 where the label has it, or else -inf."""
@@ -99,12 +70,6 @@ class Mixture:
         chosen = np.argmax(self._has(label) * draws, axis=1)
         means = np.asarray(self.means, np.float64)[chosen]
         return means + self.std * rng.normal(size=means.shape)
-
-    def _moments(
-        self, schedule: Schedule, z: Image, t: Time, cond: Cond
-    ) -> tuple[jax.Array, Image]:
-        means, std = jnp.asarray(self.means, z.dtype), jnp.asarray(self.std, z.dtype)
-        return std, _mean(schedule, z, t, means, std, self.log_weights(z, cond))
 
     def _has(self, label: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
         """Which components the labels have, (n, k)."""
@@ -133,26 +98,16 @@ def mixture_prediction(
       log_weights: (b, k), -inf for a component that an example does not have; only their
         differences matter.
     """
-    mean = _mean(schedule, z, t, means, std, log_weights)
-    return _prediction(schedule, z, t, mean, jnp.asarray(std, z.dtype))
-
-
-def _mean(
-    schedule: Schedule,
-    z: Image,
-    t: Time,
-    means: jax.Array,
-    std: jax.Array | float,
-    log_weights: jax.Array,
-) -> Image:
-    """The mean of the components' means, weighted by their responsibilities for z."""
     alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
     gaps = z.reshape(len(z), 1, -1) - alpha[..., None] * means
     variance = (alpha * std) ** 2 + sigma**2
     logits = log_weights - jnp.sum(gaps**2, axis=-1) / (2 * variance)
     # No matrix product: accelerators would round its factors.
     mean = jnp.sum(jax.nn.softmax(logits, axis=-1)[..., None] * means, axis=1)
-    return mean.reshape(z.shape).astype(z.dtype)
+    mean, std = mean.reshape(z.shape).astype(z.dtype), jnp.asarray(std, z.dtype)
+    alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
+    score = (alpha * mean - z) / ((alpha * std) ** 2 + sigma**2)
+    return Prediction(mean - alpha * std**2 * score, -sigma * score)
 
 
 def ring() -> Mixture:

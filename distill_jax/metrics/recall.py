@@ -1,4 +1,4 @@
-"""Precision and recall of samples, by nearest neighbours in a space of features."""
+"""Recall of samples, by nearest neighbours in a space of features."""
 
 import numpy as np
 from sklearn.metrics import pairwise_distances
@@ -14,20 +14,8 @@ def recall(real: np.ndarray, fake: np.ndarray, k: int = 3) -> float:
     (2019, arXiv:1904.06991), section 2. It depends on both numbers of points, so compare it within
     one protocol alone. Both are of shape (n, d), with at least two points.
     """
-    return _covered(real, fake, k)
-
-
-def precision(real: np.ndarray, fake: np.ndarray, k: int = 3) -> float:
-    """The fraction of fake points within the balls around the real ones; see recall."""
-    return _covered(fake, real, k)
-
-
-def _covered(points: np.ndarray, centres: np.ndarray, k: int) -> float:
-    neighbours = NearestNeighbors(n_neighbors=min(k, len(centres) - 1)).fit(centres)
+    neighbours = NearestNeighbors(n_neighbors=min(k, len(fake) - 1)).fit(fake)
     radii = neighbours.kneighbors()[0][:, -1]  # Without an argument no point is its own neighbour.
-    parts = np.array_split(points, -(-len(points) * len(centres) // CHUNK))
-    return float(np.mean(np.concatenate([_within(part, centres, radii) for part in parts])))
-
-
-def _within(points: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    return (pairwise_distances(points, centres) <= radii).any(axis=1)
+    parts = np.array_split(real, -(-len(real) * len(fake) // CHUNK))
+    covered = [(pairwise_distances(part, fake) <= radii).any(axis=1) for part in parts]
+    return float(np.mean(np.concatenate(covered)))
