@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from distill_jax.diffusion import samplers
 from distill_jax.diffusion.denoiser import Denoiser, clipped
 from distill_jax.diffusion.schedule import expand
+from distill_jax.runtime.trees import traced
 from distill_jax.typing import Cond, Image, Resized
 
 
@@ -45,17 +46,6 @@ class Sampler(abc.ABC):
         return dataclasses.replace(self, num_steps=num_steps)
 
 
-def _numbers(*names: str) -> Any:
-    """Makes a class a frozen dataclass and a pytree whose leaves are the fields named here."""
-
-    def register(cls: type) -> type:
-        cls = dataclasses.dataclass(frozen=True)(cls)
-        constant = [field.name for field in dataclasses.fields(cls) if field.name not in names]
-        return jax.tree_util.register_dataclass(cls, list(names), constant)
-
-    return register
-
-
 class Falling(Sampler):
     """A sampler whose calls are at 1, (N - 1) / N, ..., 1 / N."""
 
@@ -64,7 +54,7 @@ class Falling(Sampler):
         return tuple(i / self.num_steps for i in range(self.num_steps, 0, -1))
 
 
-@_numbers("num_steps")
+@traced("num_steps")
 class Ddim(Falling):
     """samplers.ddim, x clipped to the bounds of the data."""
 
@@ -74,7 +64,7 @@ class Ddim(Falling):
         return samplers.ddim(clipped(denoiser), z, cond, self.num_steps)
 
 
-@_numbers("num_steps")
+@traced("num_steps")
 class Stochastic(Falling):
     """samplers.stochastic, x clipped to the bounds of the data."""
 
@@ -84,7 +74,7 @@ class Stochastic(Falling):
         return samplers.stochastic(key, clipped(denoiser), z, cond, self.num_steps)
 
 
-@_numbers("num_steps", "variance")
+@traced("num_steps", "variance")
 class Ancestral(Falling):
     """samplers.ancestral with its weight of the large variance, x clipped to the data's bounds."""
 
@@ -96,7 +86,7 @@ class Ancestral(Falling):
         return samplers.ancestral(key, clipped(denoiser), z, cond, steps, self.variance)
 
 
-@_numbers()
+@traced()
 class Renoise(Sampler):
     """samplers.renoise: calls at `times`, in images of `resolutions`, () for the data's own.
 
@@ -123,7 +113,7 @@ class Renoise(Sampler):
         return Renoise(tuple(t * (1 - i / num_steps) for i in range(num_steps)), self.resolutions)
 
 
-@_numbers()
+@traced()
 class Signal(Sampler):
     """One call at t_max that is asked for the signal at t_min, see methods.boot."""
 
@@ -147,7 +137,7 @@ class Signal(Sampler):
         return None
 
 
-@_numbers("num_steps")
+@traced("num_steps")
 class Encode(Sampler):
     """samplers.ddim_encode: from images to noise."""
 

@@ -1,7 +1,5 @@
 """What a method is: phases, each a network to train and a pure loss. One loop runs them all."""
 
-import abc
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,10 +9,11 @@ import jax.numpy as jnp
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import mean_squared
 from distill_jax.diffusion.schedule import Schedule
-from distill_jax.diffusion.trained import Guidance, Sampler, Trained
+from distill_jax.diffusion.trained import Ddim, Guidance, Sampler, Trained
 from distill_jax.diffusion.weighting import WEIGHTINGS
 from distill_jax.runtime.options import check_options
-from distill_jax.typing import Batch, Image, Time
+from distill_jax.runtime.trees import traced as traced  # Methods take it from here.
+from distill_jax.typing import Batch, Cond, Image, Time
 
 Metrics = dict[str, jax.Array]
 
@@ -48,7 +47,7 @@ class Phase(NamedTuple):
     turns: int = 1
 
 
-class Method(abc.ABC):
+class Method:
     """A paper's training losses, and the sampler of what they train.
 
     A method is a frozen dataclass and a pytree. Numbers that differ between the rounds of a chain
@@ -86,13 +85,13 @@ class Method(abc.ABC):
     parameterizations: tuple[str, ...] = ()
 
     @property
-    @abc.abstractmethod
     def phases(self) -> tuple[Phase, ...]:
-        """The phases of one iteration, in order."""
+        """The phases of one iteration, in order; unless redefined, the student's by `loss`."""
+        return (Phase("student", type(self).loss),)
 
-    @abc.abstractmethod
     def sampler(self, schedule: Schedule) -> Sampler:
-        """What samples the finished network, whose times are those of the schedule."""
+        """What samples the finished network, whose times are those of the schedule: DDIM."""
+        return Ddim(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
         """Raises ValueError when an option breaks its rule, or the teacher does not fit."""
@@ -108,21 +107,6 @@ class Method(abc.ABC):
         guidance = Guidance(self.w_range, self.fixed_w, self.label_dropout > 0)
         sampler, saturated = self.sampler(schedule), self.clip_target
         return Trained(sampler, guidance, self.all_times, saturated, self.resolutions)
-
-
-def traced(*names: str) -> Callable[[type], type]:
-    """Makes a class a frozen dataclass and a pytree whose leaves are the fields named here.
-
-    Those fields hold numbers or tracers, so their type is Any.
-    """
-
-    def register(cls: type) -> type:
-        cls = dataclasses.dataclass(frozen=True)(cls)
-        fields = [field.name for field in dataclasses.fields(cls)]
-        constant = [name for name in fields if name not in names]
-        return jax.tree_util.register_dataclass(cls, list(names), constant)
-
-    return register
 
 
 def weighted_mse(weighting: str, denoiser: Denoiser, x_hat: Image, x: Image, t: Time) -> jax.Array:
@@ -163,3 +147,8 @@ def draw_w(key: jax.Array, w_range: tuple, like: Image) -> Time:
     """w ~ U[w_range], one per example (Meng et al. 2023, Algorithm 1)."""
     low, high = w_range
     return low + (high - low) * jax.random.uniform(key, like.shape[:1], like.dtype)
+
+
+def with_w(key: jax.Array, cond: Cond, w_range: tuple | None, like: Image) -> dict[str, jax.Array]:
+    """The conditions and, for a network that takes w, strengths drawn from `w_range` as "w"."""
+    return dict(cond) if w_range is None else {**cond, "w": draw_w(key, w_range, like)}

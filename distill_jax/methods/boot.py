@@ -14,7 +14,7 @@ from distill_jax.diffusion.prediction import mean_squared
 from distill_jax.diffusion.samplers import signal_step
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
 from distill_jax.diffusion.trained import Signal, Trained
-from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, traced
+from distill_jax.methods.base import Method, Metrics, Nets, draw_w, traced
 from distill_jax.methods.checks import (
     POSITIVE,
     PROBABILITY,
@@ -65,10 +65,6 @@ class Boot(Method):
     teacher_steps: int = option(whole(0), 0)
 
     data_free = True
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (Phase("student", Boot.loss),)
 
     @property
     def guides(self) -> bool:

@@ -5,17 +5,8 @@ from typing import Any
 import jax
 
 from distill_jax.diffusion.resize import area
-from distill_jax.diffusion.schedule import Schedule, add_noise
-from distill_jax.diffusion.trained import Ddim
-from distill_jax.methods.base import (
-    Method,
-    Metrics,
-    Nets,
-    Phase,
-    drop_labels,
-    traced,
-    weighted_mse,
-)
+from distill_jax.diffusion.schedule import add_noise
+from distill_jax.methods.base import Method, Metrics, Nets, Phase, drop_labels, traced, weighted_mse
 from distill_jax.methods.checks import COUNT, PROBABILITY, RESOLUTIONS, WEIGHTING
 from distill_jax.runtime.options import option
 from distill_jax.typing import Batch
@@ -61,6 +52,3 @@ class Diffusion(Method):
         z_t = add_noise(nets.student.schedule, x, eps, t)
         x_hat = nets.student(z_t, t, cond, k_dropout).x
         return weighted_mse(self.weighting, nets.student, x_hat, x, t), {}
-
-    def sampler(self, schedule: Schedule) -> Ddim:
-        return Ddim(self.num_steps)

@@ -16,7 +16,7 @@ from distill_jax.diffusion.samplers import ddim_step, encode_target
 from distill_jax.diffusion.schedule import Schedule, add_noise
 from distill_jax.diffusion.trained import Encode, Trained
 from distill_jax.diffusion.weighting import WEIGHTINGS, snr_plus_one
-from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, traced
+from distill_jax.methods.base import Method, Metrics, Nets, traced, with_w
 from distill_jax.methods.checks import COUNT, W_RANGE, WEIGHTING, check_round, check_x
 from distill_jax.runtime.options import option, optional
 from distill_jax.typing import Batch, Time
@@ -43,10 +43,6 @@ class Encoder(Method):
 
     parameterizations = ENCODERS
 
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (Phase("student", Encoder.loss),)
-
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """weight(l) |x_hat - x_target|^2 written in v, t = i / N, i ~ U{0, ..., N - 1}.
 
@@ -54,9 +50,7 @@ class Encoder(Method):
         """
         k_i, k_eps, k_w = jax.random.split(key, 3)
         x, schedule = batch.x, nets.student.schedule
-        cond = dict(batch.cond)
-        if self.w_range is not None:
-            cond["w"] = draw_w(k_w, self.w_range, x)
+        cond = with_w(k_w, batch.cond, self.w_range, x)
 
         i = jax.random.randint(k_i, x.shape[:1], 0, self.num_steps).astype(x.dtype)
         t, mid, s = ((i + part) / self.num_steps for part in (0.0, 0.5, 1.0))

@@ -8,18 +8,9 @@ from typing import Any
 import jax
 
 from distill_jax.diffusion.denoiser import clipped, guided
-from distill_jax.diffusion.schedule import Schedule, add_noise
-from distill_jax.diffusion.trained import Ddim, Trained
-from distill_jax.methods.base import (
-    Method,
-    Metrics,
-    Nets,
-    Phase,
-    draw_w,
-    reachable,
-    traced,
-    weighted_mse,
-)
+from distill_jax.diffusion.schedule import add_noise
+from distill_jax.diffusion.trained import Trained
+from distill_jax.methods.base import Method, Metrics, Nets, draw_w, reachable, traced, weighted_mse
 from distill_jax.methods.checks import (
     COUNT,
     W_RANGE,
@@ -50,10 +41,6 @@ class Guided(Method):
 
     all_times = True
 
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (Phase("student", Guided.loss),)
-
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Algorithm 1: weight(l) |x_student(z_t, t, c, w) - x_guided|^2, t ~ U[0, 1), w ~ U."""
         k_t, k_eps, k_w = jax.random.split(key, 3)
@@ -70,9 +57,6 @@ class Guided(Method):
         if clip:
             target = reachable(target, x_hat)
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
-
-    def sampler(self, schedule: Schedule) -> Ddim:
-        return Ddim(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
         super().check(teacher)

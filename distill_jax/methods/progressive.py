@@ -11,18 +11,17 @@ import jax
 
 from distill_jax.diffusion.denoiser import clipped
 from distill_jax.diffusion.samplers import ddim_step, ddim_target
-from distill_jax.diffusion.schedule import Schedule, add_noise
+from distill_jax.diffusion.schedule import add_noise
 from distill_jax.diffusion.trained import Ddim, Trained
 from distill_jax.methods.base import (
     Method,
     Metrics,
     Nets,
-    Phase,
-    draw_w,
     drop_labels,
     reachable,
     traced,
     weighted_mse,
+    with_w,
 )
 from distill_jax.methods.checks import COUNT, PROBABILITY, W_RANGE, WEIGHTING, check_round
 from distill_jax.runtime.options import option, optional, whole
@@ -54,10 +53,6 @@ class Progressive(Method):
     factor: int = option(whole(2), 2)
     label_dropout: float = option(PROBABILITY, 0.0)
 
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (Phase("student", Progressive.loss),)
-
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Salimans & Ho (2022), Algorithm 2: t = (i + 1) / N, i ~ U{0, ..., N - 1}."""
         k_i, k_eps, k_w, k_drop = jax.random.split(key, 4)
@@ -65,8 +60,7 @@ class Progressive(Method):
         clip = self.clip_target and nets.teacher.bounded
         teacher = clipped(nets.teacher) if clip else nets.teacher
         cond = drop_labels(k_drop, batch, self.label_dropout)
-        if self.w_range is not None:
-            cond["w"] = draw_w(k_w, self.w_range, x)
+        cond = with_w(k_w, cond, self.w_range, x)
 
         i = jax.random.randint(k_i, x.shape[:1], 0, self.num_steps).astype(x.dtype)
         t, *times = ((i + 1 - k / self.factor) / self.num_steps for k in range(self.factor + 1))
@@ -83,9 +77,6 @@ class Progressive(Method):
         if clip:
             target = reachable(target, x_hat)
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
-
-    def sampler(self, schedule: Schedule) -> Ddim:
-        return Ddim(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
         super().check(teacher)

@@ -14,7 +14,7 @@ from distill_jax.diffusion.levels import time_of
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.schedule import Schedule
 from distill_jax.diffusion.trained import Renoise, Trained
-from distill_jax.methods.base import Method, Metrics, Nets, Phase, draw_w, drop_labels, traced
+from distill_jax.methods.base import Method, Metrics, Nets, Phase, drop_labels, traced, with_w
 from distill_jax.methods.checks import (
     COUNT,
     PROBABILITY,
@@ -151,9 +151,7 @@ class SidLsg(Method):
         """Images of the student, and the conditions they were made with."""
         k_eps, k_w = jax.random.split(key)
         eps = jax.random.normal(k_eps, (batch.size, *student.shape))
-        cond = dict(batch.cond)
-        if self.w_range is not None:
-            cond["w"] = draw_w(k_w, self.w_range, eps)
+        cond = with_w(k_w, batch.cond, self.w_range, eps)
         t = time_of(student.schedule, self.sigma_init)
         return generate(student, eps, t, cond, k_dropout), cond
 

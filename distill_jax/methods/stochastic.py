@@ -13,16 +13,7 @@ from distill_jax.diffusion.denoiser import clipped
 from distill_jax.diffusion.samplers import ddim_step, ddim_target
 from distill_jax.diffusion.schedule import Schedule, add_noise
 from distill_jax.diffusion.trained import Trained
-from distill_jax.methods.base import (
-    Method,
-    Metrics,
-    Nets,
-    Phase,
-    draw_w,
-    reachable,
-    traced,
-    weighted_mse,
-)
+from distill_jax.methods.base import Method, Metrics, Nets, reachable, traced, weighted_mse, with_w
 from distill_jax.methods.checks import COUNT, W_RANGE, WEIGHTING, check_round
 from distill_jax.runtime.options import option, optional
 from distill_jax.typing import Batch
@@ -49,10 +40,6 @@ class Stochastic(Method):
     weighting: str = option(WEIGHTING, "snr_trunc")
     clip_target: bool = True
 
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (Phase("student", Stochastic.loss),)
-
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Times t = i / N, i ~ U{1, ..., N}; teacher steps t -> t - 1 / N -> t - 2 / N.
 
@@ -62,9 +49,7 @@ class Stochastic(Method):
         x, schedule = batch.x, nets.student.schedule
         clip = self.clip_target and nets.teacher.bounded
         teacher = clipped(nets.teacher) if clip else nets.teacher
-        cond = dict(batch.cond)
-        if self.w_range is not None:
-            cond["w"] = draw_w(k_w, self.w_range, x)
+        cond = with_w(k_w, batch.cond, self.w_range, x)
 
         i = jax.random.randint(k_i, x.shape[:1], 1, self.num_steps + 1).astype(x.dtype)
         ends = (i, jnp.maximum(i - 1, 1), jnp.maximum(i - 2, 0))
