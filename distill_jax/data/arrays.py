@@ -30,9 +30,11 @@ class Arrays(LabelledImages):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(h, w, c) of one image."""
         return self.train.x.shape[1:]
 
     def images(self, split: str, num: int | None = None) -> Source:
+        """See Dataset.images; which ones are chosen does not depend on the run."""
         source = {"train": self.train, "held_out": self.held_out}[split]
         if num is None or num >= len(source.label):
             return source
@@ -42,6 +44,7 @@ class Arrays(LabelledImages):
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Rows]:
+        """See Dataset.batches."""
         return (self.batch(seed, step, size, part) for step in itertools.count(start))
 
     def batch(self, seed: int, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Rows:

@@ -91,10 +91,12 @@ class LabelledImages:
 
     @property
     def spec(self) -> DataSpec:
+        """Images of this shape, with integer labels where there are classes."""
         return image_data(self.shape, self.num_classes, self.bounded)
 
     @property
     def null(self) -> dict[str, np.ndarray]:
+        """The null label, num_classes, of shape (1,); {} without classes."""
         return self.conditions(np.full(1, self.num_classes, np.int32))
 
     def conditions(self, label: np.ndarray) -> dict[str, np.ndarray]:
@@ -102,6 +104,7 @@ class LabelledImages:
         return {"label": label} if self.num_classes else {}
 
     def without_images(self) -> "Labels":
+        """Uniform labels of the same classes, for data-free methods."""
         return Labels(self.spec)
 
 
@@ -117,6 +120,7 @@ class Labels(LabelledImages):
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Rows]:
+        """Batches of labels drawn uniformly from (seed, step); x is None."""
         for step in itertools.count(start):
             index = index_of(step, size, part)
             rng = np.random.default_rng((seed, step))
@@ -124,4 +128,5 @@ class Labels(LabelledImages):
             yield Rows(index, None, self.conditions(label[index - step * size]))
 
     def images(self, split: str, num: int | None = None) -> Source:
+        """Raises ValueError, because there are no images."""
         raise ValueError("this dataset has conditions only, and no images")

@@ -114,13 +114,16 @@ class ImageDataset(LabelledImages):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(size, size, 3) of one image."""
         return self.train.shape
 
     @property
     def num_classes(self) -> int:
+        """Classes that a network is given; 0 where it is given none."""
         return self.num_labels if self.labelled and self.num_labels > 1 else 0
 
     def images(self, split: str, num: int | None = None) -> Source:
+        """See Dataset.images; decoded on several threads."""
         source = {"train": self.train, "held_out": self.held_out}[split]
         order = sorted(np.random.default_rng(0).permutation(len(source))[:num].tolist())
         with ThreadPoolExecutor(THREADS) as threads:
@@ -129,6 +132,7 @@ class ImageDataset(LabelledImages):
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Rows]:
+        """See Dataset.batches; decoded ahead on several threads."""
         index, count = part
         order, flips = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
         stream = grain.MapDataset.source(self.train).shuffle(order).repeat()

@@ -41,9 +41,11 @@ class VariancePreserving:
     """alpha^2 + sigma^2 = 1: both levels follow from logsnr without cancellation."""
 
     def alpha(self, t: jax.Array) -> jax.Array:
+        """sqrt(sigmoid(logsnr)), in [0, 1]."""
         return jnp.sqrt(jax.nn.sigmoid(self.logsnr(t)))
 
     def sigma(self, t: jax.Array) -> jax.Array:
+        """sqrt(sigmoid(-logsnr)), in [0, 1]."""
         return jnp.sqrt(jax.nn.sigmoid(-self.logsnr(t)))
 
 
@@ -64,10 +66,12 @@ class Cosine(VariancePreserving):
         return math.atan(math.exp(-self.logsnr_min / 2)) - b, b
 
     def logsnr(self, t: jax.Array) -> jax.Array:
+        """-2 log tan(a t + b)."""
         a, b = self._angle
         return -2 * jnp.log(jnp.tan(a * t + b))
 
     def time(self, logsnr: jax.Array) -> jax.Array:
+        """(arctan(exp(-logsnr / 2)) - b) / a."""
         a, b = self._angle
         return (jnp.arctan(jnp.exp(-logsnr / 2)) - b) / a
 
@@ -85,10 +89,12 @@ class BetaTable(VariancePreserving):
     betas: np.ndarray
 
     def logsnr(self, t: jax.Array) -> jax.Array:
+        """The table's logsnr, interpolated linearly in t."""
         times, logsnrs = self._table()
         return jnp.interp(t, times, logsnrs)
 
     def time(self, logsnr: jax.Array) -> jax.Array:
+        """The inverse of `logsnr`; 0 or 1 beyond the table's ends."""
         times, logsnrs = self._table()
         return jnp.interp(logsnr, logsnrs[::-1], times[::-1])
 
@@ -120,6 +126,7 @@ class LinearBeta(BetaTable):
 
     @property
     def betas(self) -> np.ndarray:
+        """The num_steps betas, from beta_min to beta_max."""
         ends = self.beta_min ** (1 / self.power), self.beta_max ** (1 / self.power)
         return np.linspace(*ends, self.num_steps) ** self.power
 
@@ -138,6 +145,7 @@ class CosineBeta(BetaTable):
 
     @property
     def betas(self) -> np.ndarray:
+        """1 - f(t_k+1) / f(t_k), at most beta_max."""
         t = np.linspace(0.0, 1.0, self.num_steps + 1)
         f = np.cos((t + self.offset) / (1 + self.offset) * math.pi / 2) ** 2
         return np.minimum(1 - f[1:] / f[:-1], self.beta_max)
@@ -155,16 +163,20 @@ class Karras:
     rho: float = 7.0
 
     def alpha(self, t: jax.Array) -> jax.Array:
+        """1 at all times."""
         return jnp.ones_like(t)
 
     def sigma(self, t: jax.Array) -> jax.Array:
+        """(sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return (low + t * (high - low)) ** self.rho
 
     def logsnr(self, t: jax.Array) -> jax.Array:
+        """-2 log sigma(t)."""
         return -2 * jnp.log(self.sigma(t))
 
     def time(self, logsnr: jax.Array) -> jax.Array:
+        """The inverse of `logsnr`, beyond [0, 1] for levels that the grid does not reach."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return (jnp.exp(-logsnr / (2 * self.rho)) - low) / (high - low)
 
@@ -180,15 +192,19 @@ class RectifiedFlow:
     shift: float = 1.0
 
     def alpha(self, t: jax.Array) -> jax.Array:
+        """1 - t'."""
         return (1 - t) / (1 + (self.shift - 1) * t)
 
     def sigma(self, t: jax.Array) -> jax.Array:
+        """t' = shift t / (1 + (shift - 1) t)."""
         return self.shift * t / (1 + (self.shift - 1) * t)
 
     def logsnr(self, t: jax.Array) -> jax.Array:
+        """2 log((1 - t') / t'); +inf at t = 0 and -inf at t = 1."""
         return 2 * (jnp.log1p(-t) - jnp.log(self.shift * t))
 
     def time(self, logsnr: jax.Array) -> jax.Array:
+        """The inverse of `logsnr`."""
         return jax.nn.sigmoid(-logsnr / 2 - math.log(self.shift))
 
 

@@ -51,6 +51,7 @@ class Falling(Sampler):
 
     @property
     def times(self) -> tuple[float, ...]:
+        """1, (N - 1) / N, ..., 1 / N."""
         return tuple(i / self.num_steps for i in range(self.num_steps, 0, -1))
 
 
@@ -101,12 +102,14 @@ class Renoise(Sampler):
 
     @property
     def num_steps(self) -> int:
+        """The number of times."""
         return len(self.times)
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Resized:
         return samplers.renoise(key, denoiser, z, cond, self.times, self.resolutions)
 
     def with_steps(self, num_steps: int) -> "Renoise | None":
+        """num_steps calls at t_1 (1 - i / N); None for a sampler of several times."""
         if len(self.times) > 1:
             return None
         (t,) = self.times
@@ -125,6 +128,7 @@ class Signal(Sampler):
 
     @property
     def times(self) -> tuple[float, ...]:
+        """t_max only."""
         return (self.t_max,)
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
@@ -134,7 +138,7 @@ class Signal(Sampler):
         return denoiser(noise, t, {**cond, "target": target}).x
 
     def with_steps(self, num_steps: int) -> None:
-        return None
+        """None: the sampler makes one call."""
 
 
 @traced("num_steps")
@@ -146,6 +150,7 @@ class Encode(Sampler):
 
     @property
     def times(self) -> tuple[float, ...]:
+        """0, 1 / N, ..., (N - 1) / N."""
         return tuple(i / self.num_steps for i in range(self.num_steps))
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:

@@ -68,10 +68,12 @@ class Boot(Method):
 
     @property
     def guides(self) -> bool:
+        """Whether the teacher is guided at the student's w."""
         return not self.absorbed and bool(self.w or self.w_range)
 
     @property
     def fixed_w(self) -> float:
+        """w."""
         return self.w
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
@@ -114,9 +116,11 @@ class Boot(Method):
         return student(z, end, {**cond, "target": t}).x
 
     def sampler(self, schedule: Schedule) -> Signal:
+        """One call at t_max for the signal at t_min."""
         return Signal(*self._ends)
 
     def check(self, teacher: Trained | None) -> None:
+        """Checks the options against each other and against the teacher."""
         super().check(teacher)
         check("t_min", self.t_min, number(0, self.t_max))
         if not 0 < self.delta <= self.t_max - self.t_min:

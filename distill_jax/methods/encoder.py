@@ -75,9 +75,11 @@ class Encoder(Method):
         return WEIGHTINGS[self.weighting](logsnr) / snr_plus_one(logsnr) / power
 
     def sampler(self, schedule: Schedule) -> Encode:
+        """Reverse DDIM, from images to noise."""
         return Encode(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
+        """Checks the options, and that the teacher fits: an encoder, or a network of all times."""
         super().check(teacher)
         check_round(self, Encode, teacher)
         check_x(self, teacher)

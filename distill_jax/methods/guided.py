@@ -59,6 +59,7 @@ class Guided(Method):
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
     def check(self, teacher: Trained | None) -> None:
+        """Checks the options, and that the teacher can be guided at all times."""
         super().check(teacher)
         check_takes_no_w(teacher)
         check_all_times(teacher)

@@ -79,6 +79,7 @@ class Progressive(Method):
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
     def check(self, teacher: Trained | None) -> None:
+        """Checks the options, and that the teacher makes factor * N steps, or any number."""
         super().check(teacher)
         check_round(self, Ddim, teacher, self.factor)
         if self.label_dropout > 0 and (self.w_range is not None or not teacher.guidance.null):

@@ -81,6 +81,7 @@ class SidLsg(Method):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
+        """fake_updates updates of the fake, then one of the student."""
         fake = Phase("fake", SidLsg.fake_loss, repeats=self.fake_updates)
         return (fake, Phase("student", SidLsg.student_loss))
 
@@ -97,6 +98,7 @@ class SidLsg(Method):
 
     @property
     def guides(self) -> bool:
+        """Whether a network takes w, or a kappa other than 1 needs the null condition."""
         return self.w_range is not None or any(kappa != 1 for kappa in self.scales)
 
     def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
@@ -156,10 +158,12 @@ class SidLsg(Method):
         return generate(student, eps, t, cond, k_dropout), cond
 
     def sampler(self, schedule: Schedule) -> Renoise:
+        """One call at sigma_init, or num_steps of them on its own images."""
         once = one_call(schedule, self.sigma_init)
         return once if self.num_steps == 1 else once.with_steps(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
+        """Checks the options and the teacher."""
         super().check(teacher)
         check_matching(self, teacher)
         check_input_w(self, teacher)

@@ -67,9 +67,11 @@ class Stochastic(Method):
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
     def sampler(self, schedule: Schedule) -> trained.Stochastic:
+        """Steps of double length, diffused half the way back."""
         return trained.Stochastic(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
+        """Checks the options, and that the teacher fits and N is at least 2."""
         super().check(teacher)
         check_round(self, trained.Stochastic, teacher)
         if self.num_steps < 2:

@@ -65,12 +65,15 @@ class AdmArchitecture(Architecture):
 
     @property
     def first(self) -> int:
+        """Channels after the first convolution: those of the first level."""
         return self.widths[0]
 
     def groups_of(self, width: int) -> int:
+        """Groups of a normalisation: 32, but of at least group_dim channels each."""
         return min(32, max(width // self.group_dim, 1))
 
     def heads_of(self, width: int) -> int:
+        """`heads`, or as many of head_dim channels as there are."""
         return self.heads or width // self.head_dim
 
 
