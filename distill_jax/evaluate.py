@@ -4,20 +4,16 @@ python -m distill_jax.evaluate --student=runs/digits_guided
 python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.5 --num=5000
 """
 
-from collections.abc import Sequence
-
 from absl import flags
 
 from distill_jax.evaluation import chosen_data, compare, report
 from distill_jax.evaluation.protocols import make_yardstick
 from distill_jax.runtime import distributed, logging
-from distill_jax.runtime.app import run_app
+from distill_jax.runtime.app import numbers, run_app
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import loading
 from distill_jax.storage import checkpoint
-
-WS = ("0", "1", "2", "4")
 
 
 def define_flags() -> None:
@@ -35,19 +31,12 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
 
 
-def _numbers(name: str, values: Sequence[str]) -> list[float]:
-    try:
-        return [float(value) for value in values]
-    except ValueError as error:
-        raise ValueError(f"--{name}={','.join(values)} is no list of numbers") from error
-
-
 def main() -> None:
     """The command line."""
     values = flags.FLAGS
     if values.student is None:
         raise ValueError("--student is needed: the directory of a finished run")
-    strengths, ancestral = _numbers("w", values.w or WS), _numbers("ancestral", values.ancestral)
+    strengths, ancestral = numbers("w") or [0.0, 1.0, 2.0, 4.0], numbers("ancestral")
     if values.out:
         absolute(values.out).parent.mkdir(parents=True, exist_ok=True)
     distributed.join()

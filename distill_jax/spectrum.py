@@ -17,7 +17,7 @@ from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.schedule import SCHEDULES, Schedule
 from distill_jax.diffusion.spectrum import propose, rapsd, sufficient_time
 from distill_jax.runtime import logging
-from distill_jax.runtime.app import run_app
+from distill_jax.runtime.app import numbers, run_app
 from distill_jax.runtime.registry import build
 
 
@@ -41,9 +41,7 @@ def main() -> None:
     schedule = build(SCHEDULES, "schedule", values.config.schedule.to_dict())
     dataset = build(DATASETS, "dataset", values.config.data.to_dict())
     own = dataset.shape[0]
-    resolutions = (
-        sorted({*_numbers(values.resolutions), own}) if values.resolutions else [own // 2, own]
-    )
+    resolutions = sorted({*(numbers("resolutions", int) or [own // 2]), own})
     power = rapsd(normalise(dataset.images("train", values.num).x))
     times, chosen = propose(power, schedule, resolutions, values.num_steps)
     with out.open("wb") as file:
@@ -84,15 +82,6 @@ def figure(
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     return drawn
-
-
-def _numbers(resolutions: Sequence[str]) -> list[int]:
-    try:
-        return [int(side) for side in resolutions]
-    except ValueError as error:
-        raise ValueError(
-            f"--resolutions={','.join(resolutions)} is no list of whole numbers"
-        ) from error
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import as_network, with_numbers
-from distill_jax.models.residual_unet import Architecture, ResidualUNet, noise_level
+from distill_jax.models.residual_unet import LEVELS, Architecture, ResidualUNet, noise_level
+from distill_jax.runtime.options import choice, option, whole
 from distill_jax.typing import Cond, Image, Output, Time
 
 # (arch, t) -> the number that is embedded.
@@ -40,14 +41,14 @@ class AdmArchitecture(Architecture):
       w_scale: the w that is embedded like t = 1.
     """
 
-    channels: int = 192
-    multipliers: tuple[int | float, ...] = (1, 2, 3, 4)
-    blocks: int = 3
+    channels: int = option(whole(4, 2), 192)
+    multipliers: tuple[int | float, ...] = option(LEVELS, (1, 2, 3, 4))
+    blocks: int = option(whole(1), 3)
     attention: tuple[int, ...] = (32, 16, 8)
     heads: int | None = None
     head_dim: int = 64
     group_dim: int = 4
-    noise_input: str = "logsigma"
+    noise_input: str = option(choice(NOISE_INPUTS), "logsigma")
     w_scale: float = 4.0
 
     epsilon: ClassVar[float] = 1e-5
@@ -55,13 +56,6 @@ class AdmArchitecture(Architecture):
     modulated: ClassVar[bool] = True
     projected: ClassVar[bool] = False
     attends_last: ClassVar[bool] = False
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.noise_input not in NOISE_INPUTS:
-            raise ValueError(
-                f"noise_input is {self.noise_input!r}; expected one of {', '.join(NOISE_INPUTS)}"
-            )
 
     @property
     def first(self) -> int:

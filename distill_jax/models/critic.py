@@ -1,5 +1,7 @@
 """The head that tells noisy data from noisy samples by the features of a diffusion network."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -45,12 +47,16 @@ def critic_head() -> Head:
     Starodubcev et al. (2025), Scale-wise Distillation of Diffusion Models, arXiv:2503.16397, as
     released.
     """
-    module = Critic()
+    return as_head(lambda features: Critic())
+
+
+def as_head(make: Callable[[jax.Array], nn.Module]) -> Head:
+    """The functions of the module that is made for features (b, positions, channels)."""
 
     def init(key: jax.Array, features: jax.Array) -> Tree:
-        return module.init(key, features)["params"]
+        return make(features).init(key, features)["params"]
 
     def apply(params: Tree, features: jax.Array) -> Time:
-        return module.apply({"params": params}, features.astype(jnp.float32))
+        return make(features).apply({"params": params}, features.astype(jnp.float32))
 
     return Head(init, apply)

@@ -5,11 +5,10 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Head
-from distill_jax.models.critic import critic_head
-from distill_jax.typing import Time, Tree
+from distill_jax.models.critic import as_head, critic_head
+from distill_jax.typing import Time
 
 # PyTorch's for convolutions: uniform, of variance 1 / (3 fan_in).
 uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -89,26 +88,10 @@ def spatial_head(shape: tuple[int, ...]) -> Head:
     Args:
       shape: (h, w, c) of the images, of which the features are a grid.
     """
-
-    def init(key: jax.Array, features: jax.Array) -> Tree:
-        return _module(features).init(key, features)["params"]
-
-    def apply(params: Tree, features: jax.Array) -> Time:
-        return _module(features).apply({"params": params}, features.astype(jnp.float32))
-
-    def _module(features: jax.Array) -> SpatialDiscriminator:
-        return SpatialDiscriminator(grid_of(features.shape[1], shape))
-
-    return Head(init, apply)
-
-
-def pooled_head(shape: tuple[int, ...]) -> Head:
-    """SwD's, of the mean over positions: see critic.critic_head. It takes images of any shape."""
-    del shape
-    return critic_head()
+    return as_head(lambda features: SpatialDiscriminator(grid_of(features.shape[1], shape)))
 
 
 DISCRIMINATORS: dict[str, Callable[[tuple[int, ...]], Head]] = {
-    "pooled": pooled_head,
+    "pooled": lambda shape: critic_head(),  # SwD's, for images of any shape.
     "spatial": spatial_head,
 }

@@ -21,12 +21,12 @@ from distill_jax.models.layers import (
     REMAT,
     Conditioning,
     as_network,
-    check_known,
     middle_of,
     modulate,
     remat,
     zeros,
 )
+from distill_jax.runtime.options import check_options, choice, option
 from distill_jax.typing import Cond, Image, Output, Time
 
 
@@ -103,17 +103,16 @@ class Architecture:
     blocks: int = 12
     heads: int = 6
     expand: int = 4
-    dtype: str = "float32"
-    remat: str = "none"
+    dtype: str = option(choice(DTYPES), "float32")
+    remat: str = option(choice(REMAT), "none")
 
     def __post_init__(self):
+        check_options(self)
         _check_patch(self.patch, *self.spec.shape[:2])
         if self.width % self.heads or self.width % 4:
             raise ValueError(
                 f"width {self.width} must be divisible by 4 and by heads = {self.heads}"
             )
-        check_known(DTYPES, dtype=self.dtype)
-        check_known(REMAT, remat=self.remat)
 
 
 class DiT(nn.Module):

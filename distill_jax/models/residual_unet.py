@@ -14,10 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.spec import Spec
-from distill_jax.models.layers import DTYPES, REMAT, check_known, modulate, remat, zeros
+from distill_jax.models.layers import DTYPES, REMAT, modulate, remat, zeros
+from distill_jax.runtime.options import Rule, check_options, choice, option, whole
 from distill_jax.typing import Image, Output, Time
 
 Taps = tuple[int, ...]
+DROPOUT = Rule(lambda value: 0 <= value < 1, "a probability in [0, 1)")
+LEVELS = Rule(lambda value: min(value, default=0) > 0, "a positive number for each level")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +43,13 @@ class Architecture:
     """
 
     spec: Spec
-    channels: int = 128
-    multipliers: tuple[int | float, ...] = (2, 2, 2)
-    blocks: int = 4
+    channels: int = option(whole(4, 2), 128)
+    multipliers: tuple[int | float, ...] = option(LEVELS, (2, 2, 2))
+    blocks: int = option(whole(1), 4)
     attention: tuple[int, ...] = (16,)
-    dropout: float = 0.0
-    dtype: str = "float32"
-    remat: str = "none"
+    dropout: float = option(DROPOUT, 0.0)
+    dtype: str = option(choice(DTYPES), "float32")
+    remat: str = option(choice(REMAT), "none")
 
     epsilon: ClassVar[float]  # Of the group normalisations.
     gain: ClassVar[float]  # On every sum of a layer's input and output.
@@ -57,16 +60,7 @@ class Architecture:
     pyramid: ClassVar[bool] = False  # Whether every level adds the image again on the way down.
 
     def __post_init__(self):
-        check_known(DTYPES, dtype=self.dtype)
-        check_known(REMAT, remat=self.remat)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; expected a probability in [0, 1)")
-        if self.channels < 4 or self.channels % 2 or self.blocks < 1 or not self.multipliers:
-            raise ValueError(
-                f"channels is {self.channels}, blocks {self.blocks} and multipliers "
-                f"{self.multipliers}; expected an even number from 4, a whole number from 1, and "
-                "at least one level"
-            )
+        check_options(self)
         height, width = self.spec.shape[:2]
         factor = 2 ** (len(self.multipliers) - 1)
         if height % factor or width % factor:

@@ -17,9 +17,13 @@ from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import as_network, sinusoid, with_numbers
 from distill_jax.models.residual_unet import Architecture, ResidualUNet, Taps, noise_level
+from distill_jax.runtime.options import Rule, choice, option
 from distill_jax.typing import Cond, Image, Output, Time
 
-EMBEDDINGS = ("positional", "fourier")
+FILTER = Rule(
+    lambda taps: len(taps) > 0 and len(taps) % 2 == 0 and taps == taps[::-1],
+    "a symmetric one of even length, such as (1, 1) or (1, 3, 3, 1)",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +39,9 @@ class SongArchitecture(Architecture):
       w_scale: the w that is embedded like t = 1.
     """
 
-    embedding: str = "positional"
+    embedding: str = option(choice(("positional", "fourier")), "positional")
     noise_multiplier: int = 1
-    filter: Taps = (1, 1)
+    filter: Taps = option(FILTER, (1, 1))
     pyramid: bool = False
     w_scale: float = 4.0
 
@@ -46,18 +50,6 @@ class SongArchitecture(Architecture):
     modulated: ClassVar[bool] = False
     projected: ClassVar[bool] = True
     attends_last: ClassVar[bool] = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.embedding not in EMBEDDINGS:
-            raise ValueError(
-                f"embedding is {self.embedding!r}; expected one of {', '.join(EMBEDDINGS)}"
-            )
-        if not self.filter or len(self.filter) % 2 or self.filter != self.filter[::-1]:
-            raise ValueError(
-                f"filter is {self.filter}; expected a symmetric one of even length, such as (1, 1) "
-                "or (1, 3, 3, 1)"
-            )
 
 
 class SongUNet(nn.Module):

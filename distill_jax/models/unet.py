@@ -21,13 +21,14 @@ from distill_jax.models.layers import (
     DTYPES,
     REMAT,
     as_network,
-    check_known,
     modulate,
     remat,
     sinusoid,
     with_numbers,
     zeros,
 )
+from distill_jax.models.residual_unet import DROPOUT
+from distill_jax.runtime.options import Rule, check_options, choice, option, whole
 from distill_jax.typing import Cond, Image, Output, Time
 
 # logsnr -> u, which is embedded; inv_cos recovers the time of the cosine schedule.
@@ -36,6 +37,9 @@ LOGSNR_INPUTS = {
     "sigmoid": jax.nn.sigmoid,
     "linear": lambda logsnr: (logsnr + 10) / 20,
 }
+
+
+MULTIPLIERS = Rule(lambda value: min(value, default=0) >= 1, "a number from 1 for each level")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,40 +69,24 @@ class Architecture:
     """
 
     spec: Spec
-    channels: int
-    embedding: int
-    multipliers: tuple[int, ...]
-    blocks: int
+    channels: int = option(whole(32, 32))
+    embedding: int = option(whole(4, 2))
+    multipliers: tuple[int, ...] = option(MULTIPLIERS)
+    blocks: int = option(whole(1))
     attention: tuple[int, ...]
     heads: int | None = None
     head_dim: int | None = None
-    dropout: float = 0.0
+    dropout: float = option(DROPOUT, 0.0)
     resblock_resample: bool = True
-    logsnr_input: str = "inv_cos"
-    dtype: str = "float32"
-    remat: str = "none"
+    logsnr_input: str = option(choice(LOGSNR_INPUTS), "inv_cos")
+    dtype: str = option(choice(DTYPES), "float32")
+    remat: str = option(choice(REMAT), "none")
     w_scale: float = 4.0
 
     def __post_init__(self):
-        check_known(DTYPES, dtype=self.dtype)
-        check_known(REMAT, remat=self.remat)
-        check_known(LOGSNR_INPUTS, logsnr_input=self.logsnr_input)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; expected a probability in [0, 1)")
-        self._check_widths()
+        check_options(self)
         self._check_resolutions()
         self._check_heads()
-
-    def _check_widths(self) -> None:
-        if self.channels < 32 or self.channels % 32:
-            raise ValueError(f"channels is {self.channels}; expected a multiple of 32")
-        if self.embedding < 4 or self.embedding % 2:
-            raise ValueError(f"embedding is {self.embedding}; expected an even number from 4")
-        if not self.multipliers or min(*self.multipliers, self.blocks) < 1:
-            raise ValueError(
-                f"multipliers is {self.multipliers} and blocks {self.blocks}; expected at least "
-                "one multiplier, and whole numbers from 1"
-            )
 
     def _check_resolutions(self) -> None:
         height, width = self.spec.shape[:2]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, NamedSharding
 
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.spec import Leaf
@@ -167,16 +167,16 @@ def _arguments(run: Run, stage: Stage) -> tuple:
     state = jax.eval_shape(lambda params: new_state(jax.random.key(0), params, stage.tx), trained)
     frozen = {role: shapes for role, shapes in stage.shapes.items() if role not in trained}
 
-    def arrays(leaf: Leaf, num: int = stage.batch_size) -> jax.ShapeDtypeStruct:
-        sharding = run.layout.replicated if num == 1 else run.layout.batch
+    def rows(leaf: Leaf, num: int, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((num, *leaf.shape), np.dtype(leaf.dtype), sharding=sharding)
 
-    spec = run.dataset.spec
-    x = None if stage.method.data_free else arrays(spec.x)
-    null = {name: arrays(leaf, 1) for name, leaf in spec.cond}
-    cond = {name: arrays(leaf) for name, leaf in spec.cond}
-    state, frozen = run.layout.abstract(state), run.layout.abstract(frozen)
-    return method, rates, state, frozen, Batch(arrays(Leaf((), "int32")), x, cond, null)
+    spec, layout, whole = run.dataset.spec, run.layout, (stage.batch_size, run.layout.batch)
+    index = rows(Leaf((), "int32"), *whole)
+    x = None if stage.method.data_free else rows(spec.x, *whole)
+    cond = {name: rows(leaf, *whole) for name, leaf in spec.cond}
+    null = {name: rows(leaf, 1, layout.replicated) for name, leaf in spec.cond}
+    batch = Batch(index, x, cond, null)
+    return method, rates, layout.abstract(state), layout.abstract(frozen), batch
 
 
 def _bytes_per_device(tree: Tree) -> int:

@@ -52,6 +52,20 @@ def run_app(main: Callable[..., int | None], *names: str) -> None:
     app.run(run, flags_parser=parse)
 
 
+def numbers(name: str, kind: type = float) -> list:
+    """The numbers of a flag that is a list, [] without it.
+
+    Raises:
+      ValueError: for an entry that is no number of that kind, float or int.
+    """
+    values = flags.FLAGS[name].value or []
+    try:
+        return [kind(value) for value in values]
+    except ValueError as error:
+        whole = "whole " if kind is int else ""
+        raise ValueError(f"--{name}={','.join(values)} is no list of {whole}numbers") from error
+
+
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     """Hides what each file of a state that cannot be written tells the loop that gave up on it."""
     if str(unraisable.exc_value) != "Event loop is closed":

@@ -26,13 +26,13 @@ def number(low: float | int, high: float | int = math.inf) -> Rule:
     return Rule(lambda value: low <= value <= high, text)
 
 
-def whole(low: int) -> Rule:
-    """A whole number from `low`."""
+def whole(low: int, step: int = 1) -> Rule:
+    """A whole number from `low`, which `step` divides."""
 
     def holds(value: Any) -> bool:
-        return isinstance(value, (int, np.integer)) and value >= low
+        return isinstance(value, (int, np.integer)) and value >= low and value % step == 0
 
-    return Rule(holds, f"a whole number from {low}")
+    return Rule(holds, f"a {'whole number' if step == 1 else f'multiple of {step}'} from {low}")
 
 
 def choice(known: Iterable[str]) -> Rule:

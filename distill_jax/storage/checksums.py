@@ -13,7 +13,7 @@ from etils import epath
 
 from distill_jax.runtime.files import replace
 
-FORMAT = 3  # Of seals and manifests; seals of format 1 had no format and no stage.
+FORMAT = 3  # Of seals and manifests.
 SEAL = "checksums.json"
 # What the storage layer writes after the seal, and nothing is read from.
 UNSEALED = (SEAL, "_CHECKPOINT_METADATA", "commit_success.txt")
@@ -40,10 +40,8 @@ def read(directory: epath.Path) -> dict[str, Any]:
         content = json.loads((directory / SEAL).read_text())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
         return {}
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         return {}
-    if not isinstance(content.get("format"), int):
-        content = {"format": 1, "files": content}
     check_format(directory / SEAL, content["format"])
     return content if is_signed(content) else {}
 

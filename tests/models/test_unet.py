@@ -230,11 +230,11 @@ def test_remat_decides_what_is_computed_twice():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channels": 48}, "channels is 48; expected a multiple of 32"),
-        ({"embedding": 33}, "embedding is 33; expected an even number"),
-        ({"multipliers": ()}, "multipliers is .*; expected at least one multiplier"),
+        ({"channels": 48}, "channels is 48; expected a multiple of 32 from 32"),
+        ({"embedding": 33}, "embedding is 33; expected a multiple of 2 from 4"),
+        ({"multipliers": ()}, "multipliers is .*; expected a number from 1 for each level"),
         ({"multipliers": (1, 0)}, "multipliers is .1, 0."),
-        ({"blocks": 0}, "blocks 0; expected .* whole numbers from 1"),
+        ({"blocks": 0}, "blocks is 0; expected a whole number from 1"),
         ({"multipliers": (1, 1, 1, 1)}, "image is 4x4; .* a multiple of 8"),
         ({"spec": image_spec((4, 6, 3), 3, 3)}, "image is 4x6; expected a square"),
         ({"attention": (4, 8)}, "attention is .4, 8.; expected sides .*: 4"),

@@ -140,15 +140,6 @@ def test_the_leftovers_of_a_killed_save_are_removed_by_the_next_one(saved):
     assert not (saved / "3.orbax-checkpoint-tmp").exists()
 
 
-def test_states_and_finals_without_a_format_are_read_as_before(saved):
-    seal = saved / "2" / checksums.SEAL
-    files = json.loads(seal.read_text())["files"]
-    seal.write_text(json.dumps(files))
-    same(checkpoint.States(saved).restore(like(STATE)), at(2))
-    seal.write_text(json.dumps({**files, next(iter(files)): [1, 2]}))
-    same(checkpoint.States(saved).restore(like(STATE), lambda line: None), at(1))
-
-
 @pytest.fixture
 def final(tmp_path):
     """A finished network of one array."""
