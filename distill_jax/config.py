@@ -161,6 +161,7 @@ def halvings(
 
 
 # The networks that Salimans & Ho (2022, arXiv:2202.00512) released, with their teachers' dropout.
+_LARGE = {"embedding": 768, "blocks": 3, "attention": (8, 16, 32), "head_dim": 64, "dropout": 0.1}
 PAPER_UNETS = {
     "cifar10": {
         "channels": 256,
@@ -171,24 +172,8 @@ PAPER_UNETS = {
         "heads": 1,
         "dropout": 0.2,
     },
-    "imagenet64": {
-        "channels": 192,
-        "embedding": 768,
-        "multipliers": (1, 2, 3, 4),
-        "blocks": 3,
-        "attention": (8, 16, 32),
-        "head_dim": 64,
-        "dropout": 0.1,
-    },
-    "lsun128": {
-        "channels": 64,
-        "embedding": 768,
-        "multipliers": (1, 2, 4, 6, 8),
-        "blocks": 3,
-        "attention": (8, 16, 32),
-        "head_dim": 64,
-        "dropout": 0.1,
-    },
+    "imagenet64": {"channels": 192, "multipliers": (1, 2, 3, 4), **_LARGE},
+    "lsun128": {"channels": 64, "multipliers": (1, 2, 4, 6, 8), **_LARGE},
 }
 
 

@@ -5,7 +5,6 @@ python -m distill_jax.main --config=configs/digits_guided.py --config.batch_size
 """
 
 import os
-import pathlib
 import time
 
 from absl import flags
@@ -17,7 +16,7 @@ from distill_jax.run import costs, pipeline, plan
 from distill_jax.run.caching import keep_programs
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import run_app
-from distill_jax.runtime.files import absolute
+from distill_jax.runtime.files import absolute, default_workdir
 from distill_jax.runtime.preemption import StopFlag
 from distill_jax.training.loop import StoppedError
 from distill_jax.training.profiler import Profile
@@ -62,7 +61,7 @@ def main() -> int:
     profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None
     began = time.monotonic()
     distributed.join()
-    workdir = absolute(_WORKDIR.value or _default_workdir())
+    workdir = absolute(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
     where = costs.target(_PLAN_FOR.value)
     run = plan.make(_CONFIG.value, workdir, where.count)
     logging.say(plan.show(run))
@@ -112,12 +111,6 @@ def _show_costs(run: plan.Run, where: costs.Target) -> int:
         with matmul_precision(run.config.matmul_precision):
             logging.say("\n" + costs.show_compiled(run, measured))
     return 0
-
-
-def _default_workdir() -> str:
-    """runs/<name of the config file>, with its size argument."""
-    path, _, size = flags.FLAGS["config"].config_filename.partition(":")
-    return f"runs/{pathlib.Path(path).stem}{'_' + size if size else ''}"
 
 
 if __name__ == "__main__":

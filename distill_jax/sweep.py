@@ -12,7 +12,6 @@ stands for the sweep's workdir: runs may share one.
 
 import json
 import os
-import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,7 +27,7 @@ from distill_jax.run.caching import keep_programs
 from distill_jax.run.validation import changes, flat
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
-from distill_jax.runtime.files import absolute, append, read_lines, replace
+from distill_jax.runtime.files import absolute, append, default_workdir, read_lines, replace
 from distill_jax.runtime.preemption import StopFlag
 from distill_jax.training.loop import DivergedError, StoppedError
 
@@ -147,9 +146,7 @@ def _measure(config: ConfigDict, workdir: epath.Path, name: str, stop: Callable[
 def main(path: str) -> int:
     """The command line; returns the exit code, 128 + n when stopped by signal n."""
     configs = load_sweep(path)
-    file, _, size = path.partition(":")
-    default = f"runs/{pathlib.Path(file).stem}{'_' + size if size else ''}"
-    workdir = absolute(flags.FLAGS.workdir or default)
+    workdir = absolute(flags.FLAGS.workdir or default_workdir(path))
     workdir.mkdir(parents=True, exist_ok=True)
     keep_programs(workdir)
     stop = StopFlag().install()

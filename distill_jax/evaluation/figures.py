@@ -66,17 +66,10 @@ class Look(NamedTuple):
 
 def looks(rows: Sequence[Row]) -> list[Look]:
     """Broken lines and hollow markers for samplers of the teacher, full ones for students."""
-    samplers = sorted({row["sampler"] for row in rows})
-    teachers = [name for name in samplers if name.startswith("teacher")]
-    students = [name for name in samplers if name not in teachers]
-    return [
-        *(Look(*each, True) for each in _cycled(teachers, TEACHERS)),
-        *(Look(*each, False) for each in _cycled(students, STUDENTS)),
-    ]
-
-
-def _cycled(names: list[str], styles: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
-    return [(name, *style) for name, style in zip(names, itertools.cycle(styles), strict=False)]
+    hollow = {row["sampler"]: row["sampler"].startswith("teacher") for row in rows}
+    styles = {True: itertools.cycle(TEACHERS), False: itertools.cycle(STUDENTS)}
+    names = sorted(hollow, key=lambda name: (not hollow[name], name))
+    return [Look(name, *next(styles[hollow[name]]), hollow[name]) for name in names]
 
 
 def quality(content: dict[str, Any]) -> Figure:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,12 @@ def absolute(path: epath.PathLike) -> epath.Path:
     """The path from the root, ~ being the home; one with a scheme, such as gs://, is as it is."""
     path = epath.Path(path).expanduser()
     return path if "://" in str(path) else path.absolute()
+
+
+def default_workdir(file: str) -> str:
+    """runs/NAME for a config NAME.py, and runs/NAME_SIZE for NAME.py:SIZE."""
+    path, _, size = file.partition(":")
+    return f"runs/{pathlib.Path(path).stem}{'_' + size if size else ''}"
 
 
 def replace(path: epath.Path, content: bytes) -> None:
