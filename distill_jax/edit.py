@@ -122,6 +122,7 @@ def save_rows(path: epath.Path, rows: Sequence[np.ndarray], columns: int = 10) -
 
 
 def _style(values: Any) -> Sequence[Any]:
+    """The images, and the same in the target class."""
     student = _student(values)
     encoder = (
         loading.load(values.encoder, parts=loading.parts(values)) if values.encoder else student
@@ -133,6 +134,7 @@ def _style(values: Any) -> Sequence[Any]:
 
 
 def _sdedit_images(values: Any) -> Sequence[Any]:
+    """The images, and what SDEdit makes of them."""
     student = _student(values)
     x, label = _images(values, student)
     target = label if values.target_label is None else values.target_label
@@ -146,6 +148,7 @@ def _sdedit_images(values: Any) -> Sequence[Any]:
 
 
 def _inpaint_images(values: Any) -> Sequence[Any]:
+    """The images, the same without what is masked, and the inpainted ones."""
     student = _student(values)
     x, label = _images(values, student)
     target = label if values.target_label is None else values.target_label
@@ -156,6 +159,7 @@ def _inpaint_images(values: Any) -> Sequence[Any]:
 
 
 def _roundtrip_images(values: Any) -> Sequence[Any]:
+    """The images, then those of each pair and of the teacher; also writes the table of PSNRs."""
     if values.workdir is None:
         raise ValueError("--workdir is needed: of a finished run with encoders and decoders")
     teacher, both = pairs(absolute(values.workdir))
@@ -183,6 +187,7 @@ TASKS = {
 
 
 def _student(values: Any) -> Student:
+    """The network of --student."""
     if values.student is None:
         raise ValueError("--student is needed: the directory of a finished run")
     return loading.load(values.student, parts=loading.parts(values))
@@ -230,6 +235,7 @@ def read_images(path: epath.Path, channels: int) -> np.ndarray:
 
 
 def _read_array(path: epath.Path, flag: str) -> np.ndarray:
+    """The numbers in a .npy file."""
     with path.open("rb") as file:
         try:
             x = np.load(file)
@@ -242,6 +248,7 @@ def _read_array(path: epath.Path, flag: str) -> np.ndarray:
 
 
 def _read_pictures(path: epath.Path, channels: int) -> np.ndarray:
+    """Pictures of a folder as uint8 (n, h, w, c), sorted by name."""
     if not path.is_dir():
         raise ValueError(f"--images={path} is no folder; expected one with pictures, or a .npy")
     files = sorted(

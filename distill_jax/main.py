@@ -102,6 +102,7 @@ def _ideal_seconds(run: plan.Run, where: costs.Target) -> dict[str, float]:
 
 
 def _show_costs(run: plan.Run, where: costs.Target) -> int:
+    """Prints what the run would cost; the exit code is 0."""
     compiling = _PLAN.value == "compile"
     if compiling:
         costs.check_compile(run)

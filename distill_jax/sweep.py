@@ -92,6 +92,7 @@ def _read_rows(path: epath.Path) -> dict[str, Row]:
 
 
 def _measured(row: Row) -> Row:
+    """The row without its config."""
     return {key: value for key, value in row.items() if key != "config"}
 
 
@@ -104,6 +105,7 @@ def _content(config: ConfigDict) -> dict[str, Any]:
 def _refuse_changes(
     workdir: epath.Path, done: Mapping[str, Row], contents: Mapping[str, dict[str, Any]]
 ) -> None:
+    """Raises ValueError for runs that are done and whose configs were changed since."""
     lines = []
     for name in contents.keys() & done.keys():
         found = changes(done[name]["config"], contents[name])

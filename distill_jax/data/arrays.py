@@ -57,4 +57,5 @@ class Arrays(LabelledImages):
 
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order of n examples in an epoch."""
     return np.random.default_rng((seed, epoch)).permutation(n)

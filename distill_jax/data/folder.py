@@ -55,6 +55,7 @@ def folder(
 
 
 def _image_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    """Files that match the pattern and end in one of SUFFIXES, hidden ones left out, sorted."""
     return sorted(
         file
         for file in root.glob(pattern)

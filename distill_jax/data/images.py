@@ -156,18 +156,21 @@ class Images(ImageDataset):
 
 
 def _iterate(batches: grain.MapDataset) -> Iterator[Source]:
+    """Batches in order, read ahead on THREADS threads; closing ends them."""
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=THREADS + 1)
     with contextlib.closing(iter(batches.to_iter_dataset(options))) as iterator:
         yield from iterator
 
 
 def _stack(examples: Sequence[tuple[np.ndarray, np.integer]]) -> Source:
+    """Examples as one batch."""
     return Source(*(np.stack(column) for column in zip(*examples, strict=True)))
 
 
 def _flip(
     example: tuple[np.ndarray, np.integer], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.integer]:
+    """The example, mirrored left to right with probability 1/2."""
     x, label = example
     return (x[:, ::-1] if rng.random() < 0.5 else x), label
 

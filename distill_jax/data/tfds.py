@@ -88,10 +88,12 @@ class _Prepared:
 
     @property
     def num_labels(self) -> int:
+        """Classes of the label; 1 without one."""
         builder, (_, label) = self._found
         return 1 if label is None else builder.info.features[label].num_classes
 
     def split(self, name: str) -> Stored:
+        """The images of a split, such as "train[:90%]"."""
         builder, keys = self._found
         return _Records(builder, self._dataset, name, keys)
 
@@ -118,6 +120,7 @@ def _builder(dataset: str, data_dir: str) -> Any:
 
 
 def _prepare(dataset: str, data_dir: str) -> str:
+    """The command that prepares a dataset."""
     # Not `tfds build`, which needs still more packages and imports them all.
     return (
         f"python -c \"import tensorflow_datasets as t; t.builder('{dataset}', "
@@ -134,6 +137,7 @@ def _feature(features: Any, kind: str, name: str) -> str | None:
 
 
 def _check_split(builder: Any, dataset: str, split: str, least: int) -> None:
+    """Raises ValueError unless the split is there and has at least so many images."""
     try:
         there = builder.info.splits[split].num_examples
     except ValueError as error:

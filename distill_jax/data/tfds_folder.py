@@ -78,6 +78,7 @@ def _read(path: epath.Path) -> dict[str, Any]:
 
 
 def _check(path: epath.Path, description: Any) -> None:
+    """Raises ValueError for a description that names a class beyond FEATURES."""
     for name in _classes(description):
         if name not in FEATURES:
             raise ValueError(

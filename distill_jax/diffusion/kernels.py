@@ -80,6 +80,7 @@ def _squared(f: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _rounded(squared: jax.Array) -> jax.Array:
+    """sqrt(squared + r^2): a distance with a gradient at 0."""
     return jnp.sqrt(squared + ROUND**2)
 
 
@@ -89,4 +90,5 @@ def _means(real: jax.Array, fake: jax.Array) -> jax.Array:
 
 
 def _float32(features: jax.Array) -> jax.Array:
+    """The features in float32, or in what they are where that is wider."""
     return features.astype(jnp.promote_types(features.dtype, jnp.float32))

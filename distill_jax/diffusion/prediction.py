@@ -140,6 +140,7 @@ def from_edm(output: Output, z: Image, schedule: Schedule, t: Time) -> Predictio
 
 
 def _edm_norm(schedule: Schedule, t: Time) -> Time:
+    """n = sqrt(sigma^2 + alpha^2 sigma_data^2)."""
     return jnp.sqrt(schedule.sigma(t) ** 2 + (schedule.alpha(t) * SIGMA_DATA) ** 2)
 
 

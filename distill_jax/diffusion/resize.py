@@ -72,6 +72,7 @@ def cubic_matrix(side: int, other: int) -> np.ndarray:
 
 
 def _keys(d: np.ndarray) -> np.ndarray:
+    """Keys' kernel k(d), for |d| < 2; see `bicubic`."""
     a, d = CUBIC, np.abs(d)
     inner = ((a + 2) * d - (a + 3)) * d**2 + 1
     return np.where(d <= 1, inner, a * (((d - 5) * d + 8) * d - 4))

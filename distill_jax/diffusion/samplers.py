@@ -145,6 +145,7 @@ def walk(
 
 
 def _ddim(denoiser: Denoiser, z: Image, t: Time, s: Time, cond: Cond) -> Image:
+    """One DDIM step t -> s."""
     return ddim_step(denoiser.schedule, denoiser(z, t, cond), s)
 
 

@@ -62,6 +62,7 @@ class Cosine(VariancePreserving):
 
     @property
     def _angle(self) -> tuple[float, float]:
+        """(a, b) of the angle a t + b."""
         b = math.atan(math.exp(-self.logsnr_max / 2))
         return math.atan(math.exp(-self.logsnr_min / 2)) - b, b
 
@@ -99,6 +100,7 @@ class BetaTable(VariancePreserving):
         return jnp.interp(logsnr, logsnrs[::-1], times[::-1])
 
     def _table(self) -> tuple[jax.Array, jax.Array]:
+        """Times and their logsnr, float64 where that is enabled."""
         logsnr = _table_logsnr(self)
         return jnp.asarray(np.linspace(0.0, 1.0, len(logsnr))), jnp.asarray(logsnr)
 

@@ -172,6 +172,7 @@ def _given(entry: Entry) -> float | None:
 
 
 def _cost(entry: Entry, seconds: float) -> Row:
+    """Network calls and seconds for one image."""
     calls = entry.network.calls(_given(entry), entry.num_steps)
     return {"calls": calls, "seconds_per_image": seconds}
 

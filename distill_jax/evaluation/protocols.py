@@ -112,6 +112,7 @@ class ImageYardstick(Yardstick):
             self.turns_accuracy = self._classifier.turns_accuracy(held_out.x)
 
     def _distance(self, features: np.ndarray) -> float:
+        """Frechet distance of features to those of the training images."""
         return frechet_distance(moments(features), self._moments)
 
     def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
@@ -142,6 +143,7 @@ class PointYardstick(Yardstick):
         self.real_recall = recall(*(half[:NEIGHBOURS] for half in points))
 
     def _distances(self, x: np.ndarray, label: np.ndarray | None) -> dict[int, float]:
+        """Sliced W2 to the training points by class; of all together without labels."""
         if label is None:
             label, real = np.zeros(len(x)), np.zeros(len(self._real))
         else:
@@ -159,13 +161,16 @@ class PointYardstick(Yardstick):
 
 
 def _halves(x: np.ndarray) -> list[np.ndarray]:
+    """Two random halves of the rows, always the same."""
     order = np.random.default_rng(0).permutation(len(x))
     return [x[part] for part in np.array_split(order, 2)]
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
+    """Images as vectors (n, h w c), in [-1, 1]."""
     return normalise(x).reshape(len(x), -1)
 
 
 def _mean(values: dict[int, float]) -> float:
+    """The mean over classes."""
     return float(np.mean(list(values.values())))

@@ -70,6 +70,7 @@ def rows_table(rows: Sequence[Row]) -> str:
 
 
 def _shown(value: Any) -> str:
+    """A cell of the table; numbers with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -87,6 +88,7 @@ def write(workdir: epath.Path, content: dict[str, Any]) -> None:
 
 
 def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
+    """The report in Markdown."""
     name, rows, floor = content["name"], content["rows"], content["floor"]
     grids = [path for path in sorted(workdir.glob("s[0-9]*_*/grid.png"))]
     parts = [
@@ -124,6 +126,7 @@ def _real(content: dict[str, Any]) -> str:
 
 
 def _in_calls(row: Row, name: str) -> str:
+    """A distance and the network calls that it took."""
     return f"{row[name]:.3g} in {logging.counted(row['calls'], 'call')}"
 
 

@@ -131,6 +131,7 @@ class Boot(Method):
         check_x(self, teacher)
 
     def _check_guidance(self, teacher: Trained) -> None:
+        """Checks w, w_range and absorbed against each other and the teacher."""
         if self.w and self.w_range:
             raise ValueError(f"w is {self.w} and w_range {self.w_range}; expected one of them")
         theirs, (low, high) = teacher.guidance.w_range, self.w_range or (self.w, self.w)
@@ -144,9 +145,11 @@ class Boot(Method):
 
     @property
     def _ends(self) -> tuple[float, float]:
+        """(t_min, t_max), or the whole of [0, 1] on the grid of a teacher."""
         return (0.0, 1.0) if self.teacher_steps else (self.t_min, self.t_max)
 
     def _times(self, key: jax.Array, eps: Image) -> tuple[Time, Time]:
+        """t and s < t: delta apart, or neighbours on the teacher's grid."""
         n, (low, high) = self.teacher_steps, self._ends
         if n > 0:
             i = jax.random.randint(key, eps.shape[:1], 1, n + 1).astype(eps.dtype)

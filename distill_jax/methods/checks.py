@@ -16,21 +16,25 @@ from distill_jax.runtime.options import Rule, check, choice, number, whole
 
 
 def _is_range(value: Any) -> bool:
+    """Whether it is a pair (low, high) with 0 <= low <= high."""
     pair = isinstance(value, (tuple, list)) and len(value) == 2
     return pair and 0 <= value[0] <= value[1]
 
 
 def _falls(times: tuple[float, ...]) -> bool:
+    """Whether the times lie in (0, 1] and fall."""
     falls = all(t > s for t, s in itertools.pairwise((*times, 0.0)))
     return falls and max(times, default=1.0) <= 1
 
 
 def _grows(resolutions: tuple[int, ...]) -> bool:
+    """Whether these are whole numbers from 1 that do not shrink."""
     whole = all(side == int(side) and side >= 1 for side in resolutions)
     return whole and all(a <= b for a, b in itertools.pairwise(resolutions))
 
 
 def _is_noise(levels: tuple) -> bool:
+    """Whether this is (a name in LEVELS, lowest level, highest level)."""
     return len(levels) == 3 and levels[0] in LEVELS and 0 < levels[1] <= levels[2] < math.inf
 
 

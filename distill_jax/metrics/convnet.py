@@ -67,6 +67,7 @@ class ConvNet:
         return self.accuracy(_turned(x, turns), turns)
 
     def _batched(self, function: jax.stages.Wrapped, x: np.ndarray, size: int = 500) -> np.ndarray:
+        """The function of all images, `size` at a time."""
         with _on_cpu():
             parts = [function(self._params, x[i : i + size]) for i in range(0, len(x), size)]
         return np.concatenate([np.asarray(part) for part in parts])
@@ -94,6 +95,7 @@ def _updates(n: int, least: int) -> int:
 
 
 def _turned(x: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Images, each rotated by so many quarter turns."""
     return np.stack([np.rot90(image, k) for image, k in zip(x, turns, strict=True)])
 
 
@@ -103,6 +105,7 @@ def _orders(rng: np.random.Generator, n: int, count: int) -> np.ndarray:
 
 
 def _init(key: jax.Array, channels: int, classes: int) -> Tree:
+    """(kernel, bias) of each layer, and of the classifier, which starts at 0."""
     params, normal = [], jax.nn.initializers.he_normal()
     for i, (width, _) in enumerate(LAYERS):
         kernel = normal(jax.random.fold_in(key, i), (3, 3, channels, width))
@@ -113,6 +116,7 @@ def _init(key: jax.Array, channels: int, classes: int) -> Tree:
 
 @jax.jit
 def _features(params: Tree, x: jax.Array) -> jax.Array:
+    """Means over pixels of the last convolution, (n, 128)."""
     h = normalise(x)
     for (kernel, bias), (_, stride) in zip(params[:-1], LAYERS, strict=True):
         h = jax.lax.conv_general_dilated(
@@ -124,6 +128,7 @@ def _features(params: Tree, x: jax.Array) -> jax.Array:
 
 @jax.jit
 def _logits(params: Tree, x: jax.Array) -> jax.Array:
+    """Of the classes, (n, classes)."""
     kernel, bias = params[-1]
     return _features(params, x) @ kernel + bias
 
@@ -132,6 +137,8 @@ def _logits(params: Tree, x: jax.Array) -> jax.Array:
 def _update(
     params: Tree, state: Any, x: jax.Array, label: jax.Array, rate: jax.Array
 ) -> tuple[Tree, Any]:
+    """One step of Adam on the cross-entropy."""
+
     def loss(params: Tree) -> jax.Array:
         logits = _logits(params, x)
         return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()

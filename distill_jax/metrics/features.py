@@ -47,4 +47,5 @@ class Classifier:
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
+    """Images as vectors (n, h w c), float64."""
     return np.asarray(x, np.float64).reshape(len(x), -1)

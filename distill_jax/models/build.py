@@ -36,6 +36,7 @@ def make_network(described: Mapping[str, Any], data: DataSpec) -> NetworkSpec:
 
 @functools.lru_cache(maxsize=64)
 def _make_network(text: str, data: DataSpec) -> NetworkSpec:
+    """make_network of the JSON text of what is described."""
     described = as_tuples(json.loads(text))
     name = described["parameterization"]
     parameterization = lookup(PARAMETERIZATIONS, "parameterization", name)
@@ -115,6 +116,7 @@ def rounded(params: Tree, dtype: str) -> Tree:
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _rounded(params: Tree, dtype: str) -> Tree:
+    """Kernels in the dtype, vectors as they are."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
 
 

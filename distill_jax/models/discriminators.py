@@ -39,6 +39,7 @@ class SpatialDiscriminator(nn.Module):
         return h.mean(axis=(1, 2, 3))
 
     def _norm(self, h: jax.Array, name: str) -> jax.Array:
+        """A group normalisation."""
         groups = groups_of(h.shape[-1])
         return nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, name=name)(h)
 

@@ -76,6 +76,7 @@ class Block(nn.Module):
         return h + gate_2 * nn.Dense(width, dtype=self.dtype, name="down")(y)
 
     def _norm(self, h: jax.Array) -> jax.Array:
+        """A layer normalisation without parameters: the conditioning has the scale and shift."""
         return nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)(h)
 
 

@@ -145,6 +145,7 @@ def _filter(
 
 
 def _norm(arch: Architecture, h: jax.Array, name: str) -> jax.Array:
+    """A group normalisation in the architecture's dtype."""
     width = h.shape[-1]
     groups = arch.groups_of(width)
     if width % groups:
@@ -163,6 +164,7 @@ def _norm(arch: Architecture, h: jax.Array, name: str) -> jax.Array:
 
 
 def _unchanged(h: jax.Array, taps: Taps) -> jax.Array:
+    """h itself."""
     return h
 
 
@@ -269,5 +271,6 @@ class ResidualUNet(nn.Module):
         return downsample(conv(pyramid), self.arch.filter, pad=0)
 
     def _block(self, h: jax.Array, emb: jax.Array, width: int, name: str, **kind: Any) -> jax.Array:
+        """One residual block, recomputed in the backward pass as arch.remat says."""
         block = remat(Block, self.arch.remat)
         return block(self.arch, width, name=name, **kind)(h, emb)

@@ -71,6 +71,7 @@ class SongUNet(nn.Module):
         return ResidualUNet(arch, name="unet")(z, nn.swish(emb))
 
     def _noise(self, c_noise: Time) -> jax.Array:
+        """The noise level embedded, (b, channels noise_multiplier)."""
         width = self.arch.channels * self.arch.noise_multiplier
         if self.arch.embedding == "positional":
             return sinusoid(c_noise / 1000, width)

@@ -89,6 +89,7 @@ class Architecture:
         self._check_heads()
 
     def _check_resolutions(self) -> None:
+        """Raises ValueError unless the image is square and fits the levels and `attention`."""
         height, width = self.spec.shape[:2]
         factor = 2 ** (len(self.multipliers) - 1)
         if height != width or height % factor:
@@ -103,6 +104,7 @@ class Architecture:
             )
 
     def _check_heads(self) -> None:
+        """Raises ValueError unless heads, or head_dim, divide the channels that attend."""
         if (self.heads is None) == (self.head_dim is None):
             raise ValueError(
                 f"heads is {self.heads} and head_dim {self.head_dim}; set one of them and leave "
@@ -255,14 +257,17 @@ class UNet(nn.Module):
         return h
 
     def _block(self, h: jax.Array, emb: jax.Array, width: int, name: str) -> jax.Array:
+        """One residual block."""
         return self._remat(ResBlock)(width, self.arch, name=name)(h, emb)
 
     def _attend(self, h: jax.Array, name: str) -> jax.Array:
+        """Attention among all pixels."""
         return self._remat(Attention)(self.arch, name=name)(h)
 
     def _resample(
         self, h: jax.Array, emb: jax.Array, resample: Callable[[jax.Array], jax.Array], name: str
     ) -> jax.Array:
+        """Halves or doubles the sides."""
         width = h.shape[-1]
         if self.arch.resblock_resample:
             return self._remat(ResBlock)(width, self.arch, resample, name=name)(h, emb)
@@ -272,6 +277,7 @@ class UNet(nn.Module):
         return nn.Conv(width, (3, 3), strides=strides, dtype=dtype, name=name)(h)
 
     def _remat(self, block: type[nn.Module]) -> type[nn.Module]:
+        """The module, recomputed in the backward pass as arch.remat says."""
         return remat(block, self.arch.remat)
 
 

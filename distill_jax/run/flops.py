@@ -19,6 +19,7 @@ def flops(function: Callable, *args: Any) -> int:
 
 
 def _count(jaxpr: Any) -> int:
+    """FLOPs of a jaxpr and of the programs in it."""
     total = 0
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params

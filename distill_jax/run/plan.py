@@ -92,6 +92,7 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
 def _plan_stage(
     config: ConfigDict, name: str, before: list[Stage], dataset: Dataset, workdir: epath.Path
 ) -> Stage:
+    """The stage of one entry of config.stages, checked against those before it."""
     spec = config.stages[name]
     if not re.fullmatch(r"s\d+_\w+", name):
         raise ValueError(

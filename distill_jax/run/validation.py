@@ -61,6 +61,7 @@ def check_keys(config: ConfigDict, known: ConfigDict | dict[str, Any], path: str
 
 
 def _check_type(value: Any, known: Any, path: str) -> None:
+    """Raises ValueError unless the value has the type of the default."""
     types, expected = TYPES[type(known)]
     if isinstance(value, bool) != isinstance(known, bool) or not isinstance(value, types):
         raise ValueError(f"{path} is {value!r}; expected {expected}")

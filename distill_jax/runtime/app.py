@@ -81,6 +81,7 @@ def _underscored(argument: str) -> str:
 
 
 def _arguments(given: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+    """The arguments, of which there must be as many as names."""
     if len(given) > len(names):
         rest = f"{' '.join(names)} and --flags are all" if names else "everything is a --flag"
         raise ValueError(f"unexpected argument {given[len(names)]!r}; {rest}")
@@ -121,6 +122,7 @@ def _without_traceback(text: str) -> str:
 
 
 def _end(error: Exception, code: int = 1) -> None:
+    """Prints the message, or the traceback, and exits with the code."""
     warnings.simplefilter("ignore")  # Of what is left unfinished behind the error.
     if code == 1:
         sys.stderr.write(f"error: {message(error)}\n")  # One write: other threads may write too.

@@ -54,11 +54,13 @@ class StopFlag:
         return self.signal is not None
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler: sets the flag; a second SIGINT interrupts."""
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
 
     def _watch(self, pipe: int) -> None:
+        """Ends the process where nothing was polled within the grace after a signal."""
         number = os.read(pipe, 1)[0]
         threading.Event().wait(self._grace)
         if not self._polls:

@@ -163,6 +163,7 @@ class Layout:
             )
 
     def _spec(self, path: tuple, shape: tuple[int, ...]) -> PartitionSpec:
+        """The axes of one array, from its name by the first rule that matches."""
         name = name_of(path)
         axes = next((axes for pattern, axes in self.rules if re.search(pattern, name)), ())
         if len(axes) > len(shape):
@@ -180,14 +181,17 @@ class Layout:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _gathered(layout: Layout, tree: Tree) -> Tree:
+    """The tree without fsdp; its gradient has the shardings of the layout."""
     return jax.lax.with_sharding_constraint(tree, layout.whole(tree))
 
 
 def _gathered_forward(layout: Layout, tree: Tree) -> tuple[Tree, None]:
+    """Nothing is kept for the backward pass."""
     return _gathered(layout, tree), None
 
 
 def _gathered_backward(layout: Layout, _: None, gradient: Tree) -> tuple[Tree]:
+    """The gradient, reduced and scattered."""
     return (layout.constrain(gradient),)
 
 

@@ -34,6 +34,7 @@ def read_adm(path: epath.PathLike, config: Mapping[str, Any] | None = None) -> I
 
 
 def _check_no_config(path: epath.PathLike, config: Mapping[str, Any] | None) -> None:
+    """Raises ValueError when a config is given for a file that describes itself."""
     if config is not None:
         raise ValueError(f"{path} says itself what its network is; leave --config out")
 

@@ -123,6 +123,7 @@ def leaves(found: Found, rest: Released) -> Iterator[tuple[Path, Leaf]]:
 
 
 def _model(found: Found, rest: Released) -> dict[str, Any]:
+    """Its options in our words."""
     return {
         "name": "adm_unet",
         "channels": found.channels,
@@ -167,6 +168,7 @@ def infer(state: State) -> Found:
 
 
 def _check_supported(state: State, width: int) -> None:
+    """Raises ValueError for kinds of layers that adm_unet lacks."""
     for name in state:
         if name.endswith((".op.weight", "0.conv.weight", "1.conv.weight", "2.conv.weight")):
             raise ValueError(
@@ -189,6 +191,7 @@ def _check_supported(state: State, width: int) -> None:
 
 
 def _shape(state: State, name: str) -> tuple[int, ...]:
+    """The shape of an array that must be there."""
     if name not in state:
         raise ValueError(f"{name} is missing; the checkpoint is of another network, or was cut")
     return state[name].shape

@@ -105,6 +105,7 @@ def leaves(kwargs: Mapping[str, Any]) -> Iterator[tuple[Path, Leaf]]:
 
 
 def _shape(options: Mapping[str, Any]) -> tuple[int, ...]:
+    """(h, w, c) of one image."""
     side = options["img_resolution"]
     return side, side, options["img_channels"]
 
@@ -135,6 +136,7 @@ def _options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _only(options: Mapping[str, Any], name: str, value: Any) -> None:
+    """Raises ValueError unless an option has the one value that is supported."""
     if options.get(name, value) != value:
         raise ValueError(f"{name} is {options[name]!r}; only {value!r} is supported")
 
@@ -173,6 +175,7 @@ def _schedule(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_dropped(name: str) -> bool:
+    """Whether an array is left out: augmentation, and resampling filters."""
     return name == "model.map_augment.weight" or name.endswith(".resample_filter")
 
 

@@ -124,6 +124,7 @@ class _Pending:
 
 
 def _check_finite(step: int, values: Mapping[str, float]) -> None:
+    """Raises DivergedError unless losses and gradient norms are finite."""
     watched = [v for name, v in values.items() if name.endswith(("loss", "grad_norm"))]
     if not np.isfinite(watched).all():
         raise DivergedError(step, values)

@@ -232,6 +232,7 @@ def iteration(
 
 
 def _constrain(layout: Layout | None) -> Callable[[Tree], Tree]:
+    """Holds a tree to the layout's shardings; without a layout it does nothing."""
     return (lambda tree: tree) if layout is None else layout.constrain
 
 
