@@ -1,7 +1,5 @@
 """Pieces that the network families share."""
 
-from collections.abc import Collection
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -27,13 +25,6 @@ def remat(block: type[nn.Module], policy: str) -> type[nn.Module]:
     the inputs of the blocks.
     """
     return block if REMAT[policy] is None else nn.remat(block, policy=REMAT[policy])
-
-
-def check_known(known: Collection[str], **options: str) -> None:
-    """Raises ValueError for the first option that is not among the known."""
-    for name, value in options.items():
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
 
 
 def sinusoid(u: Time, dim: int) -> jax.Array:

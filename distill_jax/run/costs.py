@@ -24,6 +24,7 @@ from distill_jax.run.flops import flops
 from distill_jax.run.plan import Roles, Run, Stage
 from distill_jax.runtime import logging
 from distill_jax.runtime.registry import suggestion
+from distill_jax.runtime.trees import by_module, span
 from distill_jax.training.update import make_update, new_state
 from distill_jax.typing import Batch, Tree
 
@@ -116,6 +117,7 @@ def measure(run: Run) -> dict[str, Cost]:
 
 
 def _measure(run: Run, stage: Stage) -> Cost:
+    """The cost of one stage."""
     method, _, state, frozen, batch = _arguments(run, stage)
     networks = stage.roles.student, stage.roles.teacher
     student, teacher = (each and _traced_once(each) for each in networks)
@@ -180,6 +182,7 @@ def _arguments(run: Run, stage: Stage) -> tuple:
 
 
 def _bytes_per_device(tree: Tree) -> int:
+    """Bytes of one device's shards."""
     shards = ((x.sharding.shard_shape(x.shape), x.dtype) for x in jax.tree.leaves(tree))
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shards)
 
@@ -266,33 +269,7 @@ def _programs(costs: Mapping[str, Cost]) -> list[tuple[str, str, Cost]]:
     groups: dict[int, list[str]] = {}
     for name, cost in costs.items():
         groups.setdefault(id(cost), []).append(name)
-    return [(_span(names), names[0], costs[names[0]]) for names in groups.values()]
-
-
-def _span(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]} ({len(names)})"
-
-
-def by_module(params: Tree, most: int = 14) -> dict[str, int]:
-    """Parameters of the outermost modules, the largest first.
-
-    Modules that share their name up to a dot are one, so are those of one size whose names differ
-    by a number, and so are the smallest where there would be more than `most`.
-    """
-    groups: dict[str, int] = {}
-    for name, tree in params.items():
-        size = sum(leaf.size for leaf in jax.tree.leaves(tree))
-        group = name.partition(".")[0]
-        groups[group] = groups.get(group, 0) + size
-    alike: dict[tuple[str, int], list[str]] = {}
-    for name, size in groups.items():
-        alike.setdefault((re.sub(r"\d+$", "", name), size), []).append(name)
-    merged = {_span(names): size * len(names) for (_, size), names in alike.items()}
-    ordered = sorted(merged.items(), key=lambda item: -item[1])
-    if len(ordered) > most:
-        ordered, rest = ordered[: most - 1], ordered[most - 1 :]
-        ordered.append((f"{len(rest)} others", sum(size for _, size in rest)))
-    return dict(ordered)
+    return [(span(names), names[0], costs[names[0]]) for names in groups.values()]
 
 
 def scaled(value: int | float, units: Sequence[str]) -> str:

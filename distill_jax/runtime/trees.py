@@ -1,10 +1,13 @@
-"""Trees of arrays: the names of their leaves, and dataclasses that are trees."""
+"""Trees of arrays: names and sizes of their leaves, and dataclasses that are trees."""
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+
+MAX_PARTS = 9  # A module with more parts than a layer has is listed by its parts.
 
 
 def name_of(path: tuple) -> str:
@@ -15,6 +18,41 @@ def name_of(path: tuple) -> str:
 def by_name(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by name."""
     return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def by_module(params: Mapping[str, Any], most: int = 14) -> dict[str, int]:
+    """Parameters of the levels of a network, the largest first.
+
+    down_0.block_1 and down_0_block_1 count for down_0, and a module of more than MAX_PARTS parts
+    for its parts. Levels of one size whose names differ by a number are one entry, and so are the
+    smallest where there would be more than `most`.
+    """
+    levels: dict[str, int] = {}
+
+    def add(params: Mapping[str, Any]) -> None:
+        for name, part in params.items():
+            if isinstance(part, Mapping) and len(part) > MAX_PARTS:
+                add(part)
+                continue
+            level = re.match(r"[a-z]+_[0-9]+(?=[._])|[^.]+", name)[0]
+            size = sum(leaf.size for leaf in jax.tree.leaves(part))
+            levels[level] = levels.get(level, 0) + size
+
+    add(params)
+    alike: dict[tuple[str, int], list[str]] = {}
+    for name, size in levels.items():
+        alike.setdefault((re.sub(r"\d+$", "", name), size), []).append(name)
+    merged = {span(names): size * len(names) for (_, size), names in alike.items()}
+    ordered = sorted(merged.items(), key=lambda item: -item[1])
+    if len(ordered) > most:
+        ordered, rest = ordered[: most - 1], ordered[most - 1 :]
+        ordered.append((f"{len(rest)} others", sum(size for _, size in rest)))
+    return dict(ordered)
+
+
+def span(names: Sequence[str]) -> str:
+    """The name, or of several the first, the last and how many: s02_n0016 to s06_n0001 (5)."""
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]} ({len(names)})"
 
 
 def traced(*names: str) -> Callable[[type], type]:

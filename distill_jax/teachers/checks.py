@@ -1,18 +1,15 @@
 """What can be said of a finished network without training: its parts, and that its numbers fit."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.diffusion.schedule import add_noise, expand
 from distill_jax.runtime import logging
+from distill_jax.runtime.trees import by_module
 from distill_jax.sampling.student import Student
-from distill_jax.typing import Tree
 
 TIMES = (0.05, 0.3, 0.6, 0.95)
-MANY = 9  # A module with more parts than a layer has is told by its parts.
 
 
 def describe(student: Student) -> str:
@@ -50,21 +47,10 @@ def guidance(student: Student) -> str:
 
 
 def _parameters(student: Student) -> str:
-    groups = _groups(student.merged.params)
-    rows = [(name, f"{size:,}") for name, size in groups.items()]
-    return logging.table(("part", "parameters"), [*rows, ("all", f"{sum(groups.values()):,}")])
-
-
-def _groups(params: Tree) -> dict[str, int]:
-    """Parameters by level of the network: down_0.block_1 and down_0_1 count for down_0."""
-    groups: dict[str, int] = {}
-    for name, part in params.items():
-        if len(part) > MANY:
-            groups.update(_groups(part))
-            continue
-        level = re.match(r"[a-z]+_[0-9]+(?=[._])|[^.]+", name)[0]
-        groups[level] = groups.get(level, 0) + sum(leaf.size for leaf in jax.tree.leaves(part))
-    return groups
+    """Parameters of the network's largest parts, and of all of them."""
+    sizes = by_module(student.merged.params)
+    rows = [*sizes.items(), ("all", sum(sizes.values()))]
+    return logging.table(("part", "parameters"), [(name, f"{size:,}") for name, size in rows])
 
 
 def deviation(student: Student, key: jax.Array) -> float:

@@ -11,6 +11,7 @@ from distill_jax.diffusion.spec import image_data
 from distill_jax.models.build import abstract_params, make_network, rounded
 from distill_jax.run import costs, pipeline, plan
 from distill_jax.run.costs import Target
+from distill_jax.runtime.trees import by_module
 from distill_jax.training.loop import Cadence
 from distill_jax.training.update import make_update, new_state, optimizer
 from distill_jax.typing import Batch
@@ -59,7 +60,7 @@ def test_the_networks_of_the_papers_cost_what_their_code_does(name):
     head = "x" if name == "cifar10" else "both"
     spec = {"model": paper_unet(name), "schedule": {"name": "cosine"}, "parameterization": head}
     network_spec = make_network(spec, image_data(shape, num_classes))
-    assert sum(costs.by_module(abstract_params(network_spec, ())).values()) == parameters
+    assert sum(by_module(abstract_params(network_spec, ())).values()) == parameters
     # XLA's count, which they are from, has single elements beside products and convolutions.
     assert costs.forward_flops(network_spec, ()) == pytest.approx(gflop * 1e9, rel=0.01)
 
@@ -241,12 +242,12 @@ def test_modules_are_grouped_by_prefix_and_likeness_and_the_small_ones_together(
         "conv_in": dense(2),
         "conv_out": dense(3),
     }
-    assert costs.by_module(params, most=3) == {
+    assert by_module(params, most=3) == {
         "down_0": 300,
         "block_0 to block_11 (12)": 300,
         "2 others": 5,
     }
-    assert list(costs.by_module(params)) == [
+    assert list(by_module(params)) == [
         "down_0",
         "block_0 to block_11 (12)",
         "conv_out",
