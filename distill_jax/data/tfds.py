@@ -55,35 +55,35 @@ class Tfds(ImageDataset):
         self.num_labels = self.num_labels or prepared.num_labels
 
 
+@dataclasses.dataclass
 class _Prepared:
     """A dataset on disk, found when it is needed."""
 
-    def __init__(
-        self, dataset: str, data_dir: str, splits: tuple[str, str], num_labels: int | None
-    ):
-        self._dataset, self._data_dir, self._expected = dataset, data_dir, num_labels
-        self._splits = splits
+    dataset: str
+    data_dir: str
+    splits: tuple[str, str]
+    expected: int | None
 
     @functools.cached_property
     def _found(self) -> tuple[Any, tuple[str, str | None]]:
         """What describes it, and its features of image and label."""
-        builder = _builder(self._dataset, self._data_dir)
+        builder = _builder(self.dataset, self.data_dir)
         features = builder.info.features
         image = _feature(features, "Image", "image")
         label = _feature(features, "ClassLabel", "label")
         if image is None:
             raise ValueError(
-                f"dataset {self._dataset!r} has the features {', '.join(features)}; expected an "
+                f"dataset {self.dataset!r} has the features {', '.join(features)}; expected an "
                 "image named 'image', or only one"
             )
         there = 1 if label is None else features[label].num_classes
-        if self._expected not in (None, there):
+        if self.expected not in (None, there):
             raise ValueError(
-                f"num_labels is {self._expected}, but dataset {self._dataset!r} has {there}"
+                f"num_labels is {self.expected}, but dataset {self.dataset!r} has {there}"
             )
         # Both, whichever is read first: a run must not end at what its report lacks.
-        for split, least in zip(self._splits, LEAST.values(), strict=True):
-            _check_split(builder, self._dataset, split, least)
+        for split, least in zip(self.splits, LEAST.values(), strict=True):
+            _check_split(builder, self.dataset, split, least)
         return builder, (image, label)
 
     @property
@@ -95,7 +95,7 @@ class _Prepared:
     def split(self, name: str) -> Stored:
         """The images of a split, such as "train[:90%]"."""
         builder, keys = self._found
-        return _Records(builder, self._dataset, name, keys)
+        return _Records(builder, self.dataset, name, keys)
 
 
 def _builder(dataset: str, data_dir: str) -> Any:

@@ -104,7 +104,7 @@ def make_update(
       turn: which program of a phase that has several.
       microbatches: parts of the batch whose gradients come one after the other; see accumulated.
     """
-    phase, constrain = phases[index], _constrain(layout)
+    phase, constrain = phases[index], (lambda tree: tree) if layout is None else layout.constrain
     prefix = "" if phase.trains == "student" else f"{phase.trains}_"
 
     def update(
@@ -229,11 +229,6 @@ def iteration(
             state, new = call(variants, step % phase.turns, state, next(left), repeat)
             metrics.update(new)
     return state, metrics
-
-
-def _constrain(layout: Layout | None) -> Callable[[Tree], Tree]:
-    """Holds a tree to the layout's shardings; without a layout it does nothing."""
-    return (lambda tree: tree) if layout is None else layout.constrain
 
 
 def new_state(key: jax.Array, params: dict[str, Tree], tx: Any) -> TrainState:
