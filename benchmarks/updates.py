@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from distill_jax.config import load_file
 from distill_jax.run import pipeline, plan
+from distill_jax.run.calls import calls
 from distill_jax.training.loop import Cadence
 from distill_jax.training.update import make_update, new_state
 
@@ -44,7 +45,7 @@ class Bare:
         update = make_update(phases, 0, stage.roles, stage.tx, layout)
         roles = stage.roles.initial(jax.random.key(0), stage.trained.inputs, None)
         self._state = new_state(jax.random.key(1), roles, stage.tx)
-        batch = next(pipeline._batches(run, stage, Cadence(1, 1, 1), 0))[0]
+        batch = next(calls(run, stage, Cadence(1, 1, 1), 0)).batches[0]
         self._call = lambda state: update(method, stage.rates, state, {}, batch)
         self.ms(1)  # Compiles.
 

@@ -2,39 +2,29 @@
 
 import contextlib
 import dataclasses
-import functools
-import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from distill_jax.evaluation import pictures
 from distill_jax.models.build import matmul_precision
 from distill_jax.run.begin import begin
+from distill_jax.run.calls import calls, make_iterate
 from distill_jax.run.plan import Run
 from distill_jax.run.prefetch import ahead
 from distill_jax.run.stages import Stage
 from distill_jax.run.validation import changes, flat
 from distill_jax.runtime import distributed, logging
-from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.loading import find_final, load
 from distill_jax.sampling.manifest import Adapters, Lineage, Manifest, Reference
 from distill_jax.storage import checkpoint
 from distill_jax.training.loop import Cadence, DivergedError, StoppedError, train
 from distill_jax.training.profiler import Profile, tracing
-from distill_jax.training.update import (
-    TrainState,
-    all_updates,
-    iteration,
-    make_iterations,
-)
-from distill_jax.typing import Batch, Tree
+from distill_jax.typing import Tree
 
 # Keys of a config that change a network by rounding at most: a run may go on with others.
 FREE = ("evaluate", "keep", "keep_every", "log_every", "mesh", "save_every", "updates_per_call")
@@ -141,15 +131,15 @@ def _train_stage(
     state, frozen = begin(run, stage, states)
     done, per_call = int(state.step), config.updates_per_call
     cadence = Cadence(spec.steps, config.log_every, config.save_every, per_call)
-    made, iterate = _batches(run, stage, cadence, done), _iteration(run, stage, frozen, done)
+    made, iterate = calls(run, stage, cadence, done), make_iterate(run, stage, frozen)
     images = stage.batch_size * stage.updates
     log = logging.StageLog(stage.directory, stage.name, spec.steps, done, images, ideal)
     try:
         with (
-            contextlib.closing(ahead(made, 2)) as batches,
-            tracing(profile, iterate, cadence, done, run.workdir / "profile") as traced,
+            contextlib.closing(ahead(made, 2)) as early,
+            tracing(profile, iterate, run.workdir / "profile") as traced,
         ):
-            state = train(traced, state, batches, cadence, log.log, states.save, stop)
+            state = train(traced, state, early, cadence, log.log, states.save, stop)
     except DivergedError as error:
         last = states.steps()
         good = (
@@ -166,57 +156,6 @@ def _train_stage(
         log.close()
         states.close()
     return state.ema, state.params["fake"]["network"] if spec.keep_fake else None
-
-
-def _iteration(
-    run: Run, stage: Stage, frozen: Mapping[str, Tree], step: int
-) -> Callable[[TrainState, tuple[Batch, ...]], tuple[TrainState, dict[str, jax.Array]]]:
-    """What one call does: the updates of every phase, in order, each with its batch.
-
-    Args:
-      run: it is part of.
-      stage: what is trained.
-      frozen: parameters of the roles that are not trained.
-      step: the iteration that comes first, from 0.
-    """
-    phases, steps, layout = stage.method.phases, itertools.count(step), run.layout
-    made_of = phases, stage.roles, stage.tx, layout, run.config.microbatches
-    method, rates = _replicated(layout, (stage.method, stage.rates))
-    if run.config.updates_per_call > 1:
-        several = make_iterations(*made_of)
-        return lambda state, batches: several(method, rates, state, frozen, batches)
-    updates = all_updates(*made_of)
-
-    def call(variants: list, turn: int, state: TrainState, *given: Any) -> tuple:
-        return variants[turn](method, rates, state, frozen, *given)
-
-    return lambda state, batches: iteration(call, phases, updates, next(steps), state, batches)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _replicated(layout: Layout, tree: Tree) -> Tree:
-    """On every device, of every process."""
-    return jax.lax.with_sharding_constraint(tree, layout.replicated)
-
-
-def _batches(run: Run, stage: Stage, cadence: Cadence, done: int) -> Iterator[tuple[Batch, ...]]:
-    """Those of the updates of every call, when so many iterations are done before the first.
-
-    They are functions of seed, stage and iteration alone. Where a call may do several iterations,
-    these are the second axis.
-    """
-    layout, dataset = run.layout, run.dataset
-    seed, first = run.config.seed * 1000 + stage.index, done * stage.updates
-    null = layout.replicate(dict(dataset.null))
-    if stage.method.data_free:
-        dataset = dataset.without_images()
-    drawn = dataset.batches(seed, first, stage.batch_size, layout.part)
-    for end in cadence.ends(done):
-        rows = [list(itertools.islice(drawn, stage.updates)) for _ in range(done, end)]
-        if cadence.per_call > 1:
-            rows = [jax.tree.map(lambda *x: np.stack(x, axis=1), *rows)]
-        yield tuple(Batch(*layout.place(row), null) for row in rows[0])
-        done = end
 
 
 def _finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:

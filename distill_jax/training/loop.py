@@ -27,6 +27,18 @@ class DivergedError(ValueError):
         self.step = step
 
 
+class Call(NamedTuple):
+    """What one compiled call works on.
+
+    Attributes:
+      iterations: that it does, numbered from 0.
+      batches: one for each update of an iteration; of several iterations these are the second axis.
+    """
+
+    iterations: range
+    batches: Any
+
+
 class Cadence(NamedTuple):
     """How many iterations a stage has, after how many it logs and saves, and how many a call does.
 
@@ -38,26 +50,27 @@ class Cadence(NamedTuple):
     save_every: int
     per_call: int = 1
 
-    def ends(self, done: int) -> Iterator[int]:
-        """The iterations done after each call, when so many are done before the first.
+    def iterations(self, done: int) -> Iterator[range]:
+        """Those of each call after `done` iterations.
 
         Calls end at multiples of per_call and at the last iteration.
         """
         while done < self.steps:
-            done = min(done - done % self.per_call + self.per_call, self.steps)
-            yield done
+            end = min(done - done % self.per_call + self.per_call, self.steps)
+            yield range(done, end)
+            done = end
 
 
 def train(
-    iterate: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+    iterate: Callable[[TrainState, Call], tuple[TrainState, Metrics]],
     state: TrainState,
-    batches: Iterator[Any],
+    calls: Iterator[Call],
     cadence: Cadence,
     log: Callable[[int, list[dict[str, float]]], None],
     save: Callable[[int, TrainState], None],
     stop: Callable[[], bool],
 ) -> TrainState:
-    """Runs iterations from state.step to cadence.steps.
+    """Runs the iterations of `calls`.
 
     Beside the metrics of `iterate` stands "input_seconds", the wait for the batch.
     Metrics are fetched one call late, so that logging never waits for the device; they are
@@ -67,7 +80,7 @@ def train(
       iterate: the iterations of one call; it may donate its state. Its metrics are scalars, or of
         several iterations arrays of one number each.
       state: to start from.
-      batches: what the calls from state.step on are called with.
+      calls: from state.step on; their ends are those of the cadence.
       cadence: see Cadence.
       log: sees the number of the last iteration fetched and the metrics of those since last time.
       save: called every save_every iterations, not after the last.
@@ -77,15 +90,12 @@ def train(
       DivergedError: when a loss or a gradient norm is not finite.
       StoppedError: after `stop` and a save.
     """
-    pending, done = _Pending(log), int(state.step)
-    for step in cadence.ends(done):
-        began = time.perf_counter()
-        batch = next(batches)
-        waited = (time.perf_counter() - began) / (step - done)
-        state, metrics = iterate(state, batch)
-        pending.add(range(done + 1, step + 1), {**metrics, "input_seconds": waited})
-        done = step
-        stopping = stop()
+    pending = _Pending(log)
+    for call, waited in _timed(calls):
+        state, metrics = iterate(state, call)
+        seconds = waited / len(call.iterations)
+        pending.add(call.iterations, {**metrics, "input_seconds": seconds})
+        step, stopping = call.iterations.stop, stop()
         if stopping or (step % cadence.save_every == 0 and step < cadence.steps):
             pending.drain(keep=0)
             save(step, state)
@@ -97,6 +107,14 @@ def train(
     return state
 
 
+def _timed(calls: Iterator[Call]) -> Iterator[tuple[Call, float]]:
+    """The calls, each with the seconds that it was waited for."""
+    began = time.perf_counter()
+    for call in calls:
+        yield call, time.perf_counter() - began
+        began = time.perf_counter()
+
+
 class _Pending:
     """Metrics that are still on the device."""
 
@@ -104,9 +122,9 @@ class _Pending:
         self._log = log
         self._waiting: list[tuple[range, Mapping[str, Any]]] = []
 
-    def add(self, steps: range, metrics: Mapping[str, Any]) -> None:
+    def add(self, iterations: range, metrics: Mapping[str, Any]) -> None:
         """Remembers the metrics of the iterations of a call without waiting for them."""
-        self._waiting.append((steps, metrics))
+        self._waiting.append((range(iterations.start + 1, iterations.stop + 1), metrics))
 
     def drain(self, keep: int) -> None:
         """Fetches, checks and logs all but those of the newest `keep` calls."""

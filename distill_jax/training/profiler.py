@@ -9,7 +9,7 @@ import jax
 from etils import epath
 
 from distill_jax.runtime import logging
-from distill_jax.training.loop import Cadence
+from distill_jax.training.loop import Call
 
 Iterate = Callable[[Any, Any], tuple]
 
@@ -66,47 +66,46 @@ class Profile(NamedTuple):
 
 
 @contextlib.contextmanager
-def tracing(
-    profile: Profile | None, iterate: Iterate, cadence: Cadence, done: int, directory: epath.Path
-) -> Iterator[Iterate]:
+def tracing(profile: Profile | None, iterate: Iterate, directory: epath.Path) -> Iterator[Iterate]:
     """`iterate` that is traced in the iterations of a profile, by every process for itself.
 
-    A trace begins before the call that does iteration first + 1 and ends after the one that does
-    the last. The device is waited for at both ends, so it holds whole iterations; their results are
-    what they would be.
+    A trace begins before the first call that goes on after `first` iterations and ends after the
+    one that does the last. The device is waited for at both ends, so it holds whole iterations;
+    their results are what they would be.
 
     Args:
       profile: None traces nothing.
-      iterate: the iterations of a call, (state, batches) -> (state, metrics).
-      cadence: of its calls.
-      done: iterations before the first of them.
+      iterate: the iterations of a call, (state, call) -> (state, metrics).
       directory: where traces are written.
     """
-    if profile is None or done >= profile.last:
-        if profile is not None:
-            logging.say(f"{profile.stage}: iteration {profile.last} is done, so nothing is traced")
+    if profile is None:
         yield iterate
         return
-    options, ends = jax.profiler.ProfileOptions(), cadence.ends(done)
+    options = jax.profiler.ProfileOptions()
     options.session_id = f"{profile.stage}_{profile.first}_{profile.last}"
     if jax.process_count() > 1:  # Two on one machine would write the same file.
         options.session_id += f"_process_{jax.process_index()}"
-    first = max(profile.first, done)
-    trace = contextlib.ExitStack()
+    message = f"wrote a trace; pip install xprof, then xprof --logdir={directory}"
+    trace, begun = contextlib.ExitStack(), False
 
-    def traced(state: Any, batches: Any) -> tuple:
-        nonlocal done
-        before, done = done, next(ends)
-        if before <= first < done:
+    def traced(state: Any, call: Call) -> tuple:
+        nonlocal begun
+        if (
+            not begun
+            and profile.first < call.iterations.stop
+            and call.iterations.start < profile.last
+        ):
+            begun = True
             jax.block_until_ready(state)
-            message = f"wrote a trace; pip install xprof, then xprof --logdir={directory}"
             trace.callback(logging.say, message)
             trace.enter_context(jax.profiler.trace(str(directory), profiler_options=options))
-        state, metrics = iterate(state, batches)
-        if done >= profile.last:
+        state, metrics = iterate(state, call)
+        if begun and call.iterations.stop >= profile.last:
             jax.block_until_ready(state)
             trace.close()
         return state, metrics
 
     with trace:
         yield traced
+    if not begun:
+        logging.say(f"{profile.stage}: iteration {profile.last} was done, so nothing is traced")

@@ -9,7 +9,8 @@ from distill_jax.config import paper_unet
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.spec import image_data
 from distill_jax.models.build import abstract_params, make_network, rounded
-from distill_jax.run import costs, pipeline, plan
+from distill_jax.run import costs, plan
+from distill_jax.run.calls import calls
 from distill_jax.run.costs import Target
 from distill_jax.runtime.trees import by_module
 from distill_jax.training.loop import Cadence
@@ -80,7 +81,7 @@ def test_a_stage_with_a_batch_size_of_its_own_is_planned_and_fed_with_it(tmp_pat
     assert whole.kept["batch"] - null == 4 * (quarter.kept["batch"] - null)
     assert f"updates of {BATCH // 4} or {BATCH} images" in plan.show(run)
     for stage, size in zip(run.stages, (BATCH, BATCH // 4), strict=True):
-        (batch,) = next(pipeline._batches(run, stage, Cadence(2, 1, 1, 1), 0))
+        (batch,) = next(calls(run, stage, Cadence(2, 1, 1, 1), 0)).batches
         assert batch.size == size
     with pytest.raises(ValueError, match="batch_size 4 is not divisible by data x fsdp = 8"):
         run_of(TEACHER, {**TEACHER, "batch_size": 4}, tmp_path=tmp_path, devices=8)

@@ -1,5 +1,3 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,7 @@ from distill_jax.models.graft import graft
 from distill_jax.run import pipeline, plan
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import student
-from distill_jax.training.loop import Cadence, DivergedError, StoppedError, train
+from distill_jax.training.loop import Cadence, Call, DivergedError, StoppedError, train
 from distill_jax.training.update import new_state, optimizer
 from tests.toys import manifest_of, tiny_network
 
@@ -24,6 +22,11 @@ def state_at(step):
     return new_state(jax.random.key(0), params, TX)._replace(step=jnp.asarray(step))
 
 
+def calls_of(cadence, start):
+    """The calls of a cadence; the batches are the numbers of iterations."""
+    return (Call(part, part.start) for part in cadence.iterations(start))
+
+
 class Recorder:
     """An iteration that adds one, and everything the loop did with it."""
 
@@ -31,8 +34,8 @@ class Recorder:
         self.batches, self.logged, self.saved, self.polled = [], [], [], 0
         self.bad_at, self.stop_at = bad_at, stop_at
 
-    def iterate(self, state, batch):
-        self.batches.append(batch)
+    def iterate(self, state, call):
+        self.batches.append(call.batches)
         step = state.step + 1
         loss = jnp.where(step == (self.bad_at or 0), jnp.nan, step * 1.0)
         return state._replace(step=step), {"loss": loss, "grad_norm": jnp.ones(())}
@@ -48,10 +51,8 @@ class Recorder:
         return self.polled == self.stop_at
 
     def run(self, cadence, start=0):
-        batches = itertools.count(start)
-        return train(
-            self.iterate, state_at(start), batches, cadence, self.log, self.save, self.stop
-        )
+        calls = calls_of(cadence, start)
+        return train(self.iterate, state_at(start), calls, cadence, self.log, self.save, self.stop)
 
 
 def test_the_loop_resumes_after_the_states_step_and_ends_at_the_last():
@@ -91,34 +92,26 @@ def test_being_asked_to_stop_saves_first():
 
 def test_calls_end_at_multiples_and_at_the_last_iteration():
     cadence = Cadence(steps=10, log_every=4, save_every=4, per_call=4)
-    assert list(cadence.ends(0)) == [4, 8, 10]
-    assert list(cadence.ends(3)) == [4, 8, 10]
-    assert list(cadence.ends(10)) == []
+    assert list(cadence.iterations(0)) == [range(4), range(4, 8), range(8, 10)]
+    assert list(cadence.iterations(3)) == [range(3, 4), range(4, 8), range(8, 10)]
+    assert list(cadence.iterations(10)) == []
 
 
 class Several(Recorder):
-    """The same with calls of several iterations: a batch is how many."""
+    """The same with calls of several iterations."""
 
-    def iterate(self, state, batch):
-        self.batches.append(batch)
-        losses = state.step + 1.0 + jnp.arange(batch)
+    def iterate(self, state, call):
+        count = len(call.iterations)
+        losses = state.step + 1.0 + jnp.arange(count)
         losses = jnp.where(losses == (self.bad_at or 0), jnp.nan, losses)
-        metrics = {"loss": losses, "grad_norm": jnp.ones(batch)}
-        return state._replace(step=state.step + batch), metrics
+        metrics = {"loss": losses, "grad_norm": jnp.ones(count)}
+        return state._replace(step=state.step + count), metrics
 
 
 def test_calls_of_several_iterations_log_each_of_them_and_save_between_calls():
     recorder = Several()
     cadence = Cadence(steps=8, log_every=4, save_every=6, per_call=2)
-    state = train(
-        recorder.iterate,
-        state_at(3),
-        iter([1, 2, 2]),
-        cadence,
-        recorder.log,
-        recorder.save,
-        recorder.stop,
-    )
+    state = recorder.run(cadence, start=3)
     assert int(state.step) == 8
     assert recorder.logged == [(6, [4, 5, 6]), (8, [7, 8])]
     assert recorder.saved == [(6, 6)]
@@ -128,16 +121,7 @@ def test_calls_of_several_iterations_log_each_of_them_and_save_between_calls():
 def test_a_loss_that_is_not_finite_is_found_within_a_call():
     recorder = Several(bad_at=3)
     with pytest.raises(DivergedError, match="iteration 3: ") as caught:
-        cadence = Cadence(steps=4, log_every=4, save_every=4, per_call=4)
-        train(
-            recorder.iterate,
-            state_at(0),
-            iter([4]),
-            cadence,
-            recorder.log,
-            recorder.save,
-            recorder.stop,
-        )
+        recorder.run(Cadence(steps=4, log_every=4, save_every=4, per_call=4))
     assert caught.value.step == 3
 
 
@@ -154,21 +138,14 @@ def test_the_loop_fetches_metrics_at_log_cadence_alone():
             fetched.append(self.step)
             return np.asarray(1.0)
 
-    def iterate(state, batch):
+    def iterate(state, call):
         seen.append(len(fetched))
-        return state, {"loss": Loss(batch)}
+        return state, {"loss": Loss(call.iterations.stop)}
 
     recorder = Recorder()
     cadence = Cadence(steps=7, log_every=3, save_every=100)
-    train(
-        iterate,
-        state_at(0),
-        itertools.count(1),
-        cadence,
-        recorder.log,
-        recorder.save,
-        recorder.stop,
-    )
+    recorder.iterate = iterate
+    recorder.run(cadence)
     assert seen == [0, 0, 0, 2, 2, 2, 5]
     assert fetched == [1, 2, 3, 4, 5, 6, 7]
 

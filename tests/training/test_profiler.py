@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
-from distill_jax.training.loop import Cadence
+from distill_jax.training.loop import Cadence, Call
 from distill_jax.training.profiler import Profile, tracing
 
 STAGES = {"s00_teacher": 30, "s01_guided": 10}
@@ -37,15 +37,19 @@ def test_a_profile_of_what_does_not_run_is_refused():
 
 
 @jax.jit
-def iterate(x, batch):
+def step(x, batch):
     return jnp.sin(x) + batch, {}
+
+
+def iterate(x, call):
+    return step(x, call.batches)
 
 
 def run(directory, profile, cadence, done=0):
     x = jnp.zeros(())
-    with tracing(profile, iterate, cadence, done, directory) as traced:
-        for batch, _ in enumerate(cadence.ends(done)):
-            x, _ = traced(x, batch)
+    with tracing(profile, iterate, directory) as traced:
+        for iterations in cadence.iterations(done):
+            x, _ = traced(x, Call(iterations, iterations.start))
     return float(x)
 
 
@@ -58,14 +62,14 @@ def test_a_trace_is_written_and_the_results_stay(tmp_path):
 def test_iterations_that_are_done_are_not_traced(tmp_path, capsys):
     run(epath.Path(tmp_path), Profile("s00", 1, 2), Cadence(8, 4, 4), done=4)
     assert not list(tmp_path.iterdir())
-    assert "s00: iteration 2 is done, so nothing is traced" in capsys.readouterr().out
+    assert "s00: iteration 2 was done, so nothing is traced" in capsys.readouterr().out
 
 
 def test_a_run_that_stops_within_a_trace_writes_it(tmp_path):
     with (
         pytest.raises(InterruptedError),
-        tracing(Profile("s00", 0, 5), iterate, Cadence(8, 4, 4), 0, epath.Path(tmp_path)) as traced,
+        tracing(Profile("s00", 0, 5), iterate, epath.Path(tmp_path)) as traced,
     ):
-        traced(jnp.zeros(()), 0)
+        traced(jnp.zeros(()), Call(range(1), 0))
         raise InterruptedError
     assert list(tmp_path.rglob("*.xplane.pb"))
