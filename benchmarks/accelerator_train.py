@@ -16,6 +16,7 @@ from distill_jax.config import base, stage
 from distill_jax.config import pipeline as chain
 from distill_jax.evaluation import compare
 from distill_jax.run import costs, pipeline, plan
+from distill_jax.run.finish import finish
 from distill_jax.runtime import logging
 from distill_jax.runtime.preemption import StopFlag
 from distill_jax.storage import checkpoint
@@ -103,7 +104,7 @@ def draw(size, data_dir, workdir, out):
     found = [dataclasses.replace(each, directory=out / each.name) for each in finished + reached]
     if not found:
         return {"networks": []}
-    pipeline._draw_grids(dataclasses.replace(run, stages=tuple(found)), lambda: False)
+    pipeline.draw_grids(dataclasses.replace(run, stages=tuple(found)), lambda: False)
     data, settings = run.config.data.to_dict(), run.config.evaluate.to_dict()
     compare.write_report(out, data, settings, lambda: False)
     return {"networks": [each.name for each in found]}
@@ -120,6 +121,6 @@ def so_far(run, stage, directory):
     spec = stage.spec.copy_and_resolve_references()
     spec.steps = int(state.step)
     there = dataclasses.replace(stage, directory=directory, spec=spec)
-    pipeline._finish(run, there, state.ema, None)
+    finish(run, there, state.ema, None)
     jax.block_until_ready(state)
     return True

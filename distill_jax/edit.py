@@ -24,12 +24,11 @@ from distill_jax.diffusion.pixels import normalise
 from distill_jax.evaluation import chosen_data, pictures
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
-from distill_jax.runtime.files import absolute
+from distill_jax.runtime.files import absolute, write_json
 from distill_jax.runtime.registry import build, lookup
 from distill_jax.sampling import loading
 from distill_jax.sampling.editing import Labels, inpaint, psnr, roundtrip, sdedit, style
 from distill_jax.sampling.student import Student
-from distill_jax.storage import checkpoint
 
 
 def pairs(workdir: epath.Path) -> tuple[Student, list[tuple[Student, Student]]]:
@@ -174,7 +173,7 @@ def _roundtrip_images(values: Any) -> Sequence[Any]:
     logging.say(text)
     out = absolute(values.out)
     out.with_suffix(".md").write_text(text + "\n")
-    checkpoint.write_json(out.with_suffix(".json"), {"num": len(x), "rows": rows})
+    write_json(out.with_suffix(".json"), {"num": len(x), "rows": rows})
     return [images[:10] for images in seen]
 
 

@@ -10,10 +10,9 @@ from distill_jax.evaluation import chosen_data, compare, report
 from distill_jax.evaluation.protocols import make_yardstick
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import numbers, run_app
-from distill_jax.runtime.files import absolute
+from distill_jax.runtime.files import absolute, write_json
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import loading
-from distill_jax.storage import checkpoint
 
 
 def define_flags() -> None:
@@ -60,7 +59,7 @@ def main() -> None:
     logging.say(report.protocol(yardstick.name, values.num))
     logging.say(report.rows_table(rows))
     if values.out:
-        checkpoint.write_json(absolute(values.out), {**yardstick.summary(), "rows": rows})
+        write_json(absolute(values.out), {**yardstick.summary(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from distill_jax.config import load_file
 from distill_jax.evaluation import compare, report
 from distill_jax.run import pipeline, plan
 from distill_jax.run.caching import keep_programs
-from distill_jax.run.validation import changes, flat
+from distill_jax.run.validation import changes, flat, kept
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
 from distill_jax.runtime.files import absolute, append, default_workdir, read_lines, replace
@@ -99,7 +99,7 @@ def _measured(row: Row) -> Row:
 def _content(config: ConfigDict) -> dict[str, Any]:
     """What a config says, but for what makes no difference to the row, by dotted key."""
     tree = json.loads(config.copy_and_resolve_references().to_json())
-    return flat({**pipeline.kept(tree), "evaluate": tree["evaluate"]})
+    return flat({**kept(tree), "evaluate": tree["evaluate"]})
 
 
 def _refuse_changes(

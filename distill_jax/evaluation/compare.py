@@ -13,6 +13,7 @@ from etils import epath
 from distill_jax.evaluation import report
 from distill_jax.evaluation.protocols import Row, Yardstick, make_yardstick
 from distill_jax.runtime import distributed, logging
+from distill_jax.runtime.files import write_json
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.batched import Draw
 from distill_jax.sampling.loading import describe, read
@@ -231,7 +232,7 @@ def write_report(
             note = f"{row['sampler']} at {logging.counted(row['num_steps'], 'step')}"
             progress.update(len(rows), note)
             if first:
-                checkpoint.write_json(partial, {"made_of": made_of, "rows": rows})
+                write_json(partial, {"made_of": made_of, "rows": rows})
             if stop():
                 raise InterruptedError("stopped while measuring")
     finally:

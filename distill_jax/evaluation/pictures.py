@@ -57,6 +57,14 @@ def save_scatter(
     _write(epath.Path(path), file.getvalue())
 
 
+def draw(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Dataset) -> None:
+    """Writes the picture of a finished stage: samples, or the codes of an encoder."""
+    if student.trained.sampler.decodes:
+        draw_grid(student, path, w, dataset)
+    else:
+        draw_codes(student, path, dataset.images("held_out", 200))
+
+
 def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Dataset) -> None:
     """Writes the same noise at every w (rows) and the first classes (columns), or a scatter."""
     if not (student.takes_w or student.can_be_guided):

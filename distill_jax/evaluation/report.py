@@ -7,7 +7,7 @@ from etils import epath
 
 from distill_jax.evaluation import figures
 from distill_jax.runtime import logging
-from distill_jax.storage import checkpoint
+from distill_jax.runtime.files import write_json
 
 Row = dict[str, Any]
 # What the distance of a yardstick is, by its name; {0} is the name, {1} the number of samples.
@@ -84,7 +84,7 @@ def write(workdir: epath.Path, content: dict[str, Any]) -> None:
     with (workdir / "report.png").open("wb") as file:
         figures.quality(content).savefig(file, dpi=110)
     (workdir / "report.md").write_text(_text(workdir, content))
-    checkpoint.write_json(workdir / "report.json", content)
+    write_json(workdir / "report.json", content)
 
 
 def _text(workdir: epath.Path, content: dict[str, Any]) -> str:

@@ -1,10 +1,14 @@
 """What the keys and numbers of a config must satisfy, each with one message."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
+from distill_jax.runtime import distributed, logging
+from distill_jax.runtime.files import write_json
 from distill_jax.runtime.options import check, choice, number, whole
 from distill_jax.runtime.registry import suggestion
 
@@ -31,6 +35,17 @@ TYPES = {
     str: (str, "a string"),
     bool: (bool, "True or False"),
 }
+
+# Keys of a config that change a network by rounding at most: a run may go on with others.
+RESUMABLE = (
+    "evaluate",
+    "keep",
+    "keep_every",
+    "log_every",
+    "mesh",
+    "save_every",
+    "updates_per_call",
+)
 
 
 def flat(tree: Any, path: str = "config") -> dict[str, Any]:
@@ -100,3 +115,29 @@ def check_microbatches(size: int, parts: int, ways: int) -> None:
             f"batch_size {size} is not divisible by microbatches x data x fsdp = {parts} x {ways}; "
             f"choose a multiple of {parts * ways}, or fewer microbatches"
         )
+
+
+def claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
+    """Writes config.json, or makes sure that the one there says the same."""
+    path = workdir / "config.json"
+    new = json.loads(config.to_json())
+    if path.exists():
+        both = (flat(kept(tree)) for tree in (json.loads(path.read_text()), new))
+        lines = [f"  {line}" for line in changes(*both)]
+        if lines and not force:
+            raise ValueError(
+                f"{workdir} holds a run of another config:\n" + "\n".join(lines) + "\n"
+                "choose another --workdir, or go on there with --resume=force (finished stages "
+                "stay as they are)"
+            )
+        for line in lines:
+            logging.say(f"--resume=force: changed{line}")
+    distributed.wait("all have read the config of the workdir")
+    if distributed.first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, new)
+
+
+def kept(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those parts of a config, as plain data, that a run must go on with."""
+    return {key: value for key, value in config.items() if key not in RESUMABLE}

@@ -3,10 +3,12 @@
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
+
+from distill_jax.runtime import distributed
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -32,6 +34,12 @@ def replace(path: epath.Path, content: bytes) -> None:
     partial = path.parent / f"{path.name}.partial"
     partial.write_bytes(content)
     partial.replace(path)
+
+
+def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
+    """Replaces a JSON file in one step; with several processes the first does it."""
+    if distributed.first():
+        replace(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def append(path: epath.Path, text: str) -> None:

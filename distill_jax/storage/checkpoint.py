@@ -28,7 +28,7 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from distill_jax.runtime import distributed
-from distill_jax.runtime.files import absolute
+from distill_jax.runtime.files import absolute, write_json
 from distill_jax.runtime.trees import name_of
 from distill_jax.storage import checksums, trees
 from distill_jax.storage.weights import LeafError
@@ -331,9 +331,3 @@ def _unnamed(path: epath.Path) -> epath.Path:
     """Where a checkpoint is before it gets its name; on buckets, which cannot rename, there."""
     temporary = path.parent / f"{path.name}{ocp.utils.TMP_DIR_SUFFIX}"
     return temporary if temporary.exists() else path
-
-
-def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
-    """Replaces the file in one step; with several processes the first does it."""
-    if distributed.first():
-        checksums.write_json(path, content)

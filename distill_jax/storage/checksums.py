@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from distill_jax.runtime.files import replace
+from distill_jax.runtime.files import write_json
 
 FORMAT = 3  # Of seals and manifests.
 SEAL = "checksums.json"
@@ -100,8 +100,3 @@ def _fingerprint(path: epath.Path) -> list[int]:
         while block := file.read(2**20):
             size, checksum = size + len(block), zlib.crc32(block, checksum)
     return [size, checksum]
-
-
-def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
-    """Replaces the file in one step, so that a kill leaves the old one or the new one."""
-    replace(path, (json.dumps(content, indent=2) + "\n").encode())

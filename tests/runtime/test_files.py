@@ -9,8 +9,7 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from distill_jax.evaluation import pictures
-from distill_jax.runtime.files import absolute, append
-from distill_jax.storage import checkpoint
+from distill_jax.runtime.files import absolute, append, write_json
 
 
 class Bucket(MemoryFileSystem):
@@ -45,7 +44,7 @@ def test_lines_pictures_and_json_can_be_written_to_a_bucket_and_added_to(bucket)
     pictures.save_grid(bucket / "grid.png", np.zeros((4, 8, 8, 1), np.float32), 2)
     assert (bucket / "grid.png").read_bytes()[1:4] == b"PNG"
     for rows in ([], [1]):
-        checkpoint.write_json(bucket / "report.json", {"rows": rows})
+        write_json(bucket / "report.json", {"rows": rows})
     assert (bucket / "report.json").read_text() == '{\n  "rows": [\n    1\n  ]\n}\n'
 
 

@@ -7,7 +7,7 @@ import pytest
 from distill_jax.config import pipeline as pipeline_of
 from distill_jax.config import stage
 from distill_jax.methods import METHODS
-from distill_jax.run import pipeline, plan
+from distill_jax.run import pipeline, plan, train
 from distill_jax.sampling.loading import load
 from distill_jax.storage import checkpoint
 from distill_jax.teachers import writer
@@ -74,9 +74,9 @@ def test_a_teacher_in_half_precision_stays_so_and_its_student_is_trained_in_sing
     config = chain(stage("half", "progressive", num_steps=2, **options, **RATES))
     config.frozen_dtype = frozen_dtype
     planned, used = plan.make(config, tmp_path / "run"), []
-    iteration = pipeline._iteration
+    make_iterate = train.make_iterate
     monkeypatch.setattr(
-        pipeline, "_iteration", lambda *given: used.append(given[2]) or iteration(*given)
+        train, "make_iterate", lambda *given: used.append(given[2]) or make_iterate(*given)
     )
     assert pipeline.run(planned, stop=lambda: False)
     (frozen,) = used

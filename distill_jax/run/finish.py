@@ -1,0 +1,59 @@
+"""The end of a stage: final/, the weights and everything needed to sample them."""
+
+import dataclasses
+import json
+
+from etils import epath
+
+from distill_jax.run.plan import Run
+from distill_jax.run.stages import Stage
+from distill_jax.sampling.loading import find_final
+from distill_jax.sampling.manifest import Adapters, Lineage, Manifest, Reference
+from distill_jax.storage import checkpoint
+from distill_jax.typing import Tree
+
+# Keys of a config that a manifest repeats.
+KEPT = ("schedule", "parameterization", "matmul_precision", "data")
+
+
+def finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
+    """Writes final/: the weights and everything needed to sample them, and the fake's weights."""
+    spec, final = stage.spec, stage.directory / "final"
+    config = json.loads(run.config.to_json())
+    method = {"name": spec.method.name, **dataclasses.asdict(stage.method)}
+    lineage = Lineage(
+        method,
+        stage.teacher and _relative(stage.teacher.directory, final),
+        _relative(stage.start.directory, final) if spec.init else None,
+        stage.fake_start and _relative(stage.fake_start.directory, final),
+        spec.steps,
+        config=config,
+    )
+    adapters, roles = None, stage.roles
+    if roles.trained.base:
+        base = _reference(stage.start.weights.directory, final)
+        adapters = Adapters(base, roles.trained.rank, roles.full)
+    manifest = Manifest(
+        stage=stage.name,
+        trained=stage.trained,
+        distilled=stage.method.needs_teacher,
+        spec=run.dataset.spec,
+        model=stage.model,
+        lineage=lineage,
+        adapters=adapters,
+        codec=run.codec and _reference(run.codec.directory, final),
+        **{key: config[key] for key in KEPT},
+    ).to_json()
+    checkpoint.save_final(final, weights, manifest, fake)
+
+
+def _reference(directory: epath.Path, start: epath.Path) -> Reference:
+    return Reference(_relative(directory, start), checkpoint.fingerprint(find_final(directory)))
+
+
+def _relative(directory: epath.Path, start: epath.Path) -> str:
+    """Its final/ seen from `start` where both lie in one workdir, so that it may be moved."""
+    path = find_final(directory)
+    if path.parent.parent == start.parent.parent:
+        return f"../../{path.parent.name}/{path.name}"
+    return str(path)

@@ -1,0 +1,58 @@
+"""The training of one stage, from what it begins with to its last iteration."""
+
+import contextlib
+from collections.abc import Callable
+
+from distill_jax.run.begin import begin
+from distill_jax.run.calls import calls, make_iterate
+from distill_jax.run.plan import Run
+from distill_jax.run.prefetch import ahead
+from distill_jax.run.stages import Stage
+from distill_jax.runtime import logging
+from distill_jax.storage import checkpoint
+from distill_jax.training.loop import Cadence, DivergedError, train
+from distill_jax.training.profiler import Profile, tracing
+from distill_jax.typing import Tree
+
+
+def train_stage(
+    run: Run,
+    stage: Stage,
+    stop: Callable[[], bool],
+    profile: Profile | None,
+    ideal: float | None,
+) -> tuple[Tree, Tree | None]:
+    """The running mean of the student's weights after the last iteration, and the fake's weights.
+
+    The latter are None unless the stage is to keep them.
+    """
+    config, spec = run.config, stage.spec
+    states = checkpoint.States(stage.directory / "states", config.keep, config.keep_every)
+    state, frozen = begin(run, stage, states)
+    done, per_call = int(state.step), config.updates_per_call
+    cadence = Cadence(spec.steps, config.log_every, config.save_every, per_call)
+    made, iterate = calls(run, stage, cadence, done), make_iterate(run, stage, frozen)
+    images = stage.batch_size * stage.updates
+    log = logging.StageLog(stage.directory, stage.name, spec.steps, done, images, ideal)
+    try:
+        with (
+            contextlib.closing(ahead(made, 2)) as early,
+            tracing(profile, iterate, run.workdir / "profile") as traced,
+        ):
+            state = train(traced, state, early, cadence, log.log, states.save, stop)
+    except DivergedError as error:
+        last = states.steps()
+        good = (
+            stage.directory / "states" / str(last[-1])
+            if last
+            else stage.teacher and stage.teacher.directory
+        )
+        kept = f"the last good checkpoint is {good}" if good else "nothing was saved before"
+        raise ValueError(
+            f"stage {stage.name} diverged at {error}; {kept}; try a "
+            f"smaller --config.stages.{stage.name}.learning_rate (now {spec.learning_rate:g})"
+        ) from error
+    finally:
+        log.close()
+        states.close()
+    return state.ema, state.params["fake"]["network"] if spec.keep_fake else None
