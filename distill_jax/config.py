@@ -32,7 +32,8 @@ def base() -> ConfigDict:
             "microbatches": 1,
             # Iterations in one compiled call; more than one for tiny networks on fast devices.
             "updates_per_call": 1,
-            # Entries of DATASETS, NETWORKS, SCHEDULES and PARAMETERIZATIONS.
+            # Entries of DATASETS, NETWORKS, SCHEDULES and PARAMETERIZATIONS; but for the last
+            # also package.module:Name, code of one's own: docs/extending.md.
             "data": {"name": "digits"},
             # Between images and latents: {} for pixels, an entry of CODECS, which is fitted to the
             # data before the first stage, or {"path": DIR} of one that is finished.
@@ -57,6 +58,9 @@ def base() -> ConfigDict:
             # Guidance strengths of grids and report, the report's samples per row, and variances
             # at which it samples the teacher by the ancestral sampler too.
             "evaluate": {"w": (0.0, 1.0, 2.0, 4.0), "num_samples": 2000, "ancestral": ()},
+            # Names package.module:Name of code that the directory of a teacher may have imported,
+            # beside the names in this config.
+            "allow": (),
             "stages": {},
         },
         convert_dict=True,
@@ -77,7 +81,7 @@ def stage(
 
     Args:
       name: of the stage; its directory is s<index>_<name>.
-      method: an entry of METHODS.
+      method: an entry of METHODS, or package.module:Name of a method of one's own.
       steps: iterations.
       learning_rate: the largest, of every network that is trained.
       teacher: a stage's name or the path of a finished network; "" is the stage before.

@@ -8,7 +8,7 @@ python -m distill_jax.edit roundtrip --workdir=runs/digits_encoder --out=roundtr
 """
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import PIL.Image
 from absl import flags
 from etils import epath
 
-from distill_jax.data import DATASETS
+from distill_jax.data import DATASETS, Dataset
 from distill_jax.data.folder import SUFFIXES
 from distill_jax.data.images import decode
 from distill_jax.diffusion.pixels import normalise
@@ -25,19 +25,23 @@ from distill_jax.evaluation import chosen_data, pictures
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
 from distill_jax.runtime.files import absolute, write_json
-from distill_jax.runtime.registry import build, lookup
+from distill_jax.runtime.registry import EVERYTHING, build, lookup
 from distill_jax.sampling import loading
 from distill_jax.sampling.editing import Labels, inpaint, psnr, roundtrip, sdedit, style
 from distill_jax.sampling.student import Student
 
 
-def pairs(workdir: epath.Path) -> tuple[Student, list[tuple[Student, Student]]]:
+def pairs(
+    workdir: epath.Path, allow: Container[str] = ()
+) -> tuple[Student, list[tuple[Student, Student]]]:
     """The teacher of a workdir, and its encoders, each with the progressive stage of its steps.
+
+    `allow` has the names that they may import, see `load`.
 
     Raises:
       ValueError: when there is no such pair, or no network that was trained at all times.
     """
-    found = [loading.load(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))]
+    found = [loading.load(stage, allow=allow) for stage in sorted(workdir.glob("s[0-9]*_*"))]
     decoders = {
         student.trained.num_steps: student
         for student in found
@@ -123,9 +127,7 @@ def save_rows(path: epath.Path, rows: Sequence[np.ndarray], columns: int = 10) -
 def _style(values: Any) -> Sequence[Any]:
     """The images, and the same in the target class."""
     student = _student(values)
-    encoder = (
-        loading.load(values.encoder, parts=loading.parts(values)) if values.encoder else student
-    )
+    encoder = _load(values.encoder, values) if values.encoder else student
     x, label = _images(values, student)
     if student.num_classes and values.target_label is None:
         raise ValueError("--target_label is needed: the class to make of the images")
@@ -161,7 +163,7 @@ def _roundtrip_images(values: Any) -> Sequence[Any]:
     """The images, then those of each pair and of the teacher; also writes the table of PSNRs."""
     if values.workdir is None:
         raise ValueError("--workdir is needed: of a finished run with encoders and decoders")
-    teacher, both = pairs(absolute(values.workdir))
+    teacher, both = pairs(absolute(values.workdir), values.allow)
     x, label = _images(values, teacher)
     rows, seen = compare(teacher, both, x, label)
     titles = ("steps", "distilled encoder and decoder", "reverse DDIM and DDIM of the teacher")
@@ -189,7 +191,11 @@ def _student(values: Any) -> Student:
     """The network of --student."""
     if values.student is None:
         raise ValueError("--student is needed: the directory of a finished run")
-    return loading.load(values.student, parts=loading.parts(values))
+    return _load(values.student, values)
+
+
+def _load(path: str, values: Any) -> Student:
+    return loading.load(path, parts=loading.parts(values), allow=values.allow)
 
 
 def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
@@ -203,7 +209,8 @@ def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
             raise ValueError("--source_label is needed with --images: the class they show")
         return x[: values.num], label
     num = values.num if values.source_label is None else None
-    data = build(DATASETS, "dataset", chosen_data.choose(student, values))
+    chosen = chosen_data.choose(student, values)
+    data = build(DATASETS, "dataset", chosen, allow=EVERYTHING, makes=Dataset)
     source = data.images("held_out", num)
     x, label = normalise(source.x), source.label
     if values.source_label is not None:

@@ -40,7 +40,7 @@ def main() -> None:
         absolute(values.out).parent.mkdir(parents=True, exist_ok=True)
     distributed.join()
     layout = make_layout({"data": -1})
-    student = loading.describe(values.student, layout, loading.parts(values))
+    student = loading.describe(values.student, layout, loading.parts(values), values.allow)
     for w in strengths if values.w else ():
         student.conditions(1, 0 if student.num_classes else None, w)
         if not compare.knows(student, w):

@@ -18,6 +18,7 @@ from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import run_app
 from distill_jax.runtime.files import absolute, default_workdir
 from distill_jax.runtime.preemption import StopFlag
+from distill_jax.sampling.loading import describe
 from distill_jax.training.loop import StoppedError
 from distill_jax.training.profiler import Profile
 
@@ -74,7 +75,8 @@ def main() -> int:
         ideal = _ideal_seconds(run, where)
         trained = pipeline.run(run, stop, _RESUME.value == "force", profile, ideal)
         data, settings = run.config.data.to_dict(), run.config.evaluate.to_dict()
-        reported = compare.write_report(workdir, data, settings, stop, run.layout, run.parts)
+        made_of = run.layout, run.parts, run.allow
+        reported = compare.write_report(workdir, data, settings, stop, *made_of)
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
         logging.say(f"{error or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)
@@ -89,7 +91,10 @@ def main() -> int:
     w_range = last.trained.guidance.w_range
     guidance = f" --w={w_range[1]:g}" if w_range else ""
     logging.say(f"  student  {last.directory}")
-    logging.say(f"  sample   python -m distill_jax.sample --student={last.directory}{guidance}")
+    imports = describe(last.directory, allow=run.allow).manifest.imports
+    allow = "".join(f" --allow={name}" for name in imports)
+    sample = f"python -m distill_jax.sample --student={last.directory}{guidance}{allow}"
+    logging.say(f"  sample   {sample}")
     return 0
 
 

@@ -49,7 +49,8 @@ def main() -> None:
     distributed.join()
     if distributed.first():
         out.parent.mkdir(parents=True, exist_ok=True)
-    student = loading.load(values.student, make_layout({"data": -1}), loading.parts(values))
+    layout = make_layout({"data": -1})
+    student = loading.load(values.student, layout, loading.parts(values), values.allow)
     progress = logging.Progress("sample", values.num)
     draw = Draw(
         values.num,

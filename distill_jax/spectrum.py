@@ -12,13 +12,13 @@ from etils import epath
 from matplotlib.figure import Figure
 from ml_collections import config_flags
 
-from distill_jax.data import DATASETS
+from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.schedule import SCHEDULES, Schedule
 from distill_jax.diffusion.spectrum import propose, rapsd, sufficient_time
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import numbers, run_app
-from distill_jax.runtime.registry import build
+from distill_jax.runtime.registry import EVERYTHING, build
 
 
 def define_flags() -> None:
@@ -38,9 +38,13 @@ def main() -> None:
     out = epath.Path(values.out)
     if out.suffix != ".png":
         raise ValueError(f"--out={out} does not end in .png")
-    schedule = build(SCHEDULES, "schedule", values.config.schedule.to_dict())
-    dataset = build(DATASETS, "dataset", values.config.data.to_dict())
-    own = dataset.shape[0]
+    schedule = build(
+        SCHEDULES, "schedule", values.config.schedule.to_dict(), allow=EVERYTHING, makes=Schedule
+    )
+    dataset = build(
+        DATASETS, "dataset", values.config.data.to_dict(), allow=EVERYTHING, makes=Dataset
+    )
+    own = dataset.spec.x.shape[0]
     resolutions = sorted({*(numbers("resolutions", int) or [own // 2]), own})
     power = rapsd(normalise(dataset.images("train", values.num).x))
     times, chosen = propose(power, schedule, resolutions, values.num_steps)

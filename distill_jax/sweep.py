@@ -134,7 +134,7 @@ def _measure(config: ConfigDict, workdir: epath.Path, name: str, stop: Callable[
         logging.say(f"{name}: {error}")
         return {"diverged": str(error.__cause__)}
     data, settings = config.data.to_dict(), config.evaluate.to_dict()
-    compare.write_report(directory, data, settings, stop, parts=run.parts)
+    compare.write_report(directory, data, settings, stop, parts=run.parts, allow=run.allow)
     content = json.loads((directory / "report.json").read_text())
     measured = {}
     for row in content["rows"]:

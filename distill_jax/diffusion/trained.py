@@ -217,5 +217,6 @@ class Trained(NamedTuple):
 
 @functools.cache
 def name_of(kind: type) -> str:
-    """The name of a sampler in SAMPLERS."""
-    return next(name for name, cls in SAMPLERS.items() if cls is kind)
+    """The name of a sampler in SAMPLERS; package.module:Name for one that is not there."""
+    own = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, cls in SAMPLERS.items() if cls is kind), own)

@@ -10,8 +10,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from distill_jax.data import DATASETS, EMBEDDED
-from distill_jax.runtime.registry import build
+from distill_jax.data import DATASETS, EMBEDDED, Dataset
+from distill_jax.runtime.registry import EVERYTHING, build, check_allowed
 from distill_jax.sampling.student import Student
 
 
@@ -33,17 +33,15 @@ def choose(student: Student, values: Any) -> dict[str, Any]:
       values: of the flags.
 
     Raises:
-      ValueError: where the user has to choose, with what the manifest names; and for data of
-        another shape than the network's.
+      ValueError: where the user has to choose, with what the manifest names; for data of another
+        shape than the network's; for a dataset that would be imported and is not in --allow.
     """
     data = student.manifest.data
     if values.config is not None:
         data = values.config.data.to_dict()
-        shape = build(DATASETS, "dataset", data).shape
-        if tuple(shape) != student.image_shape:
-            raise ValueError(
-                f"the data are of shape {tuple(shape)}, the network's {student.image_shape}"
-            )
+        shape = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset).spec.x.shape
+        if shape != student.image_shape:
+            raise ValueError(f"the data are of shape {shape}, the network's {student.image_shape}")
         return data
     name = (data or {}).get("name")
     if name is None:
@@ -52,6 +50,7 @@ def choose(student: Student, values: Any) -> dict[str, Any]:
             "does, such as --config=configs/cifar10_guided.py --config.data.data_dir=DIR"
         )
     if name in EMBEDDED or values.data == "manifest":
+        check_allowed([name], values.allow)
         return data
     raise ValueError(
         f"{student.directory}/manifest.json names data that are not in the package, and a manifest "

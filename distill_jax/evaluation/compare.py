@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -185,6 +185,7 @@ def write_report(
     stop: Callable[[], bool],
     layout: Layout | None = None,
     parts: Sequence[epath.Path] = (),
+    allow: Container[str] = (),
 ) -> bool:
     """Writes report.json, report.md and report.png over the finished stages of a workdir.
 
@@ -198,6 +199,7 @@ def write_report(
       stop: polled between rows; true raises InterruptedError.
       layout: of the devices that samples are drawn on; None is the first.
       parts: what networks in it may be made of outside of it, see loading.load.
+      allow: names that the networks may import, see loading.load.
 
     Returns:
       Whether there was anything to do: not when the files there are of the same networks.
@@ -209,7 +211,7 @@ def write_report(
     made_of = {"networks": prints, **json.loads(json.dumps(dict(settings)))}
     if distributed.agree(_rows(workdir / "report.json", made_of) is not None):
         return False
-    networks = (describe(final, layout, parts) for final in finals)
+    networks = (describe(final, layout, parts, allow) for final in finals)
     decoders = [network for network in networks if network.trained.sampler.decodes]
     if not decoders:
         return False
@@ -272,5 +274,6 @@ def root(student: Student) -> Student | None:
         parent = student.manifest.lineage.parent
         if parent is None or not (student.directory / parent / "manifest.json").exists():
             return None
-        student = describe(student.directory / parent, student.layout, student.parts)
+        place = student.directory / parent
+        student = describe(place, student.layout, student.parts, student.allow)
     return student

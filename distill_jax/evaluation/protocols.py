@@ -15,7 +15,7 @@ from distill_jax.metrics.features import Classifier
 from distill_jax.metrics.frechet import frechet_distance, moments
 from distill_jax.metrics.recall import recall
 from distill_jax.metrics.sliced import by_class
-from distill_jax.runtime.registry import build
+from distill_jax.runtime.registry import EVERYTHING, build
 
 Row = dict[str, Any]
 MOST = 50_000  # Images of a split that statistics are made of.
@@ -73,11 +73,16 @@ class Yardstick(abc.ABC):
 
 
 def make_yardstick(data: Mapping[str, Any]) -> Yardstick:
-    """The yardstick of a dataset, `data` as in a config: of its pixels if they are one point."""
-    dataset = build(DATASETS, "dataset", data)
-    if is_point(dataset.shape):
+    """The yardstick of a dataset: of its pixels if they are one point.
+
+    `data` is as in a config: a dataset of one's own is imported, so take no words of a manifest for
+    it that nobody has looked at, see chosen_data.
+    """
+    dataset = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset)
+    if is_point(dataset.spec.x.shape):
         return PointYardstick(dataset)
-    return ImageYardstick(dataset, f"FD-{data.get('dataset', data['name']).replace('/', '_')}")
+    name = data.get("dataset", data["name"].rpartition(":")[2])
+    return ImageYardstick(dataset, f"FD-{name.replace('/', '_')}")
 
 
 class ImageYardstick(Yardstick):
@@ -93,7 +98,7 @@ class ImageYardstick(Yardstick):
         train, held_out = (dataset.images(split, MOST) for split in ("train", "held_out"))
         labelled = dataset.num_labels > 1
         self.name = name
-        if np.prod(dataset.shape) <= SMALL and labelled:
+        if np.prod(dataset.spec.x.shape) <= SMALL and labelled:
             train, held_out = (Source(normalise(part.x), part.label) for part in (train, held_out))
             self._classifier = Classifier(train.x, train.label)
         else:

@@ -3,32 +3,37 @@
 import contextlib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import jax
 
-from distill_jax.diffusion.denoiser import NetworkSpec
+from distill_jax.diffusion.denoiser import Network, NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, check_head
-from distill_jax.diffusion.schedule import SCHEDULES
+from distill_jax.diffusion.schedule import SCHEDULES, Schedule
 from distill_jax.diffusion.spec import DataSpec, Spec
 from distill_jax.models import NETWORKS
 from distill_jax.models.adapters import new_adapters
-from distill_jax.runtime.registry import build, lookup
+from distill_jax.runtime.registry import EVERYTHING, build, check_allowed, lookup
 from distill_jax.typing import Tree
 
 
-def make_network(described: Mapping[str, Any], data: DataSpec) -> NetworkSpec:
+def make_network(
+    described: Mapping[str, Any], data: DataSpec, allow: Container[str] = ()
+) -> NetworkSpec:
     """Network, parameterization and schedule of a config or manifest; equal ones are identical.
 
     Args:
       described: with "model", "schedule" and "parameterization"; the order of keys is no matter.
       data: what the network is called with.
+      allow: names of models and schedules that may be imported, see registry.lookup.
 
     Raises:
       KeyError: for an unknown name.
-      ValueError: for a parameterization that the schedule or the network does not go with.
+      ValueError: for a parameterization that the schedule or the network does not go with, and for
+        a name that may not be imported, even where it was before.
     """
+    check_allowed((described[key].get("name") for key in ("model", "schedule")), allow)
     names = ("model", "schedule", "parameterization")
     text = json.dumps({name: described[name] for name in names}, sort_keys=True)
     return _make_network(text, data)
@@ -40,10 +45,10 @@ def _make_network(text: str, data: DataSpec) -> NetworkSpec:
     described = as_tuples(json.loads(text))
     name = described["parameterization"]
     parameterization = lookup(PARAMETERIZATIONS, "parameterization", name)
-    schedule = build(SCHEDULES, "schedule", described["schedule"])
+    schedule = build(SCHEDULES, "schedule", described["schedule"], allow=EVERYTHING, makes=Schedule)
     check_head(name, schedule)
     spec = Spec(data, parameterization.channels * data.x.shape[-1], schedule)
-    network = build(NETWORKS, "network", described["model"], spec)
+    network = build(NETWORKS, "network", described["model"], spec, allow=EVERYTHING, makes=Network)
     if network.parameterizations and name not in network.parameterizations:
         raise ValueError(
             f"parameterization is {name!r}; network {described['model']['name']!r} predicts "

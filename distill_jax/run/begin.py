@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Container
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from distill_jax.typing import Tree
 
 def begin(run: Run, stage: Stage, states: States) -> tuple[TrainState, dict[str, Tree]]:
     """The newest state, or that before the first iteration, and the frozen parameters by role."""
-    weights, roles, kept = Weights(run.layout, run.config.frozen_dtype), stage.roles, {}
+    weights, roles, kept = Weights(run.layout, run.config.frozen_dtype, run.allow), stage.roles, {}
     start = fake = base = None
     if roles.trained.base:
         base = kept[roles.trained.base] = weights.frozen(stage.start.weights)
@@ -46,14 +47,15 @@ def begin(run: Run, stage: Stage, states: States) -> tuple[TrainState, dict[str,
 class Weights:
     """Reads the finished networks that a stage begins from, each file once."""
 
-    def __init__(self, layout: Layout, frozen_dtype: str):
-        self._layout, self._dtype, self._read = layout, frozen_dtype, {}
+    def __init__(self, layout: Layout, frozen_dtype: str, allow: Container[str] = ()):
+        self._layout, self._dtype, self._allow, self._read = layout, frozen_dtype, allow, {}
 
     def own(self, found: Ancestor, name: str = "params", dtype: str | None = None) -> Tree:
         """What its directory has: weights, or adapters; `dtype` as in loading.load."""
         key = found.directory, name, dtype
         if key not in self._read:
-            self._read[key] = load_own(found.directory, self._layout, name, dtype)
+            allow = self._allow
+            self._read[key] = load_own(found.directory, self._layout, name, allow, dtype)
         return self._read[key]
 
     def whole(self, found: Ancestor, name: str = "params") -> Tree:

@@ -64,5 +64,5 @@ def draw_grids(planned: Run, stop: Callable[[], bool]) -> None:
             raise InterruptedError("stopped while drawing grids")
         grid = stage.directory / "grid.png"
         if not distributed.agree(grid.exists()):
-            student = load(stage.directory, planned.layout, planned.parts)
+            student = load(stage.directory, planned.layout, planned.parts, planned.allow)
             pictures.draw(student, grid, planned.config.evaluate.w, planned.dataset)

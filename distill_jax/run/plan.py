@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from distill_jax import config as configs
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import NetworkSpec
+from distill_jax.diffusion.trained import SAMPLERS, Sampler, Trained, name_of
 from distill_jax.methods import METHODS, Method
 from distill_jax.models.adapters import Adapted, merged
 from distill_jax.models.build import abstract_params, make_network, rounded
@@ -27,10 +28,16 @@ from distill_jax.run.stages import (
     find_roles,
     find_teacher,
 )
-from distill_jax.run.validation import check_config, check_keys, check_microbatches, check_rules
+from distill_jax.run.validation import (
+    check_config,
+    check_keys,
+    check_microbatches,
+    check_rules,
+    flat,
+)
 from distill_jax.runtime import logging
 from distill_jax.runtime.files import absolute
-from distill_jax.runtime.registry import build
+from distill_jax.runtime.registry import EVERYTHING, build, foreign, lookup
 from distill_jax.runtime.sharding import Layout, make_layout
 from distill_jax.training.roles import Roles, role_shapes
 from distill_jax.training.update import optimizer
@@ -54,6 +61,12 @@ class Run:
         bases = [stage.start.weights for stage in self.stages if stage.roles.trained.base]
         return tuple(dict.fromkeys(part.directory for part in (*bases, self.codec) if part))
 
+    @property
+    def allow(self) -> tuple[str, ...]:
+        """Names that the run's own networks may import: the config's, and its methods' samplers."""
+        samplers = (name_of(type(stage.trained.sampler)) for stage in self.stages)
+        return (*named(self.config), *foreign(samplers))
+
 
 def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None) -> Run:
     """Looks up every name and checks every number of a config, and starts nothing.
@@ -72,7 +85,7 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     if not config.stages:
         raise ValueError("config.stages is empty: a run needs at least one stage")
     workdir = absolute(workdir)
-    images = build(DATASETS, "dataset", config.data.to_dict())
+    images = build(DATASETS, "dataset", config.data.to_dict(), allow=EVERYTHING, makes=Dataset)
     codec = codec_fit(config.codec.to_dict(), workdir, images)
     dataset = images if codec is None else codec.dataset
     layout = make_layout(config.mesh.to_dict(), devices)
@@ -102,12 +115,15 @@ def _plan_stage(
     check_keys(spec, configs.stage("", "", steps=1, learning_rate=1.0), f"stages.{name}")
     check_rules(spec, "")
     check_keys(spec.optimizer, configs.base().optimizer, f"stages.{name}.optimizer")
-    method = build(METHODS, "method", spec.method.to_dict())
+    method = build(METHODS, "method", spec.method.to_dict(), allow=EVERYTHING, makes=Method)
     model = (spec.model or config.model).to_dict()
     network_spec = _student_network(config, spec, model, method, dataset)
     trained = method.trained(network_spec.schedule)
-    teacher = find_teacher(spec, method, before)
-    start = find_network(spec.init, "init", before, spec.base) if spec.init else teacher
+    _check_sampler(trained)
+    allow = named(config)
+    start = teacher = find_teacher(spec, method, before, allow)
+    if spec.init:
+        start = find_network(spec.init, "init", before, spec.base, allow)
     method.check(None if teacher is None else teacher.trained)
     if start is not None:
         role = "init" if spec.init else "teacher"
@@ -122,7 +138,7 @@ def _plan_stage(
     critic = method.discriminator if method.has_critic else ""
     roles = Roles(network_spec, frozen, fake, critic, full=tuple(spec.new))
     roles = find_roles(spec, method, roles, teacher, start)
-    fake_start = find_fake(spec, roles, before)
+    fake_start = find_fake(spec, roles, before, allow)
     shapes = _shapes(config, roles, trained.inputs, teacher, start, fake_start)
     tx = optimizer(**{**config.optimizer, **spec.optimizer})
     begun = workdir / name, teacher, start, fake_start
@@ -175,11 +191,11 @@ def _student_network(
             f"works with {', '.join(heads)} alone, in its teacher too"
         )
     described = {**config.to_dict(), "model": model}
-    network_spec = make_network(described, dataset.spec)
+    network_spec = make_network(described, dataset.spec, EVERYTHING)
     if (method.needs_features or method.has_critic) and network_spec.network.features is None:
         raise ValueError(
             f"method {name!r} looks into the middle of its networks, and network "
-            f"{model['name']!r} offers no features; take one of mlp, dit and unet"
+            f"{model['name']!r} offers no features; take one that does, such as mlp, dit and unet"
         )
     _check_resolutions(method, network_spec)
     return network_spec
@@ -199,6 +215,19 @@ def _check_resolutions(method: Method, network_spec: NetworkSpec) -> None:
     for side in sorted({*method.resolutions} - {height}):
         z = jax.ShapeDtypeStruct((1, side, side, channels), "float32")
         jax.eval_shape(network_spec.network.apply, params, z, t, cond)
+
+
+def named(config: ConfigDict) -> tuple[str, ...]:
+    """The names of code of the user's own in a config, and those that its `allow` adds."""
+    names = [value for key, value in flat(config.to_dict()).items() if key.endswith(".name")]
+    return foreign((*names, *config.allow))
+
+
+def _check_sampler(trained: Trained) -> None:
+    """Raises ValueError for a sampler that no finished network could name."""
+    kind = type(trained.sampler)
+    if lookup(SAMPLERS, "sampler", name_of(kind), EVERYTHING, Sampler) is not kind:
+        raise ValueError(f"sampler {name_of(kind)} names another class; define it in a module")
 
 
 def show(run: Run) -> str:

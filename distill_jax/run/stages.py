@@ -1,7 +1,7 @@
 """A planned stage, and the finished networks that it begins from: found, and checked against it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from etils import epath
@@ -13,7 +13,7 @@ from distill_jax.diffusion.spec import DataSpec
 from distill_jax.diffusion.trained import Trained
 from distill_jax.methods import Method
 from distill_jax.runtime.registry import suggestion
-from distill_jax.sampling.loading import describe, find_part
+from distill_jax.sampling.loading import describe, find_final, find_part
 from distill_jax.storage import checkpoint
 from distill_jax.training.roles import Like, Role, Roles
 from distill_jax.training.update import Rates
@@ -161,7 +161,9 @@ def _shown(spec: DataSpec) -> str:
     return ", ".join(words) or "no conditions"
 
 
-def find_teacher(spec: ConfigDict, method: Method, before: list[Stage]) -> Ancestor | None:
+def find_teacher(
+    spec: ConfigDict, method: Method, before: list[Stage], allow: Container[str]
+) -> Ancestor | None:
     """The finished network that a stage learns from; None for a stage without."""
     if not spec.teacher and not method.needs_teacher:
         return None
@@ -170,10 +172,12 @@ def find_teacher(spec: ConfigDict, method: Method, before: list[Stage]) -> Ances
             f"method {spec.method.name!r} needs a teacher, and no stage comes before; put one "
             "there, or set `teacher` to the directory of a finished network"
         )
-    return find_network(spec.teacher or before[-1].name, "teacher", before, spec.base)
+    return find_network(spec.teacher or before[-1].name, "teacher", before, spec.base, allow)
 
 
-def find_network(name: str, option: str, before: list[Stage], base: str = "") -> Ancestor:
+def find_network(
+    name: str, option: str, before: list[Stage], base: str = "", allow: Container[str] = ()
+) -> Ancestor:
     """The finished network that an option names: an earlier stage, or a directory.
 
     Args:
@@ -181,6 +185,7 @@ def find_network(name: str, option: str, before: list[Stage], base: str = "") ->
       option: its name.
       before: earlier stages.
       base: the directory of the weights that its adapters change; "" for one in its workdir.
+      allow: names that a directory may import, see `load`.
     """
     named = {stage.name: stage for stage in before}
     short = {stage.name.partition("_")[2]: stage for stage in before}
@@ -195,12 +200,13 @@ def find_network(name: str, option: str, before: list[Stage], base: str = "") ->
             f"{option} {name!r} is no earlier stage; earlier ones: {', '.join(short)}"
             f"{suggestion(name, short)}; a directory needs a slash in it"
         )
-    student = describe(name, parts=[base] if base else [])
+    student = describe(name, parts=[base] if base else [], allow=allow)
     found = Ancestor(student.directory, student.network_spec, student.trained)
     adapters = student.manifest.adapters
     if adapters is None:
         return found
-    weights = find_network(str(find_part(student, adapters.base)), option, [])
+    place = str(find_part(student, adapters.base))
+    weights = find_network(place, option, [], allow=allow)
     return dataclasses.replace(found, base=weights, rank=adapters.rank, full=adapters.full)
 
 
@@ -230,7 +236,9 @@ def find_roles(
     return dataclasses.replace(roles, trained=Role(base, spec.lora), frozen=frozen, full=full)
 
 
-def find_fake(spec: ConfigDict, roles: Roles, before: list[Stage]) -> Ancestor | None:
+def find_fake(
+    spec: ConfigDict, roles: Roles, before: list[Stage], allow: Container[str]
+) -> Ancestor | None:
     """The finished network whose fake the stage's starts from; None without `init_fake`."""
     for option in ("init_fake", "keep_fake"):
         if spec[option] and not roles.fake:
@@ -245,7 +253,7 @@ def find_fake(spec: ConfigDict, roles: Roles, before: list[Stage]) -> Ancestor |
             f"init_fake is {spec.init_fake!r} and lora {spec.lora}: adapters of student and fake "
             "stand on the same weights; leave out one of the two"
         )
-    found = find_network(spec.init_fake, "init_fake", before)
+    found = find_network(spec.init_fake, "init_fake", before, allow=allow)
     _check_kept(spec.init_fake, found.directory, before)
     check_alike(roles.student, found.network_spec, "init_fake", ("schedule", "parameterization"))
     return found
@@ -260,7 +268,7 @@ def _check_kept(name: str, directory: epath.Path, before: list[Stage]) -> None:
                 f"init_fake is {name!r}, which does not keep its fake network; set keep_fake=True "
                 "in that stage"
             )
-    elif describe(directory).manifest.fake is None:
+    elif checkpoint.read_manifest(find_final(directory)).get("fake") is None:
         raise ValueError(
             f"init_fake is {name!r}, and the final/ there has no fake network; set keep_fake=True "
             "in its stage, move its final/ away and run it again with --resume=force: it is "

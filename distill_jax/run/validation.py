@@ -38,6 +38,7 @@ TYPES = {
 
 # Keys of a config that change a network by rounding at most: a run may go on with others.
 RESUMABLE = (
+    "allow",
     "evaluate",
     "keep",
     "keep_every",

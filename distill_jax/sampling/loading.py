@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ def load(
     path: epath.PathLike,
     layout: Layout | None = None,
     parts: Sequence[epath.PathLike] = (),
+    allow: Container[str] = (),
     dtype: str | None = None,
 ) -> Student:
     """The finished network in a directory.
@@ -35,30 +36,38 @@ def load(
         were trained.
       parts: what it may be made of outside its workdir: the network whose weights its adapters
         change, its codec.
+      allow: names of a sampler, a network or a schedule of one's own, package.module:Name, that
+        its manifest may make us import.
       dtype: of weights with more than one axis, converted as they are read, see
         models.build.rounded; None keeps all as they are stored.
 
     Raises:
       FileNotFoundError: when nothing finished is there.
-      ValueError: when it is damaged or was written by a newer version, or a part is not found.
+      ValueError: when it is damaged or was written by a newer version, a part is not found, or it
+        names what is not allowed.
     """
-    return read(describe(path, layout, parts), dtype)
+    return read(describe(path, layout, parts, allow), dtype)
 
 
 def read(student: Student, dtype: str | None = None) -> Student:
     """The student with its parameters and its codec; `dtype` as in `load`."""
-    adapters, codec = student.manifest.adapters, student.codec
-    params = load_own(student.directory, student.layout, dtype=None if adapters else dtype)
+    adapters, codec, made_of = student.manifest.adapters, student.codec, (student.layout, "params")
+    own = None if adapters else dtype
+    params = load_own(student.directory, *made_of, student.allow, own)
     if adapters is not None:
         base = find_part(student, adapters.base)
-        params = Adapted(load_own(base, student.layout, dtype=dtype), params)
+        params = Adapted(load_own(base, *made_of, student.allow, dtype), params)
     if student.manifest.codec is not None:
         codec = load_codec(find_part(student, student.manifest.codec))
     return dataclasses.replace(student, params=params, codec=codec)
 
 
 def load_own(
-    path: epath.PathLike, layout: Layout, name: str = "params", dtype: str | None = None
+    path: epath.PathLike,
+    layout: Layout,
+    name: str = "params",
+    allow: Container[str] = (),
+    dtype: str | None = None,
 ) -> Tree:
     """The parameters that a directory itself has: weights, or adapters of others.
 
@@ -66,13 +75,14 @@ def load_own(
       path: see load.
       layout: see load.
       name: "params", or "fake" for those of the fake network that a stage with keep_fake left.
+      allow: see load.
       dtype: see load.
 
     Raises:
       FileNotFoundError: when nothing finished is there.
       ValueError: when they are not there, or damaged.
     """
-    student = describe(path)
+    student = describe(path, allow=allow)
     adapters, made_of = student.manifest.adapters, (student.network_spec, student.trained.inputs)
     if adapters is None:
         shapes = abstract_params(*made_of)
@@ -105,17 +115,21 @@ def find_part(student: Student, part: Reference) -> epath.Path:
 
 
 def describe(
-    path: epath.PathLike, layout: Layout | None = None, parts: Sequence[epath.PathLike] = ()
+    path: epath.PathLike,
+    layout: Layout | None = None,
+    parts: Sequence[epath.PathLike] = (),
+    allow: Container[str] = (),
 ) -> Student:
     """`load` without reading the parameters, which are None."""
     final = find_final(path)
-    manifest = Manifest.read(final)
+    manifest = Manifest.read(final, allow)
     described = {
         name: getattr(manifest, name) for name in ("model", "schedule", "parameterization")
     }
-    network_spec = make_network(described, manifest.spec)
+    network_spec = make_network(described, manifest.spec, allow)
     layout = layout or make_layout({}, jax.local_devices()[:1])
-    return Student(manifest, network_spec, None, layout, final, tuple(map(absolute, parts)))
+    places = tuple(map(absolute, parts))
+    return Student(manifest, network_spec, None, layout, final, places, allow)
 
 
 def find_final(path: epath.PathLike) -> epath.Path:
@@ -139,6 +153,9 @@ def define_flags() -> None:
         "base", [], "A network outside the student's workdir whose weights its adapters may change."
     )
     flags.DEFINE_multi_string("codec", [], "A codec outside the student's workdir.")
+    flags.DEFINE_multi_string(
+        "allow", [], "Code, package.module:Name, that is imported where the student names it."
+    )
 
 
 def parts(values: Any) -> list[str]:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec
-from distill_jax.diffusion.trained import SAMPLERS, Guidance, Trained, name_of
-from distill_jax.runtime.registry import build
+from distill_jax.diffusion.trained import SAMPLERS, Guidance, Sampler, Trained, name_of
+from distill_jax.runtime.registry import build, check_allowed, foreign
 from distill_jax.storage import checkpoint
 
 FIRST_FORMAT = 3  # Manifests before it held a training method and no sampler.
@@ -126,15 +126,19 @@ class Manifest:
         return fields
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], place: str) -> "Manifest":
+    def from_json(
+        cls, content: Mapping[str, Any], place: str, allow: Container[str] = ()
+    ) -> "Manifest":
         """The manifest in a file.
 
         Args:
           content: what checkpoint.read_manifest returns.
           place: the file's name, for messages.
+          allow: names that may be imported, see `imports`.
 
         Raises:
-          ValueError: for a format of before, and naming a field that is missing or of another kind.
+          ValueError: for a format of before, naming a field that is missing or of another kind, and
+            naming all that would have to be imported and is not allowed.
         """
         if content["format"] < FIRST_FORMAT:
             raise ValueError(
@@ -149,7 +153,9 @@ class Manifest:
                 expected = " or ".join(kind.__name__ for kind in kinds)
                 raise ValueError(f"{place}: {name!r} is {given.get(name)!r}; expected {expected}")
         try:
-            given["trained"] = _trained(given["trained"])
+            parts = given["trained"]["sampler"], given["model"], given["schedule"]
+            check_allowed((part["name"] for part in parts), allow)
+            given["trained"] = _trained(given["trained"], allow)
             given["spec"] = DataSpec.from_json(given["spec"])
             given["lineage"] = Lineage(**given["lineage"])
             if "adapters" in given:
@@ -161,9 +167,16 @@ class Manifest:
         return cls(**given)
 
     @classmethod
-    def read(cls, final: epath.Path) -> "Manifest":
+    def read(cls, final: epath.Path, allow: Container[str] = ()) -> "Manifest":
         """The manifest of a final/; see checkpoint.read_manifest for what it raises."""
-        return cls.from_json(checkpoint.read_manifest(final), str(final / "manifest.json"))
+        content = checkpoint.read_manifest(final)
+        return cls.from_json(content, str(final / "manifest.json"), allow)
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """Its names, package.module:Name, of code that is not in this package."""
+        sampler = name_of(type(self.trained.sampler))
+        return foreign((sampler, self.model["name"], self.schedule["name"]))
 
 
 KINDS = {
@@ -186,11 +199,11 @@ def _reference(path: str, fingerprint: int) -> Reference:
     return Reference(path, fingerprint)
 
 
-def _trained(content: Mapping[str, Any]) -> Trained:
+def _trained(content: Mapping[str, Any], allow: Container[str]) -> Trained:
     sampler = {key: _tuple(value) for key, value in content["sampler"].items()}
     guidance = {key: _tuple(value) for key, value in content["guidance"].items()}
     return Trained(
-        build(SAMPLERS, "sampler", sampler),
+        build(SAMPLERS, "sampler", sampler, allow=allow, makes=Sampler),
         Guidance(**guidance),
         bool(content["all_times"]),
         bool(content["saturated"]),

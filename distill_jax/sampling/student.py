@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import warnings
+from collections.abc import Container
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,7 @@ class Student:
       layout: where they are; images are split over its devices.
       directory: the final/ that it is from.
       parts: what it may be made of outside its workdir, see loading.load.
+      allow: names that its manifest and those of its lineage may import, see loading.load.
       codec: between its x and images.
     """
 
@@ -45,6 +47,7 @@ class Student:
     layout: Layout
     directory: epath.Path | None = None
     parts: tuple[epath.Path, ...] = ()
+    allow: Container[str] = ()
     codec: Codec = PIXELS
 
     def __repr__(self) -> str:

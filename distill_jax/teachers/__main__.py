@@ -3,6 +3,7 @@
 python -m distill_jax.teachers google_research cifar_original --out=teachers/cifar
 python -m distill_jax.teachers edm edm-cifar10-32x32-cond-vp.pkl --out=teachers/edm_cifar
 python -m distill_jax.teachers safetensors dit.safetensors --config=dit.py --out=teachers/dit
+python -m distill_jax.teachers examples.my_teacher:npz my.npz --config=FILE.py --out=teachers/mine
 python -m distill_jax.teachers check teachers/cifar
 """
 
@@ -14,10 +15,10 @@ from ml_collections import config_flags
 from distill_jax.evaluation import pictures
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
-from distill_jax.runtime.registry import lookup
+from distill_jax.runtime.registry import EVERYTHING, lookup
 from distill_jax.sampling.loading import load
 from distill_jax.storage import safetensors
-from distill_jax.teachers import TEACHERS, checks, writer
+from distill_jax.teachers import TEACHERS, Imported, checks, writer
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write the network to.")
 _CONFIG = config_flags.DEFINE_config_file(
@@ -25,6 +26,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _BASE = flags.DEFINE_multi_string(
     "base", [], "check: a network elsewhere whose weights the adapters may change."
+)
+_ALLOW = flags.DEFINE_multi_string(
+    "allow", [], "check: code, package.module:Name, that is imported where the network names it."
 )
 _NUM = flags.DEFINE_integer("num", 16, "check: images in the grid.", lower_bound=1)
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 16, "check: DDIM steps at most.", lower_bound=1)
@@ -43,7 +47,7 @@ def main(what: str, source: str) -> None:
 
 def convert(kind: str, source: epath.Path) -> None:
     """Reads a foreign checkpoint and writes it as a finished stage."""
-    read = lookup({**TEACHERS, "check": check}, "format", kind)
+    read = lookup({**TEACHERS, "check": check}, "format", kind, EVERYTHING)
     if not _OUT.value:
         raise ValueError("--out is needed: the directory to write the network to")
     if not source.exists() or source.is_dir():
@@ -51,6 +55,8 @@ def convert(kind: str, source: epath.Path) -> None:
     writer.check_free(_OUT.value)
     config = None if _CONFIG.value is None else _CONFIG.value.to_dict()
     imported = read(source, config)
+    if not isinstance(imported, Imported):
+        raise ValueError(f"format {kind!r} read a {type(imported).__name__}; expected an Imported")
     files = safetensors.shards(source) if source.suffix == ".json" else []
     origin = {"format": kind, "file": source.name, "sha256": writer.sha256(source)}
     origin.update({file.name: writer.sha256(file) for file in files})
@@ -61,7 +67,7 @@ def convert(kind: str, source: epath.Path) -> None:
 
 def check(directory: epath.Path) -> None:
     """Prints what a network is, tries it, and draws a grid beside it."""
-    student = load(directory, parts=_BASE.value)
+    student = load(directory, parts=_BASE.value, allow=_ALLOW.value)
     logging.say(checks.describe(student))
     deviation = checks.deviation(student, jax.random.key(0))
     if deviation > TOLERANCE:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from distill_jax.data import DATASETS
+from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import NetworkSpec
-from distill_jax.diffusion.spec import DataSpec, image_data
+from distill_jax.diffusion.spec import DataSpec, Leaf, image_data
 from distill_jax.diffusion.trained import Ddim, Guidance, Trained
 from distill_jax.models.build import abstract_params, make_network
-from distill_jax.runtime.registry import build
+from distill_jax.runtime.registry import EVERYTHING, build
 from distill_jax.typing import Tree
 
 
@@ -49,8 +49,8 @@ class Imported(NamedTuple):
         return image_data(self.shape, self.num_classes)
 
     def network_spec(self) -> NetworkSpec:
-        """Its network, parameterization and schedule."""
-        return make_network(self._asdict(), self.data)
+        """Its network, parameterization and schedule, whose names are a reader's or a config's."""
+        return make_network(self._asdict(), self.data, EVERYTHING)
 
     def expected_params(self) -> Tree:
         """Shapes and types of the parameters that its network has."""
@@ -59,11 +59,11 @@ class Imported(NamedTuple):
 
 def configured(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a config says of a network, as fields of Imported; label dropout is not known."""
-    dataset = build(DATASETS, "dataset", config["data"])
+    spec = build(DATASETS, "dataset", config["data"], allow=EVERYTHING, makes=Dataset).spec
     return {
         **{name: config[name] for name in ("model", "schedule", "parameterization")},
-        "shape": dataset.shape,
-        "num_classes": dataset.num_classes,
+        "shape": spec.x.shape,
+        "num_classes": dict(spec.cond).get("label", Leaf()).classes or 0,
         "num_steps": 1024,
         "label_dropout": 0.0,
     }

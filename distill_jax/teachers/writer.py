@@ -107,7 +107,7 @@ def _manifest(
     """What pipeline writes of a stage that was trained here, and the source."""
     name = "diffusion" if imported.continuous else "progressive"
     return Manifest(
-        stage=f"imported_{source['format']}",
+        stage=f"imported_{source['format'].rpartition(':')[2]}",
         trained=imported.trained,
         distilled=not imported.continuous,
         spec=imported.data,

@@ -18,7 +18,7 @@ from distill_jax.models.build import (
     initial_params,
 )
 from distill_jax.models.graft import graft
-from distill_jax.runtime.registry import lookup
+from distill_jax.runtime.registry import EVERYTHING, lookup
 from distill_jax.runtime.sharding import Layout
 from distill_jax.typing import Cond, Image, Time, Tree
 
@@ -103,7 +103,9 @@ class Roles:
 
     @property
     def _head(self) -> Head:
-        return lookup(DISCRIMINATORS, "discriminator", self.critic)(self.student.spec.shape)
+        return lookup(DISCRIMINATORS, "discriminator", self.critic, EVERYTHING)(
+            self.student.spec.shape
+        )
 
     def _fake(self, params: Mapping[str, Tree]) -> Denoiser:
         fake = self.student(self._whole(self.trained, params["fake"]["network"], params))

@@ -23,9 +23,9 @@ def choose(chain):
     """The data of a command, by what the student's manifest names and by the flags."""
     student = describe(chain)
 
-    def choose(named, config=None, data=None):
+    def choose(named, config=None, data=None, allow=()):
         manifest = dataclasses.replace(student.manifest, data=named)
-        values = SimpleNamespace(config=config, data=data)
+        values = SimpleNamespace(config=config, data=data, allow=allow)
         return chosen_data.choose(dataclasses.replace(student, manifest=manifest), values)
 
     return choose

@@ -236,7 +236,7 @@ BAD = {
     "features of a network that has none": (
         config_of(TEACHER, SWD, model=SONG),
         ValueError,
-        "method 'swd' looks into the middle .* 'song_unet' offers no features; take one of mlp",
+        "method 'swd' looks into the middle .* 'song_unet' offers no features; take one that",
     ),
     "critic on a network without features": (
         config_of(TEACHER, stage("dmd2", "dmd2", gan_weight=0.1, **RATES), model=SONG),

@@ -1,0 +1,55 @@
+"""A method of one's own: one call that lands where DDIM steps of the teacher land.
+
+Luhman & Luhman (2021), Knowledge Distillation in Iterative Generative Models for Improved Sampling
+Speed, arXiv:2101.02388. A stage of a config takes it by its name:
+
+    stage("direct", "examples.my_method:Direct", teacher_steps=8, steps=2000, learning_rate=5e-4)
+
+    python -m distill_jax.main --config=examples/my_config.py
+"""
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import clipped
+from distill_jax.diffusion.prediction import mean_squared
+from distill_jax.diffusion.samplers import ddim
+from distill_jax.diffusion.schedule import Schedule
+from distill_jax.diffusion.trained import Ddim, Trained
+from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
+from distill_jax.methods.checks import check_all_times, check_number, check_takes_no_w
+from distill_jax.typing import Batch
+
+
+@traced("teacher_steps")
+class Direct(Method):
+    """Regression of the student's x in pure noise on the teacher's sample from the same noise.
+
+    Args:
+      teacher_steps: DDIM steps of the teacher, which are its calls in one update.
+    """
+
+    teacher_steps: int | jax.Array = 8
+
+    num_steps = 1
+    data_free = True  # batch.x is None: the images are the teacher's.
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("student", Direct.loss),)
+
+    def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
+        """|f(sigma(1) eps, 1, c) - DDIM(eps, c)|^2, eps standard normal noise."""
+        eps = jax.random.normal(key, (batch.size, *nets.student.shape))
+        x = ddim(clipped(nets.teacher), eps, batch.cond, self.teacher_steps)
+        t = jnp.ones(batch.size)
+        x_hat = nets.student(nets.student.schedule.sigma(t[0]) * eps, t, batch.cond).x
+        return jnp.mean(mean_squared(x_hat, x)), {}
+
+    def sampler(self, schedule: Schedule) -> Ddim:
+        return Ddim(1)
+
+    def check(self, teacher: Trained | None) -> None:
+        check_number("teacher_steps", self.teacher_steps, 1, float("inf"))
+        check_all_times(teacher)
+        check_takes_no_w(teacher)
