@@ -5,10 +5,8 @@ arXiv:2405.14867.
 """
 
 import jax
-import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser, without_dropout
-from distill_jax.diffusion.samplers import renoise
 from distill_jax.diffusion.schedule import Schedule
 from distill_jax.diffusion.trained import Renoise, Trained
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
@@ -25,6 +23,7 @@ from distill_jax.methods.matching import (
     diffuse,
     dmd_loss,
     fool_loss,
+    on_path,
     one_call,
     scaled,
     score_gap,
@@ -98,7 +97,7 @@ class Dmd2(Method):
         independently.
         """
         k_x, k_fake, k_real, k_critic = jax.random.split(key, 4)
-        x = self._generate(k_x, batch, nets.student)
+        x, _ = on_path(k_x, nets.student, batch, self.sampler(nets.student.schedule).times)
         fake, levels = without_dropout(nets.fake), self.fake_levels
         loss = denoising_loss(k_fake, fake, x, batch.cond, levels, self.weighting)
         if not self.has_critic:
@@ -110,7 +109,7 @@ class Dmd2(Method):
     def student_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """The DMD gradient at a random level, + gan_weight * the loss of fooling the critic."""
         k_x, k_z, k_critic = jax.random.split(key, 3)
-        x = self._generate(k_x, batch, nets.student)
+        x, _ = on_path(k_x, nets.student, batch, self.sampler(nets.student.schedule).times)
         z, t, _ = diffuse(k_z, nets.student.schedule, x, self.levels)
         real = scaled(nets.teacher, 1 + self.w, batch.null)(z, t, batch.cond).x
         fake = nets.fake(z, t, batch.cond).x
@@ -123,16 +122,6 @@ class Dmd2(Method):
     def _logits(self, key: jax.Array, x: Image, cond: Cond, fake: Denoiser) -> Time:
         z, t, _ = diffuse(key, fake.schedule, x, self.fake_levels)
         return fake.critic(z, t, cond)
-
-    def _generate(self, key: jax.Array, batch: Batch, student: Denoiser) -> Image:
-        """Images of a random step, the same for all, on the student's own path to it."""
-        k_eps, k_step, k_path = jax.random.split(key, 3)
-        eps = jax.random.normal(k_eps, (batch.size, *student.shape))
-        times = self.sampler(student.schedule).times
-        # 0 and not an array for one step, so that no loop is compiled.
-        step = jax.random.randint(k_step, (), 0, self.num_steps) if self.times else 0
-        z = renoise(k_path, student, eps, batch.cond, times, stop=step)
-        return student(z, jnp.full(len(z), jnp.asarray(times)[step]), batch.cond).x
 
     def sampler(self, schedule: Schedule) -> Renoise:
         return Renoise(self.times) if self.times else one_call(schedule, self.sigma_init)

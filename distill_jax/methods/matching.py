@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from distill_jax.diffusion.denoiser import Denoiser, guided
 from distill_jax.diffusion.levels import LEVELS, level_of, time_of
 from distill_jax.diffusion.prediction import Prediction
+from distill_jax.diffusion.samplers import renoise
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
 from distill_jax.diffusion.trained import Renoise
 from distill_jax.methods.base import weighted_mse
-from distill_jax.typing import Cond, Image, Time
+from distill_jax.typing import Batch, Cond, Image, Time
 
 FLOOR = 1e-5  # The least mean |x - real| that a gap is divided by; SiD's.
 
@@ -39,6 +40,22 @@ def generate(
     """
     t = jnp.broadcast_to(jnp.asarray(t, eps.dtype), eps.shape[:1])
     return student(expand(student.schedule.sigma(t), eps) * eps, t, cond, key).x
+
+
+def on_path(
+    key: jax.Array, student: Denoiser, batch: Batch, times: tuple
+) -> tuple[Image, jax.Array | int]:
+    """Images of a random call, the same for all, on the student's own path to it, and its number.
+
+    The "backward simulation" of Yin et al. (2024, arXiv:2405.14867), see samplers.renoise: the
+    gradient comes from the last call only. `times` are those of all calls, falling.
+    """
+    k_eps, k_step, k_path = jax.random.split(key, 3)
+    eps = jax.random.normal(k_eps, (batch.size, *student.shape))
+    # 0 and not an array for one call, so that no loop is compiled.
+    step = jax.random.randint(k_step, (), 0, len(times)) if len(times) > 1 else 0
+    z = renoise(k_path, student, eps, batch.cond, times, stop=step)
+    return student(z, jnp.full(len(z), jnp.asarray(times)[step]), batch.cond).x, step
 
 
 def one_call(schedule: Schedule, level: float) -> Renoise:
@@ -117,7 +134,11 @@ def dmd_loss(x: Image, real: Image, fake: Image) -> jax.Array:
       real: the teacher's x at a noisy x.
       fake: the fake's x there.
     """
-    g = over(fake - real, x - real)
+    return push(x, over(fake - real, x - real))
+
+
+def push(x: Image, g: Image) -> jax.Array:
+    """0.5 mean |x - sg(x - g)|^2, whose gradient in x is g over the number of elements."""
     return 0.5 * jnp.mean(jnp.square(x - jax.lax.stop_gradient(x - g)))
 
 
