@@ -111,7 +111,7 @@ BAD = {
     "unknown method": (
         config_of(stage("a", "difusion", **RATES)),
         KeyError,
-        "unknown method 'difusion'; known: boot, diffusion, .*; did you mean",
+        "unknown method 'difusion'; known: boot, .*diffusion, .*; did you mean",
     ),
     "unknown network": (
         config_of(TEACHER, model__name="unett"),
