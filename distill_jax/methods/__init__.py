@@ -2,6 +2,7 @@
 
 from distill_jax.methods.base import Method, Nets, Phase
 from distill_jax.methods.boot import Boot
+from distill_jax.methods.decoupled_dmd import DecoupledDmd
 from distill_jax.methods.diffusion import Diffusion
 from distill_jax.methods.dmd2 import Dmd2
 from distill_jax.methods.encoder import Encoder
@@ -13,6 +14,7 @@ from distill_jax.methods.swd import Swd
 
 METHODS = {
     "boot": Boot,
+    "decoupled_dmd": DecoupledDmd,
     "diffusion": Diffusion,
     "dmd2": Dmd2,
     "encoder": Encoder,

@@ -23,6 +23,7 @@ from tests.toys import filled, inputs_of, manifest_of, tiny_network
 SHAPE = (4, 4, 1)
 METHOD = {
     "boot": METHODS["boot"](w_range=(0.0, 4.0)),
+    "decoupled_dmd": METHODS["decoupled_dmd"](w=0.5, times=(1.0, 0.5), fake_updates=1),
     "diffusion": METHODS["diffusion"](num_steps=4),
     "dmd2": METHODS["dmd2"](gan_weight=0.01, fake_updates=1),
     "encoder": METHODS["encoder"](num_steps=4, w_range=(0.0, 4.0)),
@@ -34,6 +35,7 @@ METHOD = {
 }
 TEACHER = {
     "boot": METHOD["diffusion"],
+    "decoupled_dmd": METHOD["diffusion"],
     "dmd2": METHOD["diffusion"],
     "encoder": dataclasses.replace(METHOD["guided"], clip_target=False),
     "guided": METHOD["diffusion"],

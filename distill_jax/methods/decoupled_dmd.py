@@ -1,0 +1,168 @@
+"""DMD2 with its student's gradient in two terms, each with noise levels and a weight of its own.
+
+Decoupled DMD: Liu et al. (2025), Decoupled DMD: CFG Augmentation as the Spear, Distribution
+Matching as the Shield, arXiv:2511.22677. A guided teacher's x is
+
+    (1 + w) c - w u = c + w (c - u),   c, u its x with and without the condition,
+
+so DMD2's gradient in the student's x, with f the x of the fake, is a sum (equation 6; alpha there
+is 1 + w, and scores at one level differ by a multiple of what the x differ by):
+
+    (f - c - w (c - u)) / n = (f - c) / n - w (c - u) / n,   n = mean_pixels |x - c - w (c - u)|
+
+The first term, distribution matching (DM), is DMD without guidance: it vanishes where the student
+has the teacher's distribution. The second, CFG augmentation (CA), asks no fake, never vanishes, and
+without the first drives images out of their range. Here the noise of the two is drawn apart
+(equation 8), z_dm and z_ca, and n is that of its own draw:
+
+    g = dm_weight (f - c) / n at z_dm - ca_weight w (c - u) / n at z_ca
+"""
+
+import jax
+import jax.numpy as jnp
+
+from distill_jax.diffusion.denoiser import Denoiser, without_dropout
+from distill_jax.diffusion.levels import level_of
+from distill_jax.diffusion.schedule import Schedule
+from distill_jax.diffusion.trained import Renoise, Trained
+from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
+from distill_jax.methods.checks import (
+    COUNT,
+    LEVEL,
+    NOISE,
+    POSITIVE,
+    TIMES,
+    WEIGHTING,
+    check_has_null,
+    check_matching,
+    check_takes_no_w,
+)
+from distill_jax.methods.matching import (
+    Noisy,
+    denoising_loss,
+    diffuse,
+    on_path,
+    one_call,
+    over,
+    push,
+    score_gap,
+)
+from distill_jax.runtime.options import number, option
+from distill_jax.typing import Batch, Image
+
+Loss = tuple[jax.Array, Metrics]
+
+
+@traced()
+class DecoupledDmd(Method):
+    """K updates of the fake on the student's images, then one of the student; sees no images.
+
+    The defaults are "Decoupled-Hybrid", the paper's own proposal (section 4.3), with the noise
+    levels of DMD2, and without its critic.
+
+    Args:
+      times: falling times in (0, 1] of the student's calls; () for one call at sigma_init.
+      sigma_init: the noise level of that one call.
+      w: guidance strength of the teacher > -1.
+      levels: of the noise in DM: a law in LEVELS, lowest level, highest level.
+      ca_levels: the same in CA.
+      dm_weight: of DM; 0 needs no fake.
+      ca_weight: of CA.
+      focused: whether CA draws no level above that of the student's call, but for the first: what
+        is coarser has been settled by the calls before (section 4.1).
+      shared: whether both terms have the same random numbers. With equal levels, weights of 1 and
+        not focused that is DMD2 ("Coupled-Shared").
+      fake_levels, weighting, fake_updates: as in DMD2.
+    """
+
+    times: tuple = option(TIMES, ())
+    sigma_init: float = option(LEVEL, 2.5)
+    w: float = option(number(-1), 1.0)
+    levels: tuple = option(NOISE, ("karras", 0.00323, 71.6))
+    ca_levels: tuple = option(NOISE, ("karras", 0.00323, 71.6))
+    dm_weight: float = option(POSITIVE, 1.0)
+    ca_weight: float = option(POSITIVE, 1.0)
+    focused: bool = True
+    shared: bool = False
+    fake_levels: tuple = option(NOISE, ("karras", 0.002, 80.0))
+    weighting: str = option(WEIGHTING, "edm")
+    fake_updates: int = option(COUNT, 5)
+
+    data_free = True
+
+    @property
+    def num_steps(self) -> int:
+        return max(1, len(self.times))
+
+    @property
+    def fixed_w(self) -> float:
+        """Where g is 0 if both terms draw the same levels: f = c + fixed_w (c - u)."""
+        return self.w * self.ca_weight / self.dm_weight if self.dm_weight else self.w
+
+    @property
+    def guides(self) -> bool:
+        return self.w != 0
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        fake = Phase("fake", DecoupledDmd.fake_loss, repeats=self.fake_updates)
+        student = Phase("student", DecoupledDmd.student_loss)
+        return (fake, student) if self.dm_weight else (student,)
+
+    def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> Loss:
+        """weight(l) |f_fake(z_t, t, c) - x|^2, x the student's, as in DMD2 without a critic."""
+        k_x, k_fake = jax.random.split(key)
+        x, _ = on_path(k_x, nets.student, batch, self.sampler(nets.student.schedule).times)
+        fake, levels = without_dropout(nets.fake), self.fake_levels
+        return denoising_loss(k_fake, fake, x, batch.cond, levels, self.weighting), {}
+
+    def student_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> Loss:
+        """The loss whose gradient in the student's x is g over its number of elements."""
+        k_x, k_dm, k_ca = jax.random.split(key, 3)
+        schedule, g, metrics = nets.student.schedule, 0.0, {}
+        x, step = on_path(k_x, nets.student, batch, self.sampler(schedule).times)
+        if self.dm_weight:
+            z, t, _ = diffuse(k_dm, schedule, x, self.levels)
+            c, guidance = self._teacher(nets.teacher, z, t, batch)
+            residual, gap = x - c - self.w * guidance, nets.fake(z, t, batch.cond).x - c
+            g += self.dm_weight * over(gap, residual)
+            metrics["score_gap"] = score_gap(gap - self.fixed_w * guidance, residual)
+        if self.ca_weight and self.w:
+            z, t, _ = self._ca_noise(k_dm if self.shared else k_ca, schedule, x, step)
+            c, guidance = self._teacher(nets.teacher, z, t, batch)
+            g -= self.ca_weight * over(self.w * guidance, x - c - self.w * guidance)
+        return push(x, g), metrics
+
+    def _teacher(
+        self, teacher: Denoiser, z: Image, t: jax.Array, batch: Batch
+    ) -> tuple[Image, Image | float]:
+        """c and c - u; 0 in place of the latter without guidance."""
+        c = teacher(z, t, batch.cond).x
+        if not self.w:
+            return c, 0.0
+        null = {k: jnp.broadcast_to(batch.null[k], leaf.shape) for k, leaf in batch.cond.items()}
+        return c, c - teacher(z, t, null).x
+
+    def _ca_noise(
+        self, key: jax.Array, schedule: Schedule, x: Image, step: jax.Array | int
+    ) -> Noisy:
+        law, low, high = self.ca_levels
+        with jax.ensure_compile_time_eval():
+            calls = [float(level_of(schedule, jnp.asarray(t))) for t in self.times[1:]]
+        if not (self.focused and calls):
+            return diffuse(key, schedule, x, self.ca_levels)
+        tops = [high, *(max(low, min(high, level)) for level in calls)]
+        drawn = [diffuse(key, schedule, x, (law, low, top)) for top in tops]
+        return jax.tree.map(lambda *each: jnp.stack(each)[step], *drawn)
+
+    def sampler(self, schedule: Schedule) -> Renoise:
+        return Renoise(self.times) if self.times else one_call(schedule, self.sigma_init)
+
+    def check(self, teacher: Trained | None) -> None:
+        super().check(teacher)
+        check_takes_no_w(teacher)
+        check_matching(self, teacher)
+        if not (self.dm_weight or self.ca_weight * self.w):
+            raise ValueError("dm_weight, and ca_weight or w, are 0, so nothing trains the student")
+        if self.w != 0:
+            check_has_null(teacher)
