@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from distill_jax.diffusion.denoiser import clipped
 from distill_jax.diffusion.prediction import mean_squared
 from distill_jax.diffusion.samplers import ddim
-from distill_jax.diffusion.schedule import Schedule
-from distill_jax.diffusion.trained import Ddim, Trained
-from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
-from distill_jax.methods.checks import check_all_times, check_number, check_takes_no_w
+from distill_jax.diffusion.trained import Trained
+from distill_jax.methods.base import Method, Metrics, Nets, traced
+from distill_jax.methods.checks import COUNT, check_all_times, check_takes_no_w
+from distill_jax.runtime.options import option
 from distill_jax.typing import Batch
 
 
@@ -29,14 +29,10 @@ class Direct(Method):
       teacher_steps: DDIM steps of the teacher, which are its calls in one update.
     """
 
-    teacher_steps: int | jax.Array = 8
+    teacher_steps: int | jax.Array = option(COUNT, 8)
 
     num_steps = 1
     data_free = True  # batch.x is None: the images are the teacher's.
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (Phase("student", Direct.loss),)
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """|f(sigma(1) eps, 1, c) - DDIM(eps, c)|^2, eps standard normal noise."""
@@ -46,10 +42,7 @@ class Direct(Method):
         x_hat = nets.student(nets.student.schedule.sigma(t[0]) * eps, t, batch.cond).x
         return jnp.mean(mean_squared(x_hat, x)), {}
 
-    def sampler(self, schedule: Schedule) -> Ddim:
-        return Ddim(1)
-
     def check(self, teacher: Trained | None) -> None:
-        check_number("teacher_steps", self.teacher_steps, 1, float("inf"))
+        super().check(teacher)
         check_all_times(teacher)
         check_takes_no_w(teacher)

@@ -1,5 +1,6 @@
 """What a method is: phases, each a network to train and a pure loss. One loop runs them all."""
 
+import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ class Phase(NamedTuple):
     turns: int = 1
 
 
-class Method:
+class Method(abc.ABC):
     """A paper's training losses, and the sampler of what they train.
 
     A method is a frozen dataclass and a pytree. Numbers that differ between the rounds of a chain

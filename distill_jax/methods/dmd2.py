@@ -11,11 +11,15 @@ from distill_jax.diffusion.schedule import Schedule
 from distill_jax.diffusion.trained import Renoise, Trained
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
 from distill_jax.methods.checks import (
+    COUNT,
+    LEVEL,
+    NOISE,
+    POSITIVE,
+    TIMES,
+    WEIGHTING,
     check_has_null,
     check_matching,
-    check_number,
     check_takes_no_w,
-    check_times,
 )
 from distill_jax.methods.matching import (
     critic_loss,
@@ -28,6 +32,7 @@ from distill_jax.methods.matching import (
     scaled,
     score_gap,
 )
+from distill_jax.runtime.options import number, option
 from distill_jax.typing import Batch, Cond, Image, Time
 
 
@@ -54,15 +59,15 @@ class Dmd2(Method):
       discriminator: what the critic is, a name in models.DISCRIMINATORS.
     """
 
-    times: tuple = ()
-    sigma_init: float = 2.5
-    w: float = 0.0
-    levels: tuple = ("karras", 0.00323, 71.6)
-    fake_levels: tuple = ("karras", 0.002, 80.0)
-    weighting: str = "edm"
-    fake_updates: int = 5
-    gan_weight: float = 0.0
-    critic_weight: float = 1e-2
+    times: tuple = option(TIMES, ())
+    sigma_init: float = option(LEVEL, 2.5)
+    w: float = option(number(-1), 0.0)
+    levels: tuple = option(NOISE, ("karras", 0.00323, 71.6))
+    fake_levels: tuple = option(NOISE, ("karras", 0.002, 80.0))
+    weighting: str = option(WEIGHTING, "edm")
+    fake_updates: int = option(COUNT, 5)
+    gan_weight: float = option(POSITIVE, 0.0)
+    critic_weight: float = option(POSITIVE, 1e-2)
     discriminator: str = "spatial"
 
     @property
@@ -127,13 +132,10 @@ class Dmd2(Method):
         return Renoise(self.times) if self.times else one_call(schedule, self.sigma_init)
 
     def check(self, teacher: Trained | None) -> None:
+        super().check(teacher)
         check_takes_no_w(teacher)
         check_matching(self, teacher)
-        check_number("w", self.w, -1.0, float("inf"))
-        check_number("gan_weight", self.gan_weight, 0.0, float("inf"))
-        check_number("critic_weight", self.critic_weight, 0.0, float("inf"))
         if self.gan_weight and not self.critic_weight:
             raise ValueError("critic_weight is 0, so nothing trains the critic of gan_weight")
-        check_times(self.times)
         if self.w != 0:
             check_has_null(teacher)

@@ -17,8 +17,11 @@ from distill_jax.diffusion.trained import Renoise, Trained
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, drop_labels, traced, with_w
 from distill_jax.methods.checks import (
     COUNT,
+    LEVEL,
+    NOISE,
     PROBABILITY,
     W_RANGE,
+    WEIGHTING,
     check_input_w,
     check_kappas,
     check_matching,
@@ -46,8 +49,7 @@ class SidLsg(Method):
     levels and fake_levels, weighting "snr" and loss_scale 1.
 
     Args:
-      num_steps: of `sample`. The student is trained for one; more repeat it on its own images,
-        noised again, at times t_init (1 - i / N).
+      num_steps: of `sample`; trained for one, more repeat it, noised again, at t_init (1 - i / N).
       alpha: 0.5 gives the gradient of the Fisher divergence, 1 that with the distribution of z held
         fixed. SiD has 1.2, which widens a narrow generator faster and fails for one much wider than
         the data.
@@ -57,8 +59,7 @@ class SidLsg(Method):
       w_range: strengths drawn uniformly for a teacher that takes w, None for one that does not.
       sigma_init: the noise level at which the student is called.
       levels: of the noise in the student's phase: a law in LEVELS, lowest level, highest level.
-      fake_levels: the same in the fake's phase.
-      weighting: of the fake's denoising loss, a name in WEIGHTINGS.
+      fake_levels, weighting: of the fake's denoising loss; the latter is a name in WEIGHTINGS.
       fake_updates: K.
       null_dropout: probability of the null condition in the fake's phase, for the student and the
         fake alike, where a kappa makes the fake's null branch count.
@@ -69,11 +70,11 @@ class SidLsg(Method):
     alpha: Any = option(number(0, 1.5), 1.0)
     kappas: Any = 1.0
     w_range: tuple | None = option(optional(W_RANGE), None)
-    sigma_init: float = 2.5
-    levels: tuple = ("karras", 0.002, 24.41)
-    fake_levels: tuple = ("lognormal", 0.002, 80.0)
-    weighting: str = "edm"
-    fake_updates: int = 1
+    sigma_init: float = option(LEVEL, 2.5)
+    levels: tuple = option(NOISE, ("karras", 0.002, 24.41))
+    fake_levels: tuple = option(NOISE, ("lognormal", 0.002, 80.0))
+    weighting: str = option(WEIGHTING, "edm")
+    fake_updates: int = option(COUNT, 1)
     null_dropout: float = option(PROBABILITY, 0.1)
     loss_scale: float = 100.0
 
@@ -163,7 +164,6 @@ class SidLsg(Method):
         return once if self.num_steps == 1 else once.with_steps(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
-        """Checks the options and the teacher."""
         super().check(teacher)
         check_matching(self, teacher)
         check_input_w(self, teacher)

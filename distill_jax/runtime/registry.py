@@ -5,6 +5,7 @@ is imported. That is right for what the user writes, a config or a command line,
 file that comes from elsewhere: whoever looks a name up says which such names are allowed.
 """
 
+import abc
 import difflib
 import importlib
 import inspect
@@ -88,7 +89,7 @@ def _imported(kind: str, name: str, makes: type) -> Any:
             f"{kind} {name!r}: {path} has no {attribute!r}{suggestion(attribute, known)}"
         )
     found = getattr(module, attribute)
-    if inspect.isabstract(makes):
+    if issubclass(makes, abc.ABC):
         fits, expected = inspect.isclass(found) and issubclass(found, makes), f"a {makes.__name__}"
     else:
         fits, expected = callable(found), "a function or class"
