@@ -19,7 +19,7 @@ from distill_jax.run import costs, pipeline, plan
 from distill_jax.run.finish import finish
 from distill_jax.runtime import logging
 from distill_jax.runtime.preemption import StopFlag
-from distill_jax.storage import checkpoint
+from distill_jax.storage.states import States
 from distill_jax.training.loop import StoppedError
 
 SHOWN = ("loss", "updates_per_second", "images_per_second", "mfu", "input_seconds")
@@ -112,7 +112,7 @@ def draw(size, data_dir, workdir, out):
 
 def so_far(run, stage, directory):
     """Writes the network of the newest state of a stage as a finished one; whether there is one."""
-    states = checkpoint.States(stage.directory / "states", run.config.keep)
+    states = States(stage.directory / "states", run.config.keep)
     _, _, like, _, _ = costs._arguments(run, stage)
     state = states.restore(like, logging.say)
     states.close()

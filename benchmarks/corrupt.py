@@ -18,6 +18,7 @@ import numpy as np
 
 from distill_jax.runtime import logging
 from distill_jax.storage import checkpoint, checksums
+from distill_jax.storage.states import States
 
 STAGE, OTHER = "s02_n0032", "s01_guided"
 NEWEST = f"{STAGE}/states/2"
@@ -36,7 +37,7 @@ def like(tree):
 
 def write_stage(folder, name, tree=state):
     """What a stage leaves: two states and a finished network."""
-    states = checkpoint.States(folder / name / "states")
+    states = States(folder / name / "states")
     for step in (1, 2):
         states.save(step, tree(step))
     states.close()
@@ -193,7 +194,7 @@ def contents(folder):
 
 def read_states(folder):
     lines = []
-    states = checkpoint.States(folder / STAGE / "states")
+    states = States(folder / STAGE / "states")
     try:
         found = states.restore(like(state(0)), lines.append)
     except ValueError as error:

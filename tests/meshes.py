@@ -16,7 +16,8 @@ import numpy as np
 from distill_jax.runtime import distributed
 from distill_jax.runtime.preemption import StopFlag
 from distill_jax.runtime.sharding import make_layout
-from distill_jax.storage import checkpoint
+from distill_jax.storage import checkpoint, writing
+from distill_jax.storage.states import States
 
 SHAPE = (64, 128)  # Large enough to be split by the rules of sharding.py.
 
@@ -57,7 +58,7 @@ def check(state, step):
 
 def write(directory, steps, count):
     """Saves the states of these iterations from the first devices."""
-    states = checkpoint.States(directory)
+    states = States(directory)
     for step in steps:
         states.save(step, placed(step, count))
     states.close()
@@ -76,26 +77,26 @@ def eight(folder):
     for there, here in ((8, 1), (8, 2), (8, 4), (1, 8), (2, 8), (4, 8)):
         directory = folder / f"{there}_{here}" / "states"
         write(directory, [3], there)
-        state = checkpoint.States(directory).restore(like(here))
+        state = States(directory).restore(like(here))
         check(state, 3)
         assert len(state["kernel"].addressable_shards) == here
         assert state["kernel"].addressable_shards[0].data.size == SHAPE[0] * SHAPE[1] // here
-    check(checkpoint.States(folder / "pair" / "states").restore(like(4)), 1)
+    check(States(folder / "pair" / "states").restore(like(4)), 1)
 
 
 def pair(folder, port, index):
     """What one process wrote is read by two, and what two wrote when half of it is damaged."""
     distributed.start(f"localhost:{port}", 2, int(index))
     assert jax.device_count() == 4
-    assert checkpoint.share(placed(0, 4)["kernel"]) == 4 * SHAPE[0] * SHAPE[1] // 2
-    check(checkpoint.States(folder / "one" / "states").restore(like(4)), 5)
+    assert writing.share(placed(0, 4)["kernel"]) == 4 * SHAPE[0] * SHAPE[1] // 2
+    check(States(folder / "one" / "states").restore(like(4)), 5)
     directory = folder / "pair" / "states"
     write(directory, [1, 2], 4)
     if distributed.first():
         flip(directory / "2")
     distributed.wait("damaged")
     lines = []
-    states = checkpoint.States(directory)
+    states = States(directory)
     check(states.restore(like(4), lines.append), 1)
     assert len(lines) == (1 if distributed.first() else 0), lines
     assert states.steps() == [1]

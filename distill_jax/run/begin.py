@@ -14,7 +14,7 @@ from distill_jax.run.stages import Ancestor, Stage
 from distill_jax.runtime import logging
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.loading import load_own
-from distill_jax.storage.checkpoint import States
+from distill_jax.storage.states import States
 from distill_jax.training.roles import Roles
 from distill_jax.training.update import TrainState, new_state
 from distill_jax.typing import Tree

@@ -14,7 +14,7 @@ from distill_jax.diffusion.trained import Trained
 from distill_jax.methods import Method
 from distill_jax.runtime.registry import suggestion
 from distill_jax.sampling.loading import describe, find_final, find_part
-from distill_jax.storage import checkpoint
+from distill_jax.storage import checkpoint, trees
 from distill_jax.training.roles import Like, Role, Roles
 from distill_jax.training.update import Rates
 from distill_jax.typing import Tree
@@ -114,7 +114,7 @@ class Ancestor:
         """Shapes and types of its parameters: in its final/, or float32 in a stage of the run."""
         final = (self.directory / "manifest.json").exists()
         shapes = self.like.shapes
-        return checkpoint.as_stored(self.directory, shapes) if final else shapes
+        return trees.as_stored(self.directory / "params", shapes) if final else shapes
 
     @property
     def weights(self) -> "Ancestor":

@@ -9,7 +9,7 @@ from distill_jax.run.plan import Run
 from distill_jax.run.prefetch import ahead
 from distill_jax.run.stages import Stage
 from distill_jax.runtime import logging
-from distill_jax.storage import checkpoint
+from distill_jax.storage.states import States
 from distill_jax.training.loop import Cadence, DivergedError, train
 from distill_jax.training.profiler import Profile, tracing
 from distill_jax.typing import Tree
@@ -27,7 +27,7 @@ def train_stage(
     The latter are None unless the stage is to keep them.
     """
     config, spec = run.config, stage.spec
-    states = checkpoint.States(stage.directory / "states", config.keep, config.keep_every)
+    states = States(stage.directory / "states", config.keep, config.keep_every)
     state, frozen = begin(run, stage, states)
     done, per_call = int(state.step), config.updates_per_call
     cadence = Cadence(spec.steps, config.log_every, config.save_every, per_call)

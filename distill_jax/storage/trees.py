@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from distill_jax.runtime.trees import name_of
+from distill_jax.runtime.trees import by_name, name_of
 from distill_jax.storage.weights import Stored
 from distill_jax.typing import Tree
 
@@ -61,12 +61,30 @@ def read(path: epath.Path, like: Tree, advice: str) -> Tree:
     return handler.restore(path, args=ocp.args.StandardRestore(like))
 
 
-def dtypes(path: epath.Path) -> dict[str, np.dtype]:
-    """The types of the arrays of an undamaged checkpoint, by name."""
-    leaves = jax.tree_util.tree_leaves_with_path(
-        ocp.StandardCheckpointHandler().metadata(path).tree
-    )
-    return {name_of(keys): np.dtype(leaf.dtype) for keys, leaf in leaves}
+def as_stored(path: epath.Path, like: Tree, dtype: str | None = None) -> Tree:
+    """`like` with the types of the arrays in a checkpoint.
+
+    Args:
+      path: of the checkpoint.
+      like: a tree of jax.ShapeDtypeStruct.
+      dtype: of those with more than one axis in place of theirs; None keeps all.
+
+    Raises:
+      ValueError: when those cannot be read.
+    """
+    try:
+        there = by_name(ocp.StandardCheckpointHandler().metadata(path).tree)
+    except Exception as error:  # The storage layers raise anything.
+        raise ValueError(
+            f"{path} cannot be read; move {path.parent} away and run the stage again, or copy it "
+            "anew from where it came"
+        ) from error
+
+    def typed(keys: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        kept = dtype if dtype and leaf.ndim > 1 else there.get(name_of(keys), leaf).dtype
+        return leaf.update(dtype=np.dtype(kept))
+
+    return jax.tree_util.tree_map_with_path(typed, like)
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from distill_jax.runtime.files import absolute
 from distill_jax.runtime.trees import by_name, name_of
 from distill_jax.sampling.loading import find_final
 from distill_jax.sampling.manifest import Lineage, Manifest
-from distill_jax.storage import checkpoint
+from distill_jax.storage import checkpoint, writing
 from distill_jax.storage.weights import FLOATS
 from distill_jax.teachers.base import Imported
 from distill_jax.typing import Tree
@@ -85,7 +85,7 @@ def write(
     out = absolute(out)
     check_free(out)
     params = checked(imported.params, imported.expected_params())
-    checkpoint.check_room(out, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
+    writing.check_room(out, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
     # Where no folder must be made that a failure would leave.
     parent = next((path for path in out.parents if path.exists()), out.parent)
     partial = parent / f".{out.name}.partial"

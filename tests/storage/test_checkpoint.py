@@ -21,7 +21,8 @@ from etils import epath
 from benchmarks import corrupt
 from benchmarks.kill import free_port
 from distill_jax.runtime import app
-from distill_jax.storage import checkpoint, checksums
+from distill_jax.storage import checkpoint, checksums, writing
+from distill_jax.storage.states import States
 from tests import meshes
 from tests.toys import ROOT
 
@@ -46,7 +47,7 @@ def at(step):
 @pytest.fixture
 def saved(tmp_path):
     """A directory with the states of iterations 1 and 2."""
-    states = checkpoint.States(tmp_path / "states")
+    states = States(tmp_path / "states")
     for step in (1, 2):
         states.save(step, at(step))
     states.close()
@@ -54,31 +55,31 @@ def saved(tmp_path):
 
 
 def test_the_newest_state_comes_back_bit_for_bit(saved):
-    states = checkpoint.States(saved)
+    states = States(saved)
     assert states.steps() == [1, 2]
     same(states.restore(like(STATE)), at(2))
 
 
 def test_without_a_state_nothing_comes_back(tmp_path):
-    assert checkpoint.States(tmp_path / "states").restore(like(STATE)) is None
+    assert States(tmp_path / "states").restore(like(STATE)) is None
 
 
 def test_only_the_newest_few_are_kept(tmp_path):
-    states = checkpoint.States(tmp_path / "states", keep=2)
+    states = States(tmp_path / "states", keep=2)
     for step in range(1, 5):
         states.save(step, at(step))
     states.close()
-    assert checkpoint.States(tmp_path / "states").steps() == [3, 4]
+    assert States(tmp_path / "states").steps() == [3, 4]
 
 
 def test_states_of_every_so_many_iterations_are_kept_for_good(tmp_path):
-    states = checkpoint.States(tmp_path / "states", keep=2, keep_every=3)
+    states = States(tmp_path / "states", keep=2, keep_every=3)
     for step in range(1, 9):
         states.save(step, at(step))
     states.close()
-    assert checkpoint.States(tmp_path / "states").steps() == [3, 6, 7, 8]
+    assert States(tmp_path / "states").steps() == [3, 6, 7, 8]
     with pytest.raises(ValueError, match="keep_every is -1"):
-        checkpoint.States(tmp_path / "states", keep_every=-1)
+        States(tmp_path / "states", keep_every=-1)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_harm_to_any_file_of_a_state_is_noticed_or_does_no_harm(stages, tmp_path
 def test_a_state_damaged_twice_is_set_aside_twice(saved):
     for _ in range(2):
         corrupt.flip(corrupt.biggest(saved / "2"))
-        states = checkpoint.States(saved)
+        states = States(saved)
         same(states.restore(like(STATE), lambda line: None), at(1))
         states.save(2, at(2))
         states.close()
@@ -134,7 +135,7 @@ def test_a_state_damaged_twice_is_set_aside_twice(saved):
 def test_the_leftovers_of_a_killed_save_are_removed_by_the_next_one(saved):
     (saved / "3.orbax-checkpoint-tmp").mkdir()
     (saved / "3.orbax-checkpoint-tmp" / "part").write_text("x")
-    states = checkpoint.States(saved)
+    states = States(saved)
     states.save(4, at(4))
     states.close()
     assert not (saved / "3.orbax-checkpoint-tmp").exists()
@@ -207,9 +208,9 @@ def test_a_manifest_that_is_missing_damaged_or_newer_is_refused(final, content, 
 
 
 def test_room_on_the_disk_is_checked_before_anything_is_written(tmp_path):
-    checkpoint.check_room(tmp_path / "not" / "yet", 1)
+    writing.check_room(tmp_path / "not" / "yet", 1)
     with pytest.raises(OSError, match="No space left on device: 1,000,000,000,000,000,000 bytes"):
-        checkpoint.check_room(tmp_path / "not" / "yet", 10**18)
+        writing.check_room(tmp_path / "not" / "yet", 10**18)
 
 
 def in_the_way(directory):
@@ -236,7 +237,7 @@ def save_final_to(path):
 
 
 def save_states_to(path):
-    states = checkpoint.States(path)
+    states = States(path)
     states.save(3, STATE)
     states.close()
 
@@ -266,7 +267,7 @@ def test_a_save_that_fails_is_one_message_and_leaves_nothing_running(
 
 
 def test_a_disk_that_cannot_be_written_keeps_what_was_restored(saved):
-    states = checkpoint.States(saved)
+    states = States(saved)
     restored = states.restore(like(STATE))
     in_the_way(saved)
     with pytest.raises(OSError, match="cannot write .*states: "):
@@ -308,4 +309,4 @@ def test_states_move_between_numbers_of_devices_and_processes_bit_for_bit(tmp_pa
     assert codes == [0, 0], printed
     codes, printed = ended([run_meshes(8, "eight", folder)])
     assert codes == [0], printed
-    meshes.check(checkpoint.States(folder / "pair" / "states").restore(meshes.like(1)), 1)
+    meshes.check(States(folder / "pair" / "states").restore(meshes.like(1)), 1)

@@ -1,0 +1,118 @@
+"""The resumable states of a stage: STAGE/states/STEP/, written in the background.
+
+With several processes all of them call everything here; see storage.checkpoint.
+"""
+
+import logging
+from collections.abc import Callable
+
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
+
+from distill_jax.runtime import distributed
+from distill_jax.runtime.files import absolute
+from distill_jax.storage import checksums, trees
+from distill_jax.storage.writing import (
+    check_room,
+    guarded,
+    in_background,
+    set_aside,
+    share,
+    unnamed,
+)
+from distill_jax.typing import Tree
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which leaves it to the run to ask whether it is to stop.
+
+    JAX lets all processes stop at the same number of the question. Orbax would ask at each save,
+    with the iteration as the number, and the run's own questions would then miss that of the stop.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
+class States:
+    """The resumable states of one stage, newest first.
+
+    Args:
+      directory: STAGE/states; made when absent.
+      keep: how many of the newest to keep; at least 2, so that a damaged one has a predecessor.
+      keep_every: states of multiples of it are kept for good; 0 for none.
+    """
+
+    def __init__(self, directory: epath.PathLike, keep: int = 2, keep_every: int = 0):
+        if keep_every < 0:
+            raise ValueError(f"keep_every is {keep_every}; expected iterations, or 0 for none")
+        self._directory = absolute(directory)
+        self._stage, self._saving = self._directory.parent.name, 0
+        policies = [LatestN(max(2, keep)), *([EveryNSteps(keep_every)] if keep_every else [])]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+            lightweight_initialize=True,  # A state whose metadata are damaged is no reason to fail.
+            async_options=in_background(self._seal),
+        )
+        self._manager = _Manager(self._directory, options=options)
+
+    def steps(self) -> list[int]:
+        """The iterations of the saved states, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Tree) -> None:
+        """Starts writing the state of iteration `step`, after the one before is complete.
+
+        Returns once the state is copied from the devices; the rest happens in the background.
+        """
+        with guarded(self._directory):
+            check_room(self._directory, share(state))
+            self._manager.wait_until_finished()
+            self._saving = step
+            item = ocp.args.Composite(state=ocp.args.StandardSave(state))
+            self._manager.save(step, args=item, force=True)
+
+    def restore(self, like: Tree, warn: Callable[[str], None] = logging.warning) -> Tree | None:
+        """The newest state that is undamaged, None without one.
+
+        A damaged state is reported, set aside as `damaged_STEP` and passed over for the one before.
+
+        Args:
+          like: a tree of jax.ShapeDtypeStruct with the shardings to restore to.
+          warn: gets one line for each state passed over.
+
+        Raises:
+          ValueError: when an undamaged state has another structure than `like`, is another stage's,
+            or was written by a newer version.
+        """
+        while (step := distributed.agree(max(self.steps(), default=-1))) >= 0:
+            directory = self._directory / str(step)
+            stage = checksums.read(directory).get("stage", self._stage)
+            if stage != self._stage:
+                raise ValueError(
+                    f"{directory} is a state of stage {stage}, not of {self._stage}: move it away, "
+                    "and the one before it is used"
+                )
+            fault = checksums.damage(directory) if distributed.first() else None
+            if not distributed.agree(int(fault is not None)):
+                advice = f"move {self._directory} away to begin the stage again"
+                return trees.read(directory / "state", like, advice)
+            if distributed.first():
+                aside = set_aside(directory, self._directory.parent / f"damaged_{step}")
+                then = "using the one before it" if len(self.steps()) > 1 else "there is no other"
+                warn(f"{directory}: damaged ({fault}); kept as {aside.name}, {then}")
+            distributed.wait("set aside")
+            self._manager.reload()
+        return None
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        with guarded(self._directory):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    def _seal(self) -> None:
+        """Called by the first process in the background, before a state gets its name."""
+        checksums.seal(unnamed(self._directory / str(self._saving)), self._stage)
