@@ -192,10 +192,18 @@ def check_size(size: str, *known: str) -> None:
         raise ValueError(f"unknown size {size!r} of the config; known: {', '.join(known)}")
 
 
+def _smallest_unet(size: int) -> dict[str, Any]:
+    """Levels down to 32 pixels, where the middle attends."""
+    levels = (1,) * (size // 32).bit_length()
+    options = {"channels": 32, "embedding": 32, "blocks": 1, "attention": (), "heads": 1}
+    return {**options, "multipliers": levels, "resblock_resample": False}
+
+
+# The smallest networks for images of a size.
 SMALLEST = {
-    "mlp": {"width": 32, "blocks": 1},
-    "dit": {"patch": 8, "width": 32, "blocks": 2, "heads": 2},
-    "unet": {"channels": 32, "embedding": 32, "blocks": 1, "attention": (), "heads": 1},
+    "mlp": lambda size: {"width": 32, "blocks": 1},
+    "dit": lambda size: {"patch": 8, "width": 32, "blocks": 2, "heads": 2},
+    "unet": _smallest_unet,
 }
 
 
@@ -210,10 +218,7 @@ def smoke_images(config: ConfigDict, size: int, network: str = "mlp", **data: An
     """
     config = config.copy_and_resolve_references()
     config.data = ConfigDict({"name": "noise", "size": size, "count": 16, **data})
-    config.model = ConfigDict({"name": network, **SMALLEST[network]})
-    if network == "unet":  # Down to 32 pixels, where the middle attends.
-        levels = (1,) * (size // 32).bit_length()
-        config.model.update(multipliers=levels, resblock_resample=False)
+    config.model = ConfigDict({"name": network, **SMALLEST[network](size)})
     config = smoke(config)
     config.batch_size, config.evaluate.num_samples = 4, 10  # As many as a row of a grid.
     config.evaluate.w = config.evaluate.w[:2]

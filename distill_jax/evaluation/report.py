@@ -24,25 +24,27 @@ DISTANCES = {
 }
 
 
-# What stands between the table and the pictures of the stages.
-IMAGES = (
-    "From 16 steps on a student need not be nearer to the teacher (l2) than the teacher's own "
-    "DDIM at that number of steps: absorbing guidance leaves an error that halvings keep, and "
-    "longer guided training lowers.",
-    "## Samples",
-    "One row for each w, one column for each class, the same noise in every stage; of an encoder, "
-    "held-out images above the noise they are taken to.",
-)
-POINTS = (
-    "## Samples",
-    "One panel for each w, samples coloured by class over held-out points in grey; the same noise "
-    "in every stage.",
-)
+# What stands between the table and the pictures of the stages, by the same names.
+NOTES = {
+    "FD": (
+        "From 16 steps on a student need not be nearer to the teacher (l2) than the teacher's own "
+        "DDIM at that number of steps: absorbing guidance leaves an error that halvings keep, and "
+        "longer guided training lowers.",
+        "## Samples",
+        "One row for each w, one column for each class, the same noise in every stage; of an "
+        "encoder, held-out images above the noise they are taken to.",
+    ),
+    "SW2": (
+        "## Samples",
+        "One panel for each w, samples coloured by class over held-out points in grey; the same "
+        "noise in every stage.",
+    ),
+}
 
 
 def protocol(name: str, num: int) -> str:
     """What the numbers mean, in a few sentences."""
-    return DISTANCES[name.partition("-")[0]].format(name, num) + (
+    return DISTANCES[_kind(name)].format(name, num) + (
         " l2: root mean square difference per pixel, in [-1, 1], to the guided teacher's sample "
         "from the same noise. calls: network calls per image. seconds per image: wall clock of the "
         "whole set over its size, compiled. variance: of the ancestral sampler, the weight of the "
@@ -50,6 +52,11 @@ def protocol(name: str, num: int) -> str:
         "student, stochastic: the sampler of long steps and fresh noise; student, another name: "
         "that method's own sampler."
     )
+
+
+def _kind(name: str) -> str:
+    """The kind of a distance, such as FD of FD-digits."""
+    return name.partition("-")[0]
 
 
 def rows_table(rows: Sequence[Row]) -> str:
@@ -101,7 +108,7 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
         "![quality against steps](report.png)",
         *_headlines(name, rows),
         rows_table(rows),
-        *(POINTS if name == "SW2" else IMAGES),
+        *NOTES[_kind(name)],
         *(
             f"{path.parent.name}\n\n![{path.parent.name}]({path.parent.name}/grid.png)"
             for path in grids
@@ -114,7 +121,7 @@ def _real(content: dict[str, Any]) -> str:
     """What real images get beside the floor of the distance."""
     found, accuracy = content["real_recall"], content["real_accuracy"]
     text = f"The recall of one half of the training images by the other is {found:.3f}. "
-    if content["name"] == "SW2":
+    if accuracy is None and content["turns_accuracy"] is None:
         return text
     if accuracy is None:
         return (
