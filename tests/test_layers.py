@@ -20,6 +20,7 @@ LINES = [
     {"typing"},
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+CONFIGS = sorted((ROOT / "configs").rglob("*.py"))  # The sweeps too.
 SHARED = ("base", "checks", "matching")  # What a file in methods/ may import from there.
 FORBIDDEN = {"tensorflow", "torch", "tensorflow_probability"}
 
@@ -67,6 +68,37 @@ def test_few_files_know_the_configs():
     assert users == ["plan.py", "sweep.py", "google_research.py"]
 
 
+def reads_of_a_config(tree):
+    """What is read of anything that is called config: config.key, run.config.key, config["key"]."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Attribute, ast.Subscript)):
+            name = getattr(node.value, "id", getattr(node.value, "attr", ""))
+            jax_s = isinstance(node.value, ast.Attribute) and ast.unparse(node.value.value) == "jax"
+            if name == "config" and not jax_s:
+                yield ast.unparse(node)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("run.config.seed", 1), ("config['data']", 1), ("values.config.data.name", 1)]
+    + [("jax.config.jax_platforms", 0), ("f(config)", 0), ("run.config", 0)],
+)
+def test_reads_of_a_config_are_found(text, count):
+    assert len(list(reads_of_a_config(ast.parse(text)))) == count
+
+
+def test_keys_of_a_config_are_read_in_run_and_by_the_commands_only():
+    """But for the choice of a dataset by --config, and a published network that a config tells."""
+    others = [path for path in FILES if unit(path) != "config"]
+    readers = {path for path in others if any(reads_of_a_config(ast.parse(path.read_text())))}
+    below = {path for path in readers if layer(unit(path)) > layer("run")}
+    names = {str(path.relative_to(PACKAGE)) for path in below}
+    assert names == {"evaluation/chosen_data.py", "teachers/base.py"}
+    assert {unit(path) for path in readers} >= {"run", "main"}
+    holders = {unit(path) for path in others if "ml_collections" in set(imports(path))}
+    assert holders == {"run", "main", "sweep", "spectrum", "evaluation"}
+
+
 def test_methods_do_not_import_each_other():
     for path in (PACKAGE / "methods").glob("*.py"):
         if path.name not in ("__init__.py", "base.py", "checks.py"):
@@ -82,14 +114,14 @@ def test_flax_is_known_to_the_models_alone():
 
 
 def test_nothing_imports_tensorflow_or_torch():
-    for path in [*FILES, *(ROOT / "configs").glob("*.py")]:
+    for path in [*FILES, *CONFIGS]:
         assert not {name.split(".")[0] for name in imports(path)} & FORBIDDEN
 
 
-def test_configs_import_nothing_but_the_config_functions():
-    for path in (ROOT / "configs").glob("*.py"):
-        assert set(imports(path)) == {"distill_jax.config"}
-        assert path.read_text().count("\n") <= 60
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_import_nothing_but_the_config_functions(path):
+    assert set(imports(path)) == {"distill_jax.config"}
+    assert path.read_text().count("\n") <= 60
 
 
 def functions(path):
