@@ -1,7 +1,7 @@
 """Every method from one teacher: the table of docs/methods.md.
 
 python benchmarks/methods.py                                  # trains runs/digits_methods first
-python benchmarks/methods.py --workdir=/tmp/methods --out=docs/methods_table.md
+python benchmarks/methods.py --workdir=/tmp/methods --out=/tmp/methods.md
 
 CPU-seconds are those of all updates from the teacher on, compilation included, of all cores.
 """

@@ -95,16 +95,6 @@ def test_without_a_python_that_is_new_enough_there_is_one_message(tmp_path):
     assert "error: no Python 3.11 or newer" in done.stderr
 
 
-def test_every_command_of_the_documents_names_files_that_exist():
-    for document in (ROOT / "README.md", ROOT / "docs" / "scale.md"):
-        for word in document.read_text().replace("`", " ").split():
-            if word.startswith(
-                ("launch/", "--config=configs/", "configs/", "docs/", "benchmarks/")
-            ):
-                path = word.removeprefix("--config=").partition(":")[0].rstrip(".,;)")
-                assert (ROOT / path).exists(), path
-
-
 def test_every_flag_of_a_launcher_is_one_of_the_training_command(clouds):
     known = {*main.flags.FLAGS}
     texts = [dry_run(name, clouds) for name in ("tpu_pod.sh", "slurm.sh", "gke.sh")]

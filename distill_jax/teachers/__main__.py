@@ -2,7 +2,7 @@
 
 python -m distill_jax.teachers google_research cifar_original --out=teachers/cifar
 python -m distill_jax.teachers edm edm-cifar10-32x32-cond-vp.pkl --out=teachers/edm_cifar
-python -m distill_jax.teachers safetensors dit.safetensors --config=dit.py --out=teachers/dit
+python -m distill_jax.teachers safetensors x.safetensors --config=configs/digits_swd.py --out=runs/x
 python -m distill_jax.teachers examples.my_teacher:npz my.npz --config=FILE.py --out=teachers/mine
 python -m distill_jax.teachers check teachers/cifar
 """
