@@ -190,8 +190,8 @@ def _student_network(
             f"config.parameterization is {config.parameterization!r}; method {name!r} "
             f"works with {', '.join(heads)} alone, in its teacher too"
         )
-    described = {**config.to_dict(), "model": model}
-    network_spec = make_network(described, dataset.spec, EVERYTHING)
+    described = {"schedule": config.schedule.to_dict(), "parameterization": config.parameterization}
+    network_spec = make_network({**described, "model": model}, dataset.spec, EVERYTHING)
     if (method.needs_features or method.has_critic) and network_spec.network.features is None:
         raise ValueError(
             f"method {name!r} looks into the middle of its networks, and network "
