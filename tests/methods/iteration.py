@@ -82,12 +82,14 @@ def one_iteration(name):
     rows = jax.device_put(batch._replace(null={}), layout.batch)
     batch = rows._replace(null=jax.device_put(batch.null, layout.replicated))
     before = jax.tree.map(np.array, (state.params, state.ema, frozen))
-    donated, finite = True, True
+    donated, finite, others = True, True, True
     for i, phase in enumerate(method.phases):
         update = make_update(method.phases, i, roles, TX, layout)
         for repeat in range(phase.repeats):
             given = jax.tree.leaves((state.params, state.opt, state.ema))
+            untouched = jax.tree.map(np.array, without(phase.trains, state))
             state, metrics = update(method, RATES, state, frozen, batch, repeat)
+            others &= equal(untouched, without(phase.trains, state))
             donated &= all(leaf.is_deleted() for leaf in given)
             finite &= bool(np.isfinite(list(map(float, metrics.values()))).all())
     params, ema, frozen_before = before
@@ -100,6 +102,7 @@ def one_iteration(name):
     return {
         "trained": [role for role, moved in leaves.items() if all(moved)],
         "roles": list(leaves),
+        "others": others,
         "frozen": equal(frozen_before, frozen),
         "ema": all(
             np.allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -110,6 +113,11 @@ def one_iteration(name):
         "finite": finite,
         "split": any(not leaf.is_fully_replicated for leaf in jax.tree.leaves(state.params)),
     }
+
+
+def without(role, state):
+    """Parameters and optimizer states of the other roles."""
+    return [{k: v for k, v in tree.items() if k != role} for tree in (state.params, state.opt)]
 
 
 def drawn(name):
