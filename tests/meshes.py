@@ -1,9 +1,11 @@
-"""States on several devices and processes, for test_checkpoint.py; each ends with an error or well.
+"""Arrays on several devices and processes; each of these ends with an error or well.
 
+python -m tests.meshes rows                      one process with 8 devices
 python -m tests.meshes eight DIRECTORY           one process with 8 devices
 python -m tests.meshes pair DIRECTORY PORT ID    two processes, of 2 devices each
 """
 
+import math
 import os
 import pathlib
 import signal
@@ -15,7 +17,7 @@ import numpy as np
 
 from distill_jax.runtime import distributed
 from distill_jax.runtime.preemption import StopFlag
-from distill_jax.runtime.sharding import make_layout
+from distill_jax.runtime.sharding import AXES, make_layout
 from distill_jax.storage import checkpoint, writing
 from distill_jax.storage.states import States
 
@@ -84,6 +86,22 @@ def eight(folder):
     check(States(folder / "pair" / "states").restore(like(4)), 1)
 
 
+def rows():
+    """Batches of 1 to 17 rows on meshes of three axes: padded, split, and cut back."""
+    for sizes in ((8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8), (3, 1, 2)):
+        devices = jax.devices()[: math.prod(sizes)]
+        layout = make_layout(dict(zip(AXES, sizes, strict=True)), devices)
+        for num in (1, 2, 3, 8, 17):
+            x = np.random.default_rng(num).normal(size=(num, 2, 3)).astype(np.float32)
+            split = jax.jit(layout.spread)({"x": x, "n": np.arange(num)})
+            places = {shard.device: shard.data for shard in split["x"].addressable_shards}
+            assert places.keys() == {*devices}
+            parts = {data.shape[0] * layout.ways for data in places.values()}
+            assert parts == {len(split["x"])} and 0 <= len(split["x"]) - num < layout.ways
+            np.testing.assert_array_equal(split["n"][num:], num - 1)
+            np.testing.assert_array_equal(jax.jit(layout.cut, static_argnums=1)(split["x"], num), x)
+
+
 def pair(folder, port, index):
     """What one process wrote is read by two, and what two wrote when half of it is damaged."""
     distributed.start(f"localhost:{port}", 2, int(index))
@@ -128,4 +146,5 @@ def pair(folder, port, index):
 
 
 if __name__ == "__main__":
-    {"eight": eight, "pair": pair}[sys.argv[1]](pathlib.Path(sys.argv[2]), *sys.argv[3:])
+    folders = map(pathlib.Path, sys.argv[2:3])
+    {"rows": rows, "eight": eight, "pair": pair}[sys.argv[1]](*folders, *sys.argv[3:])

@@ -36,9 +36,9 @@ class Layout:
     Attributes:
       mesh: axes data, fsdp, tensor. Batches are split over data and fsdp.
       rules: (regex on the parameter's path, its axes) pairs, the first match decides; an axis is
-        a mesh axis or None. A mesh axis that does not divide its axis of the array is left out,
-        and so is fsdp in arrays of fewer than `min_size` elements. What no rule splits over fsdp
-        is split along the largest axis that is left and that fsdp divides.
+        a mesh axis or None. A mesh axis of one device, or that does not divide its axis of the
+        array, is left out, and so is fsdp in arrays of fewer than `min_size` elements. What no rule
+        splits over fsdp is split along the largest axis that is left and that fsdp divides.
       min_size: arrays below it are not split over fsdp.
     """
 
@@ -171,7 +171,8 @@ class Layout:
         axes = [*axes, *(None,) * (len(shape) - len(axes))]
         sizes, large = self.mesh.shape, math.prod(shape) >= self.min_size
         for i, axis in enumerate(axes):
-            if axis and (shape[i] % sizes[axis] or (axis == "fsdp" and not large)):
+            splits = axis and sizes[axis] > 1 and shape[i] % sizes[axis] == 0
+            if not splits or (axis == "fsdp" and not large):
                 axes[i] = None
         free = [i for i, axis in enumerate(axes) if not axis and shape[i] % sizes["fsdp"] == 0]
         if large and free and "fsdp" not in axes:

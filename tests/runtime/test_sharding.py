@@ -1,4 +1,9 @@
 import functools
+import itertools
+import math
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +15,7 @@ from distill_jax.diffusion.spec import image_data
 from distill_jax.models.build import abstract_params, make_network
 from distill_jax.runtime.sharding import AXES, RULES, Layout, make_layout
 from distill_jax.training.update import new_state, optimizer
+from tests.toys import ROOT
 
 
 def layout_of(data=1, fsdp=4, tensor=1, rules=RULES):
@@ -116,6 +122,34 @@ def test_optimizer_states_and_running_means_lie_where_the_parameters_do(name):
         if "mu" in jax.tree_util.keystr(path) or "nu" in jax.tree_util.keystr(path)
     ]
     assert moments == 2 * expected
+
+
+NAMES = ("blocks/qkv/kernel", "q/kernel", "qkv/bias", "proj/kernel", "up_0/kernel", "down/kernel")
+
+
+@pytest.mark.parametrize("sizes", [*itertools.product((1, 3), (1, 2, 4), (1, 2, 4))], ids=str)
+def test_every_axis_is_divided_by_what_splits_it(sizes):
+    """For shapes by chance, 0 to 4 axes of 1 to 96, with a rule and without."""
+    layout, rng = layout_of(*sizes), np.random.default_rng(sizes)
+    mesh = dict(zip(AXES, sizes, strict=True))
+    for _ in range(200):
+        shape = tuple(int(n) for n in rng.choice([1, 2, 3, 4, 6, 8, 30, 64, 96], rng.integers(5)))
+        name = rng.choice([*NAMES, "input/kernel"])
+        spec = specs(layout, **{name: shape})[name]
+        used = [axis for axis in spec if axis is not None]
+        assert len(used) == len(set(used)) and {*used} <= {"fsdp", "tensor"}
+        assert all(mesh[axis] > 1 for axis in used)
+        assert all(n % mesh[axis] == 0 for n, axis in zip(shape, spec, strict=False) if axis)
+        large = math.prod(shape) >= layout.min_size
+        left = (n for n, axis in itertools.zip_longest(shape, spec) if axis != "tensor")
+        possible = large and mesh["fsdp"] > 1 and any(n % mesh["fsdp"] == 0 for n in left)
+        assert ("fsdp" in used) == possible, (name, shape, spec)
+
+
+def test_rows_that_the_devices_do_not_divide_come_back_as_they_were():
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
+    command = [sys.executable, "-m", "tests.meshes", "rows"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
 
 def test_arrays_that_every_device_keeps_are_named_the_largest_first():
