@@ -19,6 +19,10 @@ import pytest
 from etils import epath
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run every config at its smoke size")
+
+
 def pytest_collection_modifyitems(items):
     """The longest files first: the other process has the short ones meanwhile."""
     longest = ("test_smoke.py", "test_chain.py")

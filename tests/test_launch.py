@@ -213,7 +213,7 @@ TAKES = {
     "gke.sh": [()],
     "local.sh": [("--config=a.py", "--config.steps=1")],
     "slurm.sh": [("--partition=gpu", "--time=8:00:00")],
-    "test.sh": [("tests/diffusion", "-x")],
+    "test.sh": [("--all",), ("tests/diffusion", "-x")],
     "tpu_pod.sh": [(), ("down", "--yes")]
     + [(part,) for part in ("all", "up", "install", "start", "logs", "codes", "stop", "down")],
 }

@@ -1,4 +1,7 @@
-"""Configs at their smoke size, from nothing to the report."""
+"""Configs at their smoke size, from nothing to the report: one for every method and network.
+
+With --all every config and sweep is run.
+"""
 
 import functools
 import json
@@ -10,16 +13,53 @@ from etils import epath
 
 from distill_jax.diffusion.analytic import ring
 from distill_jax.evaluation import compare
+from distill_jax.methods import METHODS
+from distill_jax.models import NETWORKS
 from distill_jax.run import pipeline, plan
 from distill_jax.sampling.loading import load, load_own
-from tests.test_configs import CONFIGS, load_config
+from distill_jax.sweep import load_sweep, run_sweep
+from tests.test_configs import CONFIGS, SWEEPS, load_config
+from tests.toys import ROOT
 
-# The digits chain is tried by the tests of the chain. Of configs that differ in numbers alone one
-# is run: cifar10_sid_lsg for cifar10_sid, and two mixtures for the third. imagenet64_dmd2 has a
-# test of its own.
-PRESETS = [name for name in CONFIGS if not name.startswith(("digits", "mixture"))]
-RUN = [name for name in PRESETS if name not in ("cifar10_sid", "imagenet64_dmd2")]
-MIXTURES = ["mixture_boot", "mixture_dmd2"]
+CHAIN, DMD2 = "digits_guided", "imagenet64_dmd2"  # Run by tests of their own.
+# Of configs that differ in numbers only one is here.
+RUN = (
+    "cifar10_boot",
+    "cifar10_guided",
+    "cifar10_progressive",
+    "cifar10_sid_lsg",
+    "cifar10_swd",
+    "digits_decoupled_dmd",
+    "digits_encoder",
+    "imagenet64_guided",
+    "imagenet64_progressive",
+    "mixture_boot",
+    "mixture_dmd2",
+)
+# Networks that come from foreign checkpoints and that no config names, for images of 8x8.
+FOREIGN = {
+    "adm_unet": {"channels": 32, "blocks": 1, "multipliers": (1,), "attention": (), "heads": 1},
+    "song_unet": {"channels": 8, "blocks": 1, "multipliers": (1,), "attention": ()},
+}
+
+
+def pytest_generate_tests(metafunc):
+    if "config_file" in metafunc.fixturenames:
+        own = (CHAIN, DMD2)
+        everything = [name for name in (*CONFIGS, *SWEEPS) if name not in own]
+        chosen = everything if metafunc.config.getoption("all") else RUN
+        metafunc.parametrize("config_file", chosen)
+
+
+def test_every_method_and_network_is_run_at_smoke_size():
+    methods, networks = set(), {*FOREIGN}
+    for name in (CHAIN, DMD2, *RUN):
+        _, config = load_config(name, "smoke")
+        for entry in config.stages.values():
+            methods.add(entry.method.name)
+            networks.add((entry.model or config.model).name)
+    assert methods == METHODS.keys()
+    assert networks == NETWORKS.keys()
 
 
 def run_smoke(name, workdir, **changes):
@@ -40,26 +80,62 @@ def run_smoke(name, workdir, **changes):
     return run, rows, x
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_a_preset_runs_to_its_report_at_smoke_size(name, tmp_path):
-    check_preset(name, epath.Path(tmp_path / name))
+def test_a_config_runs_to_its_report_at_smoke_size(config_file, tmp_path):
+    if config_file in SWEEPS:
+        check_sweep(config_file, epath.Path(tmp_path))
+    elif config_file.startswith("mixture"):
+        check_mixture(config_file, epath.Path(tmp_path))
+    else:
+        check_images(config_file, epath.Path(tmp_path))
 
 
-def check_preset(name, workdir, **changes):
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_network_runs_to_its_report(name, tmp_path):
+    changes = {"data.size": 8, "model": {"name": name, **FOREIGN[name]}}
+    run, _, x = run_smoke("imagenet64_teacher", epath.Path(tmp_path), **changes)
+    assert (run.stages[0].model["name"], x.shape) == (name, (2, 8, 8, 3))
+    assert np.abs(x).max() <= 1
+
+
+def check_images(name, workdir, **changes):
     _, full = load_config(name, "full")
     run, rows, x = run_smoke(name, workdir, **changes)
-    assert run.dataset.shape == (full.data.size, full.data.size, 3)
-    assert {row["num_steps"] for row in rows} >= {stage.method.num_steps for stage in run.stages}
+    if "size" in full.data:
+        assert run.dataset.shape == (full.data.size, full.data.size, 3)
+    decoders = [stage for stage in run.stages if stage.trained.sampler.decodes]
+    assert {row["num_steps"] for row in rows} >= {stage.method.num_steps for stage in decoders}
     assert np.abs(x).max() <= 1
     return run
+
+
+def check_sweep(name, workdir):
+    configs = load_sweep(str(ROOT / "configs" / f"{name}.py:smoke"))
+    rows = run_sweep(configs, workdir, stop=lambda: False)
+    assert [row["run"] for row in rows] == list(configs)
+    for row in rows:
+        distances = [row[key] for key in row if " N = " in key]
+        assert distances and np.isfinite(distances).all(), row
+    table = (workdir / "table.md").read_text()
+    assert all(run in table for run in configs)
+
+
+def check_mixture(name, workdir):
+    _, rows, x = run_smoke(name, workdir)
+    assert np.isfinite(x).all()
+    means = load(workdir / "s00_exact").params["means"]
+    np.testing.assert_array_equal(means, ring().means.astype(np.float32))
+    teacher, one_step, student = rows
+    assert [row["num_steps"] for row in rows] == [256, 1, 1]
+    assert teacher["sampler"] == one_step["sampler"] == "teacher"
+    assert student["sampler"].startswith("student, ")
+    assert list(student)[5:9] == ["SW2", "SW2 worst class", "recall", "l2"]
+    assert teacher["SW2"] < one_step["SW2"]
 
 
 def test_the_second_stage_of_dmd2_starts_from_both_networks_that_the_first_left(tmp_path):
     workdir = epath.Path(tmp_path / "dmd2")
     last = "stages.s02_gan."
-    run = check_preset(
-        "imagenet64_dmd2", workdir, **{last + "learning_rate": 0.0, last + "keep_fake": True}
-    )
+    run = check_images(DMD2, workdir, **{last + "learning_rate": 0.0, last + "keep_fake": True})
     _, first, second = run.stages
     begun = second.start.directory, second.fake_start.directory
     assert begun == (first.directory, first.directory)
@@ -86,23 +162,8 @@ def test_the_second_stage_of_dmd2_starts_from_both_networks_that_the_first_left(
         plan.make(run.config, workdir)
 
 
-@pytest.mark.parametrize("name", MIXTURES)
-def test_a_mixture_runs_to_its_report_from_an_exact_teacher(name, tmp_path):
-    workdir = epath.Path(tmp_path / name)
-    _, rows, x = run_smoke(name, workdir)
-    assert np.isfinite(x).all()
-    means = load(workdir / "s00_exact").params["means"]
-    np.testing.assert_array_equal(means, ring().means.astype(np.float32))
-    teacher, one_step, student = rows
-    assert [row["num_steps"] for row in rows] == [256, 1, 1]
-    assert teacher["sampler"] == one_step["sampler"] == "teacher"
-    assert student["sampler"].startswith("student, ")
-    assert list(student)[5:9] == ["SW2", "SW2 worst class", "recall", "l2"]
-    assert teacher["SW2"] < one_step["SW2"]
-
-
 def test_the_smoke_size_has_the_kinds_of_stages_of_the_full_size():
-    for name in PRESETS + MIXTURES:
+    for name in CONFIGS:
         kinds = [
             {(stage.method.name, *stage.method) for stage in config.stages.values()}
             for config in (load_config(name, size)[1] for size in ("full", "smoke"))
