@@ -39,7 +39,7 @@ class Sampler(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Resized:
-        """Images of the noise z."""
+        """Images of the noise z; `key` is one, or one per example."""
 
     def with_steps(self, num_steps: int) -> "Sampler | None":
         """The same sampler in another number of steps; None where it has one number only."""

@@ -50,10 +50,10 @@ class Draw:
         batch = min(self.batch, max(1, PIXELS // math.prod(student.shape[:2])))
         began = time.perf_counter()
         for start in range(0, self.num, batch):
-            key = jax.random.fold_in(jax.random.key(self.seed), start)
             part = None if label is None else label[start : start + batch]
             size = min(batch, self.num - start)
-            x = student.sample(key, size, part, w, num_steps, variance)
+            key = jax.random.key(self.seed)
+            x = student.sample(key, size, part, w, num_steps, variance, start)
             parts.append(distributed.fetch(x))
             self.each(start + size)
         return np.concatenate(parts), time.perf_counter() - began

@@ -130,11 +130,13 @@ class Student:
         w: float | np.ndarray | None = None,
         num_steps: int | None = None,
         variance: float | None = None,
+        first: int = 0,
     ) -> jax.Array:
-        """Draws images.
+        """Draws images first, first + 1, ..., first + num - 1 of a key.
 
         Args:
-          key: PRNG key; the same key, num and label give the same image at every w and num_steps.
+          key: PRNG key; image i of a key is the same in every batch, and of the same noise at
+            every label, w and num_steps.
           num: how many.
           label: one for all, or one each; None takes the classes in turn, and is the only choice
             for a network without labels.
@@ -145,6 +147,7 @@ class Student:
             in continuous time takes another number.
           variance: None is the sampler that the network was made for; a number in [0, 1] is the
             ancestral sampler with that weight of the large variance, see samplers.ancestral.
+          first: number of the first image.
 
         Returns:
           Images (num, h, w, c), in [-1, 1] where the data are.
@@ -154,8 +157,9 @@ class Student:
             from an encoder.
         """
         k_z, k_sampler = jax.random.split(key)
-        z = jax.random.normal(k_z, (num, *self.shape))
-        return self.decode(z, label, w, num_steps, variance, k_sampler)
+        z = noise(k_z, first, num, self.shape)
+        label = self.conditioner.in_turn(num, first) if label is None else label
+        return self.decode(z, label, w, num_steps, variance, k_sampler, first)
 
     def decode(
         self,
@@ -165,10 +169,12 @@ class Student:
         num_steps: int | None = None,
         variance: float | None = None,
         key: jax.Array | None = None,
+        first: int = 0,
     ) -> jax.Array:
         """The images (num, h, w, c) of given noise, such as that of `encode`; else as `sample`.
 
-        A key matters to samplers that add noise on their way alone; None is key 0.
+        A key matters only to samplers that add noise on their way; None is key 0. `first` is the
+        number of the first image, as in `sample`.
         """
         if variance is not None and not 0 <= variance <= 1:
             raise ValueError(f"variance is {variance!r}; expected a number in [0, 1], or None")
@@ -187,7 +193,7 @@ class Student:
             sampler = Ancestral(sampler.num_steps, variance)
         key = jax.random.key(0) if key is None else key
         with self.precision():
-            x = self._run(sampler, key, jnp.asarray(z), cond, guiding)
+            x = self._run(sampler, (key, first), jnp.asarray(z), cond, guiding)
         return self.codec.decode(x)
 
     def encode(
@@ -223,7 +229,7 @@ class Student:
             raise ValueError("label is None; say what the images show, one for all or one each")
         cond, guiding = self.conditions(len(x), label, w)
         with self.precision():
-            return self._run(Encode(sampler.num_steps), jax.random.key(0), x, cond, guiding)
+            return self._run(Encode(sampler.num_steps), (jax.random.key(0), 0), x, cond, guiding)
 
     def latents(self, x: jax.Array | np.ndarray) -> jax.Array:
         """What the network works on in place of images x (num, h, w, c) in [-1, 1].
@@ -238,10 +244,15 @@ class Student:
         return self.codec.encode(jnp.asarray(x))
 
     def _run(
-        self, sampler: Sampler, key: jax.Array, z: Image, cond: Cond, guiding: Guiding | None
+        self,
+        sampler: Sampler,
+        key: tuple[jax.Array, int],
+        z: Image,
+        cond: Cond,
+        guiding: Guiding | None,
     ) -> Image:
         networks = self.params, guiding
-        return _sample(self.network_spec, self.layout, sampler, networks, (key, z), cond)
+        return _sample(self.network_spec, self.layout, sampler, networks, (*key, z), cond)
 
     def precision(self) -> contextlib.AbstractContextManager:
         """Within it, matrix products are computed as they were in its training."""
@@ -308,18 +319,28 @@ class Student:
         return other
 
 
+_keys = jax.vmap(jax.random.fold_in, (None, 0))  # One for each example, by its number.
+
+
+@functools.partial(jax.jit, static_argnames=("num", "shape"))
+def noise(key: jax.Array, first: jax.Array | int, num: int, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal noise (num, *shape) of the examples from `first` on."""
+    return jax.vmap(lambda k: jax.random.normal(k, shape))(_keys(key, first + jnp.arange(num)))
+
+
 @functools.partial(jax.jit, static_argnames=("network_spec", "layout"))
 def _sample(
     network_spec: NetworkSpec,
     layout: Layout,
     sampler: Sampler,
     networks: tuple[Tree, Guiding | None],
-    noise: tuple[jax.Array, Image],
+    drawn: tuple[jax.Array, jax.Array | int, Image],
     cond: Cond,
 ) -> Image:
     """Traced in everything but shapes: one program for all w and all numbers of steps."""
-    (params, guiding), (key, z), num = networks, noise, len(noise[1])
+    (params, guiding), (key, first, z), num = networks, drawn, len(drawn[-1])
     z, cond = layout.spread((z, cond))
+    key = _keys(key, first + jnp.arange(len(z)))
     if guiding is not None:
         guiding = layout.spread(guiding[0]), guiding[1]
     denoiser = bound(network_spec, layout.gather(params), guiding)

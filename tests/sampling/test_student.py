@@ -10,7 +10,9 @@ import pytest
 
 import distill_jax
 from distill_jax.diffusion.denoiser import guided
-from distill_jax.diffusion.trained import Guidance
+from distill_jax.diffusion.trained import Ancestral, Ddim, Guidance, Renoise, Stochastic
+from distill_jax.sampling.batched import Draw
+from distill_jax.sampling.editing import sdedit
 from distill_jax.storage import checksums
 
 KEY = jax.random.key(0)
@@ -43,6 +45,47 @@ def test_the_same_key_gives_the_same_images_and_another_key_others(student):
     a, b = (student.sample(KEY, 4, w=1.0) for _ in range(2))
     np.testing.assert_array_equal(a, b)
     assert not np.allclose(a, student.sample(jax.random.key(1), 4, w=1.0))
+
+
+SAMPLERS = {
+    "ddim": Ddim(4),
+    "ancestral": Ancestral(4, 0.5),
+    "stochastic": Stochastic(4),
+    "renoise": Renoise((1.0, 0.6, 0.3)),
+    "renoise, two sizes": Renoise((1.0, 0.5), (4, 8)),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_images_do_not_depend_on_how_they_were_batched(teacher, name):
+    """But for rounding: a product of other sizes adds in another order."""
+    if name == "renoise, two sizes":
+        teacher = whatever_its_size(teacher)
+    drawn = teacher.with_sampler(SAMPLERS[name])
+    whole = drawn.sample(KEY, 10, w=1.0)
+    parts = [drawn.sample(KEY, num, w=1.0, first=first) for first, num in ((0, 3), (3, 1), (4, 6))]
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
+    assert len({tuple(np.ravel(image)) for image in np.asarray(whole)}) == 10
+    for batch in (3, 10):
+        np.testing.assert_allclose(Draw(10, batch=batch)(drawn, 1.0)[0], whole, atol=1e-5)
+
+
+def whatever_its_size(student):
+    """The student with a network that takes images of any size: x is half of z."""
+
+    def apply(params, z, t, cond, key=None):
+        return z / 2
+
+    network_spec = student.network_spec
+    network = network_spec.network._replace(apply=apply)
+    network_spec = dataclasses.replace(network_spec, network=network)
+    return dataclasses.replace(student, network_spec=network_spec)
+
+
+def test_noise_of_edits_is_that_of_each_image(teacher):
+    x = np.zeros((5, 8, 8, 1))
+    edited = [sdedit(teacher, KEY, x[:num], 2, 3, num_steps=4) for num in (5, 2)]
+    np.testing.assert_allclose(edited[0][:2], edited[1], atol=1e-5)
 
 
 def test_a_trained_student_listens_to_w(student):
