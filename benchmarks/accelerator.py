@@ -33,7 +33,7 @@ from benchmarks.accelerator_table import as_table  # noqa: E402
 
 GAIN = 1.05  # A batch twice as large is worth it from so many times the images a second on.
 SMOKE = 2  # Images of an update at smoke size.
-LEAST = 20  # Seconds in which no process gets anywhere.
+MIN_SECONDS = 20  # Seconds in which no process gets anywhere.
 MARGIN = 15  # Seconds to finish an update and save its state.
 NO_MEMORY = ("resource_exhausted", "out of memory", "memoryerror")  # XLA, PyTorch, Python.
 FINAL = ("measured", "does not fit", "not installed")  # What is not tried again.
@@ -140,7 +140,7 @@ class Bench:
                 return  # Another time.
             seconds = min(share - (time.monotonic() - began), self.left)
             needed = [line["seconds"] for line in before or self._of(row)[-1:]]
-            if seconds < max([LEAST, *needed]) and self._args.size == "full":
+            if seconds < max([MIN_SECONDS, *needed]) and self._args.size == "full":
                 return
             print(f"{row.name}, {row.measure}, batch {batch} ...", flush=True)
             line = self._line(row, batch, seconds)
@@ -199,7 +199,7 @@ class Bench:
         data = os.path.abspath(self._args.data_dir)
         task = {"size": size, "data_dir": data, "workdir": str(self._out / "train")}
         seconds = self.left - report - MARGIN
-        if size != "smoke" and seconds < LEAST:
+        if size != "smoke" and seconds < MIN_SECONDS:
             return
         what = "a mixture" if size == "smoke" else f"cifar10_guided:{size}"
         steps = ("train", {"seconds": seconds}), ("draw", {"out": str(self._out / "report")})

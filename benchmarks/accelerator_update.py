@@ -115,7 +115,7 @@ def arguments(run, stage):
     x = normalise(x) if run.config.data.name == "digits" else x  # Which are float32 all the way.
     label = rng.integers(run.dataset.num_classes, size=size, dtype=np.int32)
     null = layout.replicate(dict(run.dataset.null))
-    batch = Batch(*layout.place((np.arange(size), x, {"label": label})), null)
+    batch = Batch(*layout.shard_batch((np.arange(size), x, {"label": label})), null)
     return state, on_devices(frozen, filled(frozen, 1)), batch
 
 

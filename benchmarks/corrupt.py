@@ -106,13 +106,13 @@ CASES = [
     (
         "list of checksums missing",
         "newest state",
-        lambda f: (f / NEWEST / checksums.SEAL).unlink(),
+        lambda f: (f / NEWEST / checksums.FILE).unlink(),
         PASSED,
     ),
     (
         "list of checksums cut short",
         "newest state",
-        lambda f: cut(f / NEWEST / checksums.SEAL),
+        lambda f: cut(f / NEWEST / checksums.FILE),
         PASSED,
     ),
     ("directory empty", "newest state", lambda f: empty(f / NEWEST), PASSED),
@@ -135,7 +135,7 @@ CASES = [
     (
         "newer format",
         "newest state",
-        lambda f: rewrite(f / NEWEST / checksums.SEAL, format=NEWER),
+        lambda f: rewrite(f / NEWEST / checksums.FILE, format=NEWER),
         REFUSED,
     ),
     ("file cut short", "final/params", lambda f: cut(biggest(f / STAGE / "final/params")), REFUSED),
@@ -159,7 +159,7 @@ CASES = [
     (
         "newer format",
         "final/params",
-        lambda f: rewrite(f / STAGE / "final/params" / checksums.SEAL, format=NEWER),
+        lambda f: rewrite(f / STAGE / "final/params" / checksums.FILE, format=NEWER),
         REFUSED,
     ),
     ("file cut short", "manifest.json", lambda f: cut(f / STAGE / "final/manifest.json"), REFUSED),

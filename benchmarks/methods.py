@@ -20,7 +20,7 @@ from etils import epath
 from distill_jax import load
 from distill_jax.diffusion.resize import bicubic
 from distill_jax.diffusion.trained import Renoise
-from distill_jax.evaluation.protocols import make_yardstick
+from distill_jax.evaluation.protocols import make_evaluator
 from distill_jax.runtime import logging
 from distill_jax.sampling.batched import Draw
 
@@ -60,8 +60,8 @@ def bicubic_only(workdir, num):
     draw(small, None)
     x, seconds = draw(small, None)
     x = np.clip(np.asarray(jax.jit(lambda x: bicubic(x, side))(x)), -1, 1)
-    yardstick = make_yardstick({"name": "digits"})
-    row = yardstick.measure(x, draw.labels(student), None)
+    evaluator = make_evaluator({"name": "digits"})
+    row = evaluator.measure(x, draw.labels(student), None)
     return {
         **row,
         "w": student.trained.guidance.fixed_w,

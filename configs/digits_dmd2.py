@@ -1,4 +1,4 @@
-"""Handwritten digits, 8x8: DMD2, a one-call student by distribution matching and a critic.
+"""Handwritten digits, 8x8: DMD2, a one-call student by distribution matching and a discriminator.
 
 Yin et al. (2024, arXiv:2405.14867). The paper has no digits; rates and updates are ours.
 

@@ -1,7 +1,7 @@
 """Handwritten digits, 8x8: SiD with long and short guidance, kappa 1.5 (w = 0.5), in one call.
 
-Zhou et al. (2024, arXiv:2406.01561). The paper has no digits; rates, updates and the law of the
-noise levels, uniform in time between theirs, are ours.
+Zhou et al. (2024, arXiv:2406.01561). The paper has no digits; rates, updates and the
+distribution of the noise levels, uniform in time between theirs, are ours.
 
     launch/local.sh --config=configs/digits_sid_lsg.py            # minutes on two CPU cores
     launch/local.sh --config=configs/digits_sid_lsg.py:smoke      # seconds; draws noise

@@ -3,7 +3,7 @@
 Starodubcev et al. (2025, arXiv:2503.16397). The paper has no digits: resolutions and times are
 those that `python -m distill_jax.spectrum --config=configs/digits_swd.py --resolutions=4,8`
 proposes, losses and their weights those of the released code. Noise is drawn uniformly in time
-between the ends of the released grid, whose law leaves digits worse (docs/results.md).
+between the ends of the released grid, whose distribution leaves digits worse (docs/results.md).
 
     launch/local.sh --config=configs/digits_swd.py            # minutes on two CPU cores
     launch/local.sh --config=configs/digits_swd.py:smoke      # seconds; draws noise

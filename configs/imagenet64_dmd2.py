@@ -36,7 +36,7 @@ def get_config(size="full"):
         fake_levels=("karras", 0.002, 80.0),
         fake_updates=5,
     )
-    gan = dict(gan_weight=3e-3, critic_weight=1e-2, discriminator="spatial")
+    gan = dict(gan_weight=3e-3, discriminator_weight=1e-2, discriminator="spatial")
     last = dict(init="dmd2", init_fake="dmd2", steps=(548_000 - 405_500) // 5, learning_rate=5e-7)
     stages = [
         stage("dmd2", "dmd2", steps=405_500 // 5, learning_rate=2e-6, keep_fake=True, **student),

@@ -1,8 +1,8 @@
 """Eight modes in the plane, an exact teacher: DMD2 to one call, without data, in minutes on a CPU.
 
-Yin et al. (2024, arXiv:2405.14867), without its critic. The teacher is the mixture's own formula,
-so what a report shows is the method's error alone; the student starts from a network trained for
-seconds.
+Yin et al. (2024, arXiv:2405.14867), without its discriminator. The teacher is the mixture's own
+formula, so what a report shows is the method's error only; the student starts from a network
+trained for seconds.
 
     launch/local.sh --config=configs/mixture_dmd2.py            # minutes on two CPU cores
     launch/local.sh --config=configs/mixture_dmd2.py:smoke      # seconds; draws noise

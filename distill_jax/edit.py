@@ -211,7 +211,7 @@ def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
     num = values.num if values.source_label is None else None
     chosen = chosen_data.choose(student, values)
     data = build(DATASETS, "dataset", chosen, allow=EVERYTHING, makes=Dataset)
-    source = data.images("held_out", num)
+    source = data.images("test", num)
     x, label = normalise(source.x), source.label
     if values.source_label is not None:
         x, label = x[label == values.source_label], label[label == values.source_label]

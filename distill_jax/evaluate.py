@@ -7,7 +7,7 @@ python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.
 from absl import flags
 
 from distill_jax.evaluation import chosen_data, compare, report
-from distill_jax.evaluation.protocols import make_yardstick
+from distill_jax.evaluation.protocols import make_evaluator
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import numbers, run_app
 from distill_jax.runtime.files import absolute, write_json
@@ -51,15 +51,15 @@ def main() -> None:
     if ancestral and teacher is None:
         raise ValueError("--ancestral is for the student's teacher, which is not there any more")
     data = chosen_data.choose(student, values)
-    yardstick = make_yardstick(data) if distributed.first() else None
+    evaluator = make_evaluator(data) if distributed.first() else None
     planned = compare.entries(teacher, students, strengths, ancestral)
-    rows = list(compare.compare(yardstick, planned, values.num))
-    if yardstick is None:
+    rows = list(compare.compare(evaluator, planned, values.num))
+    if evaluator is None:
         return
-    logging.say(report.protocol(yardstick.name, values.num))
+    logging.say(report.protocol(evaluator.name, values.num))
     logging.say(report.rows_table(rows))
     if values.out:
-        write_json(absolute(values.out), {**yardstick.summary(), "rows": rows})
+        write_json(absolute(values.out), {**evaluator.summary(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 
 from distill_jax.data.base import LabelledImages, Rows, Source, index_of
 
-SEEDS = {"train": 0, "held_out": 1}  # Of the images that samples are compared with.
+SEEDS = {"train": 0, "test": 1}  # Of the images that samples are compared with.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,13 +93,15 @@ def rows():
         layout = make_layout(dict(zip(AXES, sizes, strict=True)), devices)
         for num in (1, 2, 3, 8, 17):
             x = np.random.default_rng(num).normal(size=(num, 2, 3)).astype(np.float32)
-            split = jax.jit(layout.spread)({"x": x, "n": np.arange(num)})
+            split = jax.jit(layout.pad_and_shard)({"x": x, "n": np.arange(num)})
             places = {shard.device: shard.data for shard in split["x"].addressable_shards}
             assert places.keys() == {*devices}
             parts = {data.shape[0] * layout.ways for data in places.values()}
             assert parts == {len(split["x"])} and 0 <= len(split["x"]) - num < layout.ways
             np.testing.assert_array_equal(split["n"][num:], num - 1)
-            np.testing.assert_array_equal(jax.jit(layout.cut, static_argnums=1)(split["x"], num), x)
+            np.testing.assert_array_equal(
+                jax.jit(layout.unpad, static_argnums=1)(split["x"], num), x
+            )
 
 
 def pair(folder, port, index):
@@ -112,7 +114,7 @@ def pair(folder, port, index):
     write(directory, [1, 2], 4)
     if distributed.first():
         flip(directory / "2")
-    distributed.wait("damaged")
+    distributed.barrier("damaged")
     lines = []
     states = States(directory)
     check(states.restore(like(4), lines.append), 1)
@@ -125,7 +127,7 @@ def pair(folder, port, index):
     check(checkpoint.load_params(final, like(4)), 7)
     if distributed.first():
         flip(final / "params")
-    distributed.wait("damaged final")
+    distributed.barrier("damaged final")
     try:
         checkpoint.load_params(final, like(4))
     except ValueError as error:

@@ -101,9 +101,9 @@ def test_the_dataset_of_ones_own_keeps_the_contract():
     np.testing.assert_array_equal(whole.x, np.concatenate([part.x for part in parts]))
     np.testing.assert_array_equal(whole.index, np.arange(40, 48))
     assert not np.array_equal(whole.x, next(data.batches(3, 6, 8)).x)
-    train, held_out = (data.images(split) for split in ("train", "held_out"))
+    train, test = (data.images(split) for split in ("train", "test"))
     assert -1 == train.x.min() < train.x.max() == 1
-    assert not np.array_equal(train.x, held_out.x)
+    assert not np.array_equal(train.x, test.x)
     # At one radius a square has 4 / pi of a disc's light.
     light = [(1 + train.x[train.label == label]).sum() for label in (0, 1)]
     np.testing.assert_allclose(light[1] / light[0], 4 / np.pi, rtol=0.2)

@@ -104,7 +104,7 @@ def test_adapters_are_few_numbers_that_change_few_weights(students):
     network = jax.tree.leaves(stage.shapes["teacher"])
     adapters = jax.tree.leaves(stage.shapes["student"])
     assert sum(leaf.size for leaf in adapters) < sum(leaf.size for leaf in network) / 4
-    assert set(stage.shapes["fake"]) == {"network", "critic"}
+    assert set(stage.shapes["fake"]) == {"network", "discriminator"}
     merged = load(stage.directory, parts=students.parts).merged.params
     teacher = load(stage.teacher.directory).params
     changed = {
@@ -119,7 +119,7 @@ def test_adapters_are_few_numbers_that_change_few_weights(students):
 
 
 def test_a_stopped_run_of_two_roles_goes_on_bit_for_bit(students, tmp_path):
-    """The fake, its critic and both optimizers are in the state."""
+    """The fake, its discriminator and both optimizers are in the state."""
     config = students.config.copy_and_resolve_references()
     config.stages = {"s00_dmd2": config.stages.s03_dmd2}
     whole, stopped = (plan.make(config, tmp_path / name) for name in ("whole", "stopped"))

@@ -151,7 +151,7 @@ RELEASED = {
         "last.w": 6.0,  # --cfg_teacher 7.0
         "last.dmd_weight": 1.0,
         "last.gan_weight": 5e-3,
-        "last.critic_weight": 1e-2,
+        "last.discriminator_weight": 1e-2,
         "last.mmd_weight": 1.0,
         "last.mmd": "pseudo_huber",  # --mmd_kernel linear of mmd_loss_, --huber_c 0.001
         "last.mmd_features": "fake",

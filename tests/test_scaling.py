@@ -70,7 +70,7 @@ for sizes, devices in (({}, 1), ({"fsdp": 2, "tensor": 2}, 4)):
     state = new_state(jax.random.key(0), filled, tx)
     state = jax.device_put(state, layout.shardings(state))
     null = layout.replicate({"label": np.full(1, 10, np.int32)})
-    batch = Batch(*layout.place((np.arange(8), x, label)), null)
+    batch = Batch(*layout.shard_batch((np.arange(8), x, label)), null)
     for _ in range(2):
         state, _ = update(stage.method, rates, state, {}, batch)
     ends.append(jax.device_get(state.params))

@@ -139,7 +139,7 @@ def test_the_second_stage_of_dmd2_starts_from_both_networks_that_the_first_left(
     _, first, second = run.stages
     begun = second.start.directory, second.fake_start.directory
     assert begun == (first.directory, first.directory)
-    assert second.roles.critic == "spatial"
+    assert second.roles.discriminator == "spatial"
     # A rate of 0 changes nothing, so what the second stage ends with is what it began with.
     students, fakes = (
         [read(stage.directory, run.layout) for stage in (first, second)]

@@ -16,14 +16,14 @@ class Arrays(LabelledImages):
 
     Attributes:
       train: what networks and reference statistics see.
-      held_out: what they never see.
+      test: what they never see.
       num_classes: a network is given labels 0 .. num_classes - 1; 0 for one without labels.
       num_labels: see Dataset.
       bounded: whether pixels lie in [-1, 1].
     """
 
     train: Source
-    held_out: Source
+    test: Source
     num_classes: int
     num_labels: int
     bounded: bool = True
@@ -35,7 +35,7 @@ class Arrays(LabelledImages):
 
     def images(self, split: str, num: int | None = None) -> Source:
         """See Dataset.images; which ones are chosen does not depend on the run."""
-        source = {"train": self.train, "held_out": self.held_out}[split]
+        source = {"train": self.train, "test": self.test}[split]
         if num is None or num >= len(source.label):
             return source
         order = np.sort(_permutation(0, 0, len(source.label))[:num])

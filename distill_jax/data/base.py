@@ -63,7 +63,7 @@ class Dataset(Protocol):
         """A fixed sample of `num` images, all where None or there are not so many.
 
         Args:
-          split: "train", which networks and reference statistics see, or "held_out", which they
+          split: "train", which networks and reference statistics see, or "test", which they
             never see.
           num: how many.
         """

@@ -16,6 +16,6 @@ def digits() -> Arrays:
     data = load_digits()
     x = (data.images / 8.0 - 1.0).astype(np.float32)[..., None]
     label = data.target.astype(np.int32)
-    held_out = np.arange(len(label)) % 5 == 0
-    train, test = (Source(x[part], label[part]) for part in (~held_out, held_out))
+    is_test = np.arange(len(label)) % 5 == 0
+    train, test = (Source(x[part], label[part]) for part in (~is_test, is_test))
     return Arrays(train, test, num_classes=10, num_labels=10)

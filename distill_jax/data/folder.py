@@ -4,11 +4,12 @@ import functools
 import pathlib
 from collections.abc import Sequence
 
-from distill_jax.data.images import LEAST, Decoded, Encoded, Images
+from distill_jax.data.images import MIN_IMAGES, Decoded, Encoded, Images
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
-EVERY = 10  # One file of so many, the first among them, is held out.
-FEWEST = (LEAST["held_out"] - 1) * EVERY + 1  # Files; far more than LEAST of them to train on.
+TEST_EVERY = 10  # One file of so many, the first among them, is held out.
+# Of so many files, far more than MIN_IMAGES are left to train on.
+MIN_FILES = (MIN_IMAGES["test"] - 1) * TEST_EVERY + 1
 
 
 def folder(
@@ -37,19 +38,19 @@ def folder(
             "beside it; expected folder/class/*.png, or folder/*.png without classes"
         )
     files = within or beside
-    if len(files) < FEWEST:
+    if len(files) < MIN_FILES:
         there = f"has {len(files)} images" if root.is_dir() else "is no folder"
         raise ValueError(
-            f"{root} {there}; expected at least {FEWEST} with a suffix of {', '.join(SUFFIXES)}, "
-            "as folder/class/*.png, or folder/*.png without classes: one of every "
-            f"{EVERY} is held out, and the report needs {LEAST['held_out']} of those"
+            f"{root} {there}; expected at least {MIN_FILES} with a suffix of "
+            f"{', '.join(SUFFIXES)}, as folder/class/*.png, or folder/*.png without classes: one "
+            f"of every {TEST_EVERY} is held out, and the report needs {MIN_IMAGES['test']} of those"
         )
     classes = sorted({file.parent.name for file in files})
     number = {name: label for label, name in enumerate(classes)}
     labels = [number[file.parent.name] for file in files]
     listed = list(zip(files, labels, strict=True))
-    train = [entry for i, entry in enumerate(listed) if i % EVERY]
-    parts = (functools.partial(_Files, part) for part in (train, listed[::EVERY]))
+    train = [entry for i, entry in enumerate(listed) if i % TEST_EVERY]
+    parts = (functools.partial(_Files, part) for part in (train, listed[::TEST_EVERY]))
     splits = (Decoded(part, size, resize=resize) for part in parts)
     return Images(*splits, len(classes), labelled, flip)
 

@@ -19,7 +19,7 @@ from distill_jax.runtime.registry import lookup
 
 CACHE_BYTES = 2**31  # Of decoded images of a split that are kept in memory; see Decoded.
 # Images of each split without which a report has no moments of a half, nor of what is held out.
-LEAST = {"train": 4, "held_out": 2}
+MIN_IMAGES = {"train": 4, "test": 2}
 THREADS = min(16, os.cpu_count() or 1)  # Each makes a whole batch.
 
 
@@ -100,14 +100,14 @@ class ImageDataset(LabelledImages):
 
     Attributes:
       train: what networks and reference statistics see.
-      held_out: what they never see.
+      test: what they never see.
       num_labels: 1 where the data have none.
       labelled: whether a network is given the labels.
       flip: whether half of the training images are mirrored left to right, others in each epoch.
     """
 
     train: Decoded
-    held_out: Decoded
+    test: Decoded
     num_labels: int
     labelled: bool
     flip: bool
@@ -124,7 +124,7 @@ class ImageDataset(LabelledImages):
 
     def images(self, split: str, num: int | None = None) -> Source:
         """See Dataset.images; decoded on several threads."""
-        source = {"train": self.train, "held_out": self.held_out}[split]
+        source = {"train": self.train, "test": self.test}[split]
         order = sorted(np.random.default_rng(0).permutation(len(source))[:num].tolist())
         with ThreadPoolExecutor(THREADS) as threads:
             return _stack(list(threads.map(source.__getitem__, order)))
@@ -149,7 +149,7 @@ class Images(ImageDataset):
     """An ImageDataset of two splits."""
 
     train: Decoded
-    held_out: Decoded
+    test: Decoded
     num_labels: int
     labelled: bool = True
     flip: bool = True

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow_datasets
 
-from distill_jax.data.images import LEAST, Decoded, Encoded, ImageDataset, Stored
+from distill_jax.data.images import MIN_IMAGES, Decoded, Encoded, ImageDataset, Stored
 from distill_jax.data.tfds_folder import open_folder
 from distill_jax.runtime.registry import suggestion
 
@@ -48,7 +48,7 @@ class Tfds(ImageDataset):
     def __post_init__(self) -> None:
         data_dir = os.path.expanduser(self.data_dir)
         prepared = _Prepared(self.dataset, data_dir, self.splits, self.num_labels)
-        self.train, self.held_out = (
+        self.train, self.test = (
             Decoded(functools.partial(prepared.split, split), self.size, resize=self.resize)
             for split in self.splits
         )
@@ -82,7 +82,7 @@ class _Prepared:
                 f"num_labels is {self.expected}, but dataset {self.dataset!r} has {there}"
             )
         # Both, whichever is read first: a run must not end at what its report lacks.
-        for split, least in zip(self.splits, LEAST.values(), strict=True):
+        for split, least in zip(self.splits, MIN_IMAGES.values(), strict=True):
             _check_split(builder, self.dataset, split, least)
         return builder, (image, label)
 

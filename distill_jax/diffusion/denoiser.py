@@ -55,8 +55,8 @@ class Denoiser:
       shape: (h, w, c) of the images it was made for; () where nobody needs to know.
       features: (z_t, t, cond) -> (b, positions, channels), from the middle of the network; None
         where it has none to offer.
-      critic: (z_t, t, cond) -> (b,), the logit that z_t is noisy data rather than a noisy sample;
-        None without the head that says so.
+      discriminator: (z_t, t, cond) -> (b,), the logit that z_t is noisy data rather than a noisy
+        sample; None without that head.
       bounded: whether its images lie in [-1, 1], see `clipped`.
     """
 
@@ -64,7 +64,7 @@ class Denoiser:
     predict: Callable[..., Prediction]
     shape: tuple[int, ...] = ()
     features: Callable[[Image, Time, Cond], jax.Array] | None = None
-    critic: Callable[[Image, Time, Cond], Time] | None = None
+    discriminator: Callable[[Image, Time, Cond], Time] | None = None
     bounded: bool = True
 
     def __call__(self, z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:

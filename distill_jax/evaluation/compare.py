@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from distill_jax.evaluation import report
-from distill_jax.evaluation.protocols import Row, Yardstick, make_yardstick
+from distill_jax.evaluation.protocols import Evaluator, Row, make_evaluator
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import write_json
 from distill_jax.runtime.sharding import Layout
@@ -98,7 +98,7 @@ def knows(student: Student, w: float | None) -> bool:
 
 
 def compare(
-    yardstick: Yardstick | None,
+    evaluator: Evaluator | None,
     planned: Sequence[Entry],
     num: int,
     start: int = 0,
@@ -109,7 +109,7 @@ def compare(
     other. The samples that others are compared with stay in the host's memory.
 
     Args:
-      yardstick: what measures; None in processes that only take part in the drawing.
+      evaluator: what measures; None in processes that only take part in the drawing.
       planned: from `entries`.
       num: samples of each.
       start: rows before that one were measured earlier.
@@ -132,11 +132,11 @@ def compare(
             if reference is not None and entry.w not in targets:
                 targets[entry.w] = x if entry is reference else drawn(reference)[0]
             row = {}
-            if yardstick is not None:
+            if evaluator is not None:
                 target = None if entry is reference else targets.get(entry.w)
-                row = yardstick.measure(x, draw.labels(entry.network), target)
+                row = evaluator.measure(x, draw.labels(entry.network), target)
             rows.append({**row, **_cost(entry, seconds / num), "variance": variance})
-        best = rows[0] if yardstick is None else min(rows, key=lambda row: row[yardstick.name])
+        best = rows[0] if evaluator is None else min(rows, key=lambda row: row[evaluator.name])
         if best["variance"] is None:
             del best["variance"]
         yield {
@@ -209,7 +209,7 @@ def write_report(
     finals = [manifest.parent for manifest in manifests]
     prints = {final.parent.name: checkpoint.fingerprint(final) for final in finals}
     made_of = {"networks": prints, **json.loads(json.dumps(dict(settings)))}
-    if distributed.agree(_rows(workdir / "report.json", made_of) is not None):
+    if distributed.broadcast_from_first(_rows(workdir / "report.json", made_of) is not None):
         return False
     networks = (describe(final, layout, parts, allow) for final in finals)
     decoders = [network for network in networks if network.trained.sampler.decodes]
@@ -223,13 +223,13 @@ def write_report(
     order = sorted(range(len(planned)), key=lambda i: places[id(planned[i].network)])
     ordered = [planned[i] for i in order]
     first, num = distributed.first(), settings["num_samples"]
-    yardstick = make_yardstick(data) if first else None
+    evaluator = make_evaluator(data) if first else None
     partial = workdir / "report.rows.json"
     rows = _rows(partial, made_of) or []
-    before = distributed.agree(len(rows))
+    before = distributed.broadcast_from_first(len(rows))
     progress = logging.Progress("report", len(planned), before)
     try:
-        for row in compare(yardstick, ordered, num, before):
+        for row in compare(evaluator, ordered, num, before):
             rows.append(row)
             note = f"{row['sampler']} at {logging.counted(row['num_steps'], 'step')}"
             progress.update(len(rows), note)
@@ -241,10 +241,10 @@ def write_report(
         progress.close()
     if first:
         rows = [rows[order.index(i)] for i in range(len(planned))]
-        _record(students, planned, rows, report.protocol(yardstick.name, num))
-        report.write(workdir, {**yardstick.summary(), "made_of": made_of, "rows": rows})
+        _record(students, planned, rows, report.protocol(evaluator.name, num))
+        report.write(workdir, {**evaluator.summary(), "made_of": made_of, "rows": rows})
         partial.unlink(missing_ok=True)
-    distributed.wait("the report is written")
+    distributed.barrier("the report is written")
     return True
 
 

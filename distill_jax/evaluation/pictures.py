@@ -62,7 +62,7 @@ def draw(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Data
     if student.trained.sampler.decodes:
         draw_grid(student, path, w, dataset)
     else:
-        draw_codes(student, path, dataset.images("held_out", 200))
+        draw_codes(student, path, dataset.images("test", 200))
 
 
 def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Dataset) -> None:
@@ -73,12 +73,12 @@ def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset:
         low, high = student.trained.guidance.w_range
         w = [strength for strength in w if low <= strength <= high] or [low]
     if is_point(student.image_shape):
-        _draw_points(student, path, w, dataset.images("held_out", 2000).x)
+        _draw_points(student, path, w, dataset.images("test", 2000).x)
         return
     columns = min(student.num_classes, 10) or 10
     classes = student.conditioner.in_turn(columns)
     rows = [student.sample(jax.random.key(0), columns, classes, strength) for strength in w]
-    save_grid(path, np.concatenate([distributed.fetch(row) for row in rows]), columns)
+    save_grid(path, np.concatenate([distributed.allgather(row) for row in rows]), columns)
 
 
 def _draw_points(
@@ -90,20 +90,20 @@ def _draw_points(
     for strength in w:
         title = student.manifest.stage + ("" if strength is None else f", w = {strength:g}")
         x = student.sample(jax.random.key(0), 2000, label, strength)
-        samples[title] = distributed.fetch(x).reshape(2000, -1)
+        samples[title] = distributed.allgather(x).reshape(2000, -1)
     save_scatter(path, samples, label, data.reshape(len(data), -1))
 
 
-def draw_codes(student: Student, path: epath.Path, held_out: Source) -> None:
+def draw_codes(student: Student, path: epath.Path, images: Source) -> None:
     """Writes an image of each of the first classes, and below it the noise that an encoder finds.
 
     The noise is divided by 3, so that black and white are three standard deviations.
     """
     classes = range(min(student.num_classes, 10))
-    first = [int(np.argmax(held_out.label == label)) for label in classes] or [*range(10)]
-    x, label = normalise(held_out.x[first]), held_out.label[first]
+    first = [int(np.argmax(images.label == label)) for label in classes] or [*range(10)]
+    x, label = normalise(images.x[first]), images.label[first]
     z = student.encode(x, label if student.num_classes else None)
-    save_grid(path, np.concatenate([x, distributed.fetch(z) / 3]), len(first))
+    save_grid(path, np.concatenate([x, distributed.allgather(z) / 3]), len(first))
 
 
 def _write(path: epath.Path, content: bytes) -> None:

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from distill_jax.data import DATASETS, Dataset, Source
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.spec import is_point
-from distill_jax.metrics.convnet import LEAST, ConvNet
+from distill_jax.metrics.convnet import MIN_UPDATES, ConvNet
 from distill_jax.metrics.features import Classifier
 from distill_jax.metrics.frechet import frechet_distance, moments
 from distill_jax.metrics.recall import recall
@@ -18,12 +18,12 @@ from distill_jax.metrics.sliced import by_class
 from distill_jax.runtime.registry import EVERYTHING, build
 
 Row = dict[str, Any]
-MOST = 50_000  # Images of a split that statistics are made of.
-SMALL = 1024  # Numbers in an image up to which the classifier is a perceptron.
+MAX_REFERENCE_IMAGES = 50_000  # Images of a split that statistics are made of.
+MLP_MAX_PIXELS = 1024  # Numbers in an image up to which the classifier is a perceptron.
 NEIGHBOURS = 5_000  # Points of a plane that recall is a fraction of, and samples that cover them.
 
 
-class Yardstick(abc.ABC):
+class Evaluator(abc.ABC):
     """Everything that samples of one dataset are compared with.
 
     Attributes:
@@ -32,15 +32,15 @@ class Yardstick(abc.ABC):
         against held-out images.
       real_recall: of one half of the training images by the other.
       real_accuracy: of the classifier on held-out images, None where there is none.
-      turns_accuracy: of a classifier of quarter turns on held-out images, 0.25 by chance: what its
-        features are worth where the data have no labels. None where they do.
+      rotation_accuracy: of a classifier of quarter turns on held-out images, 0.25 by chance: what
+        its features are worth where the data have no labels. None where they have.
     """
 
     name: str
     floor: dict[str, float]
     real_recall: float
     real_accuracy: float | None = None
-    turns_accuracy: float | None = None
+    rotation_accuracy: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """The name of the distance and what real images get."""
@@ -49,7 +49,7 @@ class Yardstick(abc.ABC):
             "floor": self.floor,
             "real_recall": self.real_recall,
             "real_accuracy": self.real_accuracy,
-            "turns_accuracy": self.turns_accuracy,
+            "rotation_accuracy": self.rotation_accuracy,
         }
 
     @threadpool_limits.wrap(limits=1)  # Matrices this small are slower on several threads.
@@ -72,20 +72,20 @@ class Yardstick(abc.ABC):
         """The row without l2."""
 
 
-def make_yardstick(data: Mapping[str, Any]) -> Yardstick:
-    """The yardstick of a dataset: of its pixels if they are one point.
+def make_evaluator(data: Mapping[str, Any]) -> Evaluator:
+    """The evaluator of a dataset: of its pixels if they are one point.
 
     `data` is as in a config: a dataset of one's own is imported, so take no words of a manifest for
     it that nobody has looked at, see chosen_data.
     """
     dataset = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset)
     if is_point(dataset.spec.x.shape):
-        return PointYardstick(dataset)
+        return PointEvaluator(dataset)
     name = data.get("dataset", data["name"].rpartition(":")[2])
-    return ImageYardstick(dataset, f"FD-{name.replace('/', '_')}")
+    return ImageEvaluator(dataset, f"FD-{name.replace('/', '_')}")
 
 
-class ImageYardstick(Yardstick):
+class ImageEvaluator(Evaluator):
     """Frechet distance and recall in the features of a classifier trained on the dataset.
 
     Args:
@@ -94,12 +94,12 @@ class ImageYardstick(Yardstick):
       least: updates of a ConvNet of small data.
     """
 
-    def __init__(self, dataset: Dataset, name: str, least: int = LEAST):
-        train, held_out = (dataset.images(split, MOST) for split in ("train", "held_out"))
+    def __init__(self, dataset: Dataset, name: str, least: int = MIN_UPDATES):
+        train, test = (dataset.images(split, MAX_REFERENCE_IMAGES) for split in ("train", "test"))
         labelled = dataset.num_labels > 1
         self.name = name
-        if np.prod(dataset.spec.x.shape) <= SMALL and labelled:
-            train, held_out = (Source(normalise(part.x), part.label) for part in (train, held_out))
+        if np.prod(dataset.spec.x.shape) <= MLP_MAX_PIXELS and labelled:
+            train, test = (Source(normalise(part.x), part.label) for part in (train, test))
             self._classifier = Classifier(train.x, train.label)
         else:
             self._classifier = ConvNet(train.x, train.label if labelled else None, least=least)
@@ -108,13 +108,13 @@ class ImageYardstick(Yardstick):
         halves = _halves(self._real)
         self.floor = {
             "halves": frechet_distance(*map(moments, halves)),
-            "held_out": self._distance(self._classifier.features(held_out.x)),
+            "test": self._distance(self._classifier.features(test.x)),
         }
         self.real_recall = recall(*halves)
         if labelled:
-            self.real_accuracy = self._classifier.accuracy(held_out.x, held_out.label)
+            self.real_accuracy = self._classifier.accuracy(test.x, test.label)
         else:
-            self.turns_accuracy = self._classifier.turns_accuracy(held_out.x)
+            self.rotation_accuracy = self._classifier.rotation_accuracy(test.x)
 
     def _distance(self, features: np.ndarray) -> float:
         """Frechet distance of features to those of the training images."""
@@ -132,18 +132,18 @@ class ImageYardstick(Yardstick):
         return row
 
 
-class PointYardstick(Yardstick):
+class PointEvaluator(Evaluator):
     """Sliced Wasserstein-2 distance by class, and recall, of points: images of one pixel."""
 
     name = "SW2"
 
     def __init__(self, dataset: Dataset):
-        train, held_out = (dataset.images(split, MOST) for split in ("train", "held_out"))
+        train, test = (dataset.images(split, MAX_REFERENCE_IMAGES) for split in ("train", "test"))
         self._real, self._label = _flat(train.x), train.label
         points, labels = _halves(self._real), _halves(self._label)
         self.floor = {
             "halves": _mean(by_class(points[0], labels[0], points[1], labels[1])),
-            "held_out": _mean(self._distances(_flat(held_out.x), held_out.label)),
+            "test": _mean(self._distances(_flat(test.x), test.label)),
         }
         self.real_recall = recall(*(half[:NEIGHBOURS] for half in points))
 

@@ -10,7 +10,7 @@ from distill_jax.runtime import logging
 from distill_jax.runtime.files import write_json
 
 Row = dict[str, Any]
-# What the distance of a yardstick is, by its name; {0} is the name, {1} the number of samples.
+# What the distance of an evaluator is, by its name; {0} is the name, {1} the number of samples.
 DISTANCES = {
     "SW2": "{0}: sliced Wasserstein-2 distance to the training points of a class, mean over "
     "classes, {1} samples, classes in turn. {0} worst class: the largest of them. recall: the "
@@ -86,7 +86,7 @@ def write(workdir: epath.Path, content: dict[str, Any]) -> None:
 
     Args:
       workdir: of the run.
-      content: the summary of the yardstick, "rows" and "made_of".
+      content: the summary of the evaluator, "rows" and "made_of".
     """
     with (workdir / "report.png").open("wb") as file:
         figures.quality(content).savefig(file, dpi=110)
@@ -102,7 +102,7 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
         f"# {workdir.name}",
         protocol(name, content["made_of"]["num_samples"]),
         f"Floor of {name}: {floor['halves']:.3g} between two halves of the training images, "
-        f"{floor['held_out']:.3g} between training and held-out images. {_real(content)}"
+        f"{floor['test']:.3g} between training and held-out images. {_real(content)}"
         "Guidance (w > 0) moves samples away from the data on purpose, so there the distance to "
         "the teacher is the one to read.",
         "![quality against steps](report.png)",
@@ -121,13 +121,13 @@ def _real(content: dict[str, Any]) -> str:
     """What real images get beside the floor of the distance."""
     found, accuracy = content["real_recall"], content["real_accuracy"]
     text = f"The recall of one half of the training images by the other is {found:.3f}. "
-    if accuracy is None and content["turns_accuracy"] is None:
+    if accuracy is None and content["rotation_accuracy"] is None:
         return text
     if accuracy is None:
         return (
             f"{text}The data have no labels: the classifier learned to tell quarter turns, and is "
-            f"right about {content['turns_accuracy']:.3f} of held-out images (by chance 0.25: then "
-            "its features say nothing). "
+            f"right about {content['rotation_accuracy']:.3f} of held-out images (by chance 0.25: "
+            "then its features say nothing). "
         )
     return f"{text}The classifier's accuracy on held-out images is {accuracy:.3f}. "
 

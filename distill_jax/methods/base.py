@@ -36,16 +36,16 @@ class Phase(NamedTuple):
     Attributes:
       trains: "student" or "fake".
       loss: see above.
-      repeats: updates in one iteration, each with a batch and a key of its own.
-      turns: programs that take turns: iteration n runs number n mod turns, and where there are
-        several the loss gets that number as a fifth argument. For losses whose arrays change their
-        shape.
+      updates_per_iteration: updates in one iteration, each with a batch and a key of its own.
+      variants: programs that take turns: iteration n runs number n mod variants, and where there
+        are several the loss gets that number as a fifth argument. For losses whose arrays change
+        their shape.
     """
 
     trains: str
     loss: Callable[..., tuple[jax.Array, Metrics]]
-    repeats: int = 1
-    turns: int = 1
+    updates_per_iteration: int = 1
+    variants: int = 1
 
 
 class Method(abc.ABC):
@@ -66,7 +66,7 @@ class Method(abc.ABC):
       needs_teacher: whether a finished network must come before this method.
       data_free: whether it sees no images: batch.x is None.
       needs_features: whether it looks into the middle of its networks.
-      has_critic: whether its fake network has a head that tells data from samples.
+      has_discriminator: whether its fake network has a head that tells data from samples.
       discriminator: which head that is, a name in models.DISCRIMINATORS.
       parameterizations: the ones it works with, () for all.
     """
@@ -81,7 +81,7 @@ class Method(abc.ABC):
     needs_teacher: bool = True
     data_free: bool = False
     needs_features: bool = False
-    has_critic: bool = False
+    has_discriminator: bool = False
     discriminator: str = "pooled"
     parameterizations: tuple[str, ...] = ()
 
@@ -120,7 +120,7 @@ def weighted_mse(weighting: str, denoiser: Denoiser, x_hat: Image, x: Image, t: 
     return jnp.mean(weight * mean_squared(x_hat, x))
 
 
-def reachable(target: Image, x_hat: Image) -> Image:
+def saturating_target(target: Image, x_hat: Image) -> Image:
     """The target, with x_hat in its place where a sampler that clips cannot tell the two apart.
 
     A clipped target of -1 is met by every x_hat <= -1, one of 1 by every x_hat >= 1. A plain

@@ -8,7 +8,7 @@ import itertools
 import math
 from typing import Any
 
-from distill_jax.diffusion.levels import LEVELS
+from distill_jax.diffusion.noise_levels import NOISE_LEVELS
 from distill_jax.diffusion.trained import Sampler, Trained, name_of
 from distill_jax.diffusion.weighting import WEIGHTINGS
 from distill_jax.methods.base import Method
@@ -34,8 +34,8 @@ def _grows(resolutions: tuple[int, ...]) -> bool:
 
 
 def _is_noise(levels: tuple) -> bool:
-    """Whether this is (a name in LEVELS, lowest level, highest level)."""
-    return len(levels) == 3 and levels[0] in LEVELS and 0 < levels[1] <= levels[2] < math.inf
+    """Whether this is (a name in NOISE_LEVELS, lowest level, highest level)."""
+    return len(levels) == 3 and levels[0] in NOISE_LEVELS and 0 < levels[1] <= levels[2] < math.inf
 
 
 COUNT = whole(1)
@@ -51,7 +51,7 @@ RESOLUTIONS = Rule(_grows, "whole numbers from 1 that do not shrink, such as (4,
 NOISE = Rule(
     _is_noise,
     "(distribution, lowest, highest) with noise levels sigma / alpha, 0 < lowest <= highest, and a "
-    f"distribution out of {', '.join(LEVELS)}",
+    f"distribution out of {', '.join(NOISE_LEVELS)}",
 )
 LEVEL = Rule(lambda level: 0 < level < math.inf, "a noise level sigma / alpha > 0, such as 2.5")
 
@@ -164,10 +164,10 @@ def check_scales(method: Method, teacher: Trained) -> None:
         )
     if not (method.dmd_weight or method.gan_weight or method.mmd_weight):
         raise ValueError("dmd_weight, gan_weight and mmd_weight are 0; expected a term that is on")
-    if method.gan_weight and not method.critic_weight:
+    if method.gan_weight and not method.discriminator_weight:
         raise ValueError(
-            f"gan_weight is {method.gan_weight} and critic_weight 0: nothing would train the "
-            "critic; give both a weight, or neither"
+            f"gan_weight is {method.gan_weight} and discriminator_weight 0: nothing would train "
+            "the discriminator; give both a weight, or neither"
         )
     if method.w and not method.dmd_weight:
         raise ValueError(f"w is {method.w}; expected 0 without DMD, which alone has use for it")

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser, without_dropout
-from distill_jax.diffusion.levels import level_of
+from distill_jax.diffusion.noise_levels import level_of
 from distill_jax.diffusion.schedule import Schedule
 from distill_jax.diffusion.trained import Renoise, Trained
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
@@ -41,9 +41,9 @@ from distill_jax.methods.matching import (
     Noisy,
     denoising_loss,
     diffuse,
+    normalised,
     on_path,
     one_call,
-    over,
     push,
     score_gap,
 )
@@ -58,13 +58,13 @@ class DecoupledDmd(Method):
     """K updates of the fake on the student's images, then one of the student; sees no images.
 
     The defaults are "Decoupled-Hybrid", the paper's own proposal (section 4.3), with the noise
-    levels of DMD2, and without its critic.
+    levels of DMD2, and without its discriminator.
 
     Args:
       times: falling times in (0, 1] of the student's calls; () for one call at sigma_init.
       sigma_init: the noise level of that one call.
       w: guidance strength of the teacher > -1.
-      levels: of the noise in DM: a law in LEVELS, lowest level, highest level.
+      levels: of the noise in DM: a name in NOISE_LEVELS, lowest and highest level.
       ca_levels: the same in CA.
       dm_weight: of DM; 0 needs no fake.
       ca_weight: of CA.
@@ -105,12 +105,12 @@ class DecoupledDmd(Method):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        fake = Phase("fake", DecoupledDmd.fake_loss, repeats=self.fake_updates)
+        fake = Phase("fake", DecoupledDmd.fake_loss, updates_per_iteration=self.fake_updates)
         student = Phase("student", DecoupledDmd.student_loss)
         return (fake, student) if self.dm_weight else (student,)
 
     def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> Loss:
-        """weight(l) |f_fake(z_t, t, c) - x|^2, x the student's, as in DMD2 without a critic."""
+        """weight(l) |f_fake(z_t, t, c) - x|^2, x the student's: DMD2 without a discriminator."""
         k_x, k_fake = jax.random.split(key)
         x, _ = on_path(k_x, nets.student, batch, self.sampler(nets.student.schedule).times)
         fake, levels = without_dropout(nets.fake), self.fake_levels
@@ -125,12 +125,12 @@ class DecoupledDmd(Method):
             z, t, _ = diffuse(k_dm, schedule, x, self.levels)
             c, guidance = self._teacher(nets.teacher, z, t, batch)
             residual, gap = x - c - self.w * guidance, nets.fake(z, t, batch.cond).x - c
-            g += self.dm_weight * over(gap, residual)
+            g += self.dm_weight * normalised(gap, residual)
             metrics["score_gap"] = score_gap(gap - self.fixed_w * guidance, residual)
         if self.ca_weight and self.w:
             z, t, _ = self._ca_noise(k_dm if self.shared else k_ca, schedule, x, step)
             c, guidance = self._teacher(nets.teacher, z, t, batch)
-            g -= self.ca_weight * over(self.w * guidance, x - c - self.w * guidance)
+            g -= self.ca_weight * normalised(self.w * guidance, x - c - self.w * guidance)
         return push(x, g), metrics
 
     def _teacher(
@@ -146,13 +146,13 @@ class DecoupledDmd(Method):
     def _ca_noise(
         self, key: jax.Array, schedule: Schedule, x: Image, step: jax.Array | int
     ) -> Noisy:
-        law, low, high = self.ca_levels
+        distribution, low, high = self.ca_levels
         with jax.ensure_compile_time_eval():
             calls = [float(level_of(schedule, jnp.asarray(t))) for t in self.times[1:]]
         if not (self.focused and calls):
             return diffuse(key, schedule, x, self.ca_levels)
         tops = [high, *(max(low, min(high, level)) for level in calls)]
-        drawn = [diffuse(key, schedule, x, (law, low, top)) for top in tops]
+        drawn = [diffuse(key, schedule, x, (distribution, low, top)) for top in tops]
         return jax.tree.map(lambda *each: jnp.stack(each)[step], *drawn)
 
     def sampler(self, schedule: Schedule) -> Renoise:

@@ -36,7 +36,7 @@ class Diffusion(Method):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """One update of the student, whose image size alternates where there are several."""
-        return (Phase("student", Diffusion.loss, turns=max(1, len(self.resolutions))),)
+        return (Phase("student", Diffusion.loss, variants=max(1, len(self.resolutions))),)
 
     def loss(
         self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0

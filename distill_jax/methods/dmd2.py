@@ -22,11 +22,11 @@ from distill_jax.methods.checks import (
     check_takes_no_w,
 )
 from distill_jax.methods.matching import (
-    critic_loss,
     denoising_loss,
     diffuse,
+    discriminator_loss,
     dmd_loss,
-    fool_loss,
+    generator_gan_loss,
     on_path,
     one_call,
     scaled,
@@ -38,7 +38,7 @@ from distill_jax.typing import Batch, Cond, Image, Time
 
 @traced()
 class Dmd2(Method):
-    """K updates of the fake and its critic on the student's images, then one of the student.
+    """K updates of the fake and its discriminator on the student's images, then one of the student.
 
     The defaults are those of one step without data; configs/imagenet64_dmd2.py has the numbers that
     were released for ImageNet 64.
@@ -48,15 +48,15 @@ class Dmd2(Method):
         (1.0, 0.75, 0.5, 0.25); () for one call at sigma_init.
       sigma_init: the noise level of that one call.
       w: guidance strength of the teacher > -1, which goes into the student's weights.
-      levels: of the noise in the student's phase: a law in LEVELS, lowest level, highest level.
+      levels: of the noise in the student's phase: a name in NOISE_LEVELS, lowest and highest level.
         The default is EDM's sampling grid from index 20 to 979 of 0 .. 999; index 980, where the
         released code ends, is 72.05.
-      fake_levels: the same in the fake's phase, and for the critic in both.
+      fake_levels: the same in the fake's phase, and for the discriminator in both.
       weighting: of the fake's denoising loss, a name in WEIGHTINGS.
       fake_updates: K.
-      gan_weight: of the student's loss against the critic; 0 needs neither critic nor images.
-      critic_weight: of the critic's loss, against 1 of the fake's denoising.
-      discriminator: what the critic is, a name in models.DISCRIMINATORS.
+      gan_weight: of the student's loss against the discriminator; 0 needs neither that nor images.
+      discriminator_weight: of the discriminator's loss, against 1 of the fake's denoising.
+      discriminator: what the discriminator is, a name in models.DISCRIMINATORS.
     """
 
     times: tuple = option(TIMES, ())
@@ -67,7 +67,7 @@ class Dmd2(Method):
     weighting: str = option(WEIGHTING, "edm")
     fake_updates: int = option(COUNT, 5)
     gan_weight: float = option(POSITIVE, 0.0)
-    critic_weight: float = option(POSITIVE, 1e-2)
+    discriminator_weight: float = option(POSITIVE, 1e-2)
     discriminator: str = "spatial"
 
     @property
@@ -87,46 +87,46 @@ class Dmd2(Method):
         return self.gan_weight == 0
 
     @property
-    def has_critic(self) -> bool:
+    def has_discriminator(self) -> bool:
         return self.gan_weight > 0
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        fake = Phase("fake", Dmd2.fake_loss, repeats=self.fake_updates)
+        fake = Phase("fake", Dmd2.fake_loss, updates_per_iteration=self.fake_updates)
         return (fake, Phase("student", Dmd2.student_loss))
 
     def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
-        """weight(l) |f_fake(z_t, t, c) - x|^2 + critic_weight * critic loss, x the student's.
+        """weight(l) |f_fake(z_t, t, c) - x|^2 + discriminator_weight * d_loss, x the student's.
 
         The fake is never guided and, as released, has no dropout. Data and samples are noised
         independently.
         """
-        k_x, k_fake, k_real, k_critic = jax.random.split(key, 4)
+        k_x, k_fake, k_real, k_d = jax.random.split(key, 4)
         x, _ = on_path(k_x, nets.student, batch, self.sampler(nets.student.schedule).times)
         fake, levels = without_dropout(nets.fake), self.fake_levels
         loss = denoising_loss(k_fake, fake, x, batch.cond, levels, self.weighting)
-        if not self.has_critic:
+        if not self.has_discriminator:
             return loss, {}
         real = self._logits(k_real, batch.x, batch.cond, nets.fake)
-        critic = critic_loss(real, self._logits(k_critic, x, batch.cond, nets.fake))
-        return loss + self.critic_weight * critic, {"critic_loss": critic}
+        d_loss = discriminator_loss(real, self._logits(k_d, x, batch.cond, nets.fake))
+        return loss + self.discriminator_weight * d_loss, {"discriminator_loss": d_loss}
 
     def student_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
-        """The DMD gradient at a random level, + gan_weight * the loss of fooling the critic."""
-        k_x, k_z, k_critic = jax.random.split(key, 3)
+        """The DMD gradient at a random level, + gan_weight * generator_gan_loss."""
+        k_x, k_z, k_d = jax.random.split(key, 3)
         x, _ = on_path(k_x, nets.student, batch, self.sampler(nets.student.schedule).times)
         z, t, _ = diffuse(k_z, nets.student.schedule, x, self.levels)
         real = scaled(nets.teacher, 1 + self.w, batch.null)(z, t, batch.cond).x
         fake = nets.fake(z, t, batch.cond).x
         loss, metrics = dmd_loss(x, real, fake), {"score_gap": score_gap(real - fake, real - x)}
-        if self.has_critic:
-            fool = fool_loss(self._logits(k_critic, x, batch.cond, nets.fake))
-            loss, metrics = loss + self.gan_weight * fool, {**metrics, "fool_loss": fool}
+        if self.has_discriminator:
+            g_loss = generator_gan_loss(self._logits(k_d, x, batch.cond, nets.fake))
+            return loss + self.gan_weight * g_loss, {**metrics, "generator_gan_loss": g_loss}
         return loss, metrics
 
     def _logits(self, key: jax.Array, x: Image, cond: Cond, fake: Denoiser) -> Time:
         z, t, _ = diffuse(key, fake.schedule, x, self.fake_levels)
-        return fake.critic(z, t, cond)
+        return fake.discriminator(z, t, cond)
 
     def sampler(self, schedule: Schedule) -> Renoise:
         return Renoise(self.times) if self.times else one_call(schedule, self.sigma_init)
@@ -135,7 +135,7 @@ class Dmd2(Method):
         super().check(teacher)
         check_takes_no_w(teacher)
         check_matching(self, teacher)
-        if self.gan_weight and not self.critic_weight:
-            raise ValueError("critic_weight is 0, so nothing trains the critic of gan_weight")
+        if self.gan_weight and not self.discriminator_weight:
+            raise ValueError("discriminator_weight is 0, so nothing trains the discriminator")
         if self.w != 0:
             check_has_null(teacher)

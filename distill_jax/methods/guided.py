@@ -10,7 +10,15 @@ import jax
 from distill_jax.diffusion.denoiser import clipped, guided
 from distill_jax.diffusion.schedule import add_noise
 from distill_jax.diffusion.trained import Trained
-from distill_jax.methods.base import Method, Metrics, Nets, draw_w, reachable, traced, weighted_mse
+from distill_jax.methods.base import (
+    Method,
+    Metrics,
+    Nets,
+    draw_w,
+    saturating_target,
+    traced,
+    weighted_mse,
+)
 from distill_jax.methods.checks import (
     COUNT,
     W_RANGE,
@@ -55,7 +63,7 @@ class Guided(Method):
         target = (clipped(teacher) if clip else teacher)(z_t, t, batch.cond).x
         x_hat = nets.student(z_t, t, {**batch.cond, "w": w}).x
         if clip:
-            target = reachable(target, x_hat)
+            target = saturating_target(target, x_hat)
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
     def check(self, teacher: Trained | None) -> None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser, guided
-from distill_jax.diffusion.levels import LEVELS, level_of, time_of
+from distill_jax.diffusion.noise_levels import NOISE_LEVELS, level_of, time_of
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.samplers import renoise
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
@@ -18,7 +18,7 @@ from distill_jax.diffusion.trained import Renoise
 from distill_jax.methods.base import weighted_mse
 from distill_jax.typing import Batch, Cond, Image, Time
 
-FLOOR = 1e-5  # The least mean |x - real| that a gap is divided by; SiD's.
+MIN_RESIDUAL = 1e-5  # The least mean |x - real| that a gap is divided by; SiD's.
 
 
 class Noisy(NamedTuple):
@@ -65,10 +65,10 @@ def one_call(schedule: Schedule, level: float) -> Renoise:
 
 
 def diffuse(key: jax.Array, schedule: Schedule, x: Image, levels: tuple) -> Noisy:
-    """The images at noise levels of their own; `levels` is a law in LEVELS and its two bounds."""
-    law, low, high = levels
+    """The images at noise levels drawn from `levels`: a name in NOISE_LEVELS and its bounds."""
+    distribution, low, high = levels
     k_t, k_eps = jax.random.split(key)
-    t = LEVELS[law](k_t, schedule, x.shape[:1], low, high)
+    t = NOISE_LEVELS[distribution](k_t, schedule, x.shape[:1], low, high)
     eps = jax.random.normal(k_eps, x.shape, x.dtype)
     return Noisy(add_noise(schedule, x, eps, t), t, eps)
 
@@ -91,7 +91,7 @@ def scaled(denoiser: Denoiser, kappa: float, null: Cond) -> Denoiser:
     return denoiser if kappa == 1 else guided(denoiser, kappa - 1, null)
 
 
-def difference(a: Prediction, b: Prediction, schedule: Schedule, t: Time) -> Image:
+def x_difference(a: Prediction, b: Prediction, schedule: Schedule, t: Time) -> Image:
     """a.x - b.x of two predictions from the same z, without cancellation.
 
     Both recombine to z, so it is (sigma / alpha) (b.eps - a.eps) too. Below the level 1 that form
@@ -104,10 +104,10 @@ def difference(a: Prediction, b: Prediction, schedule: Schedule, t: Time) -> Ima
     return jnp.where(level < 1, by_eps, a.x - b.x)
 
 
-def over(a: Image, residual: Image) -> Image:
-    """a / max(mean_pixels |residual|, FLOOR), without the gradient of the normaliser."""
+def normalised(a: Image, residual: Image) -> Image:
+    """a / max(mean_pixels |residual|, MIN_RESIDUAL), without the gradient of the normaliser."""
     mean = jnp.mean(jnp.abs(residual), axis=tuple(range(1, residual.ndim)), keepdims=True)
-    return a / jax.lax.stop_gradient(jnp.maximum(mean, FLOOR))
+    return a / jax.lax.stop_gradient(jnp.maximum(mean, MIN_RESIDUAL))
 
 
 def score_gap(gap: Image, residual: Image) -> jax.Array:
@@ -117,13 +117,13 @@ def score_gap(gap: Image, residual: Image) -> jax.Array:
     the fake still is the teacher, and it is too small by what the fake lags behind: look at its
     trend after the first hundreds of iterations, not at one value.
     """
-    return jnp.mean(jnp.abs(over(gap, residual)))
+    return jnp.mean(jnp.abs(normalised(gap, residual)))
 
 
 def dmd_loss(x: Image, real: Image, fake: Image) -> jax.Array:
     """0.5 mean |x - sg(x - g)|^2, whose gradient in x is g over the number of elements.
 
-        g = (fake - real) / max(mean_pixels |x - real|, FLOOR)
+        g = (fake - real) / max(mean_pixels |x - real|, MIN_RESIDUAL)
 
     Yin et al. (2024, arXiv:2405.14867; the normaliser is that of arXiv:2311.18828). sg stops the
     gradient, so there is none through the two networks. Without the normaliser,
@@ -134,7 +134,7 @@ def dmd_loss(x: Image, real: Image, fake: Image) -> jax.Array:
       real: the teacher's x at a noisy x.
       fake: the fake's x there.
     """
-    return push(x, over(fake - real, x - real))
+    return push(x, normalised(fake - real, x - real))
 
 
 def push(x: Image, g: Image) -> jax.Array:
@@ -142,11 +142,11 @@ def push(x: Image, g: Image) -> jax.Array:
     return 0.5 * jnp.mean(jnp.square(x - jax.lax.stop_gradient(x - g)))
 
 
-def critic_loss(real: Time, fake: Time) -> jax.Array:
+def discriminator_loss(real: Time, fake: Time) -> jax.Array:
     """Mean softplus(fake) + mean softplus(-real) of the logits of data and samples."""
     return jnp.mean(jax.nn.softplus(fake)) + jnp.mean(jax.nn.softplus(-real))
 
 
-def fool_loss(fake: Time) -> jax.Array:
-    """Mean softplus(-fake): samples that the critic takes for data."""
+def generator_gan_loss(fake: Time) -> jax.Array:
+    """Mean softplus(-fake): samples that the discriminator takes for data."""
     return jnp.mean(jax.nn.softplus(-fake))

@@ -18,7 +18,7 @@ from distill_jax.methods.base import (
     Metrics,
     Nets,
     drop_labels,
-    reachable,
+    saturating_target,
     traced,
     weighted_mse,
     with_w,
@@ -75,7 +75,7 @@ class Progressive(Method):
             target = ddim_target(schedule, target, prediction.x, t, mid, s)
         x_hat = nets.student(z_t, t, cond).x
         if clip:
-            target = reachable(target, x_hat)
+            target = saturating_target(target, x_hat)
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
     def check(self, teacher: Trained | None) -> None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser
-from distill_jax.diffusion.levels import time_of
+from distill_jax.diffusion.noise_levels import time_of
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.schedule import Schedule
 from distill_jax.diffusion.trained import Renoise, Trained
@@ -29,13 +29,13 @@ from distill_jax.methods.checks import (
 from distill_jax.methods.matching import (
     Noisy,
     denoising_loss,
-    difference,
     diffuse,
     generate,
+    normalised,
     one_call,
-    over,
     scaled,
     score_gap,
+    x_difference,
 )
 from distill_jax.runtime.options import number, option, optional
 from distill_jax.typing import Batch, Cond, Image
@@ -58,7 +58,7 @@ class SidLsg(Method):
         (1, 1, 1, kappa) is long guidance. 1 is the conditional model.
       w_range: strengths drawn uniformly for a teacher that takes w, None for one that does not.
       sigma_init: the noise level at which the student is called.
-      levels: of the noise in the student's phase: a law in LEVELS, lowest level, highest level.
+      levels: of the noise in the student's phase: a name in NOISE_LEVELS, lowest and highest level.
       fake_levels, weighting: of the fake's denoising loss; the latter is a name in WEIGHTINGS.
       fake_updates: K.
       null_dropout: probability of the null condition in the fake's phase, for the student and the
@@ -83,7 +83,7 @@ class SidLsg(Method):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """fake_updates updates of the fake, then one of the student."""
-        fake = Phase("fake", SidLsg.fake_loss, repeats=self.fake_updates)
+        fake = Phase("fake", SidLsg.fake_loss, updates_per_iteration=self.fake_updates)
         return (fake, Phase("student", SidLsg.student_loss))
 
     @property
@@ -124,7 +124,7 @@ class SidLsg(Method):
         x, cond = self._generate(k_x, batch, nets.student, k_dropout)
         noisy = diffuse(k_z, nets.student.schedule, x, self.levels)
         gap, residual, integrand = self.terms(x, noisy, cond, batch.null, nets)
-        loss = jnp.sum(over(integrand, residual)) / len(x)
+        loss = jnp.sum(normalised(integrand, residual)) / len(x)
         return self.loss_scale * loss, {"score_gap": score_gap(gap, residual)}
 
     def terms(
@@ -143,9 +143,9 @@ class SidLsg(Method):
             fake_3 = scaled(nets.fake, k_3, null)(z, t, cond)
 
         truth, schedule = Prediction(x, eps), nets.teacher.schedule
-        gap = difference(real, fake, schedule, t)
-        residual = difference(real, truth, schedule, t)
-        other = difference(fake_3, truth, schedule, t)
+        gap = x_difference(real, fake, schedule, t)
+        residual = x_difference(real, truth, schedule, t)
+        other = x_difference(fake_3, truth, schedule, t)
         return gap, residual, gap * ((1 - self.alpha) * residual + self.alpha * other)
 
     def _generate(

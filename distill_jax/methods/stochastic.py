@@ -13,7 +13,15 @@ from distill_jax.diffusion.denoiser import clipped
 from distill_jax.diffusion.samplers import ddim_step, ddim_target
 from distill_jax.diffusion.schedule import Schedule, add_noise
 from distill_jax.diffusion.trained import Trained
-from distill_jax.methods.base import Method, Metrics, Nets, reachable, traced, weighted_mse, with_w
+from distill_jax.methods.base import (
+    Method,
+    Metrics,
+    Nets,
+    saturating_target,
+    traced,
+    weighted_mse,
+    with_w,
+)
 from distill_jax.methods.checks import COUNT, W_RANGE, WEIGHTING, check_round
 from distill_jax.runtime.options import option, optional
 from distill_jax.typing import Batch
@@ -63,7 +71,7 @@ class Stochastic(Method):
         target = ddim_target(schedule, first.x, second.x, t, mid, s)
         x_hat = nets.student(z_t, t, cond).x
         if clip:
-            target = reachable(target, x_hat)
+            target = saturating_target(target, x_hat)
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
     def sampler(self, schedule: Schedule) -> trained.Stochastic:

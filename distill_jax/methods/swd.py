@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.kernels import KERNELS
-from distill_jax.diffusion.levels import LEVELS
+from distill_jax.diffusion.noise_levels import NOISE_LEVELS
 from distill_jax.diffusion.prediction import mean_squared
 from distill_jax.diffusion.resize import area, bicubic
 from distill_jax.diffusion.samplers import renoise
@@ -17,7 +17,13 @@ from distill_jax.diffusion.schedule import Schedule, add_noise, expand
 from distill_jax.diffusion.trained import Renoise, Trained
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
 from distill_jax.methods.checks import COUNT, NOISE, POSITIVE, RESOLUTIONS, TIMES, check_scales
-from distill_jax.methods.matching import critic_loss, dmd_loss, fool_loss, scaled, score_gap
+from distill_jax.methods.matching import (
+    discriminator_loss,
+    dmd_loss,
+    generator_gan_loss,
+    scaled,
+    score_gap,
+)
 from distill_jax.runtime.options import choice, option
 from distill_jax.typing import Batch, Image, Resized, Time
 
@@ -28,23 +34,21 @@ Loss = tuple[jax.Array, Metrics]
 class Swd(Method):
     """Updates of the fake on images of one step, then one of the student; the steps take turns.
 
-    Every term has a weight, 0 for off; what is off costs nothing. The defaults are those of the
-    released code, but for w, which is 6 there.
+    A term of weight 0 costs nothing. The defaults are the released code's, but for its w of 6.
 
     Args:
       times: of the steps, falling, in (0, 1].
       resolutions: sides of the images of the steps, growing to the data's; () is the data's only.
       w: guidance strength of the teacher in DMD.
       dmd_weight: of the distribution matching of teacher and fake.
-      gan_weight: of fooling the critic, a head on the fake's features.
-      critic_weight: of that critic's own loss, beside the fake's denoising.
+      gan_weight: of the loss against the discriminator, a head on the fake's features.
+      discriminator_weight: of that discriminator's own loss, beside the fake's denoising.
       mmd_weight: of the distance between features of data and samples; 1 is for "pseudo_huber".
       mmd: its kernel in KERNELS: "pseudo_huber" (the code), "linear" (the paper), "rbf", "energy".
       mmd_features: whose, "fake" (the code) or "teacher" (the paper).
-      dmd_levels: of the noise in DMD, and for the critic: a law in LEVELS, lowest level, highest.
-      mmd_levels, fake_levels: the same for MMD, and for the training of fake and critic.
-      backward: whether a step is given what the steps before it make, as in sampling, and not data
-        of their size, as in the paper.
+      dmd_levels: of the noise in DMD and GAN: a name in NOISE_LEVELS, lowest and highest level.
+      mmd_levels, fake_levels: the same for MMD, and for the training of fake and discriminator.
+      backward: steps get what those before them make, as in sampling; else data (the paper).
       fake_updates: of the fake for one of the student.
     """
 
@@ -53,7 +57,7 @@ class Swd(Method):
     w: float = option(POSITIVE, 0.0)
     dmd_weight: float = option(POSITIVE, 1.0)
     gan_weight: float = option(POSITIVE, 5e-3)
-    critic_weight: float = option(POSITIVE, 1e-2)
+    discriminator_weight: float = option(POSITIVE, 1e-2)
     mmd_weight: float = option(POSITIVE, 1.0)
     mmd: str = option(choice(KERNELS), "pseudo_huber")
     mmd_features: str = option(choice(("teacher", "fake")), "fake")
@@ -76,44 +80,41 @@ class Swd(Method):
         return self.w != 0
 
     @property
-    def has_critic(self) -> bool:
+    def has_discriminator(self) -> bool:
         return self.gan_weight != 0
 
     @property
     def needs_features(self) -> bool:
-        return self.has_critic or self.mmd_weight != 0
+        return self.has_discriminator or self.mmd_weight != 0
 
     @property
     def needs_fake(self) -> bool:
         """Whether any term of the student's loss asks the fake."""
         features = self.mmd_weight != 0 and self.mmd_features == "fake"
-        return self.dmd_weight != 0 or self.has_critic or features
+        return self.dmd_weight != 0 or self.has_discriminator or features
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        student = Phase("student", Swd.student_loss, turns=self.num_steps)
+        student = Phase("student", Swd.student_loss, variants=self.num_steps)
         fake = Phase("fake", Swd.fake_loss, self.fake_updates, self.num_steps)
         return (fake, student) if self.needs_fake else (student,)
 
     def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0) -> Loss:
-        """|f_fake(z_t, t, c) - x|^2, x the student's in step `turn`, and the critic's loss."""
+        """|f_fake(z_t, t, c) - x|^2, x the student's in step `turn`, + the discriminator's loss."""
         k_x, k_z = jax.random.split(key)
         real, x = self._images(k_x, batch, nets.student, turn)
         fake, cond = nets.fake, batch.cond
         z_real, z, t = _noisy(k_z, fake.schedule, self.fake_levels, real, x)
         loss = denoising = jnp.mean(mean_squared(fake(z, t, cond).x, x))
         metrics = {"denoising_loss": denoising}
-        if self.has_critic:
-            logits = fake.critic(z_real, t, cond), fake.critic(z, t, cond)
-            metrics["critic_loss"] = critic_loss(*logits)
-            loss += self.critic_weight * metrics["critic_loss"]
+        if self.has_discriminator:
+            logits = fake.discriminator(z_real, t, cond), fake.discriminator(z, t, cond)
+            metrics["discriminator_loss"] = discriminator_loss(*logits)
+            loss += self.discriminator_weight * metrics["discriminator_loss"]
         return loss, metrics
 
     def student_loss(self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0) -> Loss:
-        """The weighted sum of DMD, GAN and MMD losses of the student's images in step `turn`.
-
-        DMD and GAN share z_t. "score_gap" tells how far teacher and fake are apart.
-        """
+        """The weighted sum of the DMD, GAN (at the same z_t) and MMD losses of step `turn`."""
         k_x, k_dmd, k_mmd = jax.random.split(key, 3)
         real, x = self._images(k_x, batch, nets.student, turn)
         schedule, cond, loss, metrics = nets.student.schedule, batch.cond, 0.0, {}
@@ -124,8 +125,8 @@ class Swd(Method):
             loss += self.dmd_weight * dmd_loss(x, guide, fake)
             metrics["score_gap"] = score_gap(guide - fake, guide - x)
         if self.gan_weight:
-            metrics["fool_loss"] = fool_loss(nets.fake.critic(z, t, cond))
-            loss += self.gan_weight * metrics["fool_loss"]
+            metrics["generator_gan_loss"] = generator_gan_loss(nets.fake.discriminator(z, t, cond))
+            loss += self.gan_weight * metrics["generator_gan_loss"]
         if self.mmd_weight:
             z_real, z, t = _noisy(k_mmd, schedule, self.mmd_levels, real, x)
             features = (nets.teacher if self.mmd_features == "teacher" else nets.fake).features
@@ -163,8 +164,7 @@ def _noisy(
     key: jax.Array, schedule: Schedule, levels: tuple, real: Image, x: Image
 ) -> tuple[Image, Image, Time]:
     """Data and samples with the same noise, each pair at a time of its own."""
-    law, low, high = levels
     k_t, k_eps = jax.random.split(key)
-    t = LEVELS[law](k_t, schedule, x.shape[:1], low, high)
+    t = NOISE_LEVELS[levels[0]](k_t, schedule, x.shape[:1], *levels[1:])
     eps = jax.random.normal(k_eps, x.shape, x.dtype)
     return add_noise(schedule, real, eps, t), add_noise(schedule, x, eps, t), t

@@ -16,13 +16,13 @@ from distill_jax.typing import Tree
 # (channels, stride) of the 3x3 convolutions; the mean over the last one's pixels is the features.
 LAYERS = ((32, 2), (64, 2), (128, 1), (128, 2))
 EPOCHS, BATCH, LEARNING_RATE = 3, 128, 4e-3
-LEAST, MOST_EPOCHS = 300, 30  # Updates; fewer where they would be more than so many epochs.
+MIN_UPDATES, MOST_EPOCHS = 300, 30  # Updates; fewer where they would be more than so many epochs.
 ADAM = optax.scale_by_adam()
 TURNS = 4  # Quarter turns, the classes of images without any.
 
 
 class ConvNet:
-    """The yardstick where images are too large for a perceptron: see features.Classifier.
+    """The feature network where images are too large for a perceptron: see features.Classifier.
 
     Without labels it learns to tell by how many quarter turns an image was rotated (Gidaris et al.
     2018, arXiv:1803.07728), which needs features of what is to be seen as well.
@@ -34,10 +34,12 @@ class ConvNet:
       x: training images (n, h, w, c), square, float32 in [-1, 1] or uint8.
       label: their classes (n,), None where there are none.
       seed: of its initialisation and order; the protocol's is 0.
-      least: updates of small data; the protocol's is LEAST.
+      least: updates of small data; the protocol's is MIN_UPDATES.
     """
 
-    def __init__(self, x: np.ndarray, label: np.ndarray | None, seed: int = 0, least: int = LEAST):
+    def __init__(
+        self, x: np.ndarray, label: np.ndarray | None, seed: int = 0, least: int = MIN_UPDATES
+    ):
         rng = np.random.default_rng(seed)
         classes = TURNS if label is None else int(label.max()) + 1
         updates = _updates(len(x), least)
@@ -61,7 +63,7 @@ class ConvNet:
         """The fraction of images that it puts into the class they are meant to show."""
         return float(np.mean(self._batched(_logits, x).argmax(-1) == label))
 
-    def turns_accuracy(self, x: np.ndarray) -> float:
+    def rotation_accuracy(self, x: np.ndarray) -> float:
         """Without labels: the fraction of images whose turn it tells, a quarter by chance."""
         turns = np.arange(len(x)) % TURNS
         return self.accuracy(_turned(x, turns), turns)

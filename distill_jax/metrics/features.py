@@ -15,7 +15,7 @@ NOISE = 0.25
 class Classifier:
     """A two-layer perceptron on flattened images; its second hidden layer gives the features.
 
-    A yardstick for one dataset: a Frechet distance in its features is `FD-<dataset>`, comparable
+    A measure for one dataset: a Frechet distance in its features is `FD-<dataset>`, comparable
     within the same protocol and with nothing else, and never FID.
 
     Args:

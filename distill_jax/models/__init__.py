@@ -1,11 +1,11 @@
 """The network families by name, (spec, **options) -> Network, and the discriminators' heads."""
 
 from distill_jax.models.adm_unet import adm_unet
-from distill_jax.models.critic import critic_head
 from distill_jax.models.discriminators import DISCRIMINATORS
 from distill_jax.models.dit import dit
 from distill_jax.models.exact import mixture
 from distill_jax.models.mlp import mlp
+from distill_jax.models.pooled import pooled_head
 from distill_jax.models.song_unet import song_unet
 from distill_jax.models.unet import unet
 
@@ -18,4 +18,4 @@ NETWORKS = {
     "song_unet": song_unet,
 }
 
-__all__ = ["DISCRIMINATORS", "NETWORKS", "critic_head"]
+__all__ = ["DISCRIMINATORS", "NETWORKS", "pooled_head"]

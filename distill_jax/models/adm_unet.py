@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import as_network, with_numbers
-from distill_jax.models.residual_unet import LEVELS, Architecture, ResidualUNet, noise_level
+from distill_jax.models.residual_unet import MULTIPLIERS, Architecture, ResidualUNet, noise_level
 from distill_jax.runtime.options import choice, option, whole
 from distill_jax.typing import Cond, Image, Output, Time
 
@@ -42,7 +42,7 @@ class AdmArchitecture(Architecture):
     """
 
     channels: int = option(whole(4, 2), 192)
-    multipliers: tuple[int | float, ...] = option(LEVELS, (1, 2, 3, 4))
+    multipliers: tuple[int | float, ...] = option(MULTIPLIERS, (1, 2, 3, 4))
     blocks: int = option(whole(1), 3)
     attention: tuple[int, ...] = (32, 16, 8)
     heads: int | None = None

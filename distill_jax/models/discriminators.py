@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from distill_jax.diffusion.denoiser import Head
-from distill_jax.models.critic import as_head, critic_head
+from distill_jax.models.pooled import as_head, pooled_head
 from distill_jax.typing import Time
 
 # PyTorch's for convolutions: uniform, of variance 1 / (3 fan_in).
@@ -93,6 +93,6 @@ def spatial_head(shape: tuple[int, ...]) -> Head:
 
 
 DISCRIMINATORS: dict[str, Callable[[tuple[int, ...]], Head]] = {
-    "pooled": lambda shape: critic_head(),  # SwD's, for images of any shape.
+    "pooled": lambda shape: pooled_head(),  # SwD's, for images of any shape.
     "spatial": spatial_head,
 }

@@ -20,7 +20,7 @@ from distill_jax.typing import Image, Output, Time
 
 Taps = tuple[int, ...]
 DROPOUT = Rule(lambda value: 0 <= value < 1, "a probability in [0, 1)")
-LEVELS = Rule(lambda value: min(value, default=0) > 0, "a positive number for each level")
+MULTIPLIERS = Rule(lambda value: min(value, default=0) > 0, "a positive number for each level")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Architecture:
 
     spec: Spec
     channels: int = option(whole(4, 2), 128)
-    multipliers: tuple[int | float, ...] = option(LEVELS, (2, 2, 2))
+    multipliers: tuple[int | float, ...] = option(MULTIPLIERS, (2, 2, 2))
     blocks: int = option(whole(1), 4)
     attention: tuple[int, ...] = (16,)
     dropout: float = option(DROPOUT, 0.0)

@@ -31,7 +31,7 @@ def calls(run: Run, stage: Stage, cadence: Cadence, done: int) -> Iterator[Call]
         rows = [list(itertools.islice(drawn, stage.updates)) for _ in iterations]
         if cadence.per_call > 1:
             rows = [jax.tree.map(lambda *x: np.stack(x, axis=1), *rows)]
-        yield Call(iterations, tuple(Batch(*layout.place(row), null) for row in rows[0]))
+        yield Call(iterations, tuple(Batch(*layout.shard_batch(row), null) for row in rows[0]))
 
 
 def make_iterate(

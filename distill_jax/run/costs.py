@@ -148,9 +148,10 @@ def _flops(
 
         return flops(jax.value_and_grad(loss), params[phase.trains], method, params, batch)
 
-    if phase.turns == 1:
-        return phase.repeats * of()
-    return phase.repeats * sum(of(turn) for turn in range(phase.turns)) // phase.turns
+    count, variants = phase.updates_per_iteration, phase.variants
+    if variants == 1:
+        return count * of()
+    return count * sum(of(turn) for turn in range(variants)) // variants
 
 
 @functools.cache
@@ -207,15 +208,15 @@ def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
             "On each device, beside the activations and gradients of an update "
             "(--plan=compile has those):",
             logging.table(("stage", *cost.kept, "together"), kept),
-            *_show_unsplit(run, shapes),
+            *_show_replicated(run, shapes),
         )
     )
 
 
-def _show_unsplit(run: Run, shapes: Tree, most: int = 5) -> Iterator[str]:
+def _show_replicated(run: Run, shapes: Tree, most: int = 5) -> Iterator[str]:
     """What no device leaves to others, where devices share networks."""
     if run.layout.mesh.size > run.layout.mesh.shape["data"]:
-        sizes = run.layout.unsplit(shapes)
+        sizes = run.layout.replicated_bytes(shapes)
         largest = ", ".join(f"{name} {scaled(sizes[name], BYTES)}" for name in [*sizes][:most])
         yield (
             f"{len(sizes)} of {len(jax.tree.leaves(shapes))} arrays of the network are whole on "
@@ -303,7 +304,7 @@ def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
             phase = stages[first].method.phases[index]
             logging.say(f"compiling the update of {names}")
             began = time.monotonic()
-            compiled = compile_update(run, stages[first], index, phase.turns - 1)
+            compiled = compile_update(run, stages[first], index, phase.variants - 1)
             seconds, memory = time.monotonic() - began, compiled.memory_analysis()
             theirs = compiled.cost_analysis().get("flops", 0) * jax.device_count()
             sizes = {
@@ -314,7 +315,7 @@ def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
             }
             together = sum(sizes.values()) - 2 * sizes["of these in place"]
             amounts = [scaled(size, BYTES) for size in (*sizes.values(), together)]
-            flop = (scaled(counted / phase.repeats, FLOP), scaled(theirs, FLOP))
+            flop = (scaled(counted / phase.updates_per_iteration, FLOP), scaled(theirs, FLOP))
             rows.append((names, index, f"{seconds:.0f}", *flop, *amounts))
     titles = ("stage", "phase", "seconds to compile", "FLOP counted", "FLOP by XLA")
     return logging.table((*titles, *sizes, "together"), rows)

@@ -13,7 +13,7 @@ from distill_jax.storage import checkpoint
 from distill_jax.typing import Tree
 
 # Keys of a config that a manifest repeats.
-KEPT = ("schedule", "parameterization", "matmul_precision", "data")
+MANIFEST_KEYS = ("schedule", "parameterization", "matmul_precision", "data")
 
 
 def finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
@@ -42,7 +42,7 @@ def finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
         lineage=lineage,
         adapters=adapters,
         codec=run.codec and _reference(run.codec.directory, final),
-        **{key: config[key] for key in KEPT},
+        **{key: config[key] for key in MANIFEST_KEYS},
     ).to_json()
     checkpoint.save_final(final, weights, manifest, fake)
 

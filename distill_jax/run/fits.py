@@ -70,7 +70,7 @@ class CodecFit:
         Raises:
           ValueError: where another codec was finished there, or one for other images.
         """
-        if not distributed.agree(self.finished):
+        if not distributed.broadcast_from_first(self.finished):
             images = jnp.asarray(normalise(self.source.images("train", IMAGES).x))
             params = self.kind.fit(np.asarray(images))
             manifest = {

@@ -34,9 +34,11 @@ def run(
     Returns:
       Whether there was anything to do.
     """
-    todo = [stage for stage in planned.stages if not distributed.agree(stage.finished)]
+    todo = [
+        stage for stage in planned.stages if not distributed.broadcast_from_first(stage.finished)
+    ]
     if todo:
-        for split in ("train", "held_out"):  # Data that are missing end a run before it begins.
+        for split in ("train", "test"):  # Data that are missing end a run before it begins.
             planned.dataset.images(split, 1)
     if profile:
         steps = {stage.name: stage.spec.steps for stage in planned.stages}
@@ -63,6 +65,6 @@ def draw_grids(planned: Run, stop: Callable[[], bool]) -> None:
         if stop():
             raise InterruptedError("stopped while drawing grids")
         grid = stage.directory / "grid.png"
-        if not distributed.agree(grid.exists()):
+        if not distributed.broadcast_from_first(grid.exists()):
             student = load(stage.directory, planned.layout, planned.parts, planned.allow)
             pictures.draw(student, grid, planned.config.evaluate.w, planned.dataset)

@@ -135,8 +135,8 @@ def _plan_stage(
         check_conditions(method, dataset.spec, teacher.network_spec.spec.data)
     frozen = teacher.network_spec if method.needs_teacher else None
     fake = any(phase.trains == "fake" for phase in method.phases)
-    critic = method.discriminator if method.has_critic else ""
-    roles = Roles(network_spec, frozen, fake, critic, full=tuple(spec.new))
+    discriminator = method.discriminator if method.has_discriminator else ""
+    roles = Roles(network_spec, frozen, fake, discriminator, full=tuple(spec.new))
     roles = find_roles(spec, method, roles, teacher, start)
     fake_start = find_fake(spec, roles, before, allow)
     shapes = _shapes(config, roles, trained.inputs, teacher, start, fake_start)
@@ -192,7 +192,8 @@ def _student_network(
         )
     described = {"schedule": config.schedule.to_dict(), "parameterization": config.parameterization}
     network_spec = make_network({**described, "model": model}, dataset.spec, EVERYTHING)
-    if (method.needs_features or method.has_critic) and network_spec.network.features is None:
+    needed = method.needs_features or method.has_discriminator
+    if needed and network_spec.network.features is None:
         raise ValueError(
             f"method {name!r} looks into the middle of its networks, and network "
             f"{model['name']!r} offers no features; take one that does, such as mlp, dit and unet"

@@ -8,7 +8,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def ahead(items: Generator[Item], count: int) -> Iterator[Item]:
+def prefetch(items: Generator[Item], count: int) -> Iterator[Item]:
     """The same items in their order, made on a thread, at most `count` of them too early.
 
     What making an item raises is raised where it would have been yielded. The thread begins with
@@ -19,7 +19,7 @@ def ahead(items: Generator[Item], count: int) -> Iterator[Item]:
       items: made by a function of their number, not of when they are asked for.
       count: from 1.
     """
-    thread, end = ThreadPoolExecutor(1, "ahead"), object()
+    thread, end = ThreadPoolExecutor(1, "prefetch"), object()
     try:
         made = collections.deque(thread.submit(next, items, end) for _ in range(count))
         while True:

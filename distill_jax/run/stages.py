@@ -61,7 +61,7 @@ class Stage:
     @property
     def updates(self) -> int:
         """Updates, and batches, of one iteration."""
-        return sum(phase.repeats for phase in self.method.phases)
+        return sum(phase.updates_per_iteration for phase in self.method.phases)
 
     @property
     def rates(self) -> Rates:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from distill_jax.run.begin import begin
 from distill_jax.run.calls import calls, make_iterate
 from distill_jax.run.plan import Run
-from distill_jax.run.prefetch import ahead
+from distill_jax.run.prefetch import prefetch
 from distill_jax.run.stages import Stage
 from distill_jax.runtime import logging
 from distill_jax.storage.states import States
@@ -36,7 +36,7 @@ def train_stage(
     log = logging.StageLog(stage.directory, stage.name, spec.steps, done, images, ideal)
     try:
         with (
-            contextlib.closing(ahead(made, 2)) as early,
+            contextlib.closing(prefetch(made, 2)) as early,
             tracing(profile, iterate, run.workdir / "profile") as traced,
         ):
             state = train(traced, state, early, cadence, log.log, states.save, stop)

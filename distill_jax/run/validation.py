@@ -133,7 +133,7 @@ def claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
             )
         for line in lines:
             logging.say(f"--resume=force: changed{line}")
-    distributed.wait("all have read the config of the workdir")
+    distributed.barrier("all have read the config of the workdir")
     if distributed.first():
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, new)

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from distill_jax.runtime import distributed
 
 PACKAGE = str(pathlib.Path(__file__).parents[1])
-PASSING = (ConnectionAbortedError, ConnectionRefusedError, ConnectionResetError, TimeoutError)
+TRANSIENT = (ConnectionAbortedError, ConnectionRefusedError, ConnectionResetError, TimeoutError)
 NETWORK = ("requests", "aiohttp")
 
 
@@ -96,7 +96,7 @@ def is_message(error: Exception) -> bool:
     The network that leads to a bucket is no mistake of his, and may be back at the next try.
     """
     if isinstance(error, OSError):
-        return not (isinstance(error, PASSING) or type(error).__module__.startswith(NETWORK))
+        return not (isinstance(error, TRANSIENT) or type(error).__module__.startswith(NETWORK))
     last = traceback.extract_tb(error.__traceback__)[-1]
     return last.filename.startswith(PACKAGE) and (last.line or "raise").startswith("raise")
 

@@ -1,4 +1,4 @@
-"""Several processes as one run: how they find each other, agree and wait for each other.
+"""Several processes as one run: how they find each other, exchange values and wait for all.
 
 With one process all of it does nothing.
 """
@@ -61,20 +61,20 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
-def agree(value: int) -> int:
+def broadcast_from_first(value: int) -> int:
     """The value that the first process has; all must call it, and it waits for all."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
 
 
-def wait(name: str) -> None:
-    """Waits until all processes are here; `name` tells places apart."""
+def barrier(name: str) -> None:
+    """Waits until all processes are here; `name` tells barriers apart."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
-def fetch(tree: Any) -> Any:
+def allgather(tree: Any) -> Any:
     """The whole arrays as NumPy's, on every process; all must call it."""
     if jax.process_count() == 1:
         return jax.device_get(tree)

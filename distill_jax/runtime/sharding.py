@@ -102,7 +102,7 @@ class Layout:
         """
         return tree if self.mesh.shape["fsdp"] == 1 else _gathered(self, tree)
 
-    def whole(self, tree: Tree) -> Tree:
+    def without_fsdp(self, tree: Tree) -> Tree:
         """`shardings` without fsdp."""
 
         def without(sharding: NamedSharding) -> NamedSharding:
@@ -111,7 +111,7 @@ class Layout:
 
         return jax.tree.map(without, self.shardings(tree))
 
-    def unsplit(self, tree: Tree) -> dict[str, int]:
+    def replicated_bytes(self, tree: Tree) -> dict[str, int]:
         """Bytes of the leaves that every device keeps whole, by name, the largest first."""
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         shardings = jax.tree.leaves(self.shardings(tree))
@@ -122,7 +122,7 @@ class Layout:
         }
         return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
-    def place(self, arrays: Tree) -> Tree:
+    def shard_batch(self, arrays: Tree) -> Tree:
         """A global batch from this process's part of it, split over the mesh."""
         return jax.tree.map(
             lambda part: jax.make_array_from_process_local_data(self.batch, part), arrays
@@ -134,10 +134,10 @@ class Layout:
             lambda whole: jax.make_array_from_process_local_data(self.replicated, whole), arrays
         )
 
-    def spread(self, tree: Tree) -> Tree:
+    def pad_and_shard(self, tree: Tree) -> Tree:
         """The same tree, split like a batch; for use under jit.
 
-        The last row is repeated until the devices divide the length; `cut` takes that off again.
+        The last row is repeated until the devices divide the length; `unpad` takes that off again.
         """
 
         def split(leaf: jax.Array) -> jax.Array:
@@ -147,8 +147,8 @@ class Layout:
 
         return jax.tree.map(split, tree)
 
-    def cut(self, x: jax.Array, num: int) -> jax.Array:
-        """The first rows of what came of a spread batch."""
+    def unpad(self, x: jax.Array, num: int) -> jax.Array:
+        """The first `num` rows of what a padded batch became, without its padding."""
         return x if len(x) == num else jax.lax.with_sharding_constraint(x[:num], self.replicated)
 
     def check_batch(self, size: int) -> None:
@@ -183,7 +183,7 @@ class Layout:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _gathered(layout: Layout, tree: Tree) -> Tree:
     """The tree without fsdp; its gradient has the shardings of the layout."""
-    return jax.lax.with_sharding_constraint(tree, layout.whole(tree))
+    return jax.lax.with_sharding_constraint(tree, layout.without_fsdp(tree))
 
 
 def _gathered_forward(layout: Layout, tree: Tree) -> tuple[Tree, None]:

@@ -54,6 +54,6 @@ class Draw:
             size = min(batch, self.num - start)
             key = jax.random.key(self.seed)
             x = student.sample(key, size, part, w, num_steps, variance, start)
-            parts.append(distributed.fetch(x))
+            parts.append(distributed.allgather(x))
             self.each(start + size)
         return np.concatenate(parts), time.perf_counter() - began

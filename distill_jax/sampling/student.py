@@ -339,12 +339,12 @@ def _sample(
 ) -> Image:
     """Traced in everything but shapes: one program for all w and all numbers of steps."""
     (params, guiding), (key, first, z), num = networks, drawn, len(drawn[-1])
-    z, cond = layout.spread((z, cond))
+    z, cond = layout.pad_and_shard((z, cond))
     key = _keys(key, first + jnp.arange(len(z)))
     if guiding is not None:
-        guiding = layout.spread(guiding[0]), guiding[1]
+        guiding = layout.pad_and_shard(guiding[0]), guiding[1]
     denoiser = bound(network_spec, layout.gather(params), guiding)
-    x = layout.cut(sampler(key, denoiser, z, cond), num)
+    x = layout.unpad(sampler(key, denoiser, z, cond), num)
     return jnp.clip(x, -1.0, 1.0) if denoiser.bounded and sampler.decodes else x
 
 

@@ -52,28 +52,28 @@ def save_final(
         if distributed.first():
             found = {FINGERPRINTS[name]: fingerprint(directory, name) for name in networks}
             content = {"format": checksums.FORMAT, **manifest, **found}
-            write_json(directory / "manifest.json", checksums.signed(content))
-    distributed.wait("final written")
+            write_json(directory / "manifest.json", checksums.with_checksum(content))
+    distributed.barrier("final written")
 
 
 def _save_tree(path: epath.Path, tree: Tree, stage: str | None) -> None:
     """Writes the arrays of a final/, with their checksums."""
     if distributed.first() and path.exists():  # Of a manifest that was lost, or never written.
         set_aside(path, path.parent / f"{path.name}_without_manifest")
-    distributed.wait("final set aside")
-    options = in_background(lambda: checksums.seal(unnamed(path), stage))
+    distributed.barrier("final set aside")
+    options = in_background(lambda: checksums.write(unnamed(path), stage))
     trees.write(path, tree, options)
 
 
 def record(directory: epath.PathLike, metrics: Mapping[str, Any]) -> None:
     """Puts measured quality, with the name of its protocol, into a final/'s manifest."""
     path = epath.Path(directory) / "manifest.json"
-    write_json(path, checksums.signed({**read_manifest(directory), "metrics": metrics}))
+    write_json(path, checksums.with_checksum({**read_manifest(directory), "metrics": metrics}))
 
 
 def fingerprint(directory: epath.PathLike, name: str = "params") -> int:
     """A number that differs between finals with different weights; 0 when they are damaged."""
-    path = epath.Path(directory) / name / checksums.SEAL
+    path = epath.Path(directory) / name / checksums.FILE
     return zlib.crc32(path.read_bytes()) if path.exists() else 0
 
 
@@ -99,7 +99,7 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
         raise ValueError(f"{path} is no manifest of distill_jax: it has no format number")
     checksums.check_format(path, manifest["format"])
-    if not checksums.is_signed(manifest):
+    if not checksums.is_intact(manifest):
         raise ValueError(
             f"{path} is damaged: its checksum is wrong; {_again(path.parent)} (if you changed it "
             'by hand, take its line "checksum" out)'
@@ -132,8 +132,8 @@ def load_params(
     path = directory / name
     advice = _again(directory)
     checksums.read(path)  # On every process, for it refuses a newer format.
-    fault = checksums.damage(path) if distributed.first() else None
-    if distributed.agree(int(fault is not None)):
+    fault = checksums.verify(path) if distributed.first() else None
+    if distributed.broadcast_from_first(int(fault is not None)):
         raise ValueError(f"{path} is damaged ({fault or 'says the first process'}); {advice}")
     expected = read_manifest(directory).get(FINGERPRINTS[name])
     if expected not in (None, fingerprint(directory, name)):

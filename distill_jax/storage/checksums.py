@@ -1,6 +1,6 @@
-"""Seals: a list of a checkpoint's files, with their sizes and checksums.
+"""The listing of a checkpoint's files, with their sizes and checksums.
 
-A seal is written before its checkpoint gets its name, so a checkpoint without one is damaged.
+It is written before its checkpoint gets its name, so a checkpoint without one is damaged.
 """
 
 import concurrent.futures
@@ -13,47 +13,48 @@ from etils import epath
 
 from distill_jax.runtime.files import write_json
 
-FORMAT = 3  # Of seals and manifests.
-SEAL = "checksums.json"
-# What the storage layer writes after the seal, and nothing is read from.
-UNSEALED = (SEAL, "_CHECKPOINT_METADATA", "commit_success.txt")
+FORMAT = 3  # Of listings and manifests.
+FILE = "checksums.json"
+# What the storage layer writes after the listing, and nothing is read from.
+UNLISTED = (FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 
-def seal(directory: epath.PathLike, stage: str | None = None) -> None:
+def write(directory: epath.PathLike, stage: str | None = None) -> None:
     """Lists every file below a directory with its size and CRC-32, and whose checkpoint it is."""
     directory = epath.Path(directory)
-    files = [path for path in _walk(directory) if path.name not in UNSEALED]
+    files = [path for path in _walk(directory) if path.name not in UNLISTED]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         prints = pool.map(_fingerprint, files)
         names = [str(path.relative_to(directory)) for path in files]
         listing = dict(zip(names, prints, strict=True))
-    write_json(directory / SEAL, signed({"format": FORMAT, "stage": stage, "files": listing}))
+    content = {"format": FORMAT, "stage": stage, "files": listing}
+    write_json(directory / FILE, with_checksum(content))
 
 
 def read(directory: epath.Path) -> dict[str, Any]:
-    """The seal; empty when there is none that can be read.
+    """The listing; empty when there is none that can be read.
 
     Raises:
       ValueError: when a newer version wrote it.
     """
     try:
-        content = json.loads((directory / SEAL).read_text())
+        content = json.loads((directory / FILE).read_text())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
         return {}
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         return {}
-    check_format(directory / SEAL, content["format"])
-    return content if is_signed(content) else {}
+    check_format(directory / FILE, content["format"])
+    return content if is_intact(content) else {}
 
 
-def damage(directory: epath.PathLike) -> str | None:
-    """What differs from the seal, None when nothing does."""
+def verify(directory: epath.PathLike) -> str | None:
+    """What differs from the listing, None when nothing does."""
     directory = epath.Path(directory)
-    if not (directory / SEAL).exists():
-        return f"{SEAL} is missing"
+    if not (directory / FILE).exists():
+        return f"{FILE} is missing"
     listing = read(directory).get("files")
     if not isinstance(listing, dict):
-        return f"{SEAL} cannot be read"
+        return f"{FILE} cannot be read"
     with concurrent.futures.ThreadPoolExecutor() as pool:
         files = [directory / name for name in listing]
         prints = pool.map(lambda file: _fingerprint(file) if file.exists() else None, files)
@@ -67,15 +68,15 @@ def damage(directory: epath.PathLike) -> str | None:
     return None
 
 
-def signed(content: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
     """The same content of a JSON file, with the checksum of all of it."""
     content = {key: value for key, value in content.items() if key != "checksum"}
     return {**content, "checksum": zlib.crc32(json.dumps(content, sort_keys=True).encode())}
 
 
-def is_signed(content: Mapping[str, Any]) -> bool:
-    """Whether the content has the checksum it was signed with, or none."""
-    return content.get("checksum", True) in (True, signed(content)["checksum"])
+def is_intact(content: Mapping[str, Any]) -> bool:
+    """Whether the content has the checksum that is written in it, or none at all."""
+    return content.get("checksum", True) in (True, with_checksum(content)["checksum"])
 
 
 def check_format(path: epath.Path, number: int) -> None:

@@ -54,7 +54,7 @@ class States:
             preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
             lightweight_initialize=True,  # A state whose metadata are damaged is no reason to fail.
-            async_options=in_background(self._seal),
+            async_options=in_background(self._write_listing),
         )
         self._manager = _Manager(self._directory, options=options)
 
@@ -87,7 +87,7 @@ class States:
           ValueError: when an undamaged state has another structure than `like`, is another stage's,
             or was written by a newer version.
         """
-        while (step := distributed.agree(max(self.steps(), default=-1))) >= 0:
+        while (step := distributed.broadcast_from_first(max(self.steps(), default=-1))) >= 0:
             directory = self._directory / str(step)
             stage = checksums.read(directory).get("stage", self._stage)
             if stage != self._stage:
@@ -95,15 +95,15 @@ class States:
                     f"{directory} is a state of stage {stage}, not of {self._stage}: move it away, "
                     "and the one before it is used"
                 )
-            fault = checksums.damage(directory) if distributed.first() else None
-            if not distributed.agree(int(fault is not None)):
+            fault = checksums.verify(directory) if distributed.first() else None
+            if not distributed.broadcast_from_first(int(fault is not None)):
                 advice = f"move {self._directory} away to begin the stage again"
                 return trees.read(directory / "state", like, advice)
             if distributed.first():
                 aside = set_aside(directory, self._directory.parent / f"damaged_{step}")
                 then = "using the one before it" if len(self.steps()) > 1 else "there is no other"
                 warn(f"{directory}: damaged ({fault}); kept as {aside.name}, {then}")
-            distributed.wait("set aside")
+            distributed.barrier("set aside")
             self._manager.reload()
         return None
 
@@ -113,6 +113,6 @@ class States:
             self._manager.wait_until_finished()
             self._manager.close()
 
-    def _seal(self) -> None:
+    def _write_listing(self) -> None:
         """Called by the first process in the background, before a state gets its name."""
-        checksums.seal(unnamed(self._directory / str(self._saving)), self._stage)
+        checksums.write(unnamed(self._directory / str(self._saving)), self._stage)

@@ -13,14 +13,14 @@ from distill_jax.storage.weights import LeafError
 from distill_jax.typing import Tree
 
 
-def in_background(seal: Callable[[], None]) -> ocp.options.AsyncOptions:
+def in_background(write_listing: Callable[[], None]) -> ocp.options.AsyncOptions:
     """Arrays are written in the background; directories are made before that.
 
     Were they made in the background too, a save that cannot make one would leave Orbax's threads
     waiting for it: 300 s in which the process cannot end, and then warnings of what never ran.
     """
     return ocp.options.AsyncOptions(
-        post_finalization_callback=seal, create_directories_asynchronously=False
+        post_finalization_callback=write_listing, create_directories_asynchronously=False
     )
 
 

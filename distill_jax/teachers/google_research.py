@@ -19,7 +19,6 @@ from distill_jax.teachers.base import Imported, configured
 from distill_jax.typing import Tree
 
 UNET = {"name": "unet", "logsnr_input": "inv_cos", "resblock_resample": True}
-KEPT = {"dropout": 0.0}  # A finished network has none.
 # Salimans & Ho (2022), released networks. The steps are those that their chains start from.
 PUBLISHED = {
     "cifar10": {"parameterization": "x", "shape": (32, 32, 3), "num_classes": 0, "num_steps": 8192},
@@ -79,7 +78,8 @@ def published(path: epath.PathLike, params: Tree) -> Mapping[str, Any]:
     width = kernel.shape[-1] if getattr(kernel, "ndim", 0) else None
     for name, spec in PUBLISHED.items():
         if PAPER_UNETS[name]["channels"] == width:
-            return {"model": {**UNET, **PAPER_UNETS[name], **KEPT}, "schedule": COSINE, **spec}
+            model = {**UNET, **PAPER_UNETS[name], "dropout": 0.0}  # A finished network has none.
+            return {"model": model, "schedule": COSINE, **spec}
     raise ValueError(
         f"{path} is none of the published networks ({', '.join(PUBLISHED)}): its first convolution "
         f"has {width or 'no'} channels; describe its network with --config=FILE.py"

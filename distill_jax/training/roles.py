@@ -69,8 +69,8 @@ class Roles:
       teacher: what the frozen teacher is, None without one.
       fake: whether there is a fake network; it is what the student is, and starts as it does unless
         it is given a start of its own.
-      critic: the head of the fake network that tells data from samples, a name in DISCRIMINATORS;
-        "" without one.
+      discriminator: the head of the fake network that tells data from samples, a name in
+        DISCRIMINATORS; "" without one.
       trained: what student and fake have: weights, or adapters of the weights of "teacher", or of a
         frozen role "base" that is no network of the loss.
       frozen: what the teacher has.
@@ -83,7 +83,7 @@ class Roles:
     student: NetworkSpec
     teacher: NetworkSpec | None = None
     fake: bool = False
-    critic: str = ""
+    discriminator: str = ""
     trained: Role = Role()
     frozen: Role = Role()
     full: tuple[str, ...] = ()
@@ -103,19 +103,19 @@ class Roles:
 
     @property
     def _head(self) -> Head:
-        return lookup(DISCRIMINATORS, "discriminator", self.critic, EVERYTHING)(
+        return lookup(DISCRIMINATORS, "discriminator", self.discriminator, EVERYTHING)(
             self.student.spec.shape
         )
 
     def _fake(self, params: Mapping[str, Tree]) -> Denoiser:
         fake = self.student(self._whole(self.trained, params["fake"]["network"], params))
-        if not self.critic:
+        if not self.discriminator:
             return fake
 
-        def critic(z: Image, t: Time, cond: Cond) -> Time:
-            return self._head.apply(params["fake"]["critic"], fake.features(z, t, cond))
+        def discriminator(z: Image, t: Time, cond: Cond) -> Time:
+            return self._head.apply(params["fake"]["discriminator"], fake.features(z, t, cond))
 
-        return dataclasses.replace(fake, critic=critic)
+        return dataclasses.replace(fake, discriminator=discriminator)
 
     def initial(
         self,
@@ -154,9 +154,9 @@ class Roles:
         if self.fake:
             own = network if fake is None else graft(network, fake, self.full)
             roles["fake"] = {"network": own}
-        if self.critic:
+        if self.discriminator:
             features = self.student(params).features(*self.student.spec.example(inputs))
-            roles["fake"]["critic"] = self._head.init(jax.random.fold_in(key, 2), features)
+            roles["fake"]["discriminator"] = self._head.init(jax.random.fold_in(key, 2), features)
         return roles
 
 

@@ -116,7 +116,7 @@ def make_update(
         repeat: int | jax.Array = 0,
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), index)
-        if phase.repeats > 1:
+        if phase.updates_per_iteration > 1:
             key = jax.random.fold_in(key, repeat)
         trained, opt = state.params[phase.trains], state.opt[phase.trains]
 
@@ -124,7 +124,7 @@ def make_update(
             if batch.x is not None:
                 batch = batch._replace(x=normalise(batch.x))
             nets = roles({**frozen, **state.params, phase.trains: trained})
-            return phase.loss(method, key, batch, nets, *((turn,) if phase.turns > 1 else ()))
+            return phase.loss(method, key, batch, nets, *((turn,) if phase.variants > 1 else ()))
 
         gradient = jax.value_and_grad(loss_of, has_aux=True)
         if microbatches > 1:
@@ -139,7 +139,7 @@ def make_update(
         if phase.trains == "student":
             ema = optax.incremental_update(trained, ema, 1 - rates.ema_decay_at(state.step))
         state = TrainState(
-            state.step + ((index == len(phases) - 1) & (repeat == phase.repeats - 1)),
+            state.step + ((index == len(phases) - 1) & (repeat == phase.updates_per_iteration - 1)),
             {**state.params, phase.trains: trained},
             {**state.opt, phase.trains: opt},
             ema,
@@ -150,7 +150,7 @@ def make_update(
         return constrain(state), {**metrics, "learning_rate": rate}
 
     name = phase.loss.__qualname__.replace(".", "_").lower()
-    update.__name__ = f"update_{name}" + (f"_{turn}" if phase.turns > 1 else "")  # In logs.
+    update.__name__ = f"update_{name}" + (f"_{turn}" if phase.variants > 1 else "")  # In logs.
     return jax.jit(update, donate_argnames="state")
 
 
@@ -199,7 +199,7 @@ def all_updates(
     return [
         [
             make_update(phases, i, roles, tx, layout, turn, microbatches)
-            for turn in range(phase.turns)
+            for turn in range(phase.variants)
         ]
         for i, phase in enumerate(phases)
     ]
@@ -225,8 +225,8 @@ def iteration(
     """
     metrics, left = {}, iter(batches)
     for phase, variants in zip(phases, updates, strict=True):
-        for repeat in range(phase.repeats):
-            state, new = call(variants, step % phase.turns, state, next(left), repeat)
+        for repeat in range(phase.updates_per_iteration):
+            state, new = call(variants, step % phase.variants, state, next(left), repeat)
             metrics.update(new)
     return state, metrics
 

@@ -40,7 +40,7 @@ def source(rows):
 def test_images_lie_in_range_and_labels_below_the_number_of_classes(data):
     assert isinstance(data, Dataset)
     assert data.num_labels == data.num_classes > 1
-    for x, label in (data.images("train"), data.images("held_out"), batch(data, 0, 0, 16)):
+    for x, label in (data.images("train"), data.images("test"), batch(data, 0, 0, 16)):
         assert x.dtype in (np.float32, np.uint8)
         assert label.dtype == np.int32
         assert x.shape == (len(label), *data.shape)
@@ -51,8 +51,8 @@ def test_images_lie_in_range_and_labels_below_the_number_of_classes(data):
 
 
 def test_held_out_images_are_no_training_images(data):
-    train, held_out = (rows([data.images(split)])[0] for split in ("train", "held_out"))
-    assert not set(train) & set(held_out)
+    train, test = (rows([data.images(split)])[0] for split in ("train", "test"))
+    assert not set(train) & set(test)
 
 
 def test_a_sample_of_images_is_fixed_and_part_of_all(data):
@@ -106,18 +106,18 @@ def test_the_parts_of_all_processes_make_the_whole_batch(data, count):
 
 
 def test_digits_have_a_fixed_split_without_overlap():
-    train, held_out = DIGITS.images("train"), DIGITS.images("held_out")
+    train, test = DIGITS.images("train"), DIGITS.images("test")
     assert len(train.label) == 1437
-    assert len(held_out.label) == 360
-    assert not {x.tobytes() for x in train.x} & {x.tobytes() for x in held_out.x}
+    assert len(test.label) == 360
+    assert not {x.tobytes() for x in train.x} & {x.tobytes() for x in test.x}
     again = DATASETS["digits"]()
-    np.testing.assert_array_equal(again.images("held_out").x, held_out.x)
+    np.testing.assert_array_equal(again.images("test").x, test.x)
 
 
 def test_the_mixture_is_the_toy_with_equally_many_points_of_every_mode():
     data, toy = DATASETS["mixture"](), ring()
-    train, held_out = data.images("train"), data.images("held_out")
-    for x, label in (train, held_out):
+    train, test = data.images("train"), data.images("test")
+    for x, label in (train, test):
         assert x.shape == (20_000, 1, 1, 2)
         gaps = np.linalg.norm(x.reshape(-1, 1, 2) - toy.means, axis=-1)
         nearest = gaps.argmin(axis=1)
@@ -127,7 +127,7 @@ def test_the_mixture_is_the_toy_with_equally_many_points_of_every_mode():
         np.testing.assert_allclose(shares.mean(0), toy.means, atol=0.01)
         np.testing.assert_allclose(shares.std(0), toy.std, rtol=0.05)
     again = DATASETS["mixture"]()
-    np.testing.assert_array_equal(again.images("held_out").x, held_out.x)
+    np.testing.assert_array_equal(again.images("test").x, test.x)
 
 
 def test_noise_has_any_shape_with_and_without_classes():

@@ -118,7 +118,7 @@ def test_an_adm_resize_of_an_image_of_the_size_cuts_only(height):
 
 def test_a_folder_is_resized_as_it_says_and_an_unknown_way_is_refused(tmp_path):
     write_folder(tmp_path, count=20)
-    made = {way: folder(str(tmp_path), 4, resize=way).images("held_out").x for way in RESIZERS}
+    made = {way: folder(str(tmp_path), 4, resize=way).images("test").x for way in RESIZERS}
     first = picture(0)
     for way, resizer in RESIZERS.items():
         assert any(np.array_equal(x, resizer(first, 4)) for x in made[way])
@@ -150,9 +150,9 @@ def test_hidden_files_and_folders_are_passed_over(tmp_path):
     (tmp_path / "cat" / ".000.png").write_bytes(png(picture(0)))
     data = folder(str(tmp_path), 4)
     assert data.num_labels == 3
-    assert len(data.train) + len(data.held_out) == 30
+    assert len(data.train) + len(data.test) == 30
     write_folder(tmp_path / ".all", classes=("cat",))
-    assert len(folder(str(tmp_path / ".all"), 4).held_out) == 3  # Hidden itself, but asked for.
+    assert len(folder(str(tmp_path / ".all"), 4).test) == 3  # Hidden itself, but asked for.
 
 
 def test_an_image_of_the_size_is_not_touched(tmp_path):
@@ -263,22 +263,22 @@ def test_a_folder_without_classes_has_one_label(tmp_path):
     data = folder(str(tmp_path), 4)
     assert (data.num_classes, data.num_labels) == (0, 1)
     assert len(data.images("train").label) == 18
-    assert len(data.images("held_out").label) == 2
+    assert len(data.images("test").label) == 2
 
 
 def test_every_tenth_file_is_held_out_and_classes_are_in_alphabetical_order(pictures):
     data = folder(str(pictures), 8)
     files = sorted(pictures.glob("*/*.png"))
-    held_out = data.images("held_out")
-    assert list(held_out.label) == [0, 1, 2]
-    for x, file in zip(held_out.x, files[::10], strict=True):
+    test = data.images("test")
+    assert list(test.label) == [0, 1, 2]
+    for x, file in zip(test.x, files[::10], strict=True):
         np.testing.assert_array_equal(x, picture(int(file.stem))[:, 1:9])
 
 
 def test_a_dataset_without_a_label_has_one_and_its_only_image_may_have_any_name(tmp_path):
     data = Tfds("rooms", 8, str(write_tfds(tmp_path, Rooms)), flip=False)
     assert (data.num_classes, data.num_labels) == (0, 1)
-    x, label = data.images("held_out")
+    x, label = data.images("test")
     assert list(label) == [0] * 6
     assert {image.tobytes() for image in x} == {
         picture(i)[:, 1:9].tobytes() for i in range(100, 106)
@@ -288,7 +288,7 @@ def test_a_dataset_without_a_label_has_one_and_its_only_image_may_have_any_name(
 def test_a_slice_of_a_split_can_be_held_out(prepared):
     data = Tfds("pictures", 8, str(prepared), splits=("train[:20]", "train[20:]"))
     assert len(data.images("train").label) == 20
-    assert len(data.images("held_out").label) == 7
+    assert len(data.images("test").label) == 7
 
 
 def as_tfrecord(root):
@@ -333,7 +333,7 @@ BAD = {
     "split that is none": (
         lambda root: Tfds(
             "pictures", 8, str(write_tfds(root)), splits=("train", "validation")
-        ).images("held_out", 1),
+        ).images("test", 1),
         r"'pictures' has no split 'validation'; it has train, test, and slices",
     ),
     "other labels than promised": (
@@ -408,7 +408,7 @@ import sys
 from distill_jax.data import DATASETS
 data = DATASETS["tfds"]("pictures", 8, sys.argv[1])
 assert next(data.batches(0, 0, 16)).x.shape == (16, 8, 8, 3)
-assert data.images("held_out", 5).x.shape == (5, 8, 8, 3)
+assert data.images("test", 5).x.shape == (5, 8, 8, 3)
 """
 
 
@@ -437,7 +437,7 @@ def test_cifar10_is_read_as_tfds_reads_it():
     data = Tfds("cifar10", 32, flip=False, **split)
     assert (data.shape, data.num_classes, len(data.train)) == ((32, 32, 3), 10, 50_000)
     records = tensorflow_datasets.data_source("cifar10", split="test", data_dir=str(CIFAR10))
-    for x, label, i in zip(*data.images("held_out"), range(50), strict=True):
+    for x, label, i in zip(*data.images("test"), range(50), strict=True):
         np.testing.assert_array_equal(x, records[i]["image"])
         assert label == records[i]["label"]
     assert next(data.batches(0, 0, 16)).x.shape == (16, 32, 32, 3)

@@ -7,14 +7,14 @@ from distill_jax.data import Source
 from distill_jax.data.arrays import Arrays
 from distill_jax.diffusion.analytic import ring
 from distill_jax.evaluation import pictures, report
-from distill_jax.evaluation.protocols import ImageYardstick, make_yardstick
+from distill_jax.evaluation.protocols import ImageEvaluator, make_evaluator
 
 MIXTURE = {"name": "mixture", "count": 8000}
 
 
 @pytest.fixture(scope="module")
 def points():
-    return make_yardstick(MIXTURE)
+    return make_evaluator(MIXTURE)
 
 
 def drawn(label, seed=5):
@@ -24,7 +24,7 @@ def drawn(label, seed=5):
 
 def test_what_real_points_get_is_near_zero_and_one(points):
     found = points.summary()
-    assert list(found) == ["name", "floor", "real_recall", "real_accuracy", "turns_accuracy"]
+    assert list(found) == ["name", "floor", "real_recall", "real_accuracy", "rotation_accuracy"]
     assert found["name"] == "SW2"
     assert found["real_accuracy"] is None
     assert max(found["floor"].values()) < 0.04  # Chance in the shares of the modes.
@@ -65,12 +65,12 @@ def test_without_labels_the_summary_says_what_the_features_are_worth():
     x = rng.integers(0, 100, (240, 16, 16, 1))
     x[:, :4] += 100  # Brighter at the top: every turn looks different.
     x, label = x.astype(np.uint8), np.zeros(240, np.int32)
-    train, held_out = Source(x[:200], label[:200]), Source(x[200:], label[200:])
-    found = ImageYardstick(Arrays(train, held_out, 0, 1), "FD-tops").summary()
+    train, test = Source(x[:200], label[:200]), Source(x[200:], label[200:])
+    found = ImageEvaluator(Arrays(train, test, 0, 1), "FD-tops").summary()
     assert found["real_accuracy"] is None
-    assert found["turns_accuracy"] > 0.9
+    assert found["rotation_accuracy"] > 0.9
     text = report._real(found)
-    assert f"is right about {found['turns_accuracy']:.3f} of held-out images (by chance" in text
+    assert f"is right about {found['rotation_accuracy']:.3f} of held-out images (by chance" in text
 
 
 def row_of(sampler, num_steps, w, **more):

@@ -60,8 +60,8 @@ def networks(name):
     """Roles, what the roles train, and the frozen networks, none of them zero anywhere."""
     method, teacher, network_spec = METHOD[name], TEACHER.get(name), tiny_network()
     fake = any(phase.trains == "fake" for phase in method.phases)
-    critic = method.discriminator if method.has_critic else ""
-    roles = Roles(network_spec, teacher and network_spec, fake, critic)
+    discriminator = method.discriminator if method.has_discriminator else ""
+    roles = Roles(network_spec, teacher and network_spec, fake, discriminator)
     trained = filled(roles.initial(jax.random.key(1), inputs_of(method), None))
     frozen = {}
     if teacher is not None:
@@ -85,7 +85,7 @@ def one_iteration(name):
     donated, finite, others = True, True, True
     for i, phase in enumerate(method.phases):
         update = make_update(method.phases, i, roles, TX, layout)
-        for repeat in range(phase.repeats):
+        for repeat in range(phase.updates_per_iteration):
             given = jax.tree.leaves((state.params, state.opt, state.ema))
             untouched = jax.tree.map(np.array, without(phase.trains, state))
             state, metrics = update(method, RATES, state, frozen, batch, repeat)

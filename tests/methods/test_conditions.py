@@ -58,8 +58,8 @@ def batch_of(method, seed=0):
 def test_a_method_trains_on_text_states_with_a_mask(name):
     method, teacher, batch = METHOD[name], TEACHER.get(name), batch_of(METHOD[name])
     fake = any(phase.trains == "fake" for phase in method.phases)
-    critic = "pooled" if method.has_critic else ""
-    roles = Roles(SPEC, teacher and SPEC, fake, critic)
+    discriminator = "pooled" if method.has_discriminator else ""
+    roles = Roles(SPEC, teacher and SPEC, fake, discriminator)
     params = filled(roles.initial(jax.random.key(1), inputs_of(method), None))
     if teacher is not None:
         params["teacher"] = filled(initial_params(jax.random.key(2), SPEC, inputs_of(teacher)), 0.2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distill_jax.diffusion.denoiser import Denoiser
-from distill_jax.diffusion.levels import level_of
+from distill_jax.diffusion.noise_levels import level_of
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine, expand
 from distill_jax.methods import METHODS, Nets

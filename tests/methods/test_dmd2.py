@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from distill_jax.diffusion.denoiser import Denoiser
-from distill_jax.diffusion.levels import level_of, time_of
+from distill_jax.diffusion.noise_levels import level_of, time_of
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine
 from distill_jax.methods import METHODS, Nets
-from distill_jax.methods.matching import critic_loss, fool_loss, over
+from distill_jax.methods.matching import discriminator_loss, generator_gan_loss, normalised
 from tests.test_configs import load_config
 from tests.toys import check, gaussian_denoiser, make_batch, sample
 
@@ -21,7 +21,7 @@ KEY = jax.random.key(0)
 REAL, FAKE = (0.7, 0.0), (0.5, 0.1)
 
 
-def bent(weights, seen=None, critic=None):
+def bent(weights, seen=None, discriminator=None):
     """A denoiser of two weights whose Jacobian depends on z; it notes what it is called with."""
 
     def predict(z, t, cond, key=None):
@@ -30,7 +30,7 @@ def bent(weights, seen=None, critic=None):
         x = jnp.tanh(weights[0] * z + weights[1])
         return Prediction(x, eps_from_x(z, x, Cosine(), t))
 
-    return Denoiser(Cosine(), predict, (3,), critic=critic)
+    return Denoiser(Cosine(), predict, (3,), discriminator=discriminator)
 
 
 def test_dropout_is_on_in_no_network():
@@ -40,7 +40,7 @@ def test_dropout_is_on_in_no_network():
         keys.append(key)
         return Prediction(0.5 * z, 0.5 * z)
 
-    network = Denoiser(Cosine(), predict, (3,), critic=logit)
+    network = Denoiser(Cosine(), predict, (3,), discriminator=logit)
     nets, data = Nets(network, network, network), BATCH._replace(x=jnp.ones((NUM, 3)))
     method = Dmd2(gan_weight=0.5)
     method.fake_loss(KEY, data, nets)
@@ -69,9 +69,10 @@ def test_the_gradient_is_the_normalised_gap_and_has_no_path_through_the_networks
     x, z, t = 0.3 + 0.2 * made[0][0], *seen[0][:2]
     real, fake = bent(REAL)(z, t, {}).x, bent(FAKE)(z, t, {}).x
     (of_shift, of_real, of_fake), metrics = jax.grad(loss, (0, 1, 2), has_aux=True)(0.3, REAL, FAKE)
-    np.testing.assert_allclose(of_shift, over(fake - real, x - real).mean(), rtol=1e-9)
+    np.testing.assert_allclose(of_shift, normalised(fake - real, x - real).mean(), rtol=1e-9)
     assert (*of_real, *of_fake) == (0, 0, 0, 0)
-    np.testing.assert_allclose(metrics["score_gap"], np.abs(over(fake - real, x - real)).mean())
+    gap = np.abs(normalised(fake - real, x - real)).mean()
+    np.testing.assert_allclose(metrics["score_gap"], gap)
     resting, metrics = jax.grad(loss, has_aux=True)(0.3, REAL, REAL)
     assert resting == metrics["score_gap"] == 0
 
@@ -93,38 +94,37 @@ def logit(z, t, cond):
     return z.mean(1) - 0.1 * cond["label"]
 
 
-def test_the_critic_sees_noisy_data_and_noisy_samples_of_the_same_labels():
+def test_the_discriminator_sees_noisy_data_and_noisy_samples_of_the_same_labels():
     seen = []
 
-    def critic(z, t, cond):
+    def discriminator(z, t, cond):
         seen.append((z, t, cond["label"]))
         return logit(z, t, cond)
 
-    method, data = (
-        Dmd2(gan_weight=0.5, critic_weight=2.0),
-        BATCH._replace(x=jnp.full((NUM, 3), 9.0)),
-    )
-    assert method.has_critic
+    method = Dmd2(gan_weight=0.5, discriminator_weight=2.0)
+    data = BATCH._replace(x=jnp.full((NUM, 3), 9.0))
+    assert method.has_discriminator
     assert not method.data_free
-    nets = Nets(shifted(0.3), bent(REAL), bent(FAKE, critic=critic))
+    nets = Nets(shifted(0.3), bent(REAL), bent(FAKE, discriminator=discriminator))
     loss, metrics = method.fake_loss(KEY, data, nets)
     (real, t_real, label), (fake, t_fake, fake_label) = seen
     np.testing.assert_array_equal(label, fake_label)
     assert not np.allclose(t_real, t_fake)
     calm = t_real < 0.05
     np.testing.assert_allclose(real[calm], 9.0, atol=0.5)
-    expected = critic_loss(logit(real, 0, {"label": label}), logit(fake, 0, {"label": label}))
-    np.testing.assert_allclose(metrics["critic_loss"], expected, rtol=1e-6)
-    alone, _ = dataclasses.replace(method, critic_weight=0.0).fake_loss(KEY, data, nets)
+    of_real, of_fake = (logit(z, 0, {"label": label}) for z in (real, fake))
+    expected = discriminator_loss(of_real, of_fake)
+    np.testing.assert_allclose(metrics["discriminator_loss"], expected, rtol=1e-6)
+    alone, _ = dataclasses.replace(method, discriminator_weight=0.0).fake_loss(KEY, data, nets)
     np.testing.assert_allclose(loss, alone + 2 * expected, rtol=1e-6)
 
     seen.clear()
     loss, metrics = method.student_loss(KEY, data, nets)
     ((fake, _, label),) = seen
-    expected = fool_loss(logit(fake, 0, {"label": label}))
-    np.testing.assert_allclose(metrics["fool_loss"], expected, rtol=1e-6)
+    expected = generator_gan_loss(logit(fake, 0, {"label": label}))
+    np.testing.assert_allclose(metrics["generator_gan_loss"], expected, rtol=1e-6)
     alone, _ = Dmd2().student_loss(KEY, BATCH, nets)
-    np.testing.assert_allclose(loss, alone + 0.5 * metrics["fool_loss"], rtol=1e-6)
+    np.testing.assert_allclose(loss, alone + 0.5 * metrics["generator_gan_loss"], rtol=1e-6)
 
 
 def test_one_step_starts_at_sigma_init_and_several_at_their_times():
@@ -199,9 +199,9 @@ def test_the_sampler_makes_the_calls_that_were_trained():
         ({"times": (1.2, 0.8)}, r"times is \(1.2, 0.8\)"),
         ({"times": (0.5, 0.0)}, r"times is \(0.5, 0.0\)"),
         ({"w": -2.0}, "w is -2.0; expected a number from -1"),
-        ({"gan_weight": 0.5, "critic_weight": 0.0}, "nothing trains the critic"),
+        ({"gan_weight": 0.5, "discriminator_weight": 0.0}, "nothing trains the discriminator"),
         ({"gan_weight": -1.0}, "gan_weight is -1.0; expected a number from 0"),
-        ({"critic_weight": -1.0}, "critic_weight is -1.0"),
+        ({"discriminator_weight": -1.0}, "discriminator_weight is -1.0"),
         ({"fake_updates": 0}, "fake_updates is 0"),
         ({"weighting": "sn"}, "weighting is 'sn'; expected one of constant"),
     ],
@@ -240,7 +240,7 @@ METHOD = {
     "fake_levels": ("karras", 0.002, 80.0),  # sigma_min, sigma_max; diffusion_gan_max_timestep 1000
     "weighting": "edm",  # 1 / sigma^2 + 1 / sigma_data^2
     "fake_updates": 5,  # dfake_gen_update_ratio
-    "critic_weight": 1e-2,  # cls_loss_weight
+    "discriminator_weight": 1e-2,  # cls_loss_weight
     "discriminator": "spatial",  # cls_pred_branch
 }
 # Steps are of the checkpoints that were published, gan_weight is gen_cls_loss_weight.
@@ -277,6 +277,6 @@ def test_the_imagenet_preset_has_the_numbers_of_the_released_scripts(size, name)
     # get_sigmas_karras of edm_guidance.py, smallest first; randint(20, 981) leaves out 981.
     ramp = np.linspace(0, 1, 1000)
     sigmas = np.sort((80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
-    law, *ends = method.levels
-    assert law == "karras"
+    distribution, *ends = method.levels
+    assert distribution == "karras"
     np.testing.assert_allclose(ends, sigmas[[20, 980]], rtol=1e-3)

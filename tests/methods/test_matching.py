@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distill_jax.diffusion.denoiser import Denoiser
-from distill_jax.diffusion.levels import time_of
+from distill_jax.diffusion.noise_levels import time_of
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction, eps_from_x, v_from
 from distill_jax.diffusion.samplers import renoise
 from distill_jax.diffusion.schedule import Cosine, Karras, LinearBeta, RectifiedFlow, add_noise
@@ -20,7 +20,7 @@ def test_a_difference_is_the_same_in_x_eps_v_and_flow(schedule, x64):
     t = jnp.asarray([0.03, 0.3, 0.6, 0.9])
     z, x_a, x_b = (jax.random.normal(jax.random.key(k), (4, 3)) for k in range(3))
     a, b = (Prediction(x, eps_from_x(z, x, schedule, t)) for x in (x_a, x_b))
-    np.testing.assert_allclose(matching.difference(a, b, schedule, t), x_a - x_b, rtol=1e-9)
+    np.testing.assert_allclose(matching.x_difference(a, b, schedule, t), x_a - x_b, rtol=1e-9)
 
     heads = {
         "x": lambda p: p.x,
@@ -30,7 +30,7 @@ def test_a_difference_is_the_same_in_x_eps_v_and_flow(schedule, x64):
     }
     for name, output in heads.items():
         read = [PARAMETERIZATIONS[name].predict(output(p), z, schedule, t) for p in (a, b)]
-        got = matching.difference(*read, schedule, t)
+        got = matching.x_difference(*read, schedule, t)
         np.testing.assert_allclose(got, x_a - x_b, rtol=1e-6, err_msg=name)
 
 
@@ -42,7 +42,7 @@ def test_a_difference_keeps_its_digits_at_the_smallest_level():
     a, b = head(output, z, schedule, t), head(other, z, schedule, t)
     c_out = 0.002 * 0.5 / np.sqrt(0.002**2 + 0.5**2)
     exact = c_out * (np.asarray(output, np.float64) - np.asarray(other, np.float64))
-    np.testing.assert_allclose(matching.difference(a, b, schedule, t), exact, rtol=1e-4)
+    np.testing.assert_allclose(matching.x_difference(a, b, schedule, t), exact, rtol=1e-4)
     assert np.abs((a.x - b.x) / exact - 1).max() > 1e-3
 
 
@@ -50,19 +50,19 @@ def test_the_truth_differs_from_a_prediction_by_the_residual(x64):
     schedule, t = Cosine(), jnp.asarray([0.03, 0.3, 0.6, 0.9])
     x, eps = X, X[::-1]
     real = gaussian_denoiser(schedule, 0.5)(add_noise(schedule, x, eps, t), t, {})
-    got = matching.difference(real, Prediction(x, eps), schedule, t)
+    got = matching.x_difference(real, Prediction(x, eps), schedule, t)
     np.testing.assert_allclose(got, real.x - x, rtol=1e-6)
 
 
 def test_the_normaliser_has_a_floor_and_no_gradient():
     def total(a, residual):
-        return matching.over(a, residual).sum()
+        return matching.normalised(a, residual).sum()
 
     of_a, of_residual = jax.grad(total, (0, 1))(X, X)
     norm = np.abs(X).mean(1, keepdims=True)
     np.testing.assert_allclose(of_a, np.broadcast_to(1 / norm, X.shape), rtol=1e-6)
     np.testing.assert_array_equal(of_residual, 0)
-    np.testing.assert_allclose(matching.over(X, 0 * X), X / 1e-5, rtol=1e-6)
+    np.testing.assert_allclose(matching.normalised(X, 0 * X), X / 1e-5, rtol=1e-6)
 
 
 def test_the_score_gap_is_the_mean_gap_per_residual():
@@ -96,13 +96,13 @@ def test_the_dmd_gradient_without_normaliser_is_that_of_the_kl_of_gaussians(x64)
     np.testing.assert_allclose(got, [0.452489, -0.163832], atol=1e-6)
 
 
-def test_the_critic_and_the_student_pull_logits_apart_and_together():
+def test_the_discriminator_and_the_student_pull_logits_apart_and_together():
     zero = jnp.zeros(4)
-    np.testing.assert_allclose(matching.critic_loss(zero, zero), 2 * np.log(2), rtol=1e-6)
-    np.testing.assert_allclose(matching.fool_loss(zero), np.log(2), rtol=1e-6)
-    of_real, of_fake = jax.grad(matching.critic_loss, (0, 1))(zero, zero)
+    np.testing.assert_allclose(matching.discriminator_loss(zero, zero), 2 * np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(matching.generator_gan_loss(zero), np.log(2), rtol=1e-6)
+    of_real, of_fake = jax.grad(matching.discriminator_loss, (0, 1))(zero, zero)
     np.testing.assert_allclose(
-        [of_real, of_fake, jax.grad(matching.fool_loss)(zero)],
+        [of_real, of_fake, jax.grad(matching.generator_gan_loss)(zero)],
         np.asarray([[-1], [1], [-1]]) * np.full((3, 4), 0.125),
     )
 

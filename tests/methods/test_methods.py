@@ -122,8 +122,8 @@ class Watched(Roles):
 
 
 # Roles that a gradient of a loss would reach, beside the one that is trained: what keeps it from
-# them is that the update does not ask for it. The DMD loss stops it at teacher and fake; the critic
-# of DMD2 and SwD is the fake's.
+# them is that the update does not ask for it. The DMD loss stops it at teacher and fake; the
+# discriminator of DMD2 and SwD is the fake's.
 REACHED = {
     ("boot", "student"): {"teacher"},
     ("decoupled_dmd", "fake"): {"student"},

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from distill_jax.diffusion.denoiser import Denoiser
-from distill_jax.diffusion.levels import time_of
+from distill_jax.diffusion.noise_levels import time_of
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine, Karras, add_noise, expand
 from distill_jax.methods import METHODS, Nets
-from distill_jax.methods.matching import Noisy, generate, over
+from distill_jax.methods.matching import Noisy, generate, normalised
 from tests.toys import check, gaussian_denoiser, inputs_of, make_batch, sample
 
 SidLsg, Diffusion, Guided = METHODS["sid_lsg"], METHODS["diffusion"], METHODS["guided"]
@@ -150,7 +150,7 @@ def test_the_gradient_runs_through_teacher_and_fake_but_not_through_the_normalis
         return method.terms(x + shift, noisy, {}, {}, Nets(None, teacher, fake))
 
     def loss(shift):
-        return method.loss_scale * float(over(terms(shift)[2], residual).sum()) / 64
+        return method.loss_scale * float(normalised(terms(shift)[2], residual).sum()) / 64
 
     def gradient(teacher, fake):
         def of_shift(shift):
@@ -163,7 +163,7 @@ def test_the_gradient_runs_through_teacher_and_fake_but_not_through_the_normalis
     np.testing.assert_allclose(gradient(teacher, fake), whole, rtol=1e-6)
 
     # Stopped at both networks it would be the direction of DMD2 at every alpha.
-    dmd = -method.loss_scale * float(over(gap, residual).sum()) / 64
+    dmd = -method.loss_scale * float(normalised(gap, residual).sum()) / 64
     np.testing.assert_allclose(gradient(stopped(teacher), stopped(fake)), dmd, rtol=1e-6)
     assert abs(whole / dmd - 1) > 0.1
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from distill_jax.diffusion.denoiser import Denoiser
-from distill_jax.diffusion.levels import SHIFTED_FLOW
+from distill_jax.diffusion.noise_levels import SHIFTED_FLOW
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.resize import area, bicubic
 from distill_jax.diffusion.schedule import Cosine, RectifiedFlow, expand
@@ -16,9 +16,9 @@ from tests.toys import check, constant_denoiser, make_batch, sample
 
 Swd = METHODS["swd"]
 SCHEDULE = RectifiedFlow()
-OFF = {"dmd_weight": 0.0, "gan_weight": 0.0, "critic_weight": 0.0, "mmd_weight": 0.0}
+OFF = {"dmd_weight": 0.0, "gan_weight": 0.0, "discriminator_weight": 0.0, "mmd_weight": 0.0}
 DMD = {**OFF, "dmd_weight": 1.0}
-GAN = {**OFF, "gan_weight": 1.0, "critic_weight": 1.0}
+GAN = {**OFF, "gan_weight": 1.0, "discriminator_weight": 1.0}
 MMD = {**OFF, "mmd_weight": 1.0}
 TEACHERS = {**MMD, "mmd_features": "teacher"}
 TEACHER = METHODS["diffusion"](resolutions=(4, 8))
@@ -34,7 +34,7 @@ def swd(**options):
 
 
 class Toy:
-    """A denoiser x = f(z), with features and a critic, that keeps what it is called with."""
+    """A denoiser x = f(z), with features and a discriminator, that keeps what it is called with."""
 
     def __init__(self, f, schedule=SCHEDULE):
         self.f, self.schedule = f, schedule
@@ -42,7 +42,9 @@ class Toy:
 
     @property
     def denoiser(self):
-        return Denoiser(self.schedule, self._predict, (8, 8, 1), self._features, self._critic)
+        return Denoiser(
+            self.schedule, self._predict, (8, 8, 1), self._features, self._discriminator
+        )
 
     def calls(self):
         return {name: [len(z) for z, _ in calls] for name, calls in self.seen.items()}
@@ -56,8 +58,8 @@ class Toy:
         self.seen["features"].append((z, t))
         return jnp.tanh(self.f(z)).reshape(len(z), -1, 1)
 
-    def _critic(self, z, t, cond):
-        self.seen["critic"].append((z, t))
+    def _discriminator(self, z, t, cond):
+        self.seen["discriminator"].append((z, t))
         return jnp.sum(self.f(z), axis=(1, 2, 3))
 
 
@@ -74,14 +76,14 @@ def loss_of(method, three, turn=0, fake=False, batch=BATCH):
 CALLS = {
     "DMD": (DMD, {"predict": [6]}, {"predict": [6]}, {"score_gap"}),
     "DMD under guidance": ({**DMD, "w": 2.0}, {"predict": [12]}, {"predict": [6]}, {"score_gap"}),
-    "GAN": (GAN, {}, {"critic": [6]}, {"fool_loss"}),
+    "GAN": (GAN, {}, {"discriminator": [6]}, {"generator_gan_loss"}),
     "MMD": (MMD, {}, {"features": [6, 6]}, {"mmd_loss"}),
     "MMD of the teacher": (TEACHERS, {"features": [6, 6]}, {}, {"mmd_loss"}),
     "all": (
         {"w": 2.0},
         {"predict": [12]},
-        {"predict": [6], "critic": [6], "features": [6, 6]},
-        {"score_gap", "fool_loss", "mmd_loss"},
+        {"predict": [6], "discriminator": [6], "features": [6, 6]},
+        {"score_gap", "generator_gan_loss", "mmd_loss"},
     ),
 }
 
@@ -95,19 +97,19 @@ def test_a_term_that_is_off_calls_no_network(name):
     assert metrics.keys() == measured
 
 
-@pytest.mark.parametrize(("options", "critic"), [(DMD, {}), (GAN, {"critic": [6, 6]})])
-def test_the_fake_learns_the_students_images_and_the_critic_when_there_is_one(options, critic):
+@pytest.mark.parametrize(("options", "more"), [(DMD, {}), (GAN, {"discriminator": [6, 6]})])
+def test_the_fake_learns_the_students_images_and_the_discriminator_when_there_is_one(options, more):
     three = toys()
     loss, metrics = loss_of(swd(**options), three, fake=True)
-    assert [toy.calls() for toy in three] == [{"predict": [6]}, {}, {"predict": [6], **critic}]
+    assert [toy.calls() for toy in three] == [{"predict": [6]}, {}, {"predict": [6], **more}]
     assert float(loss) == pytest.approx(float(sum(metrics.values())), rel=1e-6)
 
 
 def test_phases_and_networks_follow_from_the_terms():
     def parts(**options):
         method = swd(**options)
-        trained = [(p.trains, p.repeats, p.turns) for p in method.phases]
-        return trained, method.has_critic, method.needs_features
+        trained = [(p.trains, p.updates_per_iteration, p.variants) for p in method.phases]
+        return trained, method.has_discriminator, method.needs_features
 
     fake, student = ("fake", 5, 2), ("student", 1, 2)
     assert parts() == ([fake, student], True, True)
@@ -131,7 +133,7 @@ def test_data_made_again_under_equal_scores_is_a_fixed_point(turn, schedule):
     # papers/boot_sid_swd.md, T8: the student's images are the data, the fake is the teacher.
     real = area(BATCH.x, (4, 8)[turn])
     same = Toy(lambda z: 0.5 * z, schedule)
-    method = swd(gan_weight=0.0, critic_weight=0.0, mmd="energy")
+    method = swd(gan_weight=0.0, discriminator_weight=0.0, mmd="energy")
 
     def loss(bias):
         three = [Toy(lambda z: real + bias, schedule), same, same]
@@ -178,8 +180,8 @@ def test_data_and_samples_get_the_same_time_and_noise():
     loss_of(swd(), three, fake=True)
     x = three[0].seen["predict"][0]
     assert x[0].shape == (6, 4, 4, 1)
-    features, critics = three[2].seen["features"], three[2].seen["critic"][1:]
-    for real, fake in (features, critics):
+    features, discriminators = three[2].seen["features"], three[2].seen["discriminator"][1:]
+    for real, fake in (features, discriminators):
         np.testing.assert_array_equal(real[1], fake[1])
         assert len(np.unique(fake[1])) > 3  # Six draws of 10 times or more.
     (z_real, t), (z, _) = features
@@ -190,13 +192,15 @@ def test_data_and_samples_get_the_same_time_and_noise():
 
 @pytest.mark.parametrize(("name", "first"), [("dmd", 12), ("mmd", 18), ("fake", 0)])
 def test_by_default_noise_is_that_of_the_released_indices(name, first):
-    _, t = noise_of(swd(gan_weight=0.0, critic_weight=0.0), name)
+    _, t = noise_of(swd(gan_weight=0.0, discriminator_weight=0.0), name)
     np.testing.assert_allclose(np.unique(t)[::-1], SHIFTED_FLOW[first:], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dmd", "mmd", "fake"])
-def test_noise_follows_the_law_that_it_is_given(name):
-    method = swd(**{f"{name}_levels": ("uniform", 0.25, 0.43)}, gan_weight=0.0, critic_weight=0.0)
+def test_noise_follows_the_distribution_that_it_is_given(name):
+    method = swd(
+        **{f"{name}_levels": ("uniform", 0.25, 0.43)}, gan_weight=0.0, discriminator_weight=0.0
+    )
     _, t = noise_of(method, name)
     assert 0.2 <= float(t.min()) < 0.201
     assert 0.299 < float(t.max()) <= 0.301
@@ -288,7 +292,10 @@ MISTAKES = {
         {"mmd_weight": -1.0},
         "mmd_weight is -1.0; expected a number from 0",
     ),
-    "a critic that nothing trains": ({"critic_weight": 0.0}, "nothing would train the critic"),
+    "a discriminator that nothing trains": (
+        {"discriminator_weight": 0.0},
+        "nothing would train the discriminator",
+    ),
     "an unknown kernel": (
         {"mmd": "cubic"},
         "mmd is 'cubic'; expected one of pseudo_huber, linear, rbf",
@@ -334,7 +341,7 @@ def test_teachers_that_cannot_be_asked_are_refused():
 
 def test_a_teacher_of_several_sizes_learns_each_as_if_it_were_alone():
     one, several = METHODS["diffusion"](), METHODS["diffusion"](resolutions=(4, 8))
-    assert [phase.turns for method in (one, several) for phase in method.phases] == [1, 2]
+    assert [phase.variants for method in (one, several) for phase in method.phases] == [1, 2]
     nets, key = Nets(constant_denoiser(SCHEDULE, 0.3)), jax.random.key(1)
     for turn, side in enumerate((4, 8)):
         small = BATCH._replace(x=area(BATCH.x, side))

@@ -76,14 +76,14 @@ def test_without_labels_it_learns_to_tell_quarter_turns():
     classifier = ConvNet(x, None, least=0)
     turned = np.stack([np.rot90(image, k % 4) for k, image in enumerate(x[:200])])
     assert classifier.accuracy(turned, np.arange(200) % 4) > 0.9
-    assert classifier.turns_accuracy(x[:200]) == classifier.accuracy(turned, np.arange(200) % 4)
+    assert classifier.rotation_accuracy(x[:200]) == classifier.accuracy(turned, np.arange(200) % 4)
 
 
 @pytest.mark.parametrize(
     ("n", "updates"), [(20, 4), (300, 70), (1280, 300), (12_800, 300), (50_000, 1171)]
 )
 def test_small_data_are_seen_more_often_than_large_ones(n, updates):
-    assert convnet._updates(n, convnet.LEAST) == updates
+    assert convnet._updates(n, convnet.MIN_UPDATES) == updates
 
 
 def test_the_classifier_of_few_images_is_trained_to_its_end():

@@ -62,14 +62,14 @@ def classifier(digits):
 
 
 def test_the_classifier_knows_digits_it_has_not_seen(digits, classifier):
-    assert classifier.accuracy(digits.held_out.x, digits.held_out.label) > 0.97
+    assert classifier.accuracy(digits.test.x, digits.test.label) > 0.97
 
 
 def test_its_features_are_those_it_classifies_by(digits, classifier):
-    features = classifier.features(digits.held_out.x)
+    features = classifier.features(digits.test.x)
     network = classifier._network
     scores = features @ network.coefs_[-1] + network.intercepts_[-1]
-    expected = network.predict(digits.held_out.x.reshape(360, -1))
+    expected = network.predict(digits.test.x.reshape(360, -1))
     np.testing.assert_array_equal(network.classes_[scores.argmax(axis=1)], expected)
 
 

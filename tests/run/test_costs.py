@@ -110,7 +110,7 @@ def test_the_compiled_update_has_the_flops_and_bytes_of_the_plan(tmp_path):
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), stage.shapes)
     state = new_state(jax.random.key(0), params, optimizer(**run.config.optimizer))
     source = next(run.dataset.batches(0, 0, 256))
-    rows = run.layout.place((source.index, normalise(source.x), dict(source.cond)))
+    rows = run.layout.shard_batch((source.index, normalise(source.x), dict(source.cond)))
     batch = Batch(*rows, run.layout.replicate(dict(run.dataset.null)))
     state, _ = compiled(stage.method, stage.rates, jax.device_put(state), {}, batch)
     assert int(state.step) == 1
@@ -177,7 +177,7 @@ def test_a_frozen_teacher_in_bfloat16_takes_half_the_bytes_and_trains_alike(tmp_
 def test_a_plan_says_what_devices_that_share_a_network_each_keep_whole(tmp_path):
     run = run_of(TEACHER, tmp_path=tmp_path, devices=8, mesh__fsdp=4)
     text = costs.show(run, costs.measure(run), costs.target("8xh100"))
-    sizes = run.layout.unsplit(run.stages[0].shapes["student"])
+    sizes = run.layout.replicated_bytes(run.stages[0].shapes["student"])
     assert f"{len(sizes)} of " in text
     # 10 labels and the null label, 64 numbers for each.
     assert "conditioning/label_embed/embedding 2.75 KiB" in text

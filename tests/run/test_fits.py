@@ -59,7 +59,7 @@ def test_batches_are_the_latents_of_the_images_of_the_dataset(run):
 
 
 def test_images_are_encoded_before_they_are_edited_and_decoded_after(run):
-    teacher, x = load(run.workdir / "s00_teacher"), run.dataset.images("held_out", 6).x
+    teacher, x = load(run.workdir / "s00_teacher"), run.dataset.images("test", 6).x
     label = np.zeros(6, np.int32)
     z = teacher.encode(x, label, num_steps=64)
     assert z.shape == (6, 4, 4, 3)

@@ -238,7 +238,7 @@ BAD = {
         ValueError,
         "method 'swd' looks into the middle .* 'song_unet' offers no features; take one that",
     ),
-    "critic on a network without features": (
+    "discriminator on a network without features": (
         config_of(TEACHER, stage("dmd2", "dmd2", gan_weight=0.1, **RATES), model=SONG),
         ValueError,
         "'song_unet' offers no features",

@@ -4,15 +4,15 @@ import time
 
 import pytest
 
-from distill_jax.run.prefetch import ahead
+from distill_jax.run.prefetch import prefetch
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 def test_items_keep_their_order_and_end():
-    assert list(ahead((i for i in range(100)), 3)) == list(range(100))
+    assert list(prefetch((i for i in range(100)), 3)) == list(range(100))
     assert not threads()
 
 
@@ -24,7 +24,7 @@ def test_no_more_than_so_many_items_are_made_ahead():
             made.append(i)
             yield i
 
-    batches = ahead(items(), 2)
+    batches = prefetch(items(), 2)
     assert not made
     assert next(batches) == 0
     for _ in range(100):
@@ -42,7 +42,7 @@ def test_what_making_an_item_raises_is_raised_where_it_would_have_been_yielded()
         yield 2
         raise ValueError("image 3 cannot be read")
 
-    batches = ahead(items(), 5)
+    batches = prefetch(items(), 5)
     assert [next(batches), next(batches)] == [1, 2]
     with pytest.raises(ValueError, match="image 3 cannot be read"):
         next(batches)
@@ -58,7 +58,7 @@ def test_closing_ends_the_thread_and_closes_the_items():
         finally:
             closed.append(len(threads()))
 
-    batches = ahead(items(), 2)
+    batches = prefetch(items(), 2)
     next(batches)
     assert len(threads()) == 1
     batches.close()
@@ -67,5 +67,5 @@ def test_closing_ends_the_thread_and_closes_the_items():
 
 
 def test_one_that_was_never_asked_starts_nothing():
-    ahead((i for i in range(3)), 2).close()
+    prefetch((i for i in range(3)), 2).close()
     assert not threads()

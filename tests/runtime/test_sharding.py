@@ -156,7 +156,7 @@ def test_arrays_that_every_device_keeps_are_named_the_largest_first():
     layout = layout_of(tensor=2)
     shapes = {"odd": (513, 513), "small": (8, 8), "wide": (512, 512), "up/bias": (4,)}
     tree = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-    assert list(layout.unsplit(tree).items()) == [("odd", 4 * 513**2), ("small", 4 * 64)]
+    assert list(layout.replicated_bytes(tree).items()) == [("odd", 4 * 513**2), ("small", 4 * 64)]
 
 
 def test_one_axis_of_the_mesh_takes_the_rest_of_the_devices():
@@ -180,5 +180,5 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused_with_one_that_they_do
 
 def test_placing_a_batch_keeps_its_values():
     layout = make_layout({"data": -1}, jax.devices()[:1])
-    placed = layout.place({"x": np.arange(6.0, dtype=np.float32)})
+    placed = layout.shard_batch({"x": np.arange(6.0, dtype=np.float32)})
     np.testing.assert_array_equal(placed["x"], np.arange(6.0))

@@ -17,8 +17,8 @@ def fitted(kind, images=DIGITS.train.x, data=DIGITS.spec):
 
 def test_with_all_components_nothing_is_lost():
     for codec, x in (
-        (fitted(PatchPca(2)), jnp.asarray(DIGITS.held_out.x)),
-        (PIXELS, jnp.asarray(DIGITS.held_out.x)),
+        (fitted(PatchPca(2)), jnp.asarray(DIGITS.test.x)),
+        (PIXELS, jnp.asarray(DIGITS.test.x)),
     ):
         assert isinstance(codec, Codec)
         np.testing.assert_allclose(codec.decode(codec.encode(x)), x, atol=2e-6)

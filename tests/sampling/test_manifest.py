@@ -50,7 +50,7 @@ def test_options_of_a_method_may_come_go_and_change_their_names(name, tmp_path, 
     content = json.loads(path.read_text())
     for changed in ({**options, "added": 1}, renamed, fewer, {}):
         content["lineage"]["method"] = {"name": name, **changed}
-        path.write_text(json.dumps(checksums.signed(content)))
+        path.write_text(json.dumps(checksums.with_checksum(content)))
         x.append(load(directory).sample(jax.random.key(0), 2, w=1.0))
     for other in x[1:]:
         np.testing.assert_array_equal(x[0], other)
@@ -69,7 +69,7 @@ def test_a_student_of_the_format_before_is_refused_in_one_line(tmp_path):
     final = tmp_path / "final"
     final.mkdir()
     before = {"format": 2, "method": {"name": "progressive"}, "num_steps": 4}
-    (final / "manifest.json").write_text(json.dumps(checksums.signed(before)))
+    (final / "manifest.json").write_text(json.dumps(checksums.with_checksum(before)))
     with pytest.raises(ValueError, match="has format 2, which names a training method and no") as e:
         load(tmp_path)
     assert "\n" not in str(e.value)

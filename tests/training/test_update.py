@@ -176,7 +176,7 @@ def noisy(role):
 
 
 def test_several_iterations_in_one_call_are_those_one_by_one():
-    phases = (Phase("fake", noisy("fake"), 2, 2), Phase("student", noisy("student"), turns=2))
+    phases = (Phase("fake", noisy("fake"), 2, 2), Phase("student", noisy("student"), variants=2))
     rng = np.random.default_rng(0)
     params = wide_arguments()[2].params["student"]
     x = jnp.asarray(rng.normal(size=(3, 3, 8, 4, 4, 1)), "float32")  # Iterations, updates, rows.
@@ -191,7 +191,7 @@ def test_several_iterations_in_one_call_are_those_one_by_one():
         left = iter(range(3))
         for i, phase in enumerate(phases):
             update = make_update(phases, i, identity, TX, None, n % 2)
-            for repeat in range(phase.repeats):
+            for repeat in range(phase.updates_per_iteration):
                 j = next(left)
                 batch = make_batch(x[n, j], {"label": label[n, j]}, null)
                 state, metrics = update(None, RATES, state, {}, batch, repeat)

@@ -13,7 +13,7 @@ LAYERS = 4
 EPSILON = 1e-5  # PyTorch's default, as is the exact GELU.
 
 
-class Critic(nn.Module):
+class PooledDiscriminator(nn.Module):
     """The mean over positions, then layers that narrow evenly to one number."""
 
     @nn.compact
@@ -35,19 +35,19 @@ def widths(channels: int) -> tuple[int, ...]:
     """
     if channels < 6:
         raise ValueError(
-            f"the features have {channels} channels, too few for a critic; expected at least 6: "
-            "take a wider network"
+            f"the features have {channels} channels, too few for a discriminator; expected at "
+            "least 6: take a wider network"
         )
     return (*(max(1 + k * (channels - 1) // LAYERS, 3) for k in range(LAYERS, 0, -1)), 1)
 
 
-def critic_head() -> Head:
+def pooled_head() -> Head:
     """Mean over positions, then 4 x (LayerNorm, GELU, Linear) of widths linspace(C, 1, 5).
 
     Starodubcev et al. (2025), Scale-wise Distillation of Diffusion Models, arXiv:2503.16397, as
     released.
     """
-    return as_head(lambda features: Critic())
+    return as_head(lambda features: PooledDiscriminator())
 
 
 def as_head(make: Callable[[jax.Array], nn.Module]) -> Head:

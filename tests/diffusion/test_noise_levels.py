@@ -3,42 +3,42 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.diffusion.levels import LEVELS, SHIFTED_FLOW, level_of, time_of
+from distill_jax.diffusion.noise_levels import NOISE_LEVELS, SHIFTED_FLOW, level_of, time_of
 from distill_jax.diffusion.schedule import Cosine, Karras, LinearBeta, RectifiedFlow
 
 SCHEDULES = (Cosine(), LinearBeta(), Karras(), RectifiedFlow())
 STABLE_DIFFUSION = LinearBeta(0.00085, 0.012, 1000, 2)
-CONTINUOUS = sorted(LEVELS.keys() - {"shifted_flow"})
+CONTINUOUS = sorted(NOISE_LEVELS.keys() - {"shifted_flow"})
 
 
-def draw(law, schedule, low, high, num=4000):
-    return LEVELS[law](jax.random.key(0), schedule, (num,), low, high)
+def draw(name, schedule, low, high, num=4000):
+    return NOISE_LEVELS[name](jax.random.key(0), schedule, (num,), low, high)
 
 
-@pytest.mark.parametrize("law", CONTINUOUS)
-def test_drawn_levels_fill_the_range_and_stay_in_it(law):
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_drawn_levels_fill_the_range_and_stay_in_it(name):
     for schedule in SCHEDULES:
-        t = draw(law, schedule, 0.1, 4.0)
+        t = draw(name, schedule, 0.1, 4.0)
         level = level_of(schedule, t)
         assert t.shape == (4000,)
         assert 0.0999 < level.min() < 0.12
         assert 3.9 < level.max() < 4.001
 
 
-@pytest.mark.parametrize("law", sorted(LEVELS.keys() - {"uniform"}))
-def test_laws_of_the_level_mean_the_same_for_every_schedule(law):
-    first, *others = (level_of(s, draw(law, s, 0.01, 20.0)) for s in SCHEDULES)
+@pytest.mark.parametrize("name", sorted(NOISE_LEVELS.keys() - {"uniform"}))
+def test_distributions_of_the_level_mean_the_same_for_every_schedule(name):
+    first, *others = (level_of(s, draw(name, s, 0.01, 20.0)) for s in SCHEDULES)
     for other in others:
         np.testing.assert_allclose(other, first, rtol=1e-3)
 
 
-def test_the_uniform_law_is_uniform_in_time():
+def test_the_uniform_distribution_is_uniform_in_time():
     t = np.sort(draw("uniform", Cosine(), 0.138, 12.97))
     ends = [float(time_of(Cosine(), level)) for level in (0.138, 12.97)]
     np.testing.assert_allclose(t, np.linspace(*ends, len(t)), atol=0.02)
 
 
-def test_the_median_of_edms_law_is_that_of_the_paper():
+def test_the_median_of_edms_distribution_is_that_of_the_paper():
     level = level_of(Karras(), draw("lognormal", Karras(), 0.002, 80.0, 40000))
     np.testing.assert_allclose(np.median(level), np.exp(-1.2), rtol=0.03)
 
@@ -60,7 +60,7 @@ def sid_lsg(q):
     ("released", "levels"),
     [(sid, ("karras", 0.002, 24.41)), (sid_lsg, ("scaled_linear", 0.138, 12.97))],
 )
-def test_laws_of_a_real_index_have_the_quantiles_of_the_released_code(released, levels, schedule):
+def test_a_real_index_has_the_quantiles_of_the_released_code(released, levels, schedule):
     q = np.asarray([0.1, 0.25, 0.5, 0.75, 0.9])
     level = level_of(schedule, draw(levels[0], schedule, *levels[1:], 1_000_000))
     # A million draws: a standard error below 0.3 % where a level's logarithm is spread the most.

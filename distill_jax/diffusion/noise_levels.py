@@ -1,4 +1,4 @@
-"""Laws by which losses draw noise levels, and levels as times of any schedule.
+"""Distributions from which losses draw noise levels, and levels as times of any schedule.
 
 A level is sigma / alpha = exp(-logsnr / 2), the noise level of EDM (Karras et al. 2022,
 arXiv:2206.00364): it means the same for every schedule, as a time does not.
@@ -13,7 +13,7 @@ import numpy as np
 from distill_jax.diffusion.schedule import LinearBeta, Schedule
 from distill_jax.typing import Time
 
-Law = Callable[[jax.Array, Schedule, tuple[int, ...], float, float], Time]
+NoiseDistribution = Callable[[jax.Array, Schedule, tuple[int, ...], float, float], Time]
 
 RHO = 7.0  # Karras et al. (2022), Table 1.
 LOG_MEAN, LOG_STD = -1.2, 1.2  # The same, for training.
@@ -36,7 +36,7 @@ def time_of(schedule: Schedule, level: jax.Array | float) -> jax.Array:
 def uniform(
     key: jax.Array, schedule: Schedule, shape: tuple[int, ...], low: float, high: float
 ) -> Time:
-    """t ~ U between the times of the levels low and high: another law for every schedule."""
+    """t ~ U between the times of the levels low and high: it depends on the schedule."""
     least, largest = time_of(schedule, low), time_of(schedule, high)
     return least + (largest - least) * jax.random.uniform(key, shape)
 
@@ -56,7 +56,7 @@ def karras(
 def lognormal(
     key: jax.Array, schedule: Schedule, shape: tuple[int, ...], low: float, high: float
 ) -> Time:
-    """log level ~ N(-1.2, 1.2^2), clipped to low .. high: EDM's law of training."""
+    """log level ~ N(-1.2, 1.2^2), clipped to low .. high: EDM's training distribution."""
     level = jnp.exp(LOG_MEAN + LOG_STD * jax.random.normal(key, shape))
     return time_of(schedule, jnp.clip(level, low, high))
 
@@ -89,7 +89,7 @@ def shifted_flow(
     return time_of(schedule, levels)[index]
 
 
-LEVELS: dict[str, Law] = {
+NOISE_LEVELS: dict[str, NoiseDistribution] = {
     "uniform": uniform,
     "karras": karras,
     "lognormal": lognormal,

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.models import critic_head
-from distill_jax.models.critic import widths
+from distill_jax.models import pooled_head
+from distill_jax.models.pooled import widths
 
 FEATURES = jax.random.normal(jax.random.key(0), (3, 4, 12))
 
 
 def made():
-    head = critic_head()
+    head = pooled_head()
     return jax.jit(head.apply), jax.jit(head.init)(jax.random.key(0), FEATURES)
 
 
@@ -61,7 +61,7 @@ def test_every_parameter_and_every_feature_gets_a_gradient():
 
 
 def test_features_too_few_for_a_normalisation_are_refused():
-    head = critic_head()
-    with pytest.raises(ValueError, match="have 5 channels, too few for a critic; .* at least 6"):
+    head = pooled_head()
+    with pytest.raises(ValueError, match="have 5 channels, too few for a discrim.* at least 6"):
         jax.eval_shape(head.init, jax.random.key(0), FEATURES[:, :, :5])
     jax.eval_shape(head.init, jax.random.key(0), FEATURES[:, :, :6])
