@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser
+from distill_jax.diffusion.noise import step_noise
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.resize import bicubic, width_at
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
@@ -186,7 +187,7 @@ def ancestral(
         mean = (
             expand(keep / schedule.alpha(s), z) * z + expand(one_minus_r * schedule.alpha(s), z) * x
         )
-        noise = _noise(key, i, z)
+        noise = step_noise(key, i, z)
         level = schedule.sigma(s) ** (1 - variance) * schedule.sigma(t) ** variance
         z_s = mean + expand(jnp.sqrt(one_minus_r) * level, z) * noise
         return jnp.where(expand(s, z) > 0, z_s, x)
@@ -212,7 +213,7 @@ def stochastic(
         _, k = _times(jnp.minimum(i + 1, num_steps - 1), num_steps, z)
         prediction = denoiser(z, t, cond)
         z_k = ddim_step(schedule, prediction, k)
-        noise = _noise(key, i, z)
+        noise = step_noise(key, i, z)
         added = -jnp.expm1(schedule.logsnr(u) - schedule.logsnr(k))
         z_u = expand(schedule.alpha(u) / schedule.alpha(k), z) * z_k
         z_u += expand(jnp.sqrt(added) * schedule.sigma(u), z) * noise
@@ -272,7 +273,7 @@ def renoise(
             return x
         if resolutions:
             x = bicubic(x, resolutions[i + 1])
-        noise = _noise(key, i + 1, x)
+        noise = step_noise(key, i + 1, x)
         noisy = add_noise(denoiser.schedule, x, noise, s)
         return jax.lax.stop_gradient(jnp.where(expand(s, x) > 0, noisy, x))
 
@@ -283,15 +284,6 @@ def renoise(
     for i in range(stop):
         z = step(i, z)
     return z
-
-
-def _noise(key: jax.Array, i: jax.Array | int, x: Resized) -> Resized:
-    """Standard normal noise of step i, shaped as x; from one key, or from one key per example."""
-    if key.ndim == 0:
-        return jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
-    return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, i), x.shape[1:], x.dtype))(
-        key
-    )
 
 
 def _start(schedule: Schedule, z: Image) -> Image:

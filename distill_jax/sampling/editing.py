@@ -11,9 +11,10 @@ import numpy as np
 
 from distill_jax.diffusion import editing
 from distill_jax.diffusion.denoiser import NetworkSpec, clipped
+from distill_jax.diffusion.noise import noise_of
 from distill_jax.diffusion.trained import Ddim
 from distill_jax.sampling.codecs import PIXELS
-from distill_jax.sampling.student import Guiding, Student, bound, noise
+from distill_jax.sampling.student import Guiding, Student, bound
 from distill_jax.typing import Cond, Image, Tree
 
 Images = jax.Array | np.ndarray  # (num, h, w, c) in [-1, 1].
@@ -80,7 +81,7 @@ def sdedit(
     n, x = int(_ddim(student, num_steps).num_steps), student.latents(x)
     if not 1 <= start <= n:
         raise ValueError(f"start is {start}; expected 1 to {n}, of the student's {n} steps")
-    eps = noise(key, 0, len(x), student.shape)
+    eps = noise_of(key, 0, len(x), student.shape)
     conditions = student.conditions(len(x), label, w)
     with student.precision():
         given = student.params, x, eps, conditions, n, start
@@ -116,7 +117,7 @@ def inpaint(
         )
     n, x = int(_ddim(student, num_steps).num_steps), student.latents(x)
     mask = mask[..., None] if mask.ndim == 2 else mask
-    eps = noise(key, 0, len(x), student.shape)
+    eps = noise_of(key, 0, len(x), student.shape)
     mask = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), x.shape)
     conditions = student.conditions(len(x), label, w)
     with student.precision():

@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from distill_jax.diffusion.denoiser import Denoiser, NetworkSpec, guided
+from distill_jax.diffusion.noise import keys_of, noise_of
 from distill_jax.diffusion.prediction import ENCODERS, PARAMETERIZATIONS, Prediction
 from distill_jax.diffusion.trained import Ancestral, Encode, Sampler, Trained
 from distill_jax.models.adapters import merged
@@ -157,7 +158,7 @@ class Student:
             from an encoder.
         """
         k_z, k_sampler = jax.random.split(key)
-        z = noise(k_z, first, num, self.shape)
+        z = noise_of(k_z, first, num, self.shape)
         label = self.conditioner.in_turn(num, first) if label is None else label
         return self.decode(z, label, w, num_steps, variance, k_sampler, first)
 
@@ -319,15 +320,6 @@ class Student:
         return other
 
 
-_keys = jax.vmap(jax.random.fold_in, (None, 0))  # One for each example, by its number.
-
-
-@functools.partial(jax.jit, static_argnames=("num", "shape"))
-def noise(key: jax.Array, first: jax.Array | int, num: int, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal noise (num, *shape) of the examples from `first` on."""
-    return jax.vmap(lambda k: jax.random.normal(k, shape))(_keys(key, first + jnp.arange(num)))
-
-
 @functools.partial(jax.jit, static_argnames=("network_spec", "layout"))
 def _sample(
     network_spec: NetworkSpec,
@@ -340,7 +332,7 @@ def _sample(
     """Traced in everything but shapes: one program for all w and all numbers of steps."""
     (params, guiding), (key, first, z), num = networks, drawn, len(drawn[-1])
     z, cond = layout.pad_and_shard((z, cond))
-    key = _keys(key, first + jnp.arange(len(z)))
+    key = keys_of(key, first + jnp.arange(len(z)))
     if guiding is not None:
         guiding = layout.pad_and_shard(guiding[0]), guiding[1]
     denoiser = bound(network_spec, layout.gather(params), guiding)
