@@ -186,9 +186,9 @@ def test_a_run_computes_at_the_precision_of_its_config_and_a_student_at_its_mani
         seen.append(jax.config.jax_default_matmul_precision)
         return jnp.zeros((1, 4, 4, 1))
 
-    monkeypatch.setattr(pipeline, "_train_stage", spy)
-    monkeypatch.setattr(pipeline, "_finish", spy)
-    monkeypatch.setattr(pipeline, "_draw_grids", spy)
+    monkeypatch.setattr(pipeline, "train_stage", spy)
+    monkeypatch.setattr(pipeline, "finish", spy)
+    monkeypatch.setattr(pipeline, "draw_grids", spy)
     monkeypatch.setattr(student, "_sample", spy)
     for precision in ("default", "highest"):
         config = base()
