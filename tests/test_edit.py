@@ -15,6 +15,7 @@ from distill_jax import edit
 from distill_jax.config import halvings
 from distill_jax.config import pipeline as pipeline_of
 from distill_jax.diffusion.denoiser import NetworkSpec
+from distill_jax.diffusion.noise import noise_of
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.diffusion.spec import image_spec
 from distill_jax.evaluation import compare
@@ -101,8 +102,7 @@ def test_what_an_encoder_does_not_know_is_refused(encoder):
 
 def test_a_sample_is_decoded_noise(decoder):
     k_z, _ = jax.random.split(KEY)
-    z = jax.random.normal(k_z, (4, 8, 8, 1))
-    x = decoder.decode(z, LABEL, 1.0)
+    x = decoder.decode(noise_of(k_z, 0, 4, (8, 8, 1)), LABEL, 1.0)
     np.testing.assert_array_equal(x, decoder.sample(KEY, 4, LABEL, 1.0))
 
 
@@ -125,6 +125,8 @@ def test_style_transfer_is_the_source_encoded_and_the_target_decoded(encoder, de
 
 
 def test_edits_listen_to_label_w_and_noise_and_compile_once(decoder):
+    decoder = dataclasses.replace(decoder, params=filled(decoder.params))  # It was hardly trained.
+
     def both(label, w, key):
         first = editing.sdedit(decoder, key, X, 1, label, w)
         return first, editing.inpaint(decoder, key, X, LEFT, label, w)
@@ -133,7 +135,7 @@ def test_edits_listen_to_label_w_and_noise_and_compile_once(decoder):
     sizes = [f._cache_size() for f in (editing._sdedit, editing._inpaint)]
     for other in (both(4, 1.0, KEY), both(3, 4.0, KEY), both(3, 1.0, jax.random.key(1))):
         for a, b in zip(base, other, strict=True):
-            assert not np.allclose(a, b)
+            assert not np.allclose(a, b, atol=1e-3)
     editing.sdedit(decoder, KEY, X, 2, 3, 1.0)
     assert [f._cache_size() for f in (editing._sdedit, editing._inpaint)] == sizes
     np.testing.assert_array_equal(base[1][:, :, 4:], X[:, :, 4:])
