@@ -14,8 +14,8 @@ import sys
 
 from absl import app, flags
 
-from distill_jax.evaluation import report  # noqa: F401
-from distill_jax.run import costs, pipeline  # noqa: F401
+from distill_jax.evaluation import report  # noqa: F401 - imported once, before the forks.
+from distill_jax.run import costs, pipeline  # noqa: F401 - as above.
 from distill_jax.runtime import app as ours
 
 ROOT = pathlib.Path(__file__).parent.parent

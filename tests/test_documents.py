@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.test_launch import SOURCED, calls, clouds, environment, nothing, script  # noqa: F401
+from tests.test_launch import SOURCED, calls, clouds, environment, nothing, script  # noqa: F401 - fixtures.
 from tests.toys import ROOT
 
 DOCUMENTS = [
@@ -95,7 +95,7 @@ def test_commands_are_found_in_every_kind_of_document():
     ]
 
 
-def test_every_command_of_the_documents_is_taken_by_its_program(nothing):  # noqa: F811
+def test_every_command_of_the_documents_is_taken_by_its_program(nothing):  # noqa: F811 - the fixture.
     """Launchers as dry runs, and then by the program that trains what these would start."""
     parsed = {}
     for path, variables, program, words in COMMANDS:

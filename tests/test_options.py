@@ -34,14 +34,14 @@ ENTRIES = [
 class WithoutChecks(ast.NodeTransformer):
     """Takes out what only refuses a value: functions and calls named check, and `if: raise`."""
 
-    def visit_If(self, node):  # noqa: N802
+    def visit_If(self, node):  # noqa: N802 - ast's name.
         refuses = isinstance(node.body[-1], ast.Raise) and not node.orelse
         return None if refuses else self.generic_visit(node)
 
-    def visit_FunctionDef(self, node):  # noqa: N802
+    def visit_FunctionDef(self, node):  # noqa: N802 - ast's name.
         return None if "check" in node.name else self.generic_visit(node)
 
-    def visit_Expr(self, node):  # noqa: N802
+    def visit_Expr(self, node):  # noqa: N802 - ast's name.
         called = ast.unparse(node.value.func) if isinstance(node.value, ast.Call) else ""
         return None if "check" in called else node
 

@@ -1,4 +1,4 @@
-"""What a config or a manifest says of networks, made into some: names looked up, specs fitted."""
+"""Builds networks from the `model`, `schedule` and `parameterization` of a config or manifest."""
 
 import contextlib
 import functools

@@ -58,9 +58,7 @@ def flat(tree: Any, path: str = "config") -> dict[str, Any]:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """A line for every key of two flat configs whose values differ, what is there first."""
-    both = old.keys() | new.keys()
-    # A key that one of them lacks is an option of another version, whose default is empty or 0.
-    keys = sorted(key for key in both if (old.get(key) or None) != (new.get(key) or None))
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     return [f"{key}: {old.get(key)} there, {new.get(key)} now" for key in keys]
 
 
