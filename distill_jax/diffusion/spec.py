@@ -1,4 +1,4 @@
-"""What a denoiser works on: hashable, JSON, and equal by value."""
+"""Specs of the data and of networks: hashable, JSON, and equal by value."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ class DataSpec(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What a network must fit.
+    """Shapes and schedule that a network is built for.
 
     Attributes:
       data: of the examples.

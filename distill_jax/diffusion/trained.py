@@ -1,4 +1,4 @@
-"""What a finished network is: how it is sampled, and what it was trained to do.
+"""The samplers of finished networks, and a record of what such a network was trained to do.
 
 The samplers are small frozen dataclasses, called with (key, denoiser, z, cond), equal by value and
 pytrees: their numbers are traced, so one program serves every number of steps.
@@ -182,7 +182,7 @@ class Guidance(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What a network was trained to do: all that samplers and students of it need to know.
+    """The training of a network, as far as its sampler and its students depend on it.
 
     Attributes:
       sampler: that it was made for.

@@ -91,7 +91,7 @@ class Method(abc.ABC):
         return (Phase("student", type(self).loss),)
 
     def sampler(self, schedule: Schedule) -> Sampler:
-        """What samples the finished network, whose times are those of the schedule: DDIM."""
+        """The sampler of the finished network, on the times of the schedule; DDIM by default."""
         return Ddim(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
@@ -104,7 +104,7 @@ class Method(abc.ABC):
         return self.w_range is not None
 
     def trained(self, schedule: Schedule) -> Trained:
-        """What the finished network is."""
+        """The record that the finished network keeps of its training."""
         guidance = Guidance(self.w_range, self.fixed_w, self.label_dropout > 0)
         sampler, saturated = self.sampler(schedule), self.clip_target
         return Trained(sampler, guidance, self.all_times, saturated, self.resolutions)

@@ -130,7 +130,7 @@ def _features(params: Tree, x: jax.Array) -> jax.Array:
 
 @jax.jit
 def _logits(params: Tree, x: jax.Array) -> jax.Array:
-    """Of the classes, (n, classes)."""
+    """Logits of the classes, (n, classes)."""
     kernel, bias = params[-1]
     return _features(params, x) @ kernel + bias
 

@@ -1,4 +1,4 @@
-"""What the training of a stage begins with: its newest state, or the first, and frozen weights."""
+"""Begins the training of a stage: restores its newest state or makes the first, loads weights."""
 
 import dataclasses
 import functools
@@ -51,7 +51,7 @@ class Weights:
         self._layout, self._dtype, self._allow, self._read = layout, frozen_dtype, allow, {}
 
     def own(self, found: Ancestor, name: str = "params", dtype: str | None = None) -> Tree:
-        """What its directory has: weights, or adapters; `dtype` as in loading.load."""
+        """The weights or adapters in its directory; `dtype` as in loading.load."""
         key = found.directory, name, dtype
         if key not in self._read:
             allow = self._allow

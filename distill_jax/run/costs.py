@@ -225,7 +225,7 @@ def _show_replicated(run: Run, shapes: Tree, most: int = 5) -> Iterator[str]:
 
 
 def forward_flops(network_spec: NetworkSpec, inputs: tuple[str, ...]) -> int:
-    """Of one call of the network with these inputs, on one image."""
+    """FLOPs of one call of the network with these inputs, on one image."""
     params = abstract_params(network_spec, inputs)
     return flops(network_spec.network.apply, params, *network_spec.spec.example(inputs))
 

@@ -60,7 +60,7 @@ class CodecFit:
 
     @property
     def dataset(self) -> Encoded:
-        """What the networks of the run are given; its batches need the finished codec."""
+        """The dataset of latents that the networks see; its batches need the finished codec."""
         spec = self.kind.latents(self.source.spec)
         return Encoded(self.source, spec, lambda images: self.codec.encode(images))
 

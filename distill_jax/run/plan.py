@@ -57,7 +57,7 @@ class Run:
 
     @property
     def parts(self) -> tuple[epath.Path, ...]:
-        """What its networks are made of beside their own parameters, see loading.load."""
+        """Directories of the codec and of the weights under adapters, see loading.load."""
         bases = [stage.start.weights for stage in self.stages if stage.roles.trained.base]
         return tuple(dict.fromkeys(part.directory for part in (*bases, self.codec) if part))
 

@@ -85,7 +85,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Ancestor:
-    """What a stage must know of a network that it begins from before that one is trained.
+    """A network that a stage begins from, described before it is trained.
 
     Attributes:
       directory: of its stage, or its final/.
@@ -105,7 +105,7 @@ class Ancestor:
 
     @property
     def like(self) -> Like:
-        """What decides the shapes of its parameters."""
+        """The description that decides the shapes of its parameters."""
         base = self.base and self.base.like
         return Like(self.network_spec, self.trained.inputs, base, self.rank, self.full)
 

@@ -138,5 +138,5 @@ def claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
 
 
 def kept(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Those parts of a config, as plain data, that a run must go on with."""
+    """The parts of a config, as plain data, that must not change when a run goes on."""
     return {key: value for key, value in config.items() if key not in RESUMABLE}

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Rule(NamedTuple):
-    """What the value of an option must satisfy.
+    """A condition on the value of an option.
 
     Attributes:
       holds: whether a value does.

@@ -28,7 +28,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def foreign(names: Iterable[Any]) -> tuple[str, ...]:
-    """Those names that stand for code outside the tables, each once."""
+    """The names that stand for code outside the tables, each once."""
     return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and ":" in name))
 
 

@@ -65,7 +65,7 @@ class PatchPca:
     channels: int = 0
 
     def latents(self, data: DataSpec) -> DataSpec:
-        """What a network is given in place of images like these.
+        """The spec of the latents of images like these.
 
         Raises:
           ValueError: when patches do not tile the images, or have fewer components.
@@ -164,7 +164,7 @@ CODECS = {"patch_pca": PatchPca}
 
 
 def read_codec(final: epath.Path) -> tuple[PatchPca, DataSpec]:
-    """What a finished codec is, and the images that it was fitted to.
+    """The kind of a finished codec, and the spec of the images that it was fitted to.
 
     Raises:
       FileNotFoundError: without a manifest.

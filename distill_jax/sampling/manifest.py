@@ -1,4 +1,4 @@
-"""What lies beside the weights of a finished network: one dataclass, written and read by all."""
+"""The manifest beside the weights of a finished network: one dataclass for all readers."""
 
 import dataclasses
 import importlib.metadata

@@ -68,7 +68,7 @@ class Student:
 
     @property
     def trained(self) -> Trained:
-        """What the network was trained to do."""
+        """The sampler, guidance and times that the network was trained for."""
         return self.manifest.trained
 
     @property
@@ -233,7 +233,7 @@ class Student:
             return self._run(Encode(sampler.num_steps), (jax.random.key(0), 0), x, cond, guiding)
 
     def latents(self, x: jax.Array | np.ndarray) -> jax.Array:
-        """What the network works on in place of images x (num, h, w, c) in [-1, 1].
+        """The latents of images x (num, h, w, c) in [-1, 1]; the images themselves without a codec.
 
         Raises:
           ValueError: for images of another shape than it was trained on.

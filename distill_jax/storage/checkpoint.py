@@ -1,4 +1,4 @@
-"""What a stage leaves on disk: resumable states (storage.states) and its final network.
+"""Files of a stage: resumable states (storage.states) and its final network.
 
     STAGE/states/STEP/       whole training states, written in the background, the newest few
     STAGE/final/params/      the finished network's parameters

@@ -48,7 +48,7 @@ def read(directory: epath.Path) -> dict[str, Any]:
 
 
 def verify(directory: epath.PathLike) -> str | None:
-    """What differs from the listing, None when nothing does."""
+    """The first difference from the listing in words; None when all files are as listed."""
     directory = epath.Path(directory)
     if not (directory / FILE).exists():
         return f"{FILE} is missing"

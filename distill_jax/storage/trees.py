@@ -88,7 +88,7 @@ def as_stored(path: epath.Path, like: Tree, dtype: str | None = None) -> Tree:
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-    """Of the arrays that are stored, by path."""
+    """Shapes of the stored arrays, by name."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -38,7 +38,7 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        """What all of it takes in memory."""
+        """Bytes of the whole array in memory."""
         return self.size * self.dtype.itemsize
 
     def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> "Stored":

@@ -1,4 +1,4 @@
-"""What all writing of checkpoints shares: room, background threads, names, and errors."""
+"""Shared parts of writing checkpoints: room on disk, background threads, names, errors."""
 
 import contextlib
 import itertools

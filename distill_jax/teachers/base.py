@@ -39,13 +39,13 @@ class Imported(NamedTuple):
 
     @property
     def trained(self) -> Trained:
-        """What is known of its training. Released students had targets that are not clipped."""
+        """The record of its training. Released students had targets that are not clipped."""
         guidance = Guidance(null=self.label_dropout > 0)
         return Trained(Ddim(self.num_steps), guidance, all_times=self.continuous)
 
     @property
     def data(self) -> DataSpec:
-        """What it is called with."""
+        """The spec of its inputs."""
         return image_data(self.shape, self.num_classes)
 
     def network_spec(self) -> NetworkSpec:
@@ -58,7 +58,7 @@ class Imported(NamedTuple):
 
 
 def configured(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says of a network, as fields of Imported; label dropout is not known."""
+    """Fields of Imported from a config that describes a network; label dropout is not known."""
     spec = build(DATASETS, "dataset", config["data"], allow=EVERYTHING, makes=Dataset).spec
     return {
         **{name: config[name] for name in ("model", "schedule", "parameterization")},

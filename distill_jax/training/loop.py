@@ -28,7 +28,7 @@ class DivergedError(ValueError):
 
 
 class Call(NamedTuple):
-    """What one compiled call works on.
+    """The work of one compiled call.
 
     Attributes:
       iterations: that it does, numbered from 0.
@@ -51,7 +51,7 @@ class Cadence(NamedTuple):
     per_call: int = 1
 
     def iterations(self, done: int) -> Iterator[range]:
-        """Those of each call after `done` iterations.
+        """The iterations of each call, starting after `done` iterations.
 
         Calls end at multiples of per_call and at the last iteration.
         """

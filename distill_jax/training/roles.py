@@ -24,7 +24,7 @@ from distill_jax.typing import Cond, Image, Time, Tree
 
 
 class Role(NamedTuple):
-    """What the parameters of a role are.
+    """Whether a role has weights of its own or adapters of another role's.
 
     Attributes:
       base: the role whose frozen weights they are adapters of; None for parameters of its own.
@@ -36,7 +36,7 @@ class Role(NamedTuple):
 
 
 class Like(NamedTuple):
-    """What decides the shapes of a finished network's parameters.
+    """The description that decides the shapes of a finished network's parameters.
 
     Attributes:
       network_spec: what it is.
