@@ -1,1 +1,1 @@
-"""The mathematics: pure functions of arrays, and the seam that networks are seen through."""
+"""The mathematics: pure functions of arrays, and the denoiser interface around networks."""

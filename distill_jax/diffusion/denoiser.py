@@ -1,4 +1,4 @@
-"""The seam between networks and mathematics: a denoiser is (z_t, t, cond) -> Prediction."""
+"""The interface between networks and mathematics: a denoiser maps (z_t, t, cond) to (x, eps)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from distill_jax.typing import Cond, Image, Output, Time, Tree
 
 
 class Network(NamedTuple):
-    """All that is known of a neural network: pure functions.
+    """A neural network as pure functions.
 
     `init(key, z, t, cond) -> params`; the keys of `cond` decide which conditions it embeds.
     `apply(params, z, t, cond, key=None) -> output` with the channels of its parameterization. A
     key switches dropout on.
-    `features(params, z, t, cond) -> (b, positions, channels)`, from its middle; None where it has
-    none to offer.
-    `parameterizations`: those it can put out, () for all.
-    `input_axes(params, z, t, cond) -> {name of a kernel: its leading axes that are inputs}`, of the
-    kernels that adapters can change; None where none can be.
+    `features(params, z, t, cond) -> (b, positions, channels)`: features from the middle of the
+    network; None if it has none.
+    `parameterizations`: names of the parameterizations that it supports, () for all.
+    `input_axes(params, z, t, cond) -> {name of a kernel: number of its leading input axes}` for
+    every kernel that takes an adapter; None if the network takes no adapters.
     """
 
     init: Callable[[jax.Array, Image, Time, Cond], Tree]
@@ -34,7 +34,7 @@ class Network(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A small network on the features of another, as pure functions.
+    """A discriminator head, a small network on the features of another, as pure functions.
 
     `init(key, features) -> params`, for features (b, positions, channels).
     `apply(params, features) -> (b,)`, one logit per example.
@@ -49,14 +49,14 @@ class Denoiser:
     """A function (z_t, t, cond) -> Prediction and the schedule of its times.
 
     Attributes:
-      schedule: of the times.
-      predict: takes a fourth argument, the key of dropout or None, where the network has dropout
-        and trains on data.
-      shape: (h, w, c) of the images it was made for; () where nobody needs to know.
-      features: (z_t, t, cond) -> (b, positions, channels), from the middle of the network; None
-        where it has none to offer.
+      schedule: the noise schedule.
+      predict: (z_t, t, cond) -> Prediction. A network with dropout that trains on data takes a
+        fourth argument, the key of dropout or None.
+      shape: (h, w, c) of its images; () if no caller needs it.
+      features: (z_t, t, cond) -> (b, positions, channels), from the middle of the network; None if
+        it has none.
       discriminator: (z_t, t, cond) -> (b,), the logit that z_t is noisy data rather than a noisy
-        sample; None without that head.
+        sample; None without a discriminator head.
       bounded: whether its images lie in [-1, 1], see `clipped`.
     """
 
@@ -68,17 +68,17 @@ class Denoiser:
     bounded: bool = True
 
     def __call__(self, z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
-        """The clean image and the noise in z at time t, in float32 or wider.
+        """Predicts the clean image and the noise in z at time t, in float32 or wider.
 
-        A key switches dropout on. Halving has none (Salimans & Ho 2022, released configs), nor has
-        DMD2: losses of teachers, and of SiD's student and fake, pass one.
+        A key switches dropout on. The losses of teachers and of SiD's student and fake pass one.
+        Progressive distillation (Salimans & Ho 2022, released configs) and DMD2 use no dropout.
         """
         return self.predict(z, t, cond) if key is None else self.predict(z, t, cond, key)
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSpec:
-    """Network, parameterization and what it is called with, waiting for parameters."""
+    """A network with its parameterization and the spec of its inputs, but without parameters."""
 
     network: Network
     parameterization: Parameterization
@@ -86,11 +86,11 @@ class NetworkSpec:
 
     @property
     def schedule(self) -> Schedule:
-        """Of the times that the network is called with."""
+        """The noise schedule of the network."""
         return self.spec.schedule
 
     def __call__(self, params: Tree) -> Denoiser:
-        """The denoiser with these parameters."""
+        """Returns the denoiser with these parameters."""
         head = self.parameterization
 
         def predict(z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
@@ -107,15 +107,15 @@ class NetworkSpec:
 
 
 def guided(denoiser: Denoiser, w: Time | float, null: Cond) -> Denoiser:
-    """Classifier-free guidance, (1 + w) D(z, c) - w D(z, null), as one call on twice the batch.
+    """Returns the guided denoiser (1 + w) D(z, c) - w D(z, null), one call on twice the batch.
 
-    w = 0 is the conditional model (Ho & Salimans 2022, arXiv:2207.12598; w is the "guidance
-    scale" of Stable Diffusion tools minus 1). `null`, one example for all, replaces the keys of
-    cond that it has. The two halves are interleaved, so a batch sharded over devices stays where
-    it is.
+    Classifier-free guidance: Ho & Salimans (2022, arXiv:2207.12598). w = 0 is the conditional
+    model; w is the "guidance scale" of Stable Diffusion tools minus 1. `null` is one example for
+    the whole batch and replaces the conditions that it contains. The two halves are interleaved, so
+    a batch sharded over devices is not moved.
 
     Raises:
-      ValueError: when called with a cond that has "w", for then guidance is in the network.
+      ValueError: when the denoiser is called with "w" in cond: it has guidance in its weights.
     """
 
     def predict(z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
@@ -137,7 +137,7 @@ def guided(denoiser: Denoiser, w: Time | float, null: Cond) -> Denoiser:
 
 
 def without_dropout(denoiser: Denoiser) -> Denoiser:
-    """The denoiser, whose dropout no key switches on."""
+    """Returns the denoiser with dropout off, also when it is called with a key."""
 
     def predict(z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
         return denoiser(z, t, cond)
@@ -146,15 +146,15 @@ def without_dropout(denoiser: Denoiser) -> Denoiser:
 
 
 def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a[0], b[0], a[1], b[1], ... along the first axis; b may be one row for all."""
+    """Interleaves a[0], b[0], a[1], b[1], ... along the first axis; b may have one row."""
     pairs = jnp.stack([a, jnp.broadcast_to(b, a.shape)], axis=1)
     return pairs.reshape((2 * a.shape[0],) + a.shape[1:])
 
 
 def clipped(denoiser: Denoiser) -> Denoiser:
-    """The denoiser with x clipped to [-1, 1], and the eps that z and the clipped x imply.
+    """Returns the denoiser with x clipped to [-1, 1], and eps computed from z and the clipped x.
 
-    The denoiser itself where the data have no bounds.
+    A denoiser of unbounded data (latents) is returned as it is.
     """
     if not denoiser.bounded:
         return denoiser

@@ -1,6 +1,6 @@
-"""Editing with the deterministic sampler: functions of a denoiser, an image and noise.
+"""Editing of images with DDIM: functions of a denoiser, an image and noise.
 
-Grids, times and the traced number of steps are those of samplers.ddim.
+The grid of times and the traced number of steps are the same as in samplers.ddim.
 """
 
 import jax
@@ -17,18 +17,18 @@ Count = jax.Array | int
 def sdedit(
     denoiser: Denoiser, x: Image, eps: Image, cond: Cond, num_steps: Count, start: Count
 ) -> Image:
-    """The image that the sampler makes of alpha_t x + sigma_t eps from t = start / num_steps on.
+    """Samples from z_t = alpha_t x + sigma_t eps at t = start / num_steps down to 0 with DDIM.
 
-    SDEdit (Meng et al. 2022, arXiv:2108.01073), there with a stochastic sampler; with a distilled
-    one it is the image-to-image translation of Meng et al. (2023, arXiv:2210.03142).
+    SDEdit (Meng et al. 2022, arXiv:2108.01073), there with a stochastic sampler. With a distilled
+    network it is the image-to-image translation of Meng et al. (2023, arXiv:2210.03142).
 
     Args:
-      denoiser: guided, clipped or neither.
+      denoiser: any denoiser, such as a guided or clipped one.
       x: images to start from (b, *s).
-      eps: standard normal noise of their shape.
-      cond: what they are to become.
+      eps: standard normal noise of the shape of x.
+      cond: conditions of the edited images.
       num_steps: N of the sampler's grid.
-      start: network calls, 1 to N: few keep x, many keep cond alone.
+      start: network calls, 1 to N; few calls keep more of x, N calls keep nothing of it.
     """
     z = add_noise(denoiser.schedule, x, eps, _time(start, num_steps, x))
     return walk(denoiser, z, cond, falling(num_steps, start), start)
@@ -37,20 +37,20 @@ def sdedit(
 def inpaint(
     denoiser: Denoiser, x: Image, mask: jax.Array, eps: Image, cond: Cond, num_steps: Count
 ) -> Image:
-    """The sampler's image where mask is 1, and x where it is 0.
+    """Samples an image where mask is 1 and keeps x where mask is 0.
 
         z_s <- mask z_s + (1 - mask) (alpha_s x + sigma_s eps)   at t = 1 and after each step
 
     Replacement: Song et al. (2021, arXiv:2011.13456), section 5; RePaint (Lugmayr et al. 2022,
-    arXiv:2201.09865) resamples on top of it. It works with any sampler, but the known part is
-    only pasted, never asked for; Meng et al. (2023, arXiv:2210.03142) instead distil a network
-    that takes mask and known part as inputs. One eps serves all steps, as the known part's own
-    deterministic path.
+    arXiv:2201.09865) adds resampling. Replacement works with any sampler, but the known part is
+    only pasted and does not condition the network. Meng et al. (2023, arXiv:2210.03142) instead
+    distil a network that takes mask and known part as inputs. All steps use one eps, so the known
+    part follows its own deterministic path.
 
     Args:
-      denoiser: guided, clipped or neither.
-      x: images (b, *s), of which the part under the mask is never looked at.
-      mask: broadcasts against x.
+      denoiser: any denoiser, such as a guided or clipped one.
+      x: images (b, *s); values where mask is 1 do not matter.
+      mask: 0 or 1, broadcasts against x.
       eps: standard normal noise of the shape of x.
       cond: the conditions of every call.
       num_steps: N >= 1.
@@ -70,5 +70,5 @@ def inpaint(
 
 
 def _time(i: Count, num_steps: Count, z: Image) -> Time:
-    """t = i / N, one per example."""
+    """Returns t = i / N, one per example."""
     return i * jnp.ones(z.shape[:1], z.dtype) / num_steps

@@ -1,9 +1,9 @@
 """Distances between the features of paired images, real and generated: MMD losses.
 
-Features are (b, n, c): n positions of c channels for each of b images. Every distance is taken
-within an image, between its n real and its n generated features, and averaged over the images. It
-is not negative, and 0 where real and generated features are the same. Starodubcev et al. 2026,
-arXiv:2503.16397, section 3.2 and equation 2; their code for the variants.
+Features are (b, n, c): n positions of c channels for each of b images. A distance compares the n
+real features of an image with its n generated features, and is averaged over the images. It is
+never negative, and 0 if both are equal. Starodubcev et al. 2026, arXiv:2503.16397, section 3.2 and
+equation 2; the variants are in their code.
 """
 
 from collections.abc import Callable
@@ -11,58 +11,59 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-ROUND = 1e-3  # Distances below it are rounded off, so that gradients exist at 0.
+SMOOTHING = 1e-3  # sqrt(d^2 + SMOOTHING^2) replaces |d|, so that gradients exist at d = 0.
 
 
 def pseudo_huber(real: jax.Array, fake: jax.Array) -> jax.Array:
-    """sqrt(d^2 + r^2) - r of d = mean_n real - mean_n fake, a mean over channels: the code's.
+    """Returns the mean over channels of sqrt(d^2 + r^2) - r, d = mean_n real - mean_n fake.
 
-    Their `mmd_loss_` calls it linear; its weight there is 1. Like |d| where |d| is above r = 1e-3,
-    so the gradient in d is at most 1 / c, whatever d is.
+    The distance of the released code: `mmd_loss_` there calls it linear and has weight 1. It is
+    close to |d| where |d| is above r = 1e-3, so its gradient in d is at most 1 / c for every d.
     """
-    return jnp.mean(_rounded(_means(real, fake) ** 2) - ROUND)
+    return jnp.mean(_smooth_root(_means(real, fake) ** 2) - SMOOTHING)
 
 
 def linear(real: jax.Array, fake: jax.Array) -> jax.Array:
-    """|mean_n real - mean_n fake|^2, a sum over channels: equation 2 of the paper.
+    """Returns |mean_n real - mean_n fake|^2, summed over channels: equation 2 of the paper.
 
-    The weight 1 is not for it: its gradient in d is 2 d, that of `pseudo_huber` 1 / c, so a weight
-    of 1 / (2 c |d|) makes them alike; 1 / 150 for 256 channels and differences of 0.3.
-    The linear kernel sees means alone. As each generated image stands beside its real one, this
-    is a regression of mean features, not a distance between distributions of images.
+    It needs a smaller weight than `pseudo_huber`: its gradient in d is 2 d, the other's 1 / c, so a
+    weight of 1 / (2 c |d|) makes them alike; 1 / 150 for 256 channels and differences of 0.3. The
+    linear kernel compares only means. Each generated image is paired with its real one, so this is
+    a regression of mean features, not a distance between distributions of images.
     """
     return jnp.mean(jnp.sum(_means(real, fake) ** 2, axis=-1))
 
 
 def rbf(real: jax.Array, fake: jax.Array) -> jax.Array:
-    """The squared MMD of the kernel exp(-|f - g|^2 / 2 c), c channels.
+    """Returns the squared MMD with the kernel exp(-|f - g|^2 / 2 c), c the number of channels.
 
-    The bandwidth, sqrt(c), is the distance of features of order 1. The paper's code has 100, for
-    the features of its network, and leaves the pairs of a feature with itself out, which makes the
-    distance of equal features negative.
+    The bandwidth sqrt(c) is the typical distance between features of order 1. The paper's code uses
+    100, for the features of its network. It also leaves out the pairs of a feature with itself,
+    which makes the distance of equal features negative.
     """
     return _mmd(real, fake, lambda squared: jnp.exp(-squared / (2 * real.shape[-1])))
 
 
 def energy(real: jax.Array, fake: jax.Array) -> jax.Array:
-    """The energy distance 2 E|x - y| - E|x - x'| - E|y - y'|, x real, y generated features.
+    """Returns the energy distance 2 E|x - y| - E|x - x'| - E|y - y'|, x real, y generated.
 
     |.| is sqrt(|.|^2 + r^2), r = 1e-3, whose energy distance is not negative either and whose
     gradient exists everywhere (Micchelli 1986, doi:10.1007/BF01893414).
     """
-    return _mmd(real, fake, lambda squared: -_rounded(squared))
+    return _mmd(real, fake, lambda squared: -_smooth_root(squared))
 
 
 KERNELS = {"pseudo_huber": pseudo_huber, "linear": linear, "rbf": rbf, "energy": energy}
 
 
 def _mmd(real: jax.Array, fake: jax.Array, kernel: Callable) -> jax.Array:
-    """mean k(x, x') + mean k(y, y') - 2 mean k(x, y) over all pairs, of a feature with itself too.
+    """Returns the V-statistic mean k(x, x') + mean k(y, y') - 2 mean k(x, y) over all pairs.
 
-    Gretton et al. 2012 (JMLR 13), equation 5: the V-statistic is a squared norm, so it is >= 0.
+    Gretton et al. 2012 (JMLR 13), equation 5. Pairs of a feature with itself are included, so the
+    V-statistic is a squared norm and not negative.
     """
     real, fake = _float32(real), _float32(fake)
-    # Distances stay, and squares of large numbers are not subtracted.
+    # Centring keeps the distances and avoids cancellation between squares of large numbers.
     center = jnp.mean(real, axis=1, keepdims=True)
     real, fake = real - center, fake - center
 
@@ -73,22 +74,22 @@ def _mmd(real: jax.Array, fake: jax.Array, kernel: Callable) -> jax.Array:
 
 
 def _squared(f: jax.Array, g: jax.Array) -> jax.Array:
-    """|f_i - g_j|^2, (b, n, n)."""
+    """Returns the squared distances |f_i - g_j|^2, (b, n, n)."""
     product = jnp.einsum("bic,bjc->bij", f, g, precision="highest")
     norms = jnp.sum(f**2, axis=-1)[:, :, None] + jnp.sum(g**2, axis=-1)[:, None]
     return jnp.maximum(norms - 2 * product, 0.0)
 
 
-def _rounded(squared: jax.Array) -> jax.Array:
-    """sqrt(squared + r^2): a distance with a gradient at 0."""
-    return jnp.sqrt(squared + ROUND**2)
+def _smooth_root(squared: jax.Array) -> jax.Array:
+    """Returns sqrt(squared + r^2), a distance that has a gradient at 0."""
+    return jnp.sqrt(squared + SMOOTHING**2)
 
 
 def _means(real: jax.Array, fake: jax.Array) -> jax.Array:
-    """Difference of the position means, (b, c)."""
+    """Returns the difference of the means over positions, (b, c)."""
     return jnp.mean(_float32(real) - _float32(fake), axis=1)
 
 
 def _float32(features: jax.Array) -> jax.Array:
-    """The features in float32, or in what they are where that is wider."""
+    """Casts features to float32, unless their dtype is wider."""
     return features.astype(jnp.promote_types(features.dtype, jnp.float32))

@@ -1,7 +1,7 @@
-"""Distributions from which losses draw noise levels, and levels as times of any schedule.
+"""Distributions of noise levels for losses, and the conversion between levels and times.
 
-A level is sigma / alpha = exp(-logsnr / 2), the noise level of EDM (Karras et al. 2022,
-arXiv:2206.00364): it means the same for every schedule, as a time does not.
+A noise level is sigma / alpha = exp(-logsnr / 2) (Karras et al. 2022, arXiv:2206.00364). Unlike a
+time, it means the same for every schedule.
 """
 
 from collections.abc import Callable
@@ -16,27 +16,27 @@ from distill_jax.typing import Time
 NoiseDistribution = Callable[[jax.Array, Schedule, tuple[int, ...], float, float], Time]
 
 RHO = 7.0  # Karras et al. (2022), Table 1.
-LOG_MEAN, LOG_STD = -1.2, 1.2  # The same, for training.
+LOG_MEAN, LOG_STD = -1.2, 1.2  # Karras et al. (2022), Table 1: noise distribution of training.
 STABLE_DIFFUSION = LinearBeta(0.00085, 0.012, num_steps=1000, power=2)
-# Times of the 28 Euler steps of Stable Diffusion 3.5, whose shift is 3: t = 3 u / (1 + 2 u) of
-# equal steps in u, from 1 to the u that the same shift makes of 1 / 1000.
+# Times of the 28 Euler steps of Stable Diffusion 3.5: t = 3 u / (1 + 2 u) (shift 3), u in equal
+# steps from 1 to the shifted time of 1 / 1000.
 SHIFTED_FLOW = np.asarray([3 * u / (1 + 2 * u) for u in np.linspace(1, 0.003 / 1.002, 28)])
 
 
 def level_of(schedule: Schedule, t: jax.Array) -> jax.Array:
-    """sigma(t) / alpha(t), > 0."""
+    """Returns the noise level sigma(t) / alpha(t), above 0."""
     return jnp.exp(-schedule.logsnr(t) / 2)
 
 
 def time_of(schedule: Schedule, level: jax.Array | float) -> jax.Array:
-    """The t whose level this is; 0 or 1 for a level that the schedule does not reach."""
+    """Returns the time of a noise level; 0 or 1 for a level outside the schedule."""
     return jnp.clip(schedule.time(-2 * jnp.log(jnp.asarray(level))), 0.0, 1.0)
 
 
 def uniform(
     key: jax.Array, schedule: Schedule, shape: tuple[int, ...], low: float, high: float
 ) -> Time:
-    """t ~ U between the times of the levels low and high: it depends on the schedule."""
+    """Draws t uniformly between the times of the levels low and high; depends on the schedule."""
     least, largest = time_of(schedule, low), time_of(schedule, high)
     return least + (largest - least) * jax.random.uniform(key, shape)
 
@@ -44,10 +44,10 @@ def uniform(
 def karras(
     key: jax.Array, schedule: Schedule, shape: tuple[int, ...], low: float, high: float
 ) -> Time:
-    """level^(1/7) ~ U between those of low and high: EDM's sampling grid, drawn from.
+    """Draws level^(1/7) uniformly between low^(1/7) and high^(1/7): EDM's sampling grid.
 
-    SiD (arXiv:2404.04057) draws from the 0.8 of the grid between 0.002 and 80 that has less noise,
-    which are the levels 0.002 .. 24.41.
+    SiD (arXiv:2404.04057) draws from the less noisy 80 % of the grid between 0.002 and 80, which
+    are the levels 0.002 .. 24.41.
     """
     least, largest = low ** (1 / RHO), high ** (1 / RHO)
     return time_of(schedule, (least + (largest - least) * jax.random.uniform(key, shape)) ** RHO)
@@ -56,7 +56,7 @@ def karras(
 def lognormal(
     key: jax.Array, schedule: Schedule, shape: tuple[int, ...], low: float, high: float
 ) -> Time:
-    """log level ~ N(-1.2, 1.2^2), clipped to low .. high: EDM's training distribution."""
+    """Draws log level ~ N(-1.2, 1.2^2), clipped to low .. high: EDM's training distribution."""
     level = jnp.exp(LOG_MEAN + LOG_STD * jax.random.normal(key, shape))
     return time_of(schedule, jnp.clip(level, low, high))
 
@@ -64,9 +64,9 @@ def lognormal(
 def scaled_linear(
     key: jax.Array, schedule: Schedule, shape: tuple[int, ...], low: float, high: float
 ) -> Time:
-    """The levels of Stable Diffusion's steps, each as likely, between low and high.
+    """Draws uniformly among the noise levels of Stable Diffusion's steps between low and high.
 
-    SiD-LSG (arXiv:2406.01561) draws the indices 20 .. 979 of its 1000, which are the levels
+    SiD-LSG (arXiv:2406.01561) draws the indices 20 .. 979 of the 1000 steps, which are the levels
     0.138 .. 12.97. Here the index is a real number, and the levels have the same quantiles.
     """
     t = uniform(key, STABLE_DIFFUSION, shape, low, high)
@@ -76,11 +76,11 @@ def scaled_linear(
 def shifted_flow(
     key: jax.Array, schedule: Schedule, shape: tuple[int, ...], low: float, high: float
 ) -> Time:
-    """The 28 levels of Stable Diffusion 3.5's sampling grid, each as likely, from low to high.
+    """Draws uniformly among the 28 levels of Stable Diffusion 3.5's grid between low and high.
 
     Both ends are rounded to the nearest of the 28 and may be drawn. SwD (arXiv:2503.16397) draws
-    the indices 0 .. 27, 12 .. 27 or 18 .. 27, which are the levels from 0.009 to infinity (0: noise
-    without a signal), 3.77 or 1.51. Every number above 160 is rounded to infinity.
+    the indices 0 .. 27, 12 .. 27 or 18 .. 27: the levels from 0.009 to infinity (index 0, noise
+    without signal), to 3.77 or to 1.51. Every number above 160 is rounded to infinity.
     """
     last, first = (np.abs(SHIFTED_FLOW - level / (1 + level)).argmin() for level in (low, high))
     index = jax.random.randint(key, shape, first, last + 1)

@@ -1,4 +1,4 @@
-"""What a network's output means: every parameterization gives the same Prediction(x, eps)."""
+"""Parameterizations: conversions of a network's output into a Prediction(x, eps)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,19 +19,19 @@ class Prediction(NamedTuple):
 
 
 def unscaled(z: Image, schedule: Schedule, t: Time) -> Image:
-    """z itself."""
+    """Returns z unchanged."""
     return z
 
 
 class Parameterization(NamedTuple):
-    """What goes into a network and what comes out.
+    """A scaling of the network's input and a conversion of its output.
 
     Attributes:
-      channels: of the output per channel of the image.
+      channels: output channels per channel of the image.
       predict: (output, z, schedule, t) -> Prediction.
       scale: (z, schedule, t) -> the network's input.
-      needs_signal: whether it divides by alpha, which must then be above 0 at t = 1 too.
-      needs_power: whether it is right only where alpha^2 + sigma^2 = 1.
+      needs_signal: whether `predict` divides by alpha, which must then be above 0 at t = 1 too.
+      needs_power: whether `predict` is correct only if alpha^2 + sigma^2 = 1.
     """
 
     channels: int
@@ -41,7 +41,7 @@ class Parameterization(NamedTuple):
     needs_power: bool = False
 
     def misfit(self, schedule: Schedule) -> str:
-        """Why a perfect network of this head gives a wrong x at some time; "" where none does."""
+        """Explains why this head does not fit the schedule; "" if it fits at all times."""
         t = jnp.linspace(0.0, 1.0, 9)
         alpha, sigma = np.asarray(schedule.alpha(t)), np.asarray(schedule.sigma(t))
         if self.needs_signal and alpha[-1] <= 0:
@@ -57,9 +57,9 @@ class Parameterization(NamedTuple):
 
 
 def eps_from_x(z: Image, x: Image, schedule: Schedule, t: Time) -> Image:
-    """eps = (z - alpha x) / sigma: what is left of z is noise.
+    """Returns eps = (z - alpha x) / sigma, the noise in z for a given x.
 
-    Where sigma is 0, at t = 0 of a rectified flow, z says nothing of the noise, and eps is 0.
+    Where sigma is 0 (t = 0 of a rectified flow), z contains no noise, and eps is 0.
     """
     alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
     some = sigma > 0
@@ -67,26 +67,28 @@ def eps_from_x(z: Image, x: Image, schedule: Schedule, t: Time) -> Image:
 
 
 def v_from(prediction: Prediction, schedule: Schedule, t: Time) -> Image:
-    """v = alpha eps - sigma x (Salimans & Ho 2022, section 4)."""
+    """Returns v = alpha eps - sigma x (Salimans & Ho 2022, section 4)."""
     alpha, sigma = expand(schedule.alpha(t), prediction.x), expand(schedule.sigma(t), prediction.x)
     return alpha * prediction.eps - sigma * prediction.x
 
 
 def from_x(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
-    """The output is x."""
+    """Converts an output that is x."""
     return Prediction(output, eps_from_x(z, output, schedule, t))
 
 
 def from_eps(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
-    """The output is eps; x = (z - sigma eps) / alpha needs alpha(1) > 0."""
+    """Converts an output that is eps; x = (z - sigma eps) / alpha needs alpha(1) > 0."""
     x = (z - expand(schedule.sigma(t), z) * output) / expand(schedule.alpha(t), z)
     return Prediction(x, output)
 
 
 def from_v(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
-    """The output is v = alpha eps - sigma x: x = alpha z - sigma v, eps = sigma z + alpha v.
+    """Converts an output that is v = alpha eps - sigma x.
 
-    Divided by alpha^2 + sigma^2, which is 1 where the schedule preserves variance.
+        x = (alpha z - sigma v) / p,   eps = (sigma z + alpha v) / p,   p = alpha^2 + sigma^2
+
+    p is 1 for a variance-preserving schedule. Salimans & Ho (2022), section 4.
     """
     alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
     power = alpha**2 + sigma**2
@@ -94,10 +96,12 @@ def from_v(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
 
 
 def from_both(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
-    """The output is (x, eps) by channel: x = sigma^2 x_head + alpha (z - sigma eps_head).
+    """Converts an output with an x head and an eps head, side by side in the channels.
 
-    Salimans & Ho (2022), section 4. It leans on the x head at high noise and on the eps head at
-    low noise; neither head is used alone. The schedule must preserve variance.
+        x = sigma^2 x_head + alpha (z - sigma eps_head)
+
+    Salimans & Ho (2022), section 4. The x head dominates at high noise and the eps head at low
+    noise. The schedule must be variance-preserving.
     """
     x_head, eps_head = jnp.split(output, 2, axis=-1)
     alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
@@ -105,9 +109,11 @@ def from_both(output: Output, z: Image, schedule: Schedule, t: Time) -> Predicti
 
 
 def from_flow(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
-    """The output is u = eps - x: x = z - sigma u, eps = z + alpha u.
+    """Converts an output that is u = eps - x.
 
-    Divided by alpha + sigma, which is 1 for a rectified flow.
+        x = (z - sigma u) / n,   eps = (z + alpha u) / n,   n = alpha + sigma
+
+    n is 1 for a rectified flow (Liu et al. 2022, arXiv:2209.03003).
     """
     alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
     total = alpha + sigma
@@ -118,19 +124,19 @@ SIGMA_DATA = 0.5  # The standard deviation of images in [-1, 1] that EDM assumes
 
 
 def edm_scale(z: Image, schedule: Schedule, t: Time) -> Image:
-    """c_in z, of variance 1: z / sqrt(sigma^2 + alpha^2 sigma_data^2)."""
+    """Returns c_in z = z / sqrt(sigma^2 + alpha^2 sigma_data^2), which has variance 1."""
     return z / expand(_edm_norm(schedule, t), z)
 
 
 def from_edm(output: Output, z: Image, schedule: Schedule, t: Time) -> Prediction:
-    """The preconditioning of EDM, x = c_skip z + c_out output, for a schedule with any alpha.
+    """Converts an output with EDM's preconditioning, x = c_skip z + c_out output, for any alpha.
 
         c_skip = alpha sigma_data^2 / n^2,   c_out = sigma sigma_data / n,
         n^2 = sigma^2 + alpha^2 sigma_data^2
 
-    Karras et al. (2022, arXiv:2206.00364), equation 7 and Table 1, have alpha = 1; z / alpha at the
-    noise level sigma / alpha gives these. eps = sigma z / n^2 - alpha sigma_data output / n, which
-    divides by no small number.
+    Karras et al. (2022, arXiv:2206.00364), equation 7 and Table 1, with alpha = 1. Inserting
+    z / alpha at the noise level sigma / alpha gives these equations. eps is sigma z / n^2 -
+    alpha sigma_data output / n, which divides by no small number.
     """
     alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
     norm = expand(_edm_norm(schedule, t), z)
@@ -140,7 +146,7 @@ def from_edm(output: Output, z: Image, schedule: Schedule, t: Time) -> Predictio
 
 
 def _edm_norm(schedule: Schedule, t: Time) -> Time:
-    """n = sqrt(sigma^2 + alpha^2 sigma_data^2)."""
+    """Returns n = sqrt(sigma^2 + alpha^2 sigma_data^2)."""
     return jnp.sqrt(schedule.sigma(t) ** 2 + (schedule.alpha(t) * SIGMA_DATA) ** 2)
 
 
@@ -153,7 +159,7 @@ PARAMETERIZATIONS = {
     "edm": Parameterization(1, from_edm, edm_scale),
 }
 
-# Those whose eps is accurate in a clean image, at t = 0.
+# The parameterizations whose eps is accurate at t = 0, on a clean image.
 ENCODERS = ("v", "eps", "flow", "edm")
 
 
@@ -168,5 +174,5 @@ def check_head(name: str, schedule: Schedule) -> None:
 
 
 def mean_squared(a: Image, b: Image) -> jax.Array:
-    """Mean over all but the batch axis of (a - b)^2, shape (b,)."""
+    """Returns the mean of (a - b)^2 over all axes but the batch axis, shape (b,)."""
     return jnp.mean(jnp.square(a - b), axis=tuple(range(1, a.ndim)))

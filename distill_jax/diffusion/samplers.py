@@ -1,7 +1,7 @@
-"""Samplers and the progressive target: functions of a denoiser.
+"""Samplers, and the targets of progressive distillation: functions of a denoiser.
 
-A grid of N steps has the times 1, (N - 1)/N, ..., 1/N, 0. N is traced, so one program serves all.
-At s = 0 a step returns x itself, not z_0: the last step of every sampler, and of every target.
+A grid of N steps has the times 1, (N - 1)/N, ..., 1/N, 0. N is traced, so one program serves all N.
+The last step of every sampler and target, at s = 0, returns x itself and not z_0.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from distill_jax.typing import Cond, Image, Resized, Time
 
 
 def ddim_step(schedule: Schedule, prediction: Prediction, s: Time) -> Image:
-    """z_s = alpha_s x + sigma_s eps, and x where s = 0.
+    """Returns z_s = alpha_s x + sigma_s eps, and x where s = 0.
 
     Song et al. (2021, arXiv:2010.02502) with eta = 0; Salimans & Ho (2022), equation 8.
     """
@@ -28,26 +28,27 @@ def ddim_step(schedule: Schedule, prediction: Prediction, s: Time) -> Image:
 
 
 def signal_step(schedule: Schedule, t: Time, s: Time) -> Time:
-    """D in [0, 1] of a DDIM step t -> s in the signal y_t = (z_t - sigma_t eps) / alpha_t.
+    """Returns the step size D in [0, 1] of a DDIM step t -> s in BOOT's signal y.
 
         y_s = y_t + D (x - y_t),   D = -expm1((l_t - l_s) / 2),   l = logsnr
 
-    eps is the noise that the path began with, x the denoiser's. D is 1 - (sigma_s alpha_t) /
-    (sigma_t alpha_s); Gu et al. (2023, arXiv:2306.05544) have its first order in t - s.
+    with y_t = (z_t - sigma_t eps) / alpha_t, eps the initial noise of the path and x the
+    denoiser's. D is 1 - (sigma_s alpha_t) / (sigma_t alpha_s); Gu et al. (2023, arXiv:2306.05544)
+    use its first order in t - s.
     """
     return -jnp.expm1((schedule.logsnr(t) - schedule.logsnr(s)) / 2)
 
 
 def ddim_target(schedule: Schedule, x_1: Image, x_2: Image, t: Time, mid: Time, s: Time) -> Image:
-    """The x for which one DDIM step t -> s lands where two steps t -> mid -> s land.
+    """Returns the x for which one DDIM step t -> s lands where two steps t -> mid -> s land.
 
         x = c x_1 + (1 - c) x_2,   c = expm1((l_mid - l_t) / 2) / expm1((l_s - l_t) / 2)
 
-    with l = logsnr. x_1 is the teacher's x at (z_t, t), x_2 at (z_mid, mid). Salimans & Ho (2022),
-    Algorithm 2, in closed form: z_t cancels, and the target lies between the two predictions. Both
-    expm1 are multiplied by exp of minus their argument, so that no exponential overflows and
-    logsnr = -inf at t = 1 is legal. At s = 0 the sampler returns x itself, so there the target is
-    x_2.
+    with l = logsnr. x_1 is the teacher's x at (z_t, t), x_2 its x at (z_mid, mid). Salimans & Ho
+    (2022), Algorithm 2, in closed form: z_t cancels, and the target lies between the two
+    predictions. Both expm1 are multiplied by exp of minus their argument, so that no exponential
+    overflows and logsnr = -inf at t = 1 is legal. At s = 0 the sampler returns x itself, so there
+    the target is x_2.
     """
     l_t, l_mid, l_s = (schedule.logsnr(time) for time in (t, mid, s))
     c = jnp.exp((l_mid - l_s) / 2) * jnp.expm1((l_t - l_mid) / 2) / jnp.expm1((l_t - l_s) / 2)
@@ -58,16 +59,16 @@ def ddim_target(schedule: Schedule, x_1: Image, x_2: Image, t: Time, mid: Time, 
 def encode_target(
     schedule: Schedule, first: Prediction, second: Prediction, t: Time, mid: Time, s: Time
 ) -> Prediction:
-    """The prediction whose one step t -> s lands where two steps t -> mid -> s land, t < mid < s.
+    """Returns the prediction whose step t -> s lands where steps t -> mid -> s land, t < mid < s.
 
         x   = c x_1 + (1 - c) x_2,       c = expm1((l_mid - l_t) / 2) / expm1((l_s - l_t) / 2)
         eps = d eps_1 + (1 - d) eps_2,   d = expm1((l_t - l_mid) / 2) / expm1((l_t - l_s) / 2)
 
     with l = logsnr, `first` the teacher's prediction at (z_t, t) and `second` at (z_mid, mid).
-    Salimans & Ho (2022, arXiv:2202.00512), Algorithm 2, in closed form and with time reversed.
-    Where logsnr(1 - t) = -logsnr(t), d is the weight c of the sampler's target at 1 - t. As l
-    decreases no expm1 overflows in c, and d = c exp((l_s - l_mid) / 2); logsnr may be infinite at
-    both ends.
+    Salimans & Ho (2022, arXiv:2202.00512), Algorithm 2, in closed form and with time reversed. For
+    a schedule with logsnr(1 - t) = -logsnr(t), d is the weight c of `ddim_target` at 1 - t. Since l
+    decreases, no expm1 in c overflows; d is computed as c exp((l_s - l_mid) / 2). logsnr may be
+    infinite at both ends.
     """
     l_t, l_mid, l_s = (schedule.logsnr(time) for time in (t, mid, s))
     c = jnp.expm1((l_mid - l_t) / 2) / jnp.expm1((l_s - l_t) / 2)
@@ -77,11 +78,11 @@ def encode_target(
 
 
 def ddim(denoiser: Denoiser, z: Image, cond: Cond, num_steps: jax.Array | int) -> Image:
-    """The deterministic sampler: num_steps calls from z_1 to x.
+    """Samples x from noise with DDIM, the deterministic sampler, in num_steps calls.
 
     Args:
-      denoiser: guided, clipped or neither.
-      z: standard normal noise (b, *s); sigma(1) is multiplied on here.
+      denoiser: any denoiser, such as a guided or clipped one.
+      z: standard normal noise (b, *s); this function multiplies it by sigma(1).
       cond: the conditions of every call.
       num_steps: N >= 1, may be traced.
     """
@@ -89,27 +90,27 @@ def ddim(denoiser: Denoiser, z: Image, cond: Cond, num_steps: jax.Array | int) -
 
 
 def ddim_encode(denoiser: Denoiser, x: Image, cond: Cond, num_steps: jax.Array | int) -> Image:
-    """The noise from which `ddim` comes back to x: num_steps calls, t = 0 up to t = 1.
+    """Encodes x into the noise from which `ddim` samples it, in num_steps calls from t = 0 to 1.
 
         z_s = alpha_s x_hat + sigma_s eps_hat,   s = t + 1 / N,   z_0 := x
 
     Reverse DDIM, the probability flow run backwards (Song et al. 2021, arXiv:2010.02502, section
-    4.3). Its error falls like 1 / N; that of a distilled encoder need not.
+    4.3). Its error falls like 1 / N; the error of a distilled encoder need not.
 
-    Nothing is clipped, though `ddim` may be: to clip x is to compute eps again as
+    Nothing is clipped, even if `ddim` is. Clipping x means to compute eps again as
     (z - alpha x) / sigma, and sigma is 4.5e-5 at t = 0 (0 for a flow). An image needs no clipping
-    there; further up an encoder that clips is a little nearer to the inverse of a sampler that
-    does (under 1 dB in round trips of digits, 1 to 32 steps). For the same reason eps must be the
-    network's own: see methods.encoder.
+    there. At higher times a clipped encoder inverts a clipped sampler slightly better (under 1 dB
+    in round trips of digits, 1 to 32 steps). For the same reason the network must predict eps
+    accurately at t = 0: see methods.encoder.
 
     Args:
-      denoiser: guided or not, but not clipped, and with a head whose eps is accurate at t = 0.
+      denoiser: may be guided, but not clipped; its head's eps must be accurate at t = 0.
       x: clean images in [-1, 1] (b, *s), or latents.
       cond: the conditions of every call.
       num_steps: N >= 1, may be traced.
 
     Returns:
-      z_1 / sigma(1): what `ddim` takes.
+      z_1 / sigma(1), the noise that `ddim` takes.
     """
 
     def rising(i: Time) -> tuple[Time, Time]:
@@ -127,14 +128,14 @@ def walk(
     count: jax.Array | int,
     step: Callable[..., Image] | None = None,
 ) -> Image:
-    """The only loop over deterministic steps, up or down: `count` of them from z.
+    """Runs `count` deterministic steps from z, with rising or falling times.
 
     Args:
-      denoiser: of the steps.
-      z: at the first time; sigma is not multiplied on here.
+      denoiser: the denoiser of every step.
+      z: the sample at the first time; this function does not multiply it by sigma.
       cond: the conditions of every call.
-      grid: the number of a step, from 0, one per example -> its times (t, s).
-      count: how many; may be traced.
+      grid: maps the number of a step, from 0, one per example, to its times (t, s).
+      count: number of steps; may be traced.
       step: (denoiser, z, t, s, cond) -> z_s; None is DDIM.
     """
     step = step or _ddim
@@ -146,14 +147,14 @@ def walk(
 
 
 def _ddim(denoiser: Denoiser, z: Image, t: Time, s: Time, cond: Cond) -> Image:
-    """One DDIM step t -> s."""
+    """Calls the denoiser at t and takes one DDIM step t -> s."""
     return ddim_step(denoiser.schedule, denoiser(z, t, cond), s)
 
 
 def falling(
     num_steps: jax.Array | int, start: jax.Array | int | None = None
 ) -> Callable[[Time], tuple[Time, Time]]:
-    """Steps of length 1 / N down from t = start / N, by default from 1."""
+    """Returns the grid of steps of length 1 / N down from t = start / N, by default from 1."""
     first = num_steps if start is None else start
     return lambda i: ((first - i) / num_steps, (first - i - 1) / num_steps)
 
@@ -166,16 +167,16 @@ def ancestral(
     num_steps: jax.Array | int,
     variance: jax.Array | float = 0.0,
 ) -> Image:
-    """The stochastic sampler of DDPM: z_s ~ q(z_s | z_t, x), num_steps calls.
+    """Samples x with DDPM's stochastic sampler, z_s ~ q(z_s | z_t, x), in num_steps calls.
 
         mean = R (alpha_s / alpha_t) z_t + (1 - R) alpha_s x,   R = exp(l_t - l_s),
         log variance = log(1 - R) + (1 - f) log sigma_s^2 + f log sigma_t^2
 
-    Ho et al. (2020, arXiv:2006.11239); logsnr form of Salimans & Ho (2022), appendix. The factor
-    of z_t is written (alpha_t sigma_s^2) / (alpha_s sigma_t^2), which is finite at alpha_t = 0.
-    `variance` is f in [0, 1]: 0 is the exact posterior for data that are one point (the "small"
-    variance), 1 for data that are white noise ("large"); the best lies between and depends on
-    num_steps (Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1).
+    Ho et al. (2020, arXiv:2006.11239), in the logsnr form of Salimans & Ho (2022), appendix. The
+    factor of z_t is written (alpha_t sigma_s^2) / (alpha_s sigma_t^2), which is finite at
+    alpha_t = 0. `variance` is f in [0, 1]. f = 0 ("small") is the exact posterior variance for data
+    that are one point, f = 1 ("large") for data that are white noise. The best f lies between and
+    depends on num_steps (Nichol & Dhariwal 2021, arXiv:2102.09672, section 3.1).
     """
     schedule = denoiser.schedule
 
@@ -198,13 +199,14 @@ def ancestral(
 def stochastic(
     key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond, num_steps: jax.Array | int
 ) -> Image:
-    """Steps of double length, each diffused half the way back: num_steps calls.
+    """Samples x by DDIM steps of length 2 / N, each followed by noise that goes back 1 / N.
 
         t -> k = t - 2 / N by DDIM, then k -> u = t - 1 / N by noise:
         z_u = (alpha_u / alpha_k) z_k + sqrt(1 - exp(l_u - l_k)) sigma_u noise
 
-    The last call, at t = 1 / N, is a plain step to x. Meng et al. (2023, arXiv:2210.03142), section
-    3.4. The network must know steps of length 2 / N: methods/stochastic.py trains one.
+    It makes num_steps calls; the last, at t = 1 / N, is a plain step to x. Meng et al. (2023,
+    arXiv:2210.03142), section 3.4. The network must be trained for steps of length 2 / N, see
+    methods/stochastic.py.
     """
     schedule = denoiser.schedule
 
@@ -231,32 +233,31 @@ def renoise(
     resolutions: tuple[int, ...] = (),
     stop: jax.Array | int | None = None,
 ) -> Resized:
-    """The few-step sampler of one-call generators: x, noise again, x again; len(times) calls.
+    """Samples x with few-step generators: each call denoises the last x after adding new noise.
 
         x_1 = x(sigma_1 eps, t_1),   x_k = x(alpha_k up(x_{k-1}) + sigma_k noise_k, t_k)
 
-    The last x is returned. `up` enlarges the clean x, where step k has a higher resolution: an
-    enlarged z_t would have noise that is correlated and too weak, which no network has seen
-    (Starodubcev et al. 2026, arXiv:2503.16397, section 3). With one resolution it is the sampler
-    of DMD2 and of consistency models.
+    It makes len(times) calls and returns the last x. `up` enlarges the clean x if step k has a
+    higher resolution. Enlarging z_t instead would make its noise correlated and too weak, unlike
+    the noise in training (Starodubcev et al. 2026, arXiv:2503.16397, section 3). With one
+    resolution it is the sampler of DMD2 and of consistency models.
 
-    With `stop` it is the z that call `stop` is made on, from 0: the input of a step in training, on
-    the student's own path, the "backward simulation" of Yin et al. (2024, arXiv:2405.14867). No
-    gradient comes out.
+    With `stop` it returns z, the input of call number `stop` (from 0) on the student's own path:
+    the "backward simulation" of Yin et al. (2024, arXiv:2405.14867). That z has no gradient.
 
     Args:
-      key: of the noise after the first.
-      denoiser: its x is what a call generates.
-      eps: standard normal noise (b, h, w, c) at full size; the first call sees the corner of its
-        resolution.
+      key: key of the noise after the first call.
+      denoiser: the generator; each call returns its x.
+      eps: standard normal noise (b, h, w, c) at full size; the first call takes the corner that has
+        its resolution.
       cond: the conditions of every call.
       times: t_1 > t_2 > ... in (0, 1].
-      resolutions: heights of the calls, non-decreasing; () for the noise's own.
-      stop: how many calls are made before z is returned; may be traced where all resolutions are
-        equal; None makes all and returns the last x.
+      resolutions: heights of the calls, non-decreasing; () for the height of the noise.
+      stop: number of calls before z is returned; may be traced if all resolutions are equal. None
+        makes all calls and returns the last x.
 
     Raises:
-      ValueError: for a resolution beyond that of the noise.
+      ValueError: for a resolution above that of the noise.
     """
     if resolutions and max(resolutions) > eps.shape[1]:
         raise ValueError(
@@ -287,10 +288,10 @@ def renoise(
 
 
 def _start(schedule: Schedule, z: Image) -> Image:
-    """Noise at the level of t = 1."""
+    """Scales standard normal noise to the noise level of t = 1."""
     return schedule.sigma(jnp.ones((), z.dtype)) * z
 
 
 def _times(i: jax.Array, num_steps: jax.Array | int, z: Image) -> tuple[Time, Time]:
-    """t and s of step i = 0 .. N - 1, from t = 1 down, one per example."""
+    """Returns t and s of step i = 0 .. N - 1, falling from t = 1, one per example."""
     return falling(num_steps)(i * jnp.ones(z.shape[:1], z.dtype))

@@ -14,44 +14,45 @@ from distill_jax.typing import Image, Time
 
 @runtime_checkable
 class Schedule(Protocol):
-    """Signal and noise level of every time, for arrays t of any shape, in t's precision.
+    """A noise schedule: the signal and noise level at every time t in [0, 1].
 
-    `logsnr(t)` = log(alpha^2 / sigma^2) decreases in t, and `time` is its inverse. Both ends are
-    legal inputs; where `logsnr` is infinite there (rectified flow), `alpha` and `sigma` are exact.
+    Methods take arrays of any shape and keep their precision. `logsnr(t)` = log(alpha^2 / sigma^2)
+    decreases in t, and `time` is its inverse. Both ends are legal inputs; if `logsnr` is infinite
+    there (rectified flow), `alpha` and `sigma` are still exact.
     """
 
     def alpha(self, t: jax.Array) -> jax.Array:
-        """Signal level."""
+        """Returns the signal level at t."""
         ...
 
     def sigma(self, t: jax.Array) -> jax.Array:
-        """Noise level."""
+        """Returns the noise level at t."""
         ...
 
     def logsnr(self, t: jax.Array) -> jax.Array:
-        """log(alpha^2 / sigma^2)."""
+        """Returns log(alpha^2 / sigma^2) at t."""
         ...
 
     def time(self, logsnr: jax.Array) -> jax.Array:
-        """The t whose logsnr this is."""
+        """Returns the t that has this logsnr."""
         ...
 
 
 class VariancePreserving:
-    """alpha^2 + sigma^2 = 1: both levels follow from logsnr without cancellation."""
+    """A schedule with alpha^2 + sigma^2 = 1; logsnr gives both levels without cancellation."""
 
     def alpha(self, t: jax.Array) -> jax.Array:
-        """sqrt(sigmoid(logsnr)), in [0, 1]."""
+        """Returns sqrt(sigmoid(logsnr)), in [0, 1]."""
         return jnp.sqrt(jax.nn.sigmoid(self.logsnr(t)))
 
     def sigma(self, t: jax.Array) -> jax.Array:
-        """sqrt(sigmoid(-logsnr)), in [0, 1]."""
+        """Returns sqrt(sigmoid(-logsnr)), in [0, 1]."""
         return jnp.sqrt(jax.nn.sigmoid(-self.logsnr(t)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Cosine(VariancePreserving):
-    """logsnr(t) = -2 log tan(a t + b), from logsnr_max at t = 0 to logsnr_min at t = 1.
+    """The cosine schedule, logsnr(t) = -2 log tan(a t + b), from logsnr_max to logsnr_min.
 
     The angle is rescaled, not clipped: alpha(1) is 4.5e-5 with the default ends, not 0.
     Salimans & Ho (2022, arXiv:2202.00512), section 2 and their released schedule.
@@ -62,52 +63,52 @@ class Cosine(VariancePreserving):
 
     @property
     def _angle(self) -> tuple[float, float]:
-        """(a, b) of the angle a t + b."""
+        """The coefficients (a, b) of the angle a t + b."""
         b = math.atan(math.exp(-self.logsnr_max / 2))
         return math.atan(math.exp(-self.logsnr_min / 2)) - b, b
 
     def logsnr(self, t: jax.Array) -> jax.Array:
-        """-2 log tan(a t + b)."""
+        """Returns -2 log tan(a t + b)."""
         a, b = self._angle
         return -2 * jnp.log(jnp.tan(a * t + b))
 
     def time(self, logsnr: jax.Array) -> jax.Array:
-        """(arctan(exp(-logsnr / 2)) - b) / a."""
+        """Returns (arctan(exp(-logsnr / 2)) - b) / a."""
         a, b = self._angle
         return (jnp.arctan(jnp.exp(-logsnr / 2)) - b) / a
 
 
 class BetaTable(VariancePreserving):
-    """alpha^2 = prod(1 - beta_k), index k of `betas` at t = (k + 1) / num_steps.
+    """A schedule from a table of betas, alpha^2 = prod(1 - beta_k), k at t = (k + 1) / num_steps.
 
-    Between the entries logsnr is linear in t. t = 0 is given logsnr 20, which no table reaches.
+    logsnr is linear in t between the entries. At t = 0 it is 20, above the first entry of every
+    table.
 
     Attributes:
-      betas: share of the variance that each step replaces by noise, float64 (num_steps,); every
-        table has its own.
+      betas: share of the variance that each step replaces by noise, float64 (num_steps,).
     """
 
     betas: np.ndarray
 
     def logsnr(self, t: jax.Array) -> jax.Array:
-        """The table's logsnr, interpolated linearly in t."""
+        """Returns the logsnr of the table, interpolated linearly in t."""
         times, logsnrs = self._table()
         return jnp.interp(t, times, logsnrs)
 
     def time(self, logsnr: jax.Array) -> jax.Array:
-        """The inverse of `logsnr`; 0 or 1 beyond the table's ends."""
+        """Returns the inverse of `logsnr`; 0 or 1 beyond the ends of the table."""
         times, logsnrs = self._table()
         return jnp.interp(logsnr, logsnrs[::-1], times[::-1])
 
     def _table(self) -> tuple[jax.Array, jax.Array]:
-        """Times and their logsnr, float64 where that is enabled."""
+        """Returns the times of the table and their logsnr, in float64 if that is enabled."""
         logsnr = _table_logsnr(self)
         return jnp.asarray(np.linspace(0.0, 1.0, len(logsnr))), jnp.asarray(logsnr)
 
 
 @functools.cache
 def _table_logsnr(schedule: BetaTable) -> np.ndarray:
-    """Float64 logsnr at t = 0, 1/T, ..., 1."""
+    """Returns the logsnr at t = 0, 1/T, ..., 1 in float64."""
     log_alpha_bar = np.cumsum(np.log1p(-schedule.betas))
     logsnr = log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
     return np.concatenate([[20.0], logsnr])
@@ -115,10 +116,10 @@ def _table_logsnr(schedule: BetaTable) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class LinearBeta(BetaTable):
-    """The DDPM table: beta_k^(1/power) is linear in k from beta_min to beta_max.
+    """The DDPM schedule: beta_k^(1/power) is linear in k, and beta goes from beta_min to beta_max.
 
-    Power 1 is Ho et al. (2020, arXiv:2006.11239), power 2 ("scaled linear", 0.00085 to 0.012)
-    Stable Diffusion.
+    Power 1 is Ho et al. (2020, arXiv:2006.11239). Power 2 ("scaled linear", 0.00085 to 0.012) is
+    Stable Diffusion's.
     """
 
     beta_min: float = 1e-4
@@ -135,10 +136,10 @@ class LinearBeta(BetaTable):
 
 @dataclasses.dataclass(frozen=True)
 class CosineBeta(BetaTable):
-    """The iDDPM table: alpha^2 = f(t) / f(0), f(t) = cos^2((t + offset) / (1 + offset) pi / 2).
+    """The iDDPM schedule: alpha^2 = f(t) / f(0), f(t) = cos^2((t + offset) / (1 + offset) pi / 2).
 
-    Nichol & Dhariwal (2021, arXiv:2102.09672), equation 17. No beta is above beta_max, which
-    changes the last entry alone: alpha(1) is 4.9e-5 with the defaults, not 0.
+    Nichol & Dhariwal (2021, arXiv:2102.09672), equation 17. The limit beta_max changes only the
+    last entry: alpha(1) is 4.9e-5 with the defaults, not 0.
     """
 
     offset: float = 0.008
@@ -147,7 +148,7 @@ class CosineBeta(BetaTable):
 
     @property
     def betas(self) -> np.ndarray:
-        """1 - f(t_k+1) / f(t_k), at most beta_max."""
+        """The betas 1 - f(t_k+1) / f(t_k), at most beta_max."""
         t = np.linspace(0.0, 1.0, self.num_steps + 1)
         f = np.cos((t + self.offset) / (1 + self.offset) * math.pi / 2) ** 2
         return np.minimum(1 - f[1:] / f[:-1], self.beta_max)
@@ -155,9 +156,9 @@ class CosineBeta(BetaTable):
 
 @dataclasses.dataclass(frozen=True)
 class Karras:
-    """alpha = 1, sigma(t)^(1/rho) linear in t from sigma_min to sigma_max.
+    """EDM's schedule: alpha = 1, sigma(t)^(1/rho) linear in t from sigma_min to sigma_max.
 
-    Karras et al. (2022, arXiv:2206.00364), equation 5. A grid uniform in t is theirs.
+    Karras et al. (2022, arXiv:2206.00364), equation 5; times in equal steps give their grid.
     """
 
     sigma_min: float = 0.002
@@ -165,27 +166,27 @@ class Karras:
     rho: float = 7.0
 
     def alpha(self, t: jax.Array) -> jax.Array:
-        """1 at all times."""
+        """Returns 1 at all times."""
         return jnp.ones_like(t)
 
     def sigma(self, t: jax.Array) -> jax.Array:
-        """(sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho."""
+        """Returns (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return (low + t * (high - low)) ** self.rho
 
     def logsnr(self, t: jax.Array) -> jax.Array:
-        """-2 log sigma(t)."""
+        """Returns -2 log sigma(t)."""
         return -2 * jnp.log(self.sigma(t))
 
     def time(self, logsnr: jax.Array) -> jax.Array:
-        """The inverse of `logsnr`, beyond [0, 1] for levels that the grid does not reach."""
+        """Returns the inverse of `logsnr`, outside [0, 1] for levels outside the schedule."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return (jnp.exp(-logsnr / (2 * self.rho)) - low) / (high - low)
 
 
 @dataclasses.dataclass(frozen=True)
 class RectifiedFlow:
-    """alpha = 1 - t', sigma = t', with the shifted time t' = shift t / (1 + (shift - 1) t).
+    """The rectified flow: alpha = 1 - t', sigma = t', t' = shift t / (1 + (shift - 1) t).
 
     Liu et al. (2022, arXiv:2209.03003); the shift is Esser et al. (2024, arXiv:2403.03206),
     equation 23. logsnr is +inf at t = 0 and -inf at t = 1.
@@ -194,19 +195,19 @@ class RectifiedFlow:
     shift: float = 1.0
 
     def alpha(self, t: jax.Array) -> jax.Array:
-        """1 - t'."""
+        """Returns 1 - t'."""
         return (1 - t) / (1 + (self.shift - 1) * t)
 
     def sigma(self, t: jax.Array) -> jax.Array:
-        """t' = shift t / (1 + (shift - 1) t)."""
+        """Returns t' = shift t / (1 + (shift - 1) t)."""
         return self.shift * t / (1 + (self.shift - 1) * t)
 
     def logsnr(self, t: jax.Array) -> jax.Array:
-        """2 log((1 - t') / t'); +inf at t = 0 and -inf at t = 1."""
+        """Returns 2 log((1 - t') / t'); +inf at t = 0 and -inf at t = 1."""
         return 2 * (jnp.log1p(-t) - jnp.log(self.shift * t))
 
     def time(self, logsnr: jax.Array) -> jax.Array:
-        """The inverse of `logsnr`."""
+        """Returns the inverse of `logsnr`."""
         return jax.nn.sigmoid(-logsnr / 2 - math.log(self.shift))
 
 
@@ -220,10 +221,10 @@ SCHEDULES = {
 
 
 def expand(t: Time, x: Image) -> jax.Array:
-    """t with trailing axes of size 1, so that it broadcasts against x from the left."""
+    """Returns t with trailing axes of size 1, so that it broadcasts against x from the left."""
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
 def add_noise(schedule: Schedule, x: Image, eps: Image, t: Time) -> Image:
-    """z_t = alpha(t) x + sigma(t) eps."""
+    """Returns z_t = alpha(t) x + sigma(t) eps."""
     return expand(schedule.alpha(t), x) * x + expand(schedule.sigma(t), x) * eps

@@ -13,10 +13,10 @@ class Leaf(NamedTuple):
     """One array of an example, without its batch axis.
 
     Attributes:
-      shape: () for a number.
-      dtype: such as "float32".
-      classes: values are 0 .. classes - 1, and `classes` stands for "no condition"; None for
-        arrays that are no class.
+      shape: shape without the batch axis, () for a number.
+      dtype: name of the dtype, such as "float32".
+      classes: number of classes of an integer label, whose values are 0 .. classes - 1 and
+        `classes` for the null condition; None for other arrays.
     """
 
     shape: tuple[int, ...] = ()
@@ -25,12 +25,12 @@ class Leaf(NamedTuple):
 
 
 class DataSpec(NamedTuple):
-    """The examples of a dataset, as a network is given them.
+    """The arrays of one example, in the form that a network takes.
 
     Attributes:
-      x: an image (h, w, c), or a latent.
+      x: leaf of the image or latent (h, w, c).
       bounded: whether x lies in [-1, 1], so that samplers clip; latents are never clipped.
-      cond: the conditions by name.
+      cond: leaves of the conditions by name.
     """
 
     x: Leaf
@@ -38,13 +38,13 @@ class DataSpec(NamedTuple):
     cond: tuple[tuple[str, Leaf], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data; `from_json` is the way back."""
+        """Returns the spec as plain data, which `from_json` reads."""
         cond = {name: leaf._asdict() for name, leaf in self.cond}
         return {"x": self.x._asdict(), "bounded": self.bounded, "cond": cond}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "DataSpec":
-        """The spec in a manifest."""
+        """Reads the spec from a manifest's data."""
 
         def leaf(entry: Mapping[str, Any]) -> Leaf:
             return Leaf(tuple(entry["shape"]), entry["dtype"], entry["classes"])
@@ -57,9 +57,9 @@ class Spec(NamedTuple):
     """Shapes and schedule that a network is built for.
 
     Attributes:
-      data: of the examples.
-      channels_out: of its output.
-      schedule: of the times it is called with; networks that embed the noise level ask it.
+      data: spec of the examples.
+      channels_out: channels of the network's output.
+      schedule: noise schedule; networks that embed the noise level read it.
     """
 
     data: DataSpec
@@ -68,27 +68,27 @@ class Spec(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(h, w, c) of one x."""
+        """The shape (h, w, c) of one x."""
         return self.data.x.shape
 
     def classes(self, name: str) -> int:
-        """Classes of a condition, 0 where it is not there or has none."""
+        """Returns the number of classes of a condition; 0 if it is absent or has no classes."""
         return (dict(self.data.cond).get(name, Leaf()).classes) or 0
 
     def example(self, inputs: Sequence[str] = (), num: int = 1) -> tuple[Image, Time, Cond]:
-        """Zeros for every argument of the network: z, t, and cond with numbers for `inputs`."""
+        """Returns zeros for the network's arguments z, t and cond, with numbers for `inputs`."""
         leaves = {**dict(self.data.cond), **{name: Leaf() for name in inputs}}
         cond = {k: jnp.zeros((num, *leaf.shape), leaf.dtype) for k, leaf in leaves.items()}
         return jnp.zeros((num, *self.shape)), jnp.zeros((num,)), cond
 
 
 def label_leaf(classes: int) -> Leaf:
-    """The leaf of an integer label."""
+    """Returns the leaf of an integer label."""
     return Leaf((), "int32", classes)
 
 
 def image_data(shape: Sequence[int], num_classes: int, bounded: bool = True) -> DataSpec:
-    """Images (h, w, c) with integer labels; 0 classes for none."""
+    """Returns the spec of images (h, w, c) with integer labels; 0 classes for no labels."""
     cond = (("label", label_leaf(num_classes)),) if num_classes else ()
     return DataSpec(Leaf(tuple(shape)), bounded, cond)
 
@@ -96,10 +96,10 @@ def image_data(shape: Sequence[int], num_classes: int, bounded: bool = True) -> 
 def image_spec(
     shape: Sequence[int], num_classes: int, channels_out: int, schedule: Schedule | None = None
 ) -> Spec:
-    """The spec of a network for images with integer labels; None is the cosine schedule."""
+    """Returns the spec of a network for images with labels; the default schedule is cosine."""
     return Spec(image_data(shape, num_classes), channels_out, schedule or Cosine())
 
 
 def is_point(shape: Sequence[int]) -> bool:
-    """Whether an image (h, w, c) is one pixel: a point, which is drawn and compared as one."""
+    """Returns whether images (h, w, c) have one pixel, so that they are drawn as points."""
     return tuple(shape[:2]) == (1, 1)

@@ -1,8 +1,9 @@
-"""Power spectra of images, and from how small an image a noisy one may be made.
+"""Power spectra of images, and the smallest image size that suffices at a noise level.
 
-Images have little power at high frequencies and noise has the same at all, so at every time there
-is a frequency beyond which z_t is noise alone. A small x that ends there, enlarged and noised to
-that time, is as good as a full one (Starodubcev et al. 2026, arXiv:2503.16397, section 3.1).
+Images have little power at high frequencies, and noise has equal power at all. So at every time
+there is a frequency above which z_t is only noise. A small x without those frequencies, enlarged
+and noised to that time, is as good as a full one (Starodubcev et al. 2026, arXiv:2503.16397,
+section 3.1).
 """
 
 from collections.abc import Sequence
@@ -12,15 +13,15 @@ import numpy as np
 
 from distill_jax.diffusion.schedule import Schedule
 
-CHUNK = 256  # Images that are transformed at once.
+CHUNK = 256  # Images per Fourier transform.
 
 
 def rapsd(x: np.ndarray) -> np.ndarray:
-    """Radially averaged power spectral density P(k) of square images (n, h, h, c), (h // 2 + 1,).
+    """Returns the radially averaged power spectrum P(k), k = 0 .. h // 2, of images (n, h, h, c).
 
     P(k) is the mean of |FFT(x)|^2 / h^2 over images, channels and the frequencies whose distance
-    from 0 rounds to k periods per image. White noise of variance 1 has P = 1 at every k. Corners,
-    k > h / 2, where rings are not whole, are left out.
+    from 0 rounds to k periods per image. White noise of variance 1 has P = 1 at every k. The
+    corners k > h / 2, whose rings are incomplete, are left out.
 
     Raises:
       ValueError: for images that are not square.
@@ -39,17 +40,17 @@ def rapsd(x: np.ndarray) -> np.ndarray:
 
 
 def sufficient_time(power: np.ndarray, schedule: Schedule, side: int) -> float:
-    """The smallest time at which an x of `side` holds all of z_t that is not noise.
+    """Returns the smallest time at which an x of `side` pixels holds all of z_t that is not noise.
 
         alpha_t^2 P(k) <= sigma_t^2   for every k > side / 2
 
-    z_t is at full size; of a smaller z_t noise hides more, for shrinking x by m divides P by m^2.
-    0 for the images' own side, and infinity where even t = 1 has too little noise.
+    z_t is at full size. Noise hides more of a smaller z_t, since shrinking x by m divides P by m^2.
+    The time is 0 for the images' own side, and infinity if even t = 1 has too little noise.
 
     Args:
       power: P(k), k = 0 .. h / 2, of clean images of side h.
-      schedule: of the times.
-      side: up to h.
+      schedule: the noise schedule.
+      side: side of the smaller x, at most h.
     """
     beyond = power[side // 2 + 1 :]
     if not len(beyond) or beyond.max() == 0:
@@ -61,14 +62,14 @@ def sufficient_time(power: np.ndarray, schedule: Schedule, side: int) -> float:
 def propose(
     power: np.ndarray, schedule: Schedule, resolutions: Sequence[int], num_steps: int
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Times and resolutions of a scale-wise student: times 1, (N - 1) / N, ..., 1 / N.
+    """Proposes times 1, (N - 1) / N, ..., 1 / N and resolutions of a scale-wise student.
 
-    The x of step k is enlarged and noised to the time of step k + 1, so step k has the smallest
-    side that suffices at that time: what it lacks is then below the noise. The last step has the
-    largest side.
+    The x of step k is enlarged and noised to the time of step k + 1. So step k gets the smallest
+    side that suffices at that time: the frequencies it lacks are then below the noise. The last
+    step has the largest side.
 
     Raises:
-      ValueError: for resolutions that do not grow to the images' own, or no steps.
+      ValueError: if resolutions do not grow to the side of the images, or num_steps is below 1.
     """
     own = 2 * (len(power) - 1)
     if (

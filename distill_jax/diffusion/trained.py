@@ -1,7 +1,7 @@
-"""The samplers of finished networks, and a record of what such a network was trained to do.
+"""The samplers of finished networks, and a record of how such a network was trained.
 
-The samplers are small frozen dataclasses, called with (key, denoiser, z, cond), equal by value and
-pytrees: their numbers are traced, so one program serves every number of steps.
+The samplers are small frozen dataclasses, called with (key, denoiser, z, cond). They are equal by
+value and pytrees, and their numbers are traced: one program serves every number of steps.
 """
 
 import abc
@@ -20,15 +20,15 @@ from distill_jax.typing import Cond, Image, Resized
 
 
 class Sampler(abc.ABC):
-    """From standard normal noise to images; an encoder goes the other way.
+    """A map from standard normal noise to images; an encoder's sampler maps images to noise.
 
     Attributes:
-      num_steps: network calls.
-      times: of its calls, in order.
-      takes: conditions that it gives the network beside the label.
-      decodes: whether it goes from noise to images.
-      on_grid: whether another number of steps has other times, so that it takes a network that was
-        trained at all of them.
+      num_steps: number of network calls.
+      times: times of the calls, in order.
+      takes: names of the network inputs that the sampler sets, beside z, t and the data's cond.
+      decodes: whether it maps noise to images.
+      on_grid: whether its times depend on the number of steps, so that changing the number needs a
+        network that was trained at all times.
     """
 
     num_steps: Any
@@ -39,10 +39,10 @@ class Sampler(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Resized:
-        """Images of the noise z; `key` is one, or one per example."""
+        """Returns images for the noise z; `key` is one key, or one per example."""
 
     def with_steps(self, num_steps: int) -> "Sampler | None":
-        """The same sampler in another number of steps; None where it has one number only."""
+        """Returns the sampler with another number of steps; None if its number is fixed."""
         return dataclasses.replace(self, num_steps=num_steps)
 
 
@@ -51,13 +51,13 @@ class Falling(Sampler):
 
     @property
     def times(self) -> tuple[float, ...]:
-        """1, (N - 1) / N, ..., 1 / N."""
+        """The times 1, (N - 1) / N, ..., 1 / N."""
         return tuple(i / self.num_steps for i in range(self.num_steps, 0, -1))
 
 
 @traced("num_steps")
 class Ddim(Falling):
-    """samplers.ddim, x clipped to the bounds of the data."""
+    """The sampler samplers.ddim, with x clipped if the data are bounded."""
 
     num_steps: Any
 
@@ -67,7 +67,7 @@ class Ddim(Falling):
 
 @traced("num_steps")
 class Stochastic(Falling):
-    """samplers.stochastic, x clipped to the bounds of the data."""
+    """The sampler samplers.stochastic, with x clipped if the data are bounded."""
 
     num_steps: Any
 
@@ -77,7 +77,7 @@ class Stochastic(Falling):
 
 @traced("num_steps", "variance")
 class Ancestral(Falling):
-    """samplers.ancestral with its weight of the large variance, x clipped to the data's bounds."""
+    """The sampler samplers.ancestral and its `variance`, with x clipped if the data are bounded."""
 
     num_steps: Any
     variance: Any = 0.0
@@ -89,10 +89,10 @@ class Ancestral(Falling):
 
 @traced()
 class Renoise(Sampler):
-    """samplers.renoise: calls at `times`, in images of `resolutions`, () for the data's own.
+    """The sampler samplers.renoise, with calls at `times` and image sides `resolutions`.
 
-    A generator of one call may be repeated on its own images, noised again: N calls at
-    t_1 (1 - i / N).
+    () stands for the side of the data. A one-call generator may be repeated on its own images with
+    new noise: N calls at t_1 (1 - i / N).
     """
 
     times: tuple[float, ...]
@@ -102,14 +102,14 @@ class Renoise(Sampler):
 
     @property
     def num_steps(self) -> int:
-        """The number of times."""
+        """The number of calls."""
         return len(self.times)
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Resized:
         return samplers.renoise(key, denoiser, z, cond, self.times, self.resolutions)
 
     def with_steps(self, num_steps: int) -> "Renoise | None":
-        """num_steps calls at t_1 (1 - i / N); None for a sampler of several times."""
+        """Returns a sampler of num_steps calls at t_1 (1 - i / N); None if it has several times."""
         if len(self.times) > 1:
             return None
         (t,) = self.times
@@ -118,7 +118,7 @@ class Renoise(Sampler):
 
 @traced()
 class Signal(Sampler):
-    """One call at t_max that is asked for the signal at t_min, see methods.boot."""
+    """BOOT's sampler: one call on noise at t_max predicts the signal at t_min, see methods.boot."""
 
     t_min: float
     t_max: float
@@ -128,7 +128,7 @@ class Signal(Sampler):
 
     @property
     def times(self) -> tuple[float, ...]:
-        """t_max only."""
+        """The single time t_max."""
         return (self.t_max,)
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
@@ -138,19 +138,19 @@ class Signal(Sampler):
         return denoiser(noise, t, {**cond, "target": target}).x
 
     def with_steps(self, num_steps: int) -> None:
-        """None: the sampler makes one call."""
+        """Returns None: the sampler makes one call."""
 
 
 @traced("num_steps")
 class Encode(Sampler):
-    """samplers.ddim_encode: from images to noise."""
+    """The sampler samplers.ddim_encode, which maps images to noise."""
 
     num_steps: Any
     decodes = False
 
     @property
     def times(self) -> tuple[float, ...]:
-        """0, 1 / N, ..., (N - 1) / N."""
+        """The times 0, 1 / N, ..., (N - 1) / N."""
         return tuple(i / self.num_steps for i in range(self.num_steps))
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
@@ -168,12 +168,12 @@ SAMPLERS = {
 
 
 class Guidance(NamedTuple):
-    """How guidance gets into the samples of a network.
+    """The guidance of a network: by an input w, in its weights, or by a null condition.
 
     Attributes:
-      w_range: (smallest, largest) strength that it takes as an input; None when it takes none.
-      fixed_w: the strength in the weights of a network that takes none.
-      null: whether it was trained on the null condition, so that it can be guided.
+      w_range: (smallest, largest) w that the network takes as an input; None without that input.
+      fixed_w: the w in the weights of a network without that input.
+      null: whether the network was trained on the null condition, so that it can be guided.
     """
 
     w_range: tuple[float, float] | None = None
@@ -185,12 +185,12 @@ class Trained(NamedTuple):
     """The training of a network, as far as its sampler and its students depend on it.
 
     Attributes:
-      sampler: that it was made for.
+      sampler: the sampler that the network was trained for.
       guidance: see Guidance.
-      all_times: whether it was trained at all times in [0, 1], or at those of its sampler only.
-      saturated: whether its x is right within the bounds of the data only, because its targets were
-        clipped: of an x beyond them it was taught nothing but the sign.
-      resolutions: of the images it was trained on, () for the data's own only.
+      all_times: whether it was trained at all times in [0, 1], or only at the sampler's times.
+      saturated: whether its training targets were clipped, so that an x outside [-1, 1] has a
+        meaningful sign but no meaningful size.
+      resolutions: sides of the images it was trained on, () for only the data's own.
     """
 
     sampler: Sampler
@@ -201,22 +201,22 @@ class Trained(NamedTuple):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Numbers that the network takes beside z, t and the conditions of the data."""
+        """Names of the network's inputs beside z, t and the conditions of the data."""
         return (*(("w",) if self.guidance.w_range else ()), *self.sampler.takes)
 
     @property
     def num_steps(self) -> int:
-        """Network calls of its sampler."""
+        """The number of network calls of its sampler."""
         return int(self.sampler.num_steps)
 
     @property
     def uses_ddim(self) -> bool:
-        """Whether its sampler is DDIM, so that editing may start or look in its middle."""
+        """Whether its sampler is DDIM, so that editing can start at an intermediate step."""
         return isinstance(self.sampler, Ddim)
 
 
 @functools.cache
 def name_of(kind: type) -> str:
-    """The name of a sampler in SAMPLERS; package.module:Name for one that is not there."""
+    """Returns the name of a sampler in SAMPLERS, or package.module:Name if it is not there."""
     own = f"{kind.__module__}:{kind.__qualname__}"
     return next((name for name, cls in SAMPLERS.items() if cls is kind), own)
