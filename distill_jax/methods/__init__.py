@@ -1,4 +1,4 @@
-"""The methods by name: one paper, one file."""
+"""The distillation methods by name; each file implements one paper."""
 
 from distill_jax.methods.base import Method, Nets, Phase
 from distill_jax.methods.boot import Boot

@@ -1,7 +1,7 @@
-"""Data-free bootstrapping: one network maps noise to the signal at any time of the teacher's path.
+"""BOOT: a data-free student that predicts the signal at any time of the teacher's path from noise.
 
 Gu et al. (2023), BOOT: Data-free Distillation of Denoising Diffusion Models with Bootstrapping,
-arXiv:2306.05544. There is no released code.
+arXiv:2306.05544. The authors released no code.
 """
 
 from typing import Any
@@ -29,26 +29,26 @@ from distill_jax.typing import Batch, Cond, Image, Time
 
 @traced("num_steps", "w_range")
 class Boot(Method):
-    """y(eps, s) learns where one step of the teacher takes y(eps, t), for all t > s.
+    """The student y(eps, s) learns the end of one teacher step from y(eps, t), for all t > s.
 
-    y_t = (z_t - sigma_t eps) / alpha_t is the signal in the z_t of the teacher's path from the
-    noise eps, and y_0 the image. The network always reads that noise, at t_max, and takes the time
-    of the signal as its input "target": its skip and scale stay those of t_max.
+    y_t = (z_t - sigma_t eps) / alpha_t is the signal in the teacher's path z_t from the noise eps,
+    and y_0 is the image. The network's input is always that noise at t_max; the time of the signal
+    is its input "target". So its parameterization is always evaluated at t_max.
 
     Args:
-      num_steps: 1.
-      w_range: guidance strengths (smallest, largest) for a student that takes w.
-      w: the strength in the weights of a student that takes none.
-      absorbed: whether the teacher takes w as an input itself, and is not guided.
-      delta: t - s, in (0, t_max - t_min].
-      t_min: time of the last signal, which `sample` draws.
+      num_steps: number of network calls, 1.
+      w_range: (smallest, largest) w of a student that takes w as an input.
+      w: the w in the weights of a student without that input.
+      absorbed: whether the teacher itself takes w as an input, and is not guided.
+      delta: step length t - s, in (0, t_max - t_min].
+      t_min: time of the last signal, which is the sample.
       t_max: time of the noise.
-      solver: of the step, "euler" (DDIM) or "heun", which calls the teacher twice.
-      step_weight: "constant", or "inverse", 1 / D^2 with D of samplers.signal_step.
-      boundary_weight: of the loss that pins y at t_max to the teacher's x there.
+      solver: ODE solver of the step, "euler" (DDIM) or "heun", which calls the teacher twice.
+      step_weight: "constant", or "inverse" for 1 / D^2 with D of samplers.signal_step.
+      boundary_weight: weight of the boundary loss, which ties y at t_max to the teacher's x there.
       clip_target: whether the teacher's x is clipped to the bounds of the data.
-      teacher_steps: N for a teacher that was trained at the times of its N steps only: t and s are
-        then neighbours on that grid from 1 to 0. 0 for one trained at all times.
+      teacher_steps: N for a teacher trained only at the times of its N steps: t and s are then
+        neighbours on that grid from 1 to 0. 0 for a teacher trained at all times.
     """
 
     num_steps: Any = option(Rule(lambda n: n == 1, "1: BOOT's student makes one call"), 1)
@@ -73,13 +73,13 @@ class Boot(Method):
 
     @property
     def fixed_w(self) -> float:
-        """w."""
+        """The guidance strength w in the weights."""
         return self.w
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
-        """weight |y_s - sg(y_t + D (f - y_t))|^2 + boundary_weight |y_T - f(z_T, T)|^2.
+        """Returns weight |y_s - sg(y_t + D (f - y_t))|^2 + boundary_weight |y_T - f(z_T, T)|^2.
 
-        T = t_max, t uniform, and f the teacher's x at z_t = alpha_t sg(y_t) + sigma_t eps.
+        T is t_max, t is uniform, f is the teacher's x at z_t = alpha_t sg(y_t) + sigma_t eps.
         """
         k_t, k_eps, k_w = jax.random.split(key, 3)
         student, schedule = nets.student, nets.student.schedule
@@ -110,13 +110,13 @@ class Boot(Method):
         return bootstrap + self.boundary_weight * boundary, metrics
 
     def signal(self, student: Denoiser, eps: Image, t: Time, cond: Cond) -> Image:
-        """y(eps, t): the signal at time t of the path from the noise eps; at t_min the image."""
+        """Returns y(eps, t), the signal at time t of the path from the noise eps."""
         end = jnp.full_like(t, self._ends[1])
         z = expand(student.schedule.sigma(end), eps) * eps
         return student(z, end, {**cond, "target": t}).x
 
     def sampler(self, schedule: Schedule) -> Signal:
-        """One call at t_max for the signal at t_min."""
+        """Returns the sampler that calls the network once, at t_max for the signal at t_min."""
         return Signal(*self._ends)
 
     def check(self, teacher: Trained | None) -> None:
@@ -145,15 +145,15 @@ class Boot(Method):
 
     @property
     def _ends(self) -> tuple[float, float]:
-        """(t_min, t_max), or the whole of [0, 1] on the grid of a teacher."""
+        """The pair (t_min, t_max), or (0, 1) on the grid of a teacher."""
         return (0.0, 1.0) if self.teacher_steps else (self.t_min, self.t_max)
 
     def _times(self, key: jax.Array, eps: Image) -> tuple[Time, Time]:
-        """t and s < t: delta apart, or neighbours on the teacher's grid."""
+        """Draws t and s < t, a distance delta apart, or neighbours on the teacher's grid."""
         n, (low, high) = self.teacher_steps, self._ends
         if n > 0:
             i = jax.random.randint(key, eps.shape[:1], 1, n + 1).astype(eps.dtype)
             return i / n, (i - 1) / n
-        # From time 0 there is no step.
+        # t above 0, because the step from t = 0 has length 0.
         t = jax.random.uniform(key, eps.shape[:1], eps.dtype, max(low, 1e-6), high)
         return t, jnp.maximum(t - self.delta, low)

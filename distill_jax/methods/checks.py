@@ -1,7 +1,7 @@
-"""Rules for the options of methods, and what a method needs of its teacher, with one message each.
+"""Validation of the options of methods and of their teachers, each with one message.
 
-A method declares a rule with each of its fields (runtime.options); what concerns several options,
-or the teacher, is a function here.
+A method declares a rule with each of its fields (runtime.options). Rules about several options or
+about the teacher are functions in this file.
 """
 
 import itertools
@@ -16,25 +16,25 @@ from distill_jax.runtime.options import Rule, choice, number, whole
 
 
 def _is_range(value: Any) -> bool:
-    """Whether it is a pair (low, high) with 0 <= low <= high."""
+    """Returns whether a value is a pair (low, high) with 0 <= low <= high."""
     pair = isinstance(value, (tuple, list)) and len(value) == 2
     return pair and 0 <= value[0] <= value[1]
 
 
 def _falls(times: tuple[float, ...]) -> bool:
-    """Whether the times lie in (0, 1] and fall."""
+    """Returns whether the times lie in (0, 1] and fall."""
     falls = all(t > s for t, s in itertools.pairwise((*times, 0.0)))
     return falls and max(times, default=1.0) <= 1
 
 
 def _grows(resolutions: tuple[int, ...]) -> bool:
-    """Whether these are whole numbers from 1 that do not shrink."""
+    """Returns whether the resolutions are whole numbers of at least 1 that do not shrink."""
     whole = all(side == int(side) and side >= 1 for side in resolutions)
     return whole and all(a <= b for a, b in itertools.pairwise(resolutions))
 
 
 def _is_noise(levels: tuple) -> bool:
-    """Whether this is (a name in NOISE_LEVELS, lowest level, highest level)."""
+    """Returns whether `levels` is (a name in NOISE_LEVELS, lowest level, highest level)."""
     return len(levels) == 3 and levels[0] in NOISE_LEVELS and 0 < levels[1] <= levels[2] < math.inf
 
 
@@ -57,9 +57,10 @@ LEVEL = Rule(lambda level: 0 < level < math.inf, "a noise level sigma / alpha > 
 
 
 def check_round(method: Method, kind: type[Sampler], teacher: Trained, factor: int = 2) -> None:
-    """Raises ValueError unless the teacher makes `factor` steps of each of the method's, at its w.
+    """Raises ValueError unless the teacher has `factor` steps for each step of the student.
 
-    The teacher has a sampler of the same kind, or was trained at all times.
+    The teacher must have a sampler of the same kind, or be trained at all times, and take the same
+    input w.
     """
     n, other = method.num_steps, type(teacher.sampler)
     if not teacher.all_times and (other != kind or teacher.num_steps != factor * n):
@@ -72,7 +73,7 @@ def check_round(method: Method, kind: type[Sampler], teacher: Trained, factor: i
 
 
 def check_input_w(method: Method, teacher: Trained) -> None:
-    """Raises ValueError unless the method takes w exactly where its teacher does, in its range."""
+    """Raises ValueError unless the student takes w exactly if its teacher does, in its range."""
     mine, theirs = method.w_range, teacher.guidance.w_range
     if (mine is None) != (theirs is None):
         raise ValueError(
@@ -88,25 +89,27 @@ def check_all_times(teacher: Trained) -> None:
     if not teacher.all_times:
         raise ValueError(
             f"the teacher was trained at the times of its {teacher.num_steps} steps only, and this "
-            "method calls it at all times; name one that was trained at all, such as a diffusion "
-            "stage"
+            "method calls it at all times; name one that was trained at all times, such as a "
+            "diffusion stage"
         )
 
 
 def check_teacher_steps(teacher: Trained, count: int, solver: str) -> None:
-    """Raises ValueError unless a step of the solver is one of the teacher's own; 0: at any time."""
+    """Raises ValueError unless the teacher was trained at the times that the solver steps between.
+
+    A count of 0 stands for steps at any time.
+    """
     on_grid = teacher.uses_ddim and (count, solver) == (teacher.num_steps, "euler")
     if count if teacher.all_times else not on_grid:
         known = "all times" if teacher.all_times else f"its {teacher.num_steps} steps only"
         raise ValueError(
             f"teacher_steps is {count}, solver {solver!r}, and the teacher was trained at {known}; "
-            "expected 0 for all times, else their number and 'euler', of a teacher that DDIM "
-            "samples"
+            "expected 0 for all times, else the teacher's number of DDIM steps and 'euler'"
         )
 
 
 def check_takes_no_w(teacher: Trained) -> None:
-    """Raises ValueError for a teacher that has guidance in its weights."""
+    """Raises ValueError for a teacher that takes w as an input."""
     if teacher.guidance.w_range is not None:
         raise ValueError(
             f"the teacher already takes w in {tuple(teacher.guidance.w_range)}: guiding it would "
@@ -115,19 +118,19 @@ def check_takes_no_w(teacher: Trained) -> None:
 
 
 def check_x(method: Method, teacher: Trained) -> None:
-    """Raises ValueError where the method needs the teacher's x as it is, and that is clipped.
+    """Raises ValueError if the method needs an unclipped x, and the teacher learned a clipped one.
 
-    A stage with clip_target is taught nothing of an x beyond the bounds but its sign.
+    A network trained with clip_target learns only the sign of an x outside [-1, 1].
     """
     if teacher.saturated and not method.clip_target:
         raise ValueError(
-            "the teacher was trained with clip_target=True: its x is right within [-1, 1] alone, "
-            "and this method takes it as it is; train that stage with clip_target=False"
+            "the teacher was trained with clip_target=True: its x is right within [-1, 1] only, "
+            "and this method does not clip it; train that stage with clip_target=False"
         )
 
 
 def check_has_null(teacher: Trained) -> None:
-    """Raises ValueError for a teacher that has no null condition to guide against."""
+    """Raises ValueError for a teacher without a null condition, which cannot be guided."""
     if not teacher.guidance.null:
         raise ValueError(
             "the teacher was trained with label_dropout=0, so it has no null condition to "
@@ -140,7 +143,7 @@ def check_has_null(teacher: Trained) -> None:
 
 
 def check_kappas(kappas: tuple[float, ...], teacher: Trained) -> None:
-    """Raises ValueError unless kappas are four positive scales, 1 where the teacher has no null."""
+    """Raises ValueError unless kappas are four positive scales that the teacher supports."""
     if len(kappas) != 4 or min(kappas) <= 0:
         raise ValueError(f"kappas are {kappas}; expected one positive number, or four")
     if set(kappas) != {1}:
@@ -149,13 +152,13 @@ def check_kappas(kappas: tuple[float, ...], teacher: Trained) -> None:
 
 
 def check_matching(method: Method, teacher: Trained) -> None:
-    """Raises ValueError for a teacher that a method with a fake network cannot follow."""
+    """Raises ValueError for a teacher that a method with a fake network cannot use."""
     check_all_times(teacher)
     check_x(method, teacher)
 
 
 def check_scales(method: Method, teacher: Trained) -> None:
-    """Raises ValueError for an Swd whose options, or teacher, do not fit each other."""
+    """Raises ValueError if the options of an Swd do not fit each other or the teacher."""
     times, resolutions = method.times, method.resolutions
     if not times or len(resolutions) not in (0, len(times)):
         raise ValueError(
@@ -170,7 +173,7 @@ def check_scales(method: Method, teacher: Trained) -> None:
             "the discriminator; give both a weight, or neither"
         )
     if method.w and not method.dmd_weight:
-        raise ValueError(f"w is {method.w}; expected 0 without DMD, which alone has use for it")
+        raise ValueError(f"w is {method.w}; expected 0 without DMD, the only term that uses it")
     check_all_times(teacher)
     check_takes_no_w(teacher)
     if method.guides:

@@ -1,19 +1,19 @@
-"""DMD2 with its student's gradient in two terms, each with noise levels and a weight of its own.
+"""Decoupled DMD: DMD2's gradient in two terms, each with its own noise levels and weight.
 
-Decoupled DMD: Liu et al. (2025), Decoupled DMD: CFG Augmentation as the Spear, Distribution
-Matching as the Shield, arXiv:2511.22677. A guided teacher's x is
+Liu et al. (2025), Decoupled DMD: CFG Augmentation as the Spear, Distribution Matching as the
+Shield, arXiv:2511.22677. The x of a guided teacher is
 
     (1 + w) c - w u = c + w (c - u),   c, u its x with and without the condition,
 
 so DMD2's gradient in the student's x, with f the x of the fake, is a sum (equation 6; alpha there
-is 1 + w, and scores at one level differ by a multiple of what the x differ by):
+is 1 + w, and differences of scores at one level are multiples of differences of x):
 
     (f - c - w (c - u)) / n = (f - c) / n - w (c - u) / n,   n = mean_pixels |x - c - w (c - u)|
 
-The first term, distribution matching (DM), is DMD without guidance: it vanishes where the student
-has the teacher's distribution. The second, CFG augmentation (CA), asks no fake, never vanishes, and
-without the first drives images out of their range. Here the noise of the two is drawn apart
-(equation 8), z_dm and z_ca, and n is that of its own draw:
+The first term, distribution matching (DM), is DMD without guidance. It vanishes if the student has
+the teacher's distribution. The second, CFG augmentation (CA), does not use the fake and never
+vanishes; without the first it drives images out of their range. The two terms draw their noise
+separately (equation 8), z_dm and z_ca, and each has the n of its own draw:
 
     g = dm_weight (f - c) / n at z_dm - ca_weight w (c - u) / n at z_ca
 """
@@ -55,23 +55,23 @@ Loss = tuple[jax.Array, Metrics]
 
 @traced()
 class DecoupledDmd(Method):
-    """K updates of the fake on the student's images, then one of the student; sees no images.
+    """Decoupled DMD: per iteration, fake_updates of the fake, then one update of the student.
 
-    The defaults are "Decoupled-Hybrid", the paper's own proposal (section 4.3), with the noise
-    levels of DMD2, and without its discriminator.
+    It needs no data. The defaults are "Decoupled-Hybrid", the paper's own proposal (section 4.3),
+    with the noise levels of DMD2 and without its discriminator.
 
     Args:
       times: falling times in (0, 1] of the student's calls; () for one call at sigma_init.
-      sigma_init: the noise level of that one call.
-      w: guidance strength of the teacher > -1.
-      levels: of the noise in DM: a name in NOISE_LEVELS, lowest and highest level.
-      ca_levels: the same in CA.
-      dm_weight: of DM; 0 needs no fake.
-      ca_weight: of CA.
-      focused: whether CA draws no level above that of the student's call, but for the first: what
-        is coarser has been settled by the calls before (section 4.1).
-      shared: whether both terms have the same random numbers. With equal levels, weights of 1 and
-        not focused that is DMD2 ("Coupled-Shared").
+      sigma_init: noise level of that one call.
+      w: guidance strength of the teacher, above -1.
+      levels: noise levels in DM: a name in NOISE_LEVELS, lowest and highest level.
+      ca_levels: noise levels in CA.
+      dm_weight: weight of DM; with 0 no fake is trained.
+      ca_weight: weight of CA.
+      focused: whether CA draws only levels up to that of the student's call, except for the first
+        call: earlier calls have settled coarser structure (section 4.1).
+      shared: whether both terms use the same random numbers. With equal levels, weights of 1 and
+        focused off, that is DMD2 ("Coupled-Shared").
       fake_levels, weighting, fake_updates: as in DMD2.
     """
 
@@ -96,7 +96,7 @@ class DecoupledDmd(Method):
 
     @property
     def fixed_w(self) -> float:
-        """Where g is 0 if both terms draw the same levels: f = c + fixed_w (c - u)."""
+        """The w that g = 0 implies if both terms draw the same levels: f = c + fixed_w (c - u)."""
         return self.w * self.ca_weight / self.dm_weight if self.dm_weight else self.w
 
     @property
@@ -110,14 +110,14 @@ class DecoupledDmd(Method):
         return (fake, student) if self.dm_weight else (student,)
 
     def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> Loss:
-        """weight(l) |f_fake(z_t, t, c) - x|^2, x the student's: DMD2 without a discriminator."""
+        """Returns weight(l) |f_fake(z_t, t, c) - x|^2 for an x of the student."""
         k_x, k_fake = jax.random.split(key)
         x, _ = on_path(k_x, nets.student, batch, self.sampler(nets.student.schedule).times)
         fake, levels = without_dropout(nets.fake), self.fake_levels
         return denoising_loss(k_fake, fake, x, batch.cond, levels, self.weighting), {}
 
     def student_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> Loss:
-        """The loss whose gradient in the student's x is g over its number of elements."""
+        """Returns a loss whose gradient in the student's x is g over its number of elements."""
         k_x, k_dm, k_ca = jax.random.split(key, 3)
         schedule, g, metrics = nets.student.schedule, 0.0, {}
         x, step = on_path(k_x, nets.student, batch, self.sampler(schedule).times)
@@ -136,7 +136,7 @@ class DecoupledDmd(Method):
     def _teacher(
         self, teacher: Denoiser, z: Image, t: jax.Array, batch: Batch
     ) -> tuple[Image, Image | float]:
-        """c and c - u; 0 in place of the latter without guidance."""
+        """Returns c and c - u; without guidance, c and 0."""
         c = teacher(z, t, batch.cond).x
         if not self.w:
             return c, 0.0

@@ -1,4 +1,4 @@
-"""The teacher: a diffusion model in continuous time, trained with label dropout."""
+"""Training of the teacher: a diffusion model in continuous time, with label dropout."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ from distill_jax.typing import Batch
 
 @traced("num_steps")
 class Diffusion(Method):
-    """A denoiser of data, for guidance and as a teacher.
+    """The training of a denoiser on data, with label dropout for guidance.
 
     Args:
-      num_steps: DDIM steps of `sample`; the network itself is trained at all times.
+      num_steps: DDIM steps in sampling; the network is trained at all times.
       label_dropout: probability in [0, 1] of training an example on its null condition
-        (Ho & Salimans 2022, arXiv:2207.12598); 0 makes a teacher that cannot be guided.
-      weighting: a name in WEIGHTINGS.
-      resolutions: of the square images it is trained on, in turns, the data's own among them; ()
-        for the data's own only. The teacher of scale-wise students is called at several.
+        (Ho & Salimans 2022, arXiv:2207.12598); a teacher trained with 0 cannot be guided.
+      weighting: name of the loss weighting in WEIGHTINGS.
+      resolutions: sides of the square training images, one per iteration in turn, including the
+        data's own; () for only the data's own. Scale-wise students need a teacher with several.
     """
 
     num_steps: Any = option(COUNT, 64)
@@ -35,13 +35,13 @@ class Diffusion(Method):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """One update of the student, whose image size alternates where there are several."""
+        """One update of the student per iteration, with one variant per resolution."""
         return (Phase("student", Diffusion.loss, variants=max(1, len(self.resolutions))),)
 
     def loss(
         self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0
     ) -> tuple[jax.Array, Metrics]:
-        """Salimans & Ho (2022), Algorithm 1: weight(l) |x_hat(z_t, t, c) - x|^2, t ~ U[0, 1)."""
+        """Returns weight(l) |x_hat(z_t, t, c) - x|^2, t ~ U[0, 1): Salimans & Ho, Algorithm 1."""
         k_t, k_eps, k_drop, k_dropout = jax.random.split(key, 4)
         x, shape = batch.x, batch.x.shape[:1]
         if self.resolutions:

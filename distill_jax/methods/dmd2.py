@@ -1,6 +1,6 @@
-"""A few-step student whose images follow the teacher's distribution, by the gradient of a KL.
+"""DMD2: a few-step student that matches the teacher's distribution by the gradient of a KL.
 
-DMD2: Yin et al. (2024), Improved Distribution Matching Distillation for Fast Image Synthesis,
+Yin et al. (2024), Improved Distribution Matching Distillation for Fast Image Synthesis,
 arXiv:2405.14867.
 """
 
@@ -38,25 +38,25 @@ from distill_jax.typing import Batch, Cond, Image, Time
 
 @traced()
 class Dmd2(Method):
-    """K updates of the fake and its discriminator on the student's images, then one of the student.
+    """DMD2: per iteration, fake_updates of fake and discriminator, then one update of the student.
 
-    The defaults are those of one step without data; configs/imagenet64_dmd2.py has the numbers that
-    were released for ImageNet 64.
+    The defaults are for one step without data; configs/imagenet64_dmd2.py has the released values
+    for ImageNet 64.
 
     Args:
       times: falling times in (0, 1] of the student's calls, noised again between them, such as
         (1.0, 0.75, 0.5, 0.25); () for one call at sigma_init.
-      sigma_init: the noise level of that one call.
-      w: guidance strength of the teacher > -1, which goes into the student's weights.
-      levels: of the noise in the student's phase: a name in NOISE_LEVELS, lowest and highest level.
-        The default is EDM's sampling grid from index 20 to 979 of 0 .. 999; index 980, where the
-        released code ends, is 72.05.
-      fake_levels: the same in the fake's phase, and for the discriminator in both.
-      weighting: of the fake's denoising loss, a name in WEIGHTINGS.
-      fake_updates: K.
-      gan_weight: of the student's loss against the discriminator; 0 needs neither that nor images.
-      discriminator_weight: of the discriminator's loss, against 1 of the fake's denoising.
-      discriminator: what the discriminator is, a name in models.DISCRIMINATORS.
+      sigma_init: noise level of that one call.
+      w: guidance strength of the teacher, above -1; the student has it in its weights.
+      levels: noise levels in the student's phase: a name in NOISE_LEVELS, lowest and highest level.
+        The default is EDM's sampling grid from index 20 to 979 of 0 .. 999. The released code ends
+        at index 980, level 72.05.
+      fake_levels: noise levels in the fake's phase, and for the discriminator in both phases.
+      weighting: weighting of the fake's denoising loss, a name in WEIGHTINGS.
+      fake_updates: updates of the fake per iteration.
+      gan_weight: weight of the student's GAN loss; with 0 there is no discriminator and no data.
+      discriminator_weight: weight of the discriminator's loss; the fake's denoising loss has 1.
+      discriminator: name of the discriminator head in models.DISCRIMINATORS.
     """
 
     times: tuple = option(TIMES, ())
@@ -96,10 +96,10 @@ class Dmd2(Method):
         return (fake, Phase("student", Dmd2.student_loss))
 
     def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
-        """weight(l) |f_fake(z_t, t, c) - x|^2 + discriminator_weight * d_loss, x the student's.
+        """Returns weight(l) |f_fake(z_t, t, c) - x|^2 + discriminator_weight * d_loss.
 
-        The fake is never guided and, as released, has no dropout. Data and samples are noised
-        independently.
+        x is the student's. The fake is never guided and has no dropout, as in the released code.
+        Data and samples are noised independently.
         """
         k_x, k_fake, k_real, k_d = jax.random.split(key, 4)
         x, _ = on_path(k_x, nets.student, batch, self.sampler(nets.student.schedule).times)
@@ -112,7 +112,7 @@ class Dmd2(Method):
         return loss + self.discriminator_weight * d_loss, {"discriminator_loss": d_loss}
 
     def student_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
-        """The DMD gradient at a random level, + gan_weight * generator_gan_loss."""
+        """Returns the DMD loss at a random noise level + gan_weight * generator_gan_loss."""
         k_x, k_z, k_d = jax.random.split(key, 3)
         x, _ = on_path(k_x, nets.student, batch, self.sampler(nets.student.schedule).times)
         z, t, _ = diffuse(k_z, nets.student.schedule, x, self.levels)

@@ -1,7 +1,7 @@
-"""One halving of an encoder: N steps from image to noise learn two steps each of a teacher of 2N.
+"""Distillation of an encoder: each of its N steps from image to noise learns two teacher steps.
 
 Meng et al. (2023), On Distillation of Guided Diffusion Models, arXiv:2210.03142, distil an encoder
-beside the decoder for style transfer; the target is Salimans & Ho (2022, arXiv:2202.00512),
+beside the decoder for style transfer. The target is that of Salimans & Ho (2022, arXiv:2202.00512),
 Algorithm 2, with time reversed.
 """
 
@@ -24,17 +24,16 @@ from distill_jax.typing import Batch, Time
 
 @traced("num_steps", "w_range")
 class Encoder(Method):
-    """One step of the encoder lands where two steps of reverse DDIM land.
+    """The halving of an encoder: one step learns to land where two steps of reverse DDIM land.
 
-    Nothing is clipped: see encoding.ddim_encode. The heads it takes are those whose eps is
-    accurate at t = 0; x and both divide by sigma(0) = 4.5e-5 there.
+    Nothing is clipped, see samplers.ddim_encode. The parameterization must have an eps that is
+    accurate at t = 0; "x" and "both" divide by sigma(0) = 4.5e-5 there.
 
     Args:
-      num_steps: N, the steps of `encode`; the teacher must be an encoder of 2N steps, or a network
-        that was trained at all times and with clip_target=False.
-      w_range: guidance strengths drawn uniformly for a teacher that takes w, None for one that
-        does not.
-      weighting: a name in WEIGHTINGS.
+      num_steps: number N of steps in encoding; the teacher must be an encoder of 2N steps, or a
+        network that was trained at all times and with clip_target=False.
+      w_range: (smallest, largest) w, drawn uniformly, if the teacher takes w; else None.
+      weighting: name of the loss weighting in WEIGHTINGS.
     """
 
     num_steps: Any = option(COUNT)
@@ -44,9 +43,9 @@ class Encoder(Method):
     parameterizations = ENCODERS
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
-        """weight(l) |x_hat - x_target|^2 written in v, t = i / N, i ~ U{0, ..., N - 1}.
+        """Returns weight(l) |x_hat - x_target|^2, computed in v, t = i / N, i ~ U{0, ..., N - 1}.
 
-        In x the error of v at t = 0 would be sigma(0) times its size, and lost to rounding.
+        In x the error at t = 0 is sigma(0) times the error of v, and would be lost to rounding.
         """
         k_i, k_eps, k_w = jax.random.split(key, 3)
         x, schedule = batch.x, nets.student.schedule
@@ -66,20 +65,20 @@ class Encoder(Method):
         return jnp.mean(self._weight(nets.student, t) * mean_squared(v_hat, v)), {}
 
     def _weight(self, student: Denoiser, t: Time) -> Time:
-        """The weight of |v_hat - v|^2 that is weight(l) of |x_hat - x|^2.
+        """Returns the weight of |v_hat - v|^2 that equals weight(l) on |x_hat - x|^2.
 
-        weight(l) sigma^2 / power^2, power = alpha^2 + sigma^2 and 1 + e^l = power / sigma^2.
+        It is weight(l) sigma^2 / power^2 with power = alpha^2 + sigma^2; 1 + e^l = power / sigma^2.
         """
         schedule, logsnr = student.schedule, student.schedule.logsnr(t)
         power = schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2
         return WEIGHTINGS[self.weighting](logsnr) / snr_plus_one(logsnr) / power
 
     def sampler(self, schedule: Schedule) -> Encode:
-        """Reverse DDIM, from images to noise."""
+        """Returns reverse DDIM, which maps images to noise."""
         return Encode(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
-        """Checks the options, and that the teacher fits: an encoder, or a network of all times."""
+        """Checks the options, and that the teacher is an encoder or was trained at all times."""
         super().check(teacher)
         check_round(self, Encode, teacher)
         check_x(self, teacher)

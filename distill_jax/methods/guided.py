@@ -1,4 +1,4 @@
-"""Stage 1 of guided distillation: one network that takes w replaces two calls of the teacher.
+"""Stage 1 of guided distillation: one network with the input w replaces two calls of the teacher.
 
 Meng et al. (2023), On Distillation of Guided Diffusion Models, arXiv:2210.03142, section 3.1.
 """
@@ -33,13 +33,13 @@ from distill_jax.typing import Batch
 
 @traced("num_steps", "w_range")
 class Guided(Method):
-    """Student(z, t, c, w) learns (1 + w) teacher(z, t, c) - w teacher(z, t, null).
+    """Stage 1: student(z, t, c, w) learns (1 + w) teacher(z, t, c) - w teacher(z, t, null).
 
     Args:
-      w_range: guidance strengths (smallest, largest) drawn uniformly, 0 <= smallest.
-      num_steps: DDIM steps of `sample`; the network itself is trained at all times.
-      weighting: a name in WEIGHTINGS.
-      clip_target: whether the target is clipped too, where the sampler clips.
+      w_range: (smallest, largest) w, drawn uniformly, 0 <= smallest.
+      num_steps: DDIM steps in sampling; the network is trained at all times.
+      weighting: name of the loss weighting in WEIGHTINGS.
+      clip_target: whether the target is clipped if the sampler clips.
     """
 
     w_range: tuple = option(W_RANGE, (0.0, 4.0))
@@ -50,7 +50,7 @@ class Guided(Method):
     all_times = True
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
-        """Algorithm 1: weight(l) |x_student(z_t, t, c, w) - x_guided|^2, t ~ U[0, 1), w ~ U."""
+        """Returns weight(l) |x_student(z_t, t, c, w) - x_guided|^2, t ~ U[0, 1): Algorithm 1."""
         k_t, k_eps, k_w = jax.random.split(key, 3)
         x = batch.x
         w = draw_w(k_w, self.w_range, x)

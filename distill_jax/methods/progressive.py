@@ -1,4 +1,4 @@
-"""One round: a student of N steps learns two steps of a teacher of 2N, with or without w.
+"""Progressive distillation, one round: a student of N steps learns from a teacher of 2N steps.
 
 Salimans & Ho (2022), Progressive Distillation for Fast Sampling of Diffusion Models,
 arXiv:2202.00512, section 3; with w, stage 2 of Meng et al. (2023, arXiv:2210.03142), section 3.2.
@@ -30,20 +30,20 @@ from distill_jax.typing import Batch
 
 @traced("num_steps", "w_range")
 class Progressive(Method):
-    """One step of the student lands where two steps of the teacher land.
+    """A halving round: one student step learns to land where two teacher steps land.
 
     Args:
-      num_steps: N, the student's steps; the teacher must be made for 2N steps or for all times.
-      w_range: guidance strengths drawn uniformly for a teacher that takes w, None for one that
-        does not. Guidance is in the teacher's weights; none is added here.
-      weighting: a name in WEIGHTINGS.
-      clip_target: whether the teacher's x is clipped in the target too, where the sampler clips.
-        The reference does not.
-      factor: teacher steps per student step, from 2, which both papers recommend; the teacher has
-        factor * N steps.
-      label_dropout: probability in [0, 1] of the null condition, for a student without w that is
-        to be guided itself: the two-student baseline of Meng et al. (2023), whose conditional and
-        unconditional students here share a network.
+      num_steps: number N of student steps; the teacher must have 2N steps or all times.
+      w_range: (smallest, largest) w, drawn uniformly, if the teacher takes w; else None. The
+        teacher has its guidance in its weights; this method adds none.
+      weighting: name of the loss weighting in WEIGHTINGS.
+      clip_target: whether the teacher's x is clipped in the target if the sampler clips. The
+        reference does not clip it.
+      factor: teacher steps per student step, at least 2, which both papers recommend; the teacher
+        has factor * N steps.
+      label_dropout: probability in [0, 1] of the null condition, for a student without w that will
+        itself be guided. This is the two-student baseline of Meng et al. (2023), with one network
+        for the conditional and the unconditional student.
     """
 
     num_steps: Any = option(COUNT)
@@ -54,7 +54,10 @@ class Progressive(Method):
     label_dropout: float = option(PROBABILITY, 0.0)
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
-        """Salimans & Ho (2022), Algorithm 2: t = (i + 1) / N, i ~ U{0, ..., N - 1}."""
+        """Returns the loss of Algorithm 2 of Salimans & Ho (2022).
+
+        t = (i + 1) / N, i ~ U{0, ..., N - 1}.
+        """
         k_i, k_eps, k_w, k_drop = jax.random.split(key, 4)
         x, schedule = batch.x, nets.student.schedule
         clip = self.clip_target and nets.teacher.bounded
@@ -79,7 +82,7 @@ class Progressive(Method):
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
     def check(self, teacher: Trained | None) -> None:
-        """Checks the options, and that the teacher makes factor * N steps, or any number."""
+        """Checks the options, and that the teacher has factor * N steps or all times."""
         super().check(teacher)
         check_round(self, Ddim, teacher, self.factor)
         if self.label_dropout > 0 and (self.w_range is not None or not teacher.guidance.null):

@@ -1,4 +1,4 @@
-"""A one-step student whose noisy images a teacher and a fake denoise alike, without any data.
+"""SiD and SiD-LSG: a data-free one-step student, trained by score identities.
 
 SiD: Zhou et al. (2024), Score identity Distillation, arXiv:2404.04057. SiD-LSG, with guidance: Zhou
 et al. (2024), Long and Short Guidance in Score identity Distillation, arXiv:2406.01561.
@@ -43,27 +43,27 @@ from distill_jax.typing import Batch, Cond, Image
 
 @traced("num_steps", "w_range", "alpha")
 class SidLsg(Method):
-    """K updates of the fake on the student's images, then one of the student against both.
+    """SiD-LSG: per iteration, fake_updates of the fake on student images, then one student update.
 
     The defaults are SiD. SiD-LSG has alpha 1, kappas 1.5, ("scaled_linear", 0.138, 12.97) for
     levels and fake_levels, weighting "snr" and loss_scale 1.
 
     Args:
-      num_steps: of `sample`; trained for one, more repeat it, noised again, at t_init (1 - i / N).
-      alpha: 0.5 gives the gradient of the Fisher divergence, 1 that with the distribution of z held
-        fixed. SiD has 1.2, which widens a narrow generator faster and fails for one much wider than
-        the data.
+      num_steps: calls in sampling; training is for 1, more repeat it, noised, at t_init (1 - i/N).
+      alpha: 0.5 gives the gradient of the Fisher divergence, 1 the same with the distribution of z
+        held fixed. SiD has 1.2, which widens a narrow generator faster, and fails for a generator
+        much wider than the data.
       kappas: guidance scales 1 + w, four or one for all: in the fake's training, of the fake in the
         gap, of the fake in the residual, of the teacher. One for all is long and short guidance;
         (1, 1, 1, kappa) is long guidance. 1 is the conditional model.
-      w_range: strengths drawn uniformly for a teacher that takes w, None for one that does not.
-      sigma_init: the noise level at which the student is called.
-      levels: of the noise in the student's phase: a name in NOISE_LEVELS, lowest and highest level.
-      fake_levels, weighting: of the fake's denoising loss; the latter is a name in WEIGHTINGS.
-      fake_updates: K.
-      null_dropout: probability of the null condition in the fake's phase, for the student and the
-        fake alike, where a kappa makes the fake's null branch count.
-      loss_scale: of the student's loss, a sum over pixels.
+      w_range: (smallest, largest) w, drawn uniformly, if the teacher takes w; else None.
+      sigma_init: noise level of the student's input.
+      levels: noise levels in the student's phase: a name in NOISE_LEVELS, lowest, highest level.
+      fake_levels, weighting: noise levels and weighting (in WEIGHTINGS) of the fake's loss.
+      fake_updates: updates of the fake per iteration.
+      null_dropout: probability of the null condition in the fake's phase, for both student and
+        fake; used if a kappa other than 1 needs the fake's null condition.
+      loss_scale: factor of the student's loss, a sum over pixels.
     """
 
     num_steps: Any = option(COUNT, 1)
@@ -82,18 +82,18 @@ class SidLsg(Method):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """fake_updates updates of the fake, then one of the student."""
+        """The phases: fake_updates updates of the fake, then one of the student."""
         fake = Phase("fake", SidLsg.fake_loss, updates_per_iteration=self.fake_updates)
         return (fake, Phase("student", SidLsg.student_loss))
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """kappa_1 .. kappa_4."""
+        """The guidance scales kappa_1 .. kappa_4."""
         return tuple(self.kappas) if isinstance(self.kappas, tuple) else (self.kappas,) * 4
 
     @property
     def fixed_w(self) -> float:
-        """kappa_1 kappa_4 / kappa_2 - 1: exact for Gaussian classes of one covariance."""
+        """The w of the result, kappa_1 kappa_4 / kappa_2 - 1 for Gaussians of one covariance."""
         k_1, k_2, _, k_4 = self.scales
         return k_1 * k_4 / k_2 - 1
 
@@ -103,22 +103,22 @@ class SidLsg(Method):
         return self.w_range is not None or any(kappa != 1 for kappa in self.scales)
 
     def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
-        """weight(l) |f_fake(z_t, t, c) - x|^2 under kappa_1, x the student's."""
+        """Returns weight(l) |f_fake(z_t, t, c) - x|^2 at scale kappa_1 for an x of the student."""
         k_x, k_z, k_drop = jax.random.split(key, 3)
         k_1, k_2, k_3, _ = self.scales
         if (k_1, k_2, k_3) != (1, 1, 1):
-            # Both see the null: on images of a label, the fake's null branch would learn another
-            # distribution than the student's own null one.
+            # Student and fake share the dropped conditions: the fake's null branch must learn the
+            # student's images under the null condition, not those of a label.
             batch = batch._replace(cond=drop_labels(k_drop, batch, self.null_dropout))
         x, cond = self._generate(k_x, batch, nets.student)
         fake = scaled(nets.fake, k_1, batch.null)
         return denoising_loss(k_z, fake, x, cond, self.fake_levels, self.weighting), {}
 
     def student_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
-        """Sum over pixels of the integrand of `terms` / mean_pixels |f_teacher - x|.
+        """Returns the sum over pixels of the integrand of `terms` / mean_pixels |f_teacher - x|.
 
-        The gradient reaches x directly and through teacher and fake; the normaliser alone has none.
-        The value is (1 - alpha) times a divergence and tells nothing; "score_gap" does.
+        x has a gradient directly and through teacher and fake; only the normaliser has none. The
+        value is (1 - alpha) times a divergence and shows no progress; watch "score_gap" instead.
         """
         k_x, k_z, k_dropout = jax.random.split(key, 3)
         x, cond = self._generate(k_x, batch, nets.student, k_dropout)
@@ -130,10 +130,10 @@ class SidLsg(Method):
     def terms(
         self, x: Image, noisy: Noisy, cond: Cond, null: Cond, nets: Nets
     ) -> tuple[Image, Image, Image]:
-        """Pixel by pixel d = f_teacher - f_fake, r = f_teacher - x, d ((1 - alpha) r + alpha r').
+        """Returns d = f_teacher - f_fake, r = f_teacher - x, d ((1 - alpha) r + alpha r').
 
-        The fake is under kappa_2 in d, and kappa_3 in r' = f_fake - x. Where those are equal the
-        last is d (r - alpha d), the integrand of SiD; with alpha 1 it is that of SiD-LSG.
+        The fake has scale kappa_2 in d, and kappa_3 in r' = f_fake - x. If the two are equal, the
+        third is d (r - alpha d), the integrand of SiD; with alpha 1 it is that of SiD-LSG.
         """
         z, t, eps = noisy
         _, k_2, k_3, k_4 = self.scales
@@ -151,7 +151,7 @@ class SidLsg(Method):
     def _generate(
         self, key: jax.Array, batch: Batch, student: Denoiser, k_dropout: jax.Array | None = None
     ) -> tuple[Image, Cond]:
-        """Images of the student, and the conditions they were made with."""
+        """Generates images with the student; returns them and their conditions."""
         k_eps, k_w = jax.random.split(key)
         eps = jax.random.normal(k_eps, (batch.size, *student.shape))
         cond = with_w(k_w, batch.cond, self.w_range, eps)
@@ -159,7 +159,7 @@ class SidLsg(Method):
         return generate(student, eps, t, cond, k_dropout), cond
 
     def sampler(self, schedule: Schedule) -> Renoise:
-        """One call at sigma_init, or num_steps of them on its own images."""
+        """Returns the sampler: one call at sigma_init, or num_steps calls on its own images."""
         once = one_call(schedule, self.sigma_init)
         return once if self.num_steps == 1 else once.with_steps(self.num_steps)
 

@@ -1,4 +1,4 @@
-"""One round of the students that the stochastic sampler needs: long steps on a fine grid.
+"""Distillation for the stochastic sampler, one round: steps of length 2 / N on a grid of N.
 
 Meng et al. (2023), On Distillation of Guided Diffusion Models, arXiv:2210.03142, section 3.4.
 """
@@ -29,17 +29,17 @@ from distill_jax.typing import Batch
 
 @traced("num_steps", "w_range")
 class Stochastic(Method):
-    """On a grid of N, one step of length 2 / N lands where two teacher steps of 1 / N land.
+    """A round on a grid of N: one step of length 2 / N learns two teacher steps of length 1 / N.
 
-    From the last time, 1 / N, where no two steps fit, one step of 1 / N leads to 0. But for that
-    time it is the deterministic student of N / 2 steps, trained on a grid twice as fine: the last
-    round is N = 2, whose first call goes from t = 1 to 0.
+    From the last time, 1 / N, one step of length 1 / N leads to 0. Apart from that time, the
+    student is the deterministic one of N / 2 steps, trained on a grid twice as fine. The last round
+    is N = 2, whose first call goes from t = 1 to 0.
 
     Args:
-      num_steps: N, the student's calls, from 2; the teacher is one of these for 2N, or knows all
-        times.
+      num_steps: number N of student calls, at least 2; the teacher is a stochastic student of 2N
+        calls, or was trained at all times.
       w_range: as in Progressive.
-      weighting: a name in WEIGHTINGS.
+      weighting: name of the loss weighting in WEIGHTINGS.
       clip_target: as in Progressive.
     """
 
@@ -49,9 +49,9 @@ class Stochastic(Method):
     clip_target: bool = True
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
-        """Times t = i / N, i ~ U{1, ..., N}; teacher steps t -> t - 1 / N -> t - 2 / N.
+        """Returns the loss of a target from two teacher steps t -> t - 1/N -> t - 2/N, t = i / N.
 
-        At i = 1 the first step has length 0 and changes nothing, so one formula serves all i.
+        i ~ U{1, ..., N}. At i = 1 the first step has length 0, so one formula serves all i.
         """
         k_i, k_eps, k_w = jax.random.split(key, 3)
         x, schedule = batch.x, nets.student.schedule
@@ -75,7 +75,7 @@ class Stochastic(Method):
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
 
     def sampler(self, schedule: Schedule) -> trained.Stochastic:
-        """Steps of double length, diffused half the way back."""
+        """Returns the stochastic sampler: steps of length 2 / N, and noise that goes back 1 / N."""
         return trained.Stochastic(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
@@ -84,8 +84,8 @@ class Stochastic(Method):
         check_round(self, trained.Stochastic, teacher)
         if self.num_steps < 2:
             raise ValueError(
-                f"num_steps is {self.num_steps}; a stochastic round learns two teacher steps as "
-                "one, and of a single step its target is the teacher's own x: the loss is 0. End "
-                'at 2, such as halvings(512, end=2, method="stochastic"); both samplers make the '
-                "same single step, which a progressive stage of num_steps=1 learns"
+                f"num_steps is {self.num_steps}; expected 2 or more: a stochastic round learns two "
+                "teacher steps as one, so the target of a single step is the teacher's own x and "
+                'the loss is 0. End at 2, such as halvings(512, end=2, method="stochastic"), or '
+                "learn the single step with a progressive stage of num_steps=1"
             )

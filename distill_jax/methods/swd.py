@@ -1,4 +1,4 @@
-"""A few-step student that starts small: each step may enlarge the image of the step before.
+"""SwD: scale-wise distillation of a few-step student whose image size grows from step to step.
 
 Starodubcev et al. (2026), Scale-wise Distillation of Diffusion Models, arXiv:2503.16397. Without
 resolutions and MMD, with `backward`, it is DMD2 (Yin et al. 2024, arXiv:2405.14867) in a few steps.
@@ -32,24 +32,24 @@ Loss = tuple[jax.Array, Metrics]
 
 @traced()
 class Swd(Method):
-    """Updates of the fake on images of one step, then one of the student; the steps take turns.
+    """SwD: per iteration, fake_updates of the fake and one student update on images of one step.
 
-    A term of weight 0 costs nothing. The defaults are the released code's, but for its w of 6.
+    A term of weight 0 costs nothing. The defaults are the released code's, except for its w of 6.
 
     Args:
-      times: of the steps, falling, in (0, 1].
-      resolutions: sides of the images of the steps, growing to the data's; () is the data's only.
+      times: falling times of the steps, in (0, 1].
+      resolutions: image sides of the steps, growing to the data's; () for only the data's.
       w: guidance strength of the teacher in DMD.
-      dmd_weight: of the distribution matching of teacher and fake.
-      gan_weight: of the loss against the discriminator, a head on the fake's features.
-      discriminator_weight: of that discriminator's own loss, beside the fake's denoising.
-      mmd_weight: of the distance between features of data and samples; 1 is for "pseudo_huber".
+      dmd_weight: weight of the distribution matching loss of teacher and fake.
+      gan_weight: weight of the student's GAN loss; the discriminator is a head on the fake.
+      discriminator_weight: weight of the discriminator's loss; the fake's denoising loss has 1.
+      mmd_weight: weight of the feature distance of data and samples; 1 fits "pseudo_huber".
       mmd: its kernel in KERNELS: "pseudo_huber" (the code), "linear" (the paper), "rbf", "energy".
-      mmd_features: whose, "fake" (the code) or "teacher" (the paper).
-      dmd_levels: of the noise in DMD and GAN: a name in NOISE_LEVELS, lowest and highest level.
-      mmd_levels, fake_levels: the same for MMD, and for the training of fake and discriminator.
-      backward: steps get what those before them make, as in sampling; else data (the paper).
-      fake_updates: of the fake for one of the student.
+      mmd_features: role whose features are compared, "fake" (the code) or "teacher" (the paper).
+      dmd_levels: noise levels in DMD and GAN: a name in NOISE_LEVELS, lowest and highest level.
+      mmd_levels, fake_levels: noise levels in MMD, and in training fake and discriminator.
+      backward: whether a step's input comes from the student's earlier steps, else from data.
+      fake_updates: updates of the fake per update of the student.
     """
 
     times: tuple[float, ...] = option(TIMES)
@@ -89,7 +89,7 @@ class Swd(Method):
 
     @property
     def needs_fake(self) -> bool:
-        """Whether any term of the student's loss asks the fake."""
+        """Whether any term of the student's loss uses the fake."""
         features = self.mmd_weight != 0 and self.mmd_features == "fake"
         return self.dmd_weight != 0 or self.has_discriminator or features
 
@@ -100,7 +100,7 @@ class Swd(Method):
         return (fake, student) if self.needs_fake else (student,)
 
     def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0) -> Loss:
-        """|f_fake(z_t, t, c) - x|^2, x the student's in step `turn`, + the discriminator's loss."""
+        """Returns |f_fake(z_t, t, c) - x|^2 + discriminator loss for student images of a step."""
         k_x, k_z = jax.random.split(key)
         real, x = self._images(k_x, batch, nets.student, turn)
         fake, cond = nets.fake, batch.cond
@@ -114,7 +114,7 @@ class Swd(Method):
         return loss, metrics
 
     def student_loss(self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0) -> Loss:
-        """The weighted sum of the DMD, GAN (at the same z_t) and MMD losses of step `turn`."""
+        """Returns the weighted sum of the DMD, GAN (at the same z_t) and MMD losses of a step."""
         k_x, k_dmd, k_mmd = jax.random.split(key, 3)
         real, x = self._images(k_x, batch, nets.student, turn)
         schedule, cond, loss, metrics = nets.student.schedule, batch.cond, 0.0, {}
@@ -137,7 +137,7 @@ class Swd(Method):
     def _images(
         self, key: jax.Array, batch: Batch, student: Denoiser, turn: int
     ) -> tuple[Resized, Resized]:
-        """Data at the side of step `turn`, and what the student makes there."""
+        """Returns data and student images at the resolution of step `turn`."""
         k_eps, k_path = jax.random.split(key)
         schedule, cond, resolutions = student.schedule, batch.cond, self.resolutions
         real = area(batch.x, resolutions[turn]) if resolutions else batch.x
@@ -163,7 +163,7 @@ class Swd(Method):
 def _noisy(
     key: jax.Array, schedule: Schedule, levels: tuple, real: Image, x: Image
 ) -> tuple[Image, Image, Time]:
-    """Data and samples with the same noise, each pair at a time of its own."""
+    """Adds the same noise to data and samples; each pair has its own time."""
     k_t, k_eps = jax.random.split(key)
     t = NOISE_LEVELS[levels[0]](k_t, schedule, x.shape[:1], *levels[1:])
     eps = jax.random.normal(k_eps, x.shape, x.dtype)

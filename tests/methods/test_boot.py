@@ -231,7 +231,7 @@ def test_teachers_that_do_not_fit_are_refused():
         check(walked, rounds)
     check(walked, dataclasses.replace(rounds, clip_target=False))
     check(dataclasses.replace(walked, clip_target=True), rounds)
-    with pytest.raises(ValueError, match="of a teacher that DDIM samples"):
+    with pytest.raises(ValueError, match="the teacher's number of DDIM steps"):
         check(walked, METHODS["stochastic"](num_steps=8, w_range=(0.0, 4.0)))
     with pytest.raises(ValueError, match="w is 1.0 and w_range .*; expected one of them"):
         check(dataclasses.replace(BOOT, w=1.0, w_range=(0.0, 4.0)), TEACHER)
