@@ -1,4 +1,4 @@
-"""The datasets by name: (**options) -> Dataset."""
+"""The datasets by name: each entry builds a Dataset from options."""
 
 from distill_jax.data.base import Dataset, Source
 from distill_jax.data.digits import digits
@@ -15,7 +15,7 @@ DATASETS = {
     "tfds": Tfds,
 }
 
-# Those that come with the package and read nothing from elsewhere.
+# Datasets that come with the package and read no files.
 EMBEDDED = ("digits", "mixture", "noise")
 
 __all__ = ["DATASETS", "EMBEDDED", "Dataset", "Source"]

@@ -1,4 +1,4 @@
-"""Small datasets in memory."""
+"""Small datasets that are kept in memory."""
 
 import dataclasses
 import functools
@@ -15,9 +15,9 @@ class Arrays(LabelledImages):
     """A dataset whose images are all in memory.
 
     Attributes:
-      train: what networks and reference statistics see.
-      test: what they never see.
-      num_classes: a network is given labels 0 .. num_classes - 1; 0 for one without labels.
+      train: examples for training and reference statistics.
+      test: examples of the test split.
+      num_classes: number of classes that condition the network; 0 for no labels.
       num_labels: see Dataset.
       bounded: whether pixels lie in [-1, 1].
     """
@@ -30,11 +30,11 @@ class Arrays(LabelledImages):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(h, w, c) of one image."""
+        """The shape (h, w, c) of one image."""
         return self.train.x.shape[1:]
 
     def images(self, split: str, num: int | None = None) -> Source:
-        """See Dataset.images; which ones are chosen does not depend on the run."""
+        """Returns a fixed sample of a split, the same in every run; see Dataset.images."""
         source = {"train": self.train, "test": self.test}[split]
         if num is None or num >= len(source.label):
             return source
@@ -44,11 +44,11 @@ class Arrays(LabelledImages):
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Rows]:
-        """See Dataset.batches."""
+        """Yields batches from number `start` on; see Dataset.batches."""
         return (self.batch(seed, step, size, part) for step in itertools.count(start))
 
     def batch(self, seed: int, step: int, size: int, part: tuple[int, int] = (0, 1)) -> Rows:
-        """Batch number `step`, in an order that the seed decides; see Dataset.batches."""
+        """Returns batch number `step` in the order given by the seed; see Dataset.batches."""
         index, n = index_of(step, size, part), len(self.train.label)
         epoch, offset = np.divmod(index, n)
         order = [_permutation(seed, int(e), n)[o] for e, o in zip(epoch, offset, strict=True)]
@@ -57,5 +57,5 @@ class Arrays(LabelledImages):
 
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The order of n examples in an epoch."""
+    """Returns the order of n examples in an epoch."""
     return np.random.default_rng((seed, epoch)).permutation(n)

@@ -1,4 +1,4 @@
-"""The embedded dataset: scikit-learn's handwritten digits, real 8x8 images without a download."""
+"""The digits dataset: scikit-learn's handwritten digits, real 8x8 images without a download."""
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -8,10 +8,10 @@ from distill_jax.data.base import Source
 
 
 def digits() -> Arrays:
-    """1,797 digits (8, 8, 1) in 10 classes: 1,437 for training, 360 held out.
+    """Loads 1,797 digits (8, 8, 1) in 10 classes: 1,437 for training, 360 for testing.
 
-    The test set of Alpaydin & Kaynak's "Optical Recognition of Handwritten Digits" (UCI, 1998),
-    17 grey levels. The split is fixed: every fifth image is held out, whatever the seed.
+    They are the test set of Alpaydin & Kaynak's "Optical Recognition of Handwritten Digits" (UCI,
+    1998), with 17 grey levels. Here every fifth image is in the test split, for every seed.
     """
     data = load_digits()
     x = (data.images / 8.0 - 1.0).astype(np.float32)[..., None]

@@ -1,4 +1,4 @@
-"""A dataset of images whose batches hold their latents."""
+"""A dataset that encodes the images of another dataset into latents."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -14,12 +14,12 @@ from distill_jax.typing import Image, Resized
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """Batches are encoded as they are drawn; `images` are those of the dataset.
+    """A dataset whose batches are latents, encoded when drawn; `images` returns the pixels.
 
     Attributes:
-      source: the images.
-      spec: of the latents.
-      encode: images (b, h, w, c) in [-1, 1] to latents.
+      source: dataset of images.
+      spec: spec of the latents.
+      encode: maps images (b, h, w, c) in [-1, 1] to latents.
     """
 
     source: Dataset

@@ -1,4 +1,4 @@
-"""Any folder of images."""
+"""A dataset from any folder of images."""
 
 import functools
 import pathlib
@@ -7,28 +7,28 @@ from collections.abc import Sequence
 from distill_jax.data.images import MIN_IMAGES, Decoded, Encoded, Images
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
-TEST_EVERY = 10  # One file of so many, the first among them, is held out.
-# Of so many files, far more than MIN_IMAGES are left to train on.
+TEST_EVERY = 10  # Every tenth file, from the first, is in the test split.
+# The smallest number of files for which the test split has MIN_IMAGES["test"] of them.
 MIN_FILES = (MIN_IMAGES["test"] - 1) * TEST_EVERY + 1
 
 
 def folder(
     path: str, size: int, labelled: bool = True, flip: bool = True, resize: str = "area"
 ) -> Images:
-    """Images in path/class/*.png, the classes in alphabetical order, or path/*.png without any.
+    """Builds a dataset of the images in path/class/*.png, or in path/*.png without classes.
 
-    The suffixes are SUFFIXES, in either case. Every tenth file in sorted order is held out. Files
-    and folders whose names begin with "." are passed over.
+    Classes are numbered in alphabetical order. Suffixes are SUFFIXES, in either case. Every tenth
+    file in sorted order is in the test split. Names that begin with "." are ignored.
 
     Args:
-      path: of the folder.
-      size: of the images.
-      labelled: whether a network is given the classes.
+      path: path of the folder.
+      size: side of the square images in pixels.
+      labelled: whether the classes condition the network.
       flip: whether half of the training images are mirrored.
-      resize: a name in RESIZERS: how they are made square and of that size.
+      resize: name in RESIZERS of the function that makes images square and of that size.
 
     Raises:
-      ValueError: for a folder with too few images, or with images both in it and in its folders.
+      ValueError: for a folder with too few images, or with images both in it and in subfolders.
     """
     root = pathlib.Path(path).expanduser()
     within, beside = _image_files(root, "*/*"), _image_files(root, "*")
@@ -43,7 +43,7 @@ def folder(
         raise ValueError(
             f"{root} {there}; expected at least {MIN_FILES} with a suffix of "
             f"{', '.join(SUFFIXES)}, as folder/class/*.png, or folder/*.png without classes: one "
-            f"of every {TEST_EVERY} is held out, and the report needs {MIN_IMAGES['test']} of those"
+            f"of every {TEST_EVERY} is for testing, and the report needs {MIN_IMAGES['test']} such"
         )
     classes = sorted({file.parent.name for file in files})
     number = {name: label for label, name in enumerate(classes)}
@@ -56,7 +56,7 @@ def folder(
 
 
 def _image_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
-    """Files that match the pattern and end in one of SUFFIXES, hidden ones left out, sorted."""
+    """Returns the sorted image files that match a pattern, without hidden ones."""
     return sorted(
         file
         for file in root.glob(pattern)
@@ -66,7 +66,7 @@ def _image_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:
 
 
 class _Files:
-    """Files with their labels."""
+    """A list of image files with their labels."""
 
     def __init__(self, files: Sequence[tuple[pathlib.Path, int]]):
         self._files = files

@@ -1,4 +1,4 @@
-"""Images on disk, decoded by grain's threads as they are needed."""
+"""Datasets of images on disk, decoded on demand by grain's threads."""
 
 import contextlib
 import dataclasses
@@ -17,19 +17,19 @@ from distill_jax.data.base import LabelledImages, Rows, Source, index_of
 from distill_jax.data.resizing import RESIZERS
 from distill_jax.runtime.registry import lookup
 
-CACHE_BYTES = 2**31  # Of decoded images of a split that are kept in memory; see Decoded.
-# Images of each split without which a report has no moments of a half, nor of what is held out.
+CACHE_BYTES = 2**31  # Limit of the memory cache of decoded images of a split; see Decoded.
+# Fewest images per split for which the report's statistics are defined.
 MIN_IMAGES = {"train": 4, "test": 2}
-THREADS = min(16, os.cpu_count() or 1)  # Each makes a whole batch.
+THREADS = min(16, os.cpu_count() or 1)  # Each thread builds a whole batch.
 
 
 class Encoded(NamedTuple):
-    """One image as it is stored.
+    """One image as it is stored, with its label.
 
     Attributes:
-      data: a PNG, JPEG or other file.
-      label: from 0.
-      name: in messages.
+      data: bytes of a PNG, JPEG or other image file.
+      label: class number, at least 0.
+      name: name of the image in error messages.
     """
 
     data: bytes
@@ -39,7 +39,7 @@ class Encoded(NamedTuple):
 
 @runtime_checkable
 class Stored(Protocol):
-    """A split on disk; several threads may read it at once."""
+    """A split on disk that several threads may read at once."""
 
     def __len__(self) -> int: ...
 
@@ -47,17 +47,17 @@ class Stored(Protocol):
 
 
 class Decoded:
-    """Image and label by index: (size, size, 3) uint8, int32.
+    """A split of decoded images: uint8 (size, size, 3) and int32 label by index.
 
-    An image is decoded when it is first asked for. Where all of a split take at most
-    `cache_bytes`, it is then kept. Nothing is read before the length is asked for, so that a run
-    can be planned where the data are not.
+    An image is decoded at its first use. If the whole split takes at most `cache_bytes`, it is then
+    kept in memory. Nothing is read before the length is needed, so that a run can be planned on a
+    machine without the data.
 
     Args:
-      read: finds where images are read.
-      size: of the images.
-      cache_bytes: of memory.
-      resize: a name in RESIZERS: how they are made square and of that size.
+      read: opens the split on disk.
+      size: side of the square images in pixels.
+      cache_bytes: limit of the memory cache in bytes.
+      resize: name in RESIZERS of the function that makes images square and of that size.
     """
 
     def __init__(
@@ -89,21 +89,21 @@ class Decoded:
         data, label, name = self._stored[index]
         x, label = self._resize(decode(data, name), self.shape[0]), np.int32(label)
         if self._cached:
-            # Two threads may both get here: they write the same, and `done` comes last.
+            # Two threads may decode one image: they write equal values, and `done` comes last.
             self._x[index], self._label[index] = x, label
             self._done[index] = True
         return x, label
 
 
 class ImageDataset(LabelledImages):
-    """Images that are read and decoded as they are needed, in uint8; see Dataset.
+    """A dataset of uint8 images that are read and decoded on demand; see Dataset.
 
     Attributes:
-      train: what networks and reference statistics see.
-      test: what they never see.
-      num_labels: 1 where the data have none.
-      labelled: whether a network is given the labels.
-      flip: whether half of the training images are mirrored left to right, others in each epoch.
+      train: examples for training and reference statistics.
+      test: examples of the test split.
+      num_labels: number of labels of the data, 1 for data without labels.
+      labelled: whether the labels condition the network.
+      flip: whether a random half of the training images is mirrored in each epoch.
     """
 
     train: Decoded
@@ -114,16 +114,16 @@ class ImageDataset(LabelledImages):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(size, size, 3) of one image."""
+        """The shape (size, size, 3) of one image."""
         return self.train.shape
 
     @property
     def num_classes(self) -> int:
-        """Classes that a network is given; 0 where it is given none."""
+        """The number of classes that condition the network; 0 for no labels."""
         return self.num_labels if self.labelled and self.num_labels > 1 else 0
 
     def images(self, split: str, num: int | None = None) -> Source:
-        """See Dataset.images; decoded on several threads."""
+        """Returns a fixed sample of a split, decoded on several threads; see Dataset.images."""
         source = {"train": self.train, "test": self.test}[split]
         order = sorted(np.random.default_rng(0).permutation(len(source))[:num].tolist())
         with ThreadPoolExecutor(THREADS) as threads:
@@ -132,13 +132,13 @@ class ImageDataset(LabelledImages):
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Rows]:
-        """See Dataset.batches; decoded ahead on several threads."""
+        """Yields batches that are prefetched on several threads; see Dataset.batches."""
         index, count = part
         order, flips = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
         stream = grain.MapDataset.source(self.train).shuffle(order).repeat()
         if self.flip:
             stream = stream.random_map(_flip, seed=flips)
-        # Batches of a part's size: every count-th of them is this part of a whole batch.
+        # Batches of a shard's size: every count-th of them is this shard of a global batch.
         parts = stream.batch(size // count, batch_fn=_stack)[start * count + index :: count]
         for step, (x, label) in enumerate(_iterate(parts), start):
             yield Rows(index_of(step, size, part), x, self.conditions(label))
@@ -146,7 +146,7 @@ class ImageDataset(LabelledImages):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Images(ImageDataset):
-    """An ImageDataset of two splits."""
+    """An ImageDataset with given train and test splits."""
 
     train: Decoded
     test: Decoded
@@ -156,38 +156,38 @@ class Images(ImageDataset):
 
 
 def _iterate(batches: grain.MapDataset) -> Iterator[Source]:
-    """Batches in order, read ahead on THREADS threads; closing ends them."""
+    """Yields batches in order, prefetched on THREADS threads; closing it ends the threads."""
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=THREADS + 1)
     with contextlib.closing(iter(batches.to_iter_dataset(options))) as iterator:
         yield from iterator
 
 
 def _stack(examples: Sequence[tuple[np.ndarray, np.integer]]) -> Source:
-    """Examples as one batch."""
+    """Stacks examples into one batch."""
     return Source(*(np.stack(column) for column in zip(*examples, strict=True)))
 
 
 def _flip(
     example: tuple[np.ndarray, np.integer], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.integer]:
-    """The example, mirrored left to right with probability 1/2."""
+    """Mirrors an example left to right with probability 1/2."""
     x, label = example
     return (x[:, ::-1] if rng.random() < 0.5 else x), label
 
 
 def decode(data: bytes, name: str) -> np.ndarray:
-    """The pixels (h, w, 3), uint8, of an image file; grey is repeated, transparency dropped.
+    """Decodes an image file to uint8 pixels (h, w, 3); repeats grey and drops transparency.
 
     Raises:
-      ValueError: naming the image when its bytes are none, or have more than 8 bits per channel.
+      ValueError: for bytes that are no image, or have more than 8 bits per channel; it names them.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.mode[0] not in "IF":  # The modes of 16 and 32 bits.
+            if image.mode[0] not in "IF":  # I and F are the modes of 16 and 32 bits.
                 return np.asarray(image.convert("RGB"))
             problem = f"its pixels are {image.mode}, expected 8 bits per channel"
     except UnidentifiedImageError:
-        problem = "its format is none that Pillow knows"
+        problem = "its format is not supported by Pillow"
     except (OSError, SyntaxError, ValueError) as error:
         problem = str(error)
     raise ValueError(f"{name} cannot be read as an image ({problem}); repair or remove it")

@@ -1,4 +1,4 @@
-"""Points of the toy mixture, whose exact denoiser is known: images of one pixel, two channels."""
+"""The mixture dataset: points of a toy mixture with a known denoiser, as one-pixel images."""
 
 import numpy as np
 
@@ -6,18 +6,18 @@ from distill_jax.data.arrays import Arrays
 from distill_jax.data.base import Source
 from distill_jax.diffusion.analytic import ring
 
-SEED = 0  # One whose points all lie within [-1, 1].
+SEED = 0  # With this seed all points lie within [-1, 1].
 
 
 def mixture(count: int = 20_000) -> Arrays:
-    """`count` points (1, 1, 2) of diffusion.analytic.ring for training, and as many held out.
+    """Draws `count` points (1, 1, 2) of diffusion.analytic.ring for each of the two splits.
 
-    The modes in turn: one class's two modes have the same number of points, so that chance in the
-    reference does not count in the distance of samples. An exact sampler's own modes are chosen by
-    chance, so its distance, and not the floor, is what a student can reach.
+    All modes have the same number of points, so that the reference adds no chance to the distance
+    of samples. An exact sampler chooses its modes at random. So the best distance of a student is
+    that of an exact sampler, not the floor.
 
     Args:
-      count: of each.
+      count: points in each split.
     """
     toy, rng = ring(), np.random.default_rng(SEED)
     mode = np.arange(count) % len(toy.labels)

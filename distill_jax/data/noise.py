@@ -1,4 +1,4 @@
-"""Fake data of any shape: for smoke tests, plans and benchmarks, not for quality."""
+"""The noise dataset: random images of any shape for smoke tests, plans and benchmarks."""
 
 import numpy as np
 
@@ -13,17 +13,18 @@ def noise(
     count: int = 256,
     num_labels: int | None = None,
 ) -> Arrays:
-    """`count` images (size, size, channels) of clipped normal noise in uint8, as real images are.
+    """Draws `count` uint8 images (size, size, channels) of clipped normal noise per split.
 
     Args:
-      size: in pixels.
-      channels: of an image.
-      num_classes: 0 for a network without labels.
-      count: of training images, and of held-out ones.
-      num_labels: of the data, given in turn; None is num_classes, or 1 without classes.
+      size: side of the images in pixels.
+      channels: channels of an image.
+      num_classes: number of classes that condition the network; 0 for no labels.
+      count: images in each split.
+      num_labels: number of labels of the data, which take turns; None is num_classes, or 1 without
+        classes.
 
     Raises:
-      ValueError: when a network is given other labels than the data have.
+      ValueError: if num_classes is neither 0 nor num_labels.
     """
     num_labels = num_labels or num_classes or 1
     if num_classes not in (0, num_labels):

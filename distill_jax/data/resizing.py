@@ -1,4 +1,4 @@
-"""Pictures of any size into square images, as the makers of published networks did it."""
+"""Resizing of pictures to square images in the ways that published networks were trained with."""
 
 import functools
 import math
@@ -11,41 +11,42 @@ Resizer = Callable[[np.ndarray, int], np.ndarray]
 
 
 def area(x: np.ndarray, size: int) -> np.ndarray:
-    """The central square; each new pixel is the mean over its area, rounded.
+    """Resizes the central square; each new pixel is the mean over its area, rounded.
 
-    Salimans & Ho (2022), released datasets.py, ImageNet; their means are not rounded.
+    Salimans & Ho (2022), released datasets.py, ImageNet; they do not round the means.
     """
     x = central_square(x)
     if len(x) == size:
         return x
     rows, shares = _overlaps(len(x), size)
-    for _ in range(2):  # A sum of weighted rows: a matrix product would be threaded once more.
+    for _ in range(2):  # A sum of weighted rows, because a matrix product starts more threads.
         x = sum(share[:, None, None] * x[row] for row, share in zip(rows, shares, strict=True))
         x = x.swapaxes(0, 1)
     return np.rint(x).astype(np.uint8)
 
 
 def triangle(x: np.ndarray, size: int) -> np.ndarray:
-    """The central square; bilinear interpolation widened against aliasing, rounded.
+    """Resizes the central square by bilinear interpolation with antialiasing, rounded.
 
-    A new pixel is the mean of those within one of its widths of its centre, weighted by
-    1 - distance / width. Salimans & Ho (2022), released datasets.py, LSUN:
+    A new pixel is a mean of the pixels at a distance from its centre of at most its width, weighted
+    by 1 - distance / width. Salimans & Ho (2022), released datasets.py, LSUN:
     tf.image.resize(antialias=True), whose result they do not round.
     """
     x = central_square(x)
     if len(x) == size:
         return x
-    # Of floats: of bytes Pillow rounds between rows and columns as well.
+    # Floats, because Pillow also rounds bytes between rows and columns.
     channels = (Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(x, -1, 0))
     resized = [channel.resize((size, size), Image.Resampling.BILINEAR) for channel in channels]
     return np.rint(np.stack(resized, axis=-1)).clip(0, 255).astype(np.uint8)
 
 
 def adm(x: np.ndarray, size: int) -> np.ndarray:
-    """Halved by 2x2 means while twice too large, then bicubic, then the central square.
+    """Halves a picture by 2x2 means while it is twice too large, then resizes it bicubically.
 
-    Dhariwal & Nichol (2021), released image_datasets.py, center_crop_arr; EDM's tool for its
-    ImageNet ("center-crop-dhariwal") does the same. Every step is rounded to bytes.
+    Then it takes the central square. Dhariwal & Nichol (2021), released image_datasets.py,
+    center_crop_arr; EDM's tool for ImageNet ("center-crop-dhariwal") does the same. Every step is
+    rounded to bytes.
     """
     image = Image.fromarray(x)
     while min(image.size) >= 2 * size:
@@ -61,7 +62,7 @@ RESIZERS: dict[str, Resizer] = {"area": area, "triangle": triangle, "adm": adm}
 
 
 def central_square(x: np.ndarray) -> np.ndarray:
-    """The middle along the longer side, of (h, w, c); from h // 2 - w // 2 where h > w."""
+    """Crops (h, w, c) to its middle along the longer side; from h // 2 - w // 2 if h > w."""
     n = min(x.shape[:2])
     top, left = (side // 2 - n // 2 for side in x.shape[:2])
     return x[top : top + n, left : left + n]
@@ -69,7 +70,7 @@ def central_square(x: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _overlaps(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of n rows overlap each of `size` rows over the same length, and their shares of it.
+    """Returns the rows out of n that overlap each of `size` rows of equal total length, and shares.
 
     Returns:
       (k, size) integers and (k, size) float32, whose sum over k is 1.

@@ -1,4 +1,4 @@
-"""Any image dataset of TFDS, without TensorFlow."""
+"""Image datasets of TFDS, read without TensorFlow."""
 
 import dataclasses
 import functools
@@ -16,19 +16,19 @@ from distill_jax.runtime.registry import suggestion
 class Tfds(ImageDataset):
     """An image dataset that TFDS prepared as array_record, read without TensorFlow.
 
-    The image is the feature "image", the label "label", or the only one of its kind.
+    The image is the feature "image", the label the feature "label", or the only feature of its
+    kind.
 
     Args:
-      dataset: such as "cifar10" or "imagenet_resized/64x64".
-      size: of the images.
-      data_dir: where it was prepared; "" is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-      splits: what to train on and what to hold out; each a split or a slice of one, such as
-        "train[:90%]".
-      labelled: whether a network is given the labels.
+      dataset: name, such as "cifar10" or "imagenet_resized/64x64".
+      size: side of the square images in pixels.
+      data_dir: directory of prepared datasets; "" is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+      splits: training split and test split, each a split or a slice, such as "train[:90%]".
+      labelled: whether the labels condition the network.
       flip: whether half of the training images are mirrored.
-      num_labels: of the data, 1 for none. With it a run can be planned where the data are not;
-        None looks it up.
-      resize: a name in RESIZERS: how images are made square and of that size.
+      num_labels: number of labels of the data, 1 for none; None looks it up. If it is given, a run
+        can be planned on a machine without the data.
+      resize: name in RESIZERS of the function that makes images square and of that size.
 
     Raises:
       ValueError: when the data are looked up or read: for a dataset that is unknown, not prepared,
@@ -57,7 +57,7 @@ class Tfds(ImageDataset):
 
 @dataclasses.dataclass
 class _Prepared:
-    """A dataset on disk, found when it is needed."""
+    """A prepared dataset on disk, which is opened at its first use."""
 
     dataset: str
     data_dir: str
@@ -66,7 +66,7 @@ class _Prepared:
 
     @functools.cached_property
     def _found(self) -> tuple[Any, tuple[str, str | None]]:
-        """What describes it, and its features of image and label."""
+        """The builder of the dataset, and the names of its image and label features."""
         builder = _builder(self.dataset, self.data_dir)
         features = builder.info.features
         image = _feature(features, "Image", "image")
@@ -81,25 +81,25 @@ class _Prepared:
             raise ValueError(
                 f"num_labels is {self.expected}, but dataset {self.dataset!r} has {there}"
             )
-        # Both, whichever is read first: a run must not end at what its report lacks.
+        # Both splits are checked at once, so that a run does not fail later, at its report.
         for split, least in zip(self.splits, MIN_IMAGES.values(), strict=True):
             _check_split(builder, self.dataset, split, least)
         return builder, (image, label)
 
     @property
     def num_labels(self) -> int:
-        """Classes of the label; 1 without one."""
+        """The number of labels; 1 without labels."""
         builder, (_, label) = self._found
         return 1 if label is None else builder.info.features[label].num_classes
 
     def split(self, name: str) -> Stored:
-        """The images of a split, such as "train[:90%]"."""
+        """Opens a split, such as "train[:90%]"."""
         builder, keys = self._found
         return _Records(builder, self.dataset, name, keys)
 
 
 def _builder(dataset: str, data_dir: str) -> Any:
-    """What describes a prepared dataset; never the code that prepares it, which may be newer."""
+    """Returns the read-only builder of a prepared dataset; never runs the code that prepares it."""
     try:
         return open_folder(dataset, data_dir)
     except tensorflow_datasets.core.DatasetNotFoundError:
@@ -110,7 +110,7 @@ def _builder(dataset: str, data_dir: str) -> Any:
     name = dataset.partition("/")[0].partition(":")[0]
     if name not in names:
         raise ValueError(
-            f"unknown dataset {dataset!r}: it is not in {data_dir}, and TFDS knows none of that "
+            f"unknown dataset {dataset!r}: it is not in {data_dir}, and TFDS has none of that "
             f"name{suggestion(name, names)}"
         )
     raise ValueError(
@@ -120,8 +120,8 @@ def _builder(dataset: str, data_dir: str) -> Any:
 
 
 def _prepare(dataset: str, data_dir: str) -> str:
-    """The command that prepares a dataset."""
-    # Not `tfds build`, which needs still more packages and imports them all.
+    """Returns the command that prepares a dataset."""
+    # `tfds build` needs more packages and imports them all.
     return (
         f"python -c \"import tensorflow_datasets as t; t.builder('{dataset}', "
         f"data_dir='{data_dir}', file_format='array_record').download_and_prepare()\" (this may "
@@ -130,14 +130,14 @@ def _prepare(dataset: str, data_dir: str) -> str:
 
 
 def _feature(features: Any, kind: str, name: str) -> str | None:
-    """The key of the feature of a kind that is called `name`, or else of the only one."""
+    """Returns the key of the feature of a kind: `name`, or else the only one; None otherwise."""
     cls = getattr(tensorflow_datasets.features, kind)
     found = [key for key, feature in features.items() if isinstance(feature, cls)]
     return name if name in found else found[0] if len(found) == 1 else None
 
 
 def _check_split(builder: Any, dataset: str, split: str, least: int) -> None:
-    """Raises ValueError unless the split is there and has at least so many images."""
+    """Raises ValueError unless the split exists and has at least `least` images."""
     try:
         there = builder.info.splits[split].num_examples
     except ValueError as error:

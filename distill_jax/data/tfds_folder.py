@@ -1,4 +1,4 @@
-"""What describes a dataset that TFDS prepared, read without running code that the files name."""
+"""Opening of datasets that TFDS prepared, without running code that their files name."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from tensorflow_datasets.core import DatasetNotFoundError as NotFound
 from tensorflow_datasets.core import read_only_builder
 from tensorflow_datasets.core.utils import error_utils
 
-MAX_BYTES = 2**22  # Of a description; that of ImageNet has 30 kB.
+MAX_BYTES = 2**22  # Limit of a description file; ImageNet's has 30 kB.
 # TFDS imports the module of any other class that a description names (features/feature.py,
 # cls_from_name), which may be a file that lies beside the data.
 FEATURES = frozenset(
@@ -22,20 +22,20 @@ FEATURES = frozenset(
     and issubclass(feature, tensorflow_datasets.features.FeatureConnector)
     for name in (f"{feature.__module__}.{feature.__name__}", *feature.ALIASES)
 )
-# The keys of a class: of features.json before TFDS 4.3, and of a protocol buffer in both spellings.
+# Keys that hold a class name: in features.json before TFDS 4.3, and in both protobuf spellings.
 KEYS = ("type", "pythonClassName", "python_class_name")
 
 
 def open_folder(dataset: str, data_dir: str) -> Any:
-    """The builder of a prepared dataset; its features are classes of tensorflow_datasets.features.
+    """Returns the builder of a prepared dataset, if its features are classes of TFDS only.
 
     Args:
-      dataset: such as "cifar10" or "imagenet_resized/64x64".
-      data_dir: where it was prepared; "" is where TFDS looks.
+      dataset: name, such as "cifar10" or "imagenet_resized/64x64".
+      data_dir: directory of prepared datasets; "" is TFDS's default.
 
     Raises:
-      DatasetNotFoundError: when it is not there.
-      ValueError: when its description names other classes, which are not imported, or is damaged.
+      DatasetNotFoundError: if the dataset is not there.
+      ValueError: if its description is damaged, or names other classes, which are not imported.
     """
     with _readable(f"the folders of {dataset}"), error_utils.reraise_with_context(NotFound):
         folder = read_only_builder._find_builder_dir(dataset, data_dir=data_dir or None)
@@ -50,7 +50,7 @@ def open_folder(dataset: str, data_dir: str) -> Any:
 
 @contextlib.contextmanager
 def _readable(what: str) -> Iterator[None]:
-    """Makes one message of whatever a damaged or hostile description leads to."""
+    """Turns any error that a damaged or hostile description causes into one ValueError."""
     try:
         yield
     except (OSError, ValueError):
@@ -60,8 +60,8 @@ def _readable(what: str) -> Iterator[None]:
 
 
 def _read(path: epath.Path) -> dict[str, Any]:
-    """The object in a JSON file."""
-    # A pipe or a device would be read for ever; epath takes them for files.
+    """Reads the object in a JSON file."""
+    # Reading a pipe or a device would not end, and epath treats them as files.
     if not (path.exists() if "://" in str(path) else os.path.isfile(path)):
         raise ValueError(f"{path} is missing; prepare the dataset again")
     with path.open("rb") as file:
@@ -78,17 +78,17 @@ def _read(path: epath.Path) -> dict[str, Any]:
 
 
 def _check(path: epath.Path, description: Any) -> None:
-    """Raises ValueError for a description that names a class beyond FEATURES."""
+    """Raises ValueError for a description that names a class outside FEATURES."""
     for name in _classes(description):
         if name not in FEATURES:
             raise ValueError(
                 f"{path} names the class {name[:200]!r}, whose code would be run; expected the "
-                "features of tensorflow_datasets.features alone"
+                "features of tensorflow_datasets.features only"
             )
 
 
 def _classes(part: Any) -> Iterator[str]:
-    """The names of the classes in a description, also in JSON that its strings hold."""
+    """Yields the class names in a description, also those in JSON inside its strings."""
     if isinstance(part, str):
         try:
             part = json.loads(part)

@@ -352,9 +352,9 @@ BAD = {
         lambda root: folder(str(root), 8),
         "has 0 images; expected at least 11 with a suffix of .*png",
     ),
-    "folder of which one image is held out": (
+    "folder with one test image": (
         lambda root: folder(str(write_folder(root, count=10)), 8),
-        "has 10 images; expected at least 11 .* every 10 is held out, and the report needs 2",
+        "has 10 images; expected at least 11 .* every 10 is for testing, and the report needs 2",
     ),
     "split with one image": (
         lambda root: Tfds("pictures", 8, str(write_tfds(root)), splits=("train", "test[:1]")),
@@ -389,7 +389,7 @@ def test_a_damaged_image_is_named_by_batches_and_samples(kept, tmp_path):
     damaged = tmp_path / "cat" / "003.png"
     damaged.write_bytes(damaged.read_bytes()[:kept])
     data = folder(str(tmp_path), 4)
-    problem = r"truncated|Truncated" if kept else "its format is none that Pillow knows"
+    problem = r"truncated|Truncated" if kept else "its format is not supported by Pillow"
     message = rf"cat/003.png cannot be read as an image \(.*({problem}).*\); repair or remove it"
     for read in (lambda: data.images("train"), lambda: next(data.batches(0, 0, 54))):
         with pytest.raises(ValueError, match=message):
