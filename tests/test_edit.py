@@ -145,7 +145,7 @@ def test_a_start_outside_the_grid_and_an_encoder_to_edit_with_are_refused(encode
     for start in (0, 3):
         with pytest.raises(ValueError, match=f"start is {start}; expected 1 to 2"):
             editing.sdedit(decoder, KEY, X, start)
-    with pytest.raises(ValueError, match="s00_n0002 is of method 'encoder'; editing starts or"):
+    with pytest.raises(ValueError, match="was trained with method 'encoder'; editing needs"):
         editing.inpaint(encoder, KEY, X, LEFT)
 
 

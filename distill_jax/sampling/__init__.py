@@ -1,1 +1,1 @@
-"""What one does with a finished network: load it, sample, encode, edit."""
+"""Use of finished networks: loading, sampling, encoding, editing."""

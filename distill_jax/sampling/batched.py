@@ -1,4 +1,4 @@
-"""Many samples of a network, in batches: the same ones whatever the devices."""
+"""Sampling of many images in batches, independently of the number of devices."""
 
 import dataclasses
 import math
@@ -11,19 +11,20 @@ import numpy as np
 from distill_jax.runtime import distributed
 from distill_jax.sampling.student import Student
 
-PIXELS = 2**18  # Drawn at once: 256 of 32x32, 64 of 64x64.
+PIXELS = 2**18  # Pixels per batch: 256 images of 32x32, 64 of 64x64.
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """The same noise, and the classes in turn, for every network: samples compare in pairs.
+    """A sampling of `num` images with fixed noise and labels, so that networks compare in pairs.
 
     Attributes:
-      num: samples, drawn in batches of at most `batch`, fewer where images are large.
-      batch: larger ones are slower on a CPU, whose caches they leave.
-      seed: of the noise.
-      label: the class of all; None takes the classes in turn.
-      each: called after each batch with the number of samples that are drawn.
+      num: number of samples.
+      batch: largest batch size; smaller batches are used for large images. Larger batches are
+        slower on a CPU, because they exceed its caches.
+      seed: seed of the noise.
+      label: class of all samples; None takes the classes in turn.
+      each: callback after each batch, with the number of samples drawn so far.
     """
 
     num: int
@@ -33,7 +34,7 @@ class Draw:
     each: Callable[[int], None] = lambda _: None
 
     def labels(self, student: Student) -> np.ndarray | None:
-        """What the samples are to show, None for a network without labels."""
+        """Returns the labels of the samples; None for a network without labels."""
         if self.label is not None:
             return np.full(self.num, self.label)
         return student.conditioner.in_turn(self.num)
@@ -45,7 +46,7 @@ class Draw:
         num_steps: int | None = None,
         variance: float | None = None,
     ) -> tuple[np.ndarray, float]:
-        """Samples (num, h, w, c), and the seconds they took."""
+        """Returns samples (num, h, w, c), and the seconds that drawing them took."""
         label, parts = self.labels(student), []
         batch = min(self.batch, max(1, PIXELS // math.prod(student.shape[:2])))
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Between the images that people see and the x that a network works on."""
+"""Codecs: maps between images and the latents that a network works on."""
 
 import dataclasses
 import functools
@@ -17,23 +17,23 @@ from distill_jax.typing import Image, Resized, Tree
 
 @runtime_checkable
 class Codec(Protocol):
-    """Images in [-1, 1] in, latents of about unit variance out, and back."""
+    """A map from images in [-1, 1] to latents of about unit variance, and back."""
 
     def image_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(h, w, c) of the images whose latents are of a shape."""
+        """Returns the shape (h, w, c) of images whose latents have this shape."""
         ...
 
     def encode(self, images: Image, key: jax.Array | None = None) -> Resized:
-        """The latents of images; a key draws from a codec that is a distribution."""
+        """Encodes images into latents; a stochastic codec draws them with the key."""
         ...
 
     def decode(self, latents: Resized) -> Image:
-        """The images of latents."""
+        """Decodes latents into images."""
         ...
 
 
 class Pixels(NamedTuple):
-    """The identity: the network works on pixels."""
+    """The identity codec of networks that work on pixels."""
 
     def image_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
@@ -50,25 +50,25 @@ PIXELS = Pixels()
 
 @dataclasses.dataclass(frozen=True)
 class PatchPca:
-    """Patches of an image as coordinates on their principal components, of unit variance.
+    """A codec that maps patches of an image to their principal components, of unit variance.
 
         z = V^T (patch - mean) / sqrt(lambda),   V, lambda: the largest eigenpairs of the covariance
 
-    Fitted in closed form. With all components nothing is lost.
+    It is fitted in closed form. With all components it is lossless.
 
     Attributes:
-      patch: side of a patch in pixels; it divides the sides of the images.
-      channels: components that are kept; 0 for all.
+      patch: side of a patch in pixels; must divide the sides of the images.
+      channels: number of components that are kept; 0 for all.
     """
 
     patch: int = 2
     channels: int = 0
 
     def latents(self, data: DataSpec) -> DataSpec:
-        """The spec of the latents of images like these.
+        """Returns the spec of the latents of images with this spec.
 
         Raises:
-          ValueError: when patches do not tile the images, or have fewer components.
+          ValueError: if patches do not tile the images, or have fewer components than `channels`.
         """
         height, width, colours = data.x.shape
         most = self.patch**2 * colours
@@ -86,29 +86,29 @@ class PatchPca:
         return data._replace(x=data.x._replace(shape=shape), bounded=False)
 
     def fit(self, images: np.ndarray) -> Tree:
-        """Parameters from images (n, h, w, c) in [-1, 1]: mean (d,), basis (d, k), scale (k,)."""
+        """Fits mean (d,), basis (d, k) and scale (k,) to images (n, h, w, c) in [-1, 1]."""
         patches = np.asarray(_patches(jnp.asarray(images), self.patch), np.float64)
         patches = patches.reshape(-1, patches.shape[-1])
         variance, basis = np.linalg.eigh(np.cov(patches, rowvar=False, bias=True))
-        kept = slice(None, -(self.channels or len(variance)) - 1, -1)  # The largest first.
-        # A component that never varies, such as a border's, keeps a scale to divide by.
+        kept = slice(None, -(self.channels or len(variance)) - 1, -1)  # Largest variance first.
+        # The smallest scale is above 0, because constant pixels, such as a border, have variance 0.
         scale = np.sqrt(np.maximum(variance[kept], 1e-6))
         found = {"mean": patches.mean(axis=0), "basis": basis[:, kept], "scale": scale}
         return {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in found.items()}
 
     def shapes(self, data: DataSpec) -> Tree:
-        """Shapes and types of the parameters."""
+        """Returns the shapes and dtypes of the parameters."""
         d, k = self.patch**2 * data.x.shape[-1], self.latents(data).x.shape[-1]
         sizes = {"mean": (d,), "basis": (d, k), "scale": (k,)}
         return {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in sizes.items()}
 
     def encode(self, params: Tree, images: Image) -> Resized:
-        """Images (b, h, w, c) to latents (b, h / patch, w / patch, k)."""
+        """Encodes images (b, h, w, c) into latents (b, h / patch, w / patch, k)."""
         centred = _patches(images, self.patch) - params["mean"]
         return jnp.matmul(centred, params["basis"], precision="highest") / params["scale"]
 
     def decode(self, params: Tree, latents: Resized) -> Image:
-        """Latents to images in [-1, 1]."""
+        """Decodes latents into images in [-1, 1]."""
         x = jnp.matmul(latents * params["scale"], params["basis"].T, precision="highest")
         (b, h, w, _), p = latents.shape, self.patch
         x = (x + params["mean"]).reshape(b, h, w, p, p, -1)
@@ -116,12 +116,12 @@ class PatchPca:
 
 
 class Fitted(NamedTuple):
-    """A codec with its parameters.
+    """A codec with its fitted parameters.
 
     Attributes:
-      kind: an entry of CODECS, built.
-      params: of it.
-      data: the images that it was fitted to.
+      kind: instance of an entry of CODECS.
+      params: its parameters.
+      data: spec of the images that it was fitted to.
     """
 
     kind: PatchPca
@@ -153,22 +153,22 @@ def _decode(kind: PatchPca, params: Tree, latents: Resized) -> Image:
 
 
 def _patches(images: Image, side: int) -> jax.Array:
-    """(b, h, w, c) -> (b, h / side, w / side, side side c)."""
+    """Cuts images into patches, (b, h, w, c) -> (b, h / side, w / side, side side c)."""
     b, h, w, c = images.shape
     split = images.reshape(b, h // side, side, w // side, side, c)
     return split.swapaxes(2, 3).reshape(b, h // side, w // side, -1)
 
 
-# What `config.codec` may name; each is fitted before the first stage.
+# Codecs that `config.codec` may name; a run fits its codec before the first stage.
 CODECS = {"patch_pca": PatchPca}
 
 
 def read_codec(final: epath.Path) -> tuple[PatchPca, DataSpec]:
-    """The kind of a finished codec, and the spec of the images that it was fitted to.
+    """Reads the kind of a finished codec, and the spec of the images that it was fitted to.
 
     Raises:
-      FileNotFoundError: without a manifest.
-      ValueError: when it is damaged, or no codec.
+      FileNotFoundError: if there is no manifest.
+      ValueError: if the manifest is damaged, or not that of a codec.
     """
     content = checkpoint.read_manifest(final)
     try:
@@ -176,11 +176,11 @@ def read_codec(final: epath.Path) -> tuple[PatchPca, DataSpec]:
         kind = build(CODECS, "codec", content["codec"])
         kind.latents(data)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{final / 'manifest.json'} is that of no codec: {error}") from error
+        raise ValueError(f"{final / 'manifest.json'} does not describe a codec: {error}") from error
     return kind, data
 
 
 def load_codec(final: epath.Path) -> Fitted:
-    """The finished codec in a final/; raises as read_codec, and for damaged parameters."""
+    """Loads the codec in a final/; raises as read_codec does, and for damaged parameters."""
     kind, data = read_codec(final)
     return Fitted(kind, checkpoint.load_params(final, kind.shapes(data)), data)

@@ -1,4 +1,4 @@
-"""From what a person asks for to what a network is called with."""
+"""Conditioners: maps from a person's requests, such as labels, to a network's conditions."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -13,17 +13,17 @@ from distill_jax.typing import Cond
 
 @runtime_checkable
 class Conditioner(Protocol):
-    """Requests, such as labels or prompts, in; leaves (b, ...) of `cond` out.
+    """A map from requests, such as labels or prompts, to the conditions of a network.
 
     Attributes:
-      null: the conditions that stand for "no condition", one example, leaves (1, ...).
+      null: null condition, one example with leaves (1, ...).
     """
 
     @property
     def null(self) -> Cond: ...
 
     def __call__(self, requests: Any, num: int) -> dict[str, jax.Array]:
-        """The conditions of `num` images; one request for all, or one each.
+        """Returns conditions, leaves (num, ...), from one request for all images or one per image.
 
         Raises:
           ValueError: for requests that the network was not trained on.
@@ -35,7 +35,7 @@ Requests = int | np.ndarray | Sequence[int] | None
 
 
 class Labels:
-    """Integer labels 0 .. classes - 1; nothing where there are no classes."""
+    """The conditioner of integer labels 0 .. classes - 1; without classes, {} is the condition."""
 
     def __init__(self, spec: DataSpec):
         self.classes = dict(spec.cond)["label"].classes if spec.cond else 0
@@ -45,7 +45,7 @@ class Labels:
         return {"label": jnp.full((1,), self.classes, jnp.int32)} if self.classes else {}
 
     def in_turn(self, num: int, first: int = 0) -> np.ndarray | None:
-        """The classes in turn, None without any."""
+        """Returns labels that take the classes in turn; None without classes."""
         return (first + np.arange(num)) % self.classes if self.classes else None
 
     def __call__(

@@ -1,6 +1,6 @@
-"""Edits of images by finished networks: arrays in, arrays out.
+"""Editing of image arrays with finished networks.
 
-Every function compiles once and serves all labels, all w and all numbers of steps.
+Every function compiles once for all labels, all w and all numbers of steps.
 """
 
 import functools
@@ -31,19 +31,20 @@ def style(
     w: Strengths = None,
     num_steps: int | None = None,
 ) -> jax.Array:
-    """The images of class `target` that share their noise with images x of class `source`.
+    """Translates images x of class `source` to class `target` through their encoded noise.
 
-    Encoded at the smallest w of the encoder, decoded at w. The bridge is DDIB (Su et al. 2022,
-    arXiv:2203.08382); both directions distilled is Meng et al. (2023, arXiv:2210.03142).
+    Images are encoded at the smallest w of the encoder and decoded at w. This is DDIB (Su et al.
+    2022, arXiv:2203.08382); Meng et al. (2023, arXiv:2210.03142) distil both directions.
 
     Args:
       encoder: an encoder stage, or a network that was trained at all times.
-      decoder: anything that samples deterministically.
+      decoder: a network with a deterministic sampler.
       x: images in [-1, 1] (num, h, w, c).
-      source: what they show; None for networks without labels.
-      target: what they are to show.
+      source: labels of x; None for networks without labels.
+      target: labels of the result.
       w: see Student.sample.
-      num_steps: of both, where they leave a choice; None is what they were made for.
+      num_steps: steps of the networks that were trained at all times; None is each one's own
+        number.
     """
     z = encoder.encode(x, source, num_steps=_free(encoder, num_steps))
     return decoder.decode(z, target, w, _free(decoder, num_steps))
@@ -52,12 +53,12 @@ def style(
 def roundtrip(
     encoder: Student, decoder: Student, x: Images, label: Labels, num_steps: int | None = None
 ) -> jax.Array:
-    """The images x again, encoded and decoded as their own class, at the smallest w of both."""
+    """Encodes and decodes images x as their own class, at the smallest w of both networks."""
     return style(encoder, decoder, x, label, label, num_steps=num_steps)
 
 
 def psnr(x: Images, y: Images) -> np.ndarray:
-    """10 log10(2^2 / mean (x - y)^2) of each image, in dB; 2 is the range of [-1, 1]."""
+    """Returns the PSNR of each image in dB, 10 log10(2^2 / mean (x - y)^2), for range [-1, 1]."""
     difference = np.asarray(x, np.float64) - np.asarray(y, np.float64)
     return 10 * np.log10(4 / np.mean(difference**2, axis=tuple(range(1, difference.ndim))))
 
@@ -71,12 +72,13 @@ def sdedit(
     w: Strengths = None,
     num_steps: int | None = None,
 ) -> jax.Array:
-    """Images x with noise at t = start / N, sampled from there as `label` at w.
+    """Adds noise to images x at t = start / N, and samples from there with `label` and w.
 
-    SDEdit: see editing.sdedit. `start` of 1 to N network calls; the rest is as in Student.sample.
+    SDEdit, see diffusion.editing.sdedit. `start` is a number of network calls, 1 to N; the other
+    arguments are those of Student.sample.
 
     Raises:
-      ValueError: for images, a start, label, w or number of steps that makes no sense.
+      ValueError: for images, a start, label, w or number of steps outside the student's range.
     """
     n, x = int(_ddim(student, num_steps).num_steps), student.latents(x)
     if not 1 <= start <= n:
@@ -97,23 +99,24 @@ def inpaint(
     w: Strengths = None,
     num_steps: int | None = None,
 ) -> jax.Array:
-    """Images x, filled in as `label` at w where mask is 1, by replacement: see editing.inpaint.
+    """Fills images x in where mask is 1, with `label` and w, see diffusion.editing.inpaint.
 
     Args:
-      student: sampled with DDIM, in `num_steps` where it leaves a choice.
-      key: of the noise.
-      x: images in [-1, 1] (num, h, w, c); what lies under the mask makes no difference.
-      mask: 0 or 1, (h, w) or anything that broadcasts against x.
+      student: a network whose sampler is DDIM.
+      key: key of the noise.
+      x: images in [-1, 1] (num, h, w, c); values where mask is 1 do not matter.
+      mask: 0 or 1, (h, w) or a shape that broadcasts against x.
       label: see Student.sample.
       w: see Student.sample.
       num_steps: see Student.sample.
 
     Raises:
-      ValueError: for images, a label, w or number of steps that makes no sense.
+      ValueError: for a student with a codec, and for images, a label, w or number of steps outside
+        the student's range.
     """
     if student.codec != PIXELS:
         raise ValueError(
-            "a mask is of pixels, and this network works on latents: it cannot inpaint"
+            "a mask is given in pixels, and this network works on latents: it cannot inpaint"
         )
     n, x = int(_ddim(student, num_steps).num_steps), student.latents(x)
     mask = mask[..., None] if mask.ndim == 2 else mask
@@ -126,17 +129,17 @@ def inpaint(
 
 
 def _free(student: Student, num_steps: int | None) -> int | None:
-    """The number of steps for a network that leaves a choice."""
+    """Returns num_steps for a network that was trained at all times, else None."""
     return num_steps if student.trained.all_times else None
 
 
 def _ddim(student: Student, num_steps: int | None) -> Ddim:
-    """The student's sampler in that number of steps, once it is known to edit."""
+    """Returns the student's sampler with num_steps; raises ValueError unless it is DDIM."""
     if not student.trained.uses_ddim:
         name = student.manifest.lineage.method["name"]
         raise ValueError(
-            f"{student.manifest.stage} is of method {name!r}; editing starts or looks in the "
-            "middle of DDIM, so take a diffusion, guided or progressive stage"
+            f"{student.manifest.stage} was trained with method {name!r}; editing needs the steps "
+            "of DDIM, so take a diffusion, guided or progressive stage"
         )
     return student.sampler(num_steps)
 
@@ -151,7 +154,7 @@ def _sdedit(
     num_steps: jax.Array | int,
     start: jax.Array | int,
 ) -> Image:
-    """Traced in everything but shapes: one program for all strengths, classes and w."""
+    """Runs diffusion.editing.sdedit; one program serves all starts, labels and w."""
     cond, guiding = conditions
     denoiser = clipped(bound(network_spec, params, guiding))
     return editing.sdedit(denoiser, x, eps, cond, num_steps, start)

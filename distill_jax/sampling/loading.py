@@ -1,4 +1,4 @@
-"""Finished networks from their directories."""
+"""Loading of finished networks from their directories."""
 
 import dataclasses
 import re
@@ -27,30 +27,28 @@ def load(
     allow: Container[str] = (),
     dtype: str | None = None,
 ) -> Student:
-    """The finished network in a directory.
+    """Loads the finished network in a directory.
 
     Args:
-      path: a final/ directory, the stage it belongs to, or a workdir, whose last finished stage
-        is taken.
-      layout: where to put the parameters; None is the first device of this process, wherever they
-        were trained.
-      parts: what it may be made of outside its workdir: the network whose weights its adapters
-        change, its codec.
-      allow: names of a sampler, a network or a schedule of one's own, package.module:Name, that
-        its manifest may make us import.
-      dtype: of weights with more than one axis, converted as they are read, see
-        models.build.rounded; None keeps all as they are stored.
+      path: a final/ directory, its stage, or a workdir, whose last finished stage is loaded.
+      layout: placement of the parameters on devices; None is the first device of this process.
+      parts: directories outside its workdir that may hold its codec, or the base network of its
+        adapters.
+      allow: names package.module:Name of your own samplers, networks and schedules that the
+        manifest may import.
+      dtype: dtype of weights with more than one axis, converted as they are read, see
+        models.build.rounded; None keeps the stored dtypes.
 
     Raises:
-      FileNotFoundError: when nothing finished is there.
-      ValueError: when it is damaged or was written by a newer version, a part is not found, or it
-        names what is not allowed.
+      FileNotFoundError: if there is no finished network.
+      ValueError: if it is damaged, was written by a newer version, lacks a part, or names code that
+        is not allowed.
     """
     return read(describe(path, layout, parts, allow), dtype)
 
 
 def read(student: Student, dtype: str | None = None) -> Student:
-    """The student with its parameters and its codec; `dtype` as in `load`."""
+    """Returns the student with its parameters and codec loaded; `dtype` as in `load`."""
     adapters, codec, made_of = student.manifest.adapters, student.codec, (student.layout, "params")
     own = None if adapters else dtype
     params = load_own(student.directory, *made_of, student.allow, own)
@@ -69,18 +67,18 @@ def load_own(
     allow: Container[str] = (),
     dtype: str | None = None,
 ) -> Tree:
-    """The parameters that a directory itself has: weights, or adapters of others.
+    """Loads the parameters in a directory: all weights, or only adapters without their base.
 
     Args:
       path: see load.
       layout: see load.
-      name: "params", or "fake" for those of the fake network that a stage with keep_fake left.
+      name: "params", or "fake" for the fake network of a stage with keep_fake.
       allow: see load.
       dtype: see load.
 
     Raises:
-      FileNotFoundError: when nothing finished is there.
-      ValueError: when they are not there, or damaged.
+      FileNotFoundError: if there is no finished network.
+      ValueError: if the parameters are missing or damaged.
     """
     student = describe(path, allow=allow)
     adapters, made_of = student.manifest.adapters, (student.network_spec, student.trained.inputs)
@@ -92,13 +90,13 @@ def load_own(
 
 
 def find_part(student: Student, part: Reference) -> epath.Path:
-    """The final/ of what a student is made of beside its own parameters.
+    """Finds the final/ directory of a student's codec, or of the base of its adapters.
 
-    A manifest is followed within its own workdir only; elsewhere `student.parts` are looked at.
+    It looks in `student.parts`, and at the manifest's path if that lies in the student's workdir.
 
     Raises:
-      FileNotFoundError: when nothing finished is there.
-      ValueError: when it is in none of these places.
+      FileNotFoundError: if a place holds no finished network.
+      ValueError: if no place has the referenced fingerprint.
     """
     places = [*student.parts]
     if inside := re.fullmatch(r"\.\./\.\./(\w+)/final", part.path):
@@ -120,7 +118,7 @@ def describe(
     parts: Sequence[epath.PathLike] = (),
     allow: Container[str] = (),
 ) -> Student:
-    """`load` without reading the parameters, which are None."""
+    """Returns the student like `load`, but without parameters, which are None."""
     final = find_final(path)
     manifest = Manifest.read(final, allow)
     described = {
@@ -133,7 +131,7 @@ def describe(
 
 
 def find_final(path: epath.PathLike) -> epath.Path:
-    """The final/ directory that `path` means: itself, its stage's, or its workdir's last one."""
+    """Returns the final/ directory at `path`: itself, that of a stage, or the last of a workdir."""
     path = absolute(path)
     candidates = [path, path / "final"]
     if path.is_dir():
@@ -148,16 +146,16 @@ def find_final(path: epath.PathLike) -> epath.Path:
 
 
 def define_flags() -> None:
-    """The flags that say what else a student may be made of; see `parts`."""
+    """Defines the flags --base, --codec and --allow, see `load`."""
     flags.DEFINE_multi_string(
         "base", [], "A network outside the student's workdir whose weights its adapters may change."
     )
     flags.DEFINE_multi_string("codec", [], "A codec outside the student's workdir.")
     flags.DEFINE_multi_string(
-        "allow", [], "Code, package.module:Name, that is imported where the student names it."
+        "allow", [], "Code, package.module:Name, that is imported if the student names it."
     )
 
 
 def parts(values: Any) -> list[str]:
-    """The directories of the flags."""
+    """Returns the directories that --base and --codec name, see `load`."""
     return values.base + values.codec

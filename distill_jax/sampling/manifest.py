@@ -1,4 +1,4 @@
-"""The manifest beside the weights of a finished network: one dataclass for all readers."""
+"""The manifest of a finished network, which lies beside its weights."""
 
 import dataclasses
 import importlib.metadata
@@ -12,23 +12,23 @@ from distill_jax.diffusion.trained import SAMPLERS, Guidance, Sampler, Trained, 
 from distill_jax.runtime.registry import build, check_allowed, foreign
 from distill_jax.storage import checkpoint
 
-FIRST_FORMAT = 3  # Manifests before it held a training method and no sampler.
+FIRST_FORMAT = 3  # Manifests of older formats have a training method and no sampler.
 PACKAGES = ("jax", "flax", "optax")
 
 
 @dataclasses.dataclass(frozen=True)
 class Lineage:
-    """Where a network comes from: text for people, which nothing is built from.
+    """The origin of a network, as text for people; no code depends on it.
 
     Attributes:
-      method: name and options of what trained it.
-      parent: final/ of its teacher, relative within one workdir; None for a network without.
-      init: final/ of the network that it started from, where that is not the teacher.
-      init_fake: final/ of the network whose fake its fake started from.
-      updates: iterations of its stage; None where they are not known.
+      method: name and options of its training method.
+      parent: final/ of its teacher, relative within one workdir; None without a teacher.
+      init: final/ of the network that it was initialised from, if that is not the teacher.
+      init_fake: final/ of the network whose fake its fake was initialised from.
+      updates: iterations of its stage; None if unknown.
       source: file, format and hash of an imported network.
-      versions: of the packages that wrote it.
-      config: of its run.
+      versions: versions of the packages that wrote it.
+      config: config of its run.
     """
 
     method: Mapping[str, Any]
@@ -44,11 +44,11 @@ class Lineage:
 
 
 class Reference(NamedTuple):
-    """Another finished thing that a network is made of.
+    """A reference to another finished network or codec that a network needs.
 
     Attributes:
       path: its final/, relative within one workdir.
-      fingerprint: of its parameters.
+      fingerprint: fingerprint of its parameters.
     """
 
     path: str
@@ -56,12 +56,12 @@ class Reference(NamedTuple):
 
 
 class Adapters(NamedTuple):
-    """The weights are adapters of those of another finished network.
+    """A description of weights that are low-rank adapters of another finished network.
 
     Attributes:
-      base: that network.
-      rank: of the adapters.
-      full: modules that stand among them in full.
+      base: reference to that network.
+      rank: rank of the adapters.
+      full: names of modules that are stored in full instead.
     """
 
     base: Reference
@@ -71,23 +71,23 @@ class Adapters(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """A finished network, but for its weights.
+    """The description of a finished network, everything but its weights.
 
     Attributes:
-      stage: the name of its stage.
+      stage: name of its stage.
       trained: its sampler, its guidance, and the times and sizes it was trained at.
-      distilled: whether it is a student, and its parent the teacher.
-      spec: what the network is called with.
+      distilled: whether it is a student, whose parent is the teacher.
+      spec: spec of its inputs.
       model: {"name": an entry of NETWORKS, **options}.
       schedule: {"name": an entry of SCHEDULES, **options}.
-      parameterization: an entry of PARAMETERIZATIONS.
-      data: the dataset of its run, as in a config; None where it is not known.
+      parameterization: name in PARAMETERIZATIONS.
+      data: dataset of its run, as in a config; None if unknown.
       lineage: see Lineage.
-      matmul_precision: of its training, see models.build.matmul_precision.
-      metrics: measured quality, with the name of its protocol.
-      fake: fingerprint of the fake network beside it, None without one.
-      adapters: see Adapters; None where all weights are there.
-      codec: between images and the latents it works on; None for pixels.
+      matmul_precision: precision in training, see models.build.matmul_precision.
+      metrics: measured quality, with the name of the protocol.
+      fake: fingerprint of the fake network beside it; None without one.
+      adapters: see Adapters; None if all weights are stored.
+      codec: reference to its codec; None for a network on pixels.
     """
 
     stage: str
@@ -106,7 +106,7 @@ class Manifest:
     codec: Reference | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data, in the order of the fields."""
+        """Returns the manifest as plain data, in the order of the fields."""
         trained, fields = self.trained, dataclasses.asdict(self)
         name = {"name": name_of(type(trained.sampler))}
         fields["trained"] = {
@@ -129,16 +129,16 @@ class Manifest:
     def from_json(
         cls, content: Mapping[str, Any], place: str, allow: Container[str] = ()
     ) -> "Manifest":
-        """The manifest in a file.
+        """Builds the manifest from the content of its file.
 
         Args:
-          content: what checkpoint.read_manifest returns.
-          place: the file's name, for messages.
+          content: the result of checkpoint.read_manifest.
+          place: name of the file, for messages.
           allow: names that may be imported, see `imports`.
 
         Raises:
-          ValueError: for a format of before, naming a field that is missing or of another kind, and
-            naming all that would have to be imported and is not allowed.
+          ValueError: for an older format, a field that is missing or of the wrong type, and code
+            outside the package that is not allowed.
         """
         if content["format"] < FIRST_FORMAT:
             raise ValueError(
@@ -168,13 +168,13 @@ class Manifest:
 
     @classmethod
     def read(cls, final: epath.Path, allow: Container[str] = ()) -> "Manifest":
-        """The manifest of a final/; see checkpoint.read_manifest for what it raises."""
+        """Reads the manifest of a final/; raises as checkpoint.read_manifest and from_json do."""
         content = checkpoint.read_manifest(final)
         return cls.from_json(content, str(final / "manifest.json"), allow)
 
     @property
     def imports(self) -> tuple[str, ...]:
-        """Its names, package.module:Name, of code that is not in this package."""
+        """The names package.module:Name of code outside this package that it needs."""
         sampler = name_of(type(self.trained.sampler))
         return foreign((sampler, self.model["name"], self.schedule["name"]))
 

@@ -1,4 +1,4 @@
-"""A finished network, ready to sample: its directory is the only argument it needs."""
+"""The Student class: a finished network that samples, encodes and predicts."""
 
 import contextlib
 import dataclasses
@@ -23,23 +23,23 @@ from distill_jax.sampling.conditioners import Labels
 from distill_jax.sampling.manifest import Manifest
 from distill_jax.typing import Cond, Image, Time, Tree
 
-# Strengths w (num,) and the conditions that stand for "no condition": see denoiser.guided.
+# Guidance strengths w (num,) and the null condition, see denoiser.guided.
 Guiding = tuple[jax.Array, Cond]
 
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """A network with its sampler. Any finished stage is one, the teacher included.
+    """A finished network with its sampler: any finished stage, also a teacher.
 
     Attributes:
-      manifest: what its directory says about it: sampler, guidance, lineage, metrics, ...
+      manifest: description from its directory: sampler, guidance, lineage, metrics, ...
       network_spec: network, parameterization and schedule.
-      params: its parameters; Adapted where its directory has adapters only.
-      layout: where they are; images are split over its devices.
-      directory: the final/ that it is from.
-      parts: what it may be made of outside its workdir, see loading.load.
+      params: its parameters; Adapted if its directory has only adapters.
+      layout: placement of the parameters; images are sharded over its devices.
+      directory: the final/ that it was loaded from.
+      parts: directories outside its workdir with its codec or base, see loading.load.
       allow: names that its manifest and those of its lineage may import, see loading.load.
-      codec: between its x and images.
+      codec: codec between images and its x.
     """
 
     manifest: Manifest
@@ -52,7 +52,7 @@ class Student:
     codec: Codec = PIXELS
 
     def __repr__(self) -> str:
-        """A summary of a few lines."""
+        """Returns a summary of a few lines."""
         manifest, trained = self.manifest, self.trained
         w = trained.guidance.w_range
         strength = f"w from {w[0]:g} to {w[1]:g}" if w else f"w = {trained.guidance.fixed_w:g}"
@@ -73,54 +73,54 @@ class Student:
 
     @property
     def conditioner(self) -> Labels:
-        """From labels to what the network is called with."""
+        """The conditioner that turns labels into conditions of the network."""
         return Labels(self.manifest.spec)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(h, w, c) of one x."""
+        """The shape (h, w, c) of one x."""
         return self.manifest.spec.x.shape
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(h, w, c) of one image."""
+        """The shape (h, w, c) of one image."""
         return self.codec.image_shape(self.shape)
 
     @property
     def num_classes(self) -> int:
-        """Labels are 0 .. num_classes - 1; 0 for a network without labels."""
+        """The number of labels; 0 for a network without labels."""
         return self.conditioner.classes
 
     @property
     def takes_w(self) -> bool:
-        """Whether guidance is an input of the network."""
+        """Whether w is an input of the network."""
         return self.trained.guidance.w_range is not None
 
     @property
     def can_be_guided(self) -> bool:
-        """Whether classifier-free guidance around the network makes sense."""
+        """Whether classifier-free guidance can be applied: the network has a null condition."""
         conditional = bool(self.manifest.spec.cond)
         return not self.takes_w and conditional and self.trained.guidance.null
 
     @property
     def denoiser(self) -> Denoiser:
-        """The network as a function of (z_t, t, cond), for samplers and guidance."""
+        """The network as a denoiser (z_t, t, cond) -> Prediction, for samplers and guidance."""
         return self.network_spec(self.params)
 
     @property
     def merged(self) -> "Student":
-        """The same with plain weights: W + a b for every pair of adapters, made once."""
+        """The student with merged weights, W + a b for every pair of adapters."""
         return dataclasses.replace(self, params=merged(self.params))
 
     def with_sampler(self, sampler: Sampler) -> "Student":
-        """The same network under another sampler, which must fit what it was trained to do."""
+        """Returns the network with another sampler, which must fit its training."""
         trained = self.trained._replace(sampler=sampler)
         return dataclasses.replace(
             self, manifest=dataclasses.replace(self.manifest, trained=trained)
         )
 
     def denoise(self, z: Image, t: Time, cond: Cond) -> Prediction:
-        """The clean image and the noise in z at time t, for cond "label" and, if taken, "w"."""
+        """Predicts the clean image and the noise in z at time t, for cond "label" and maybe "w"."""
         return self.denoiser(z, t, cond)
 
     def sample(
@@ -136,26 +136,26 @@ class Student:
         """Draws images first, first + 1, ..., first + num - 1 of a key.
 
         Args:
-          key: PRNG key; image i of a key is the same in every batch, and of the same noise at
-            every label, w and num_steps.
-          num: how many.
-          label: one for all, or one each; None takes the classes in turn, and is the only choice
-            for a network without labels.
-          w: guidance strength >= 0, one for all or one each. A network that takes w gets it as an
-            input (None: the smallest of its range); a teacher is guided with two calls per step
-            (None: not guided).
-          num_steps: network steps; None is what the network was made for. Only a network trained
-            in continuous time takes another number.
-          variance: None is the sampler that the network was made for; a number in [0, 1] is the
-            ancestral sampler with that weight of the large variance, see samplers.ancestral.
+          key: PRNG key. Image i of a key is the same in every batch, and starts from the same
+            noise for every label, w and num_steps.
+          num: number of images.
+          label: one label for all images, or one per image; None takes the classes in turn. It must
+            be None for a network without labels.
+          w: guidance strength >= 0, one for all images or one per image. For a network that takes
+            w, None is the smallest of its range. A teacher is guided with two calls per step; None
+            is no guidance.
+          num_steps: number of steps; None is the number that the network was trained for. Only a
+            network that was trained at all times takes another number.
+          variance: None for the network's own sampler; a number in [0, 1] for the ancestral sampler
+            with this weight of the large variance, see samplers.ancestral.
           first: number of the first image.
 
         Returns:
-          Images (num, h, w, c), in [-1, 1] where the data are.
+          Images (num, h, w, c), in [-1, 1] if the data are bounded.
 
         Raises:
           ValueError: for a label, w or number of steps that the network was not trained for, and
-            from an encoder.
+            for an encoder.
         """
         k_z, k_sampler = jax.random.split(key)
         z = noise_of(k_z, first, num, self.shape)
@@ -172,17 +172,16 @@ class Student:
         key: jax.Array | None = None,
         first: int = 0,
     ) -> jax.Array:
-        """The images (num, h, w, c) of given noise, such as that of `encode`; else as `sample`.
+        """Decodes given noise, such as that of `encode`, into images (num, h, w, c).
 
-        A key matters only to samplers that add noise on their way; None is key 0. `first` is the
-        number of the first image, as in `sample`.
+        Other arguments are as in `sample`. Only samplers that add noise use the key; None is key 0.
         """
         if variance is not None and not 0 <= variance <= 1:
             raise ValueError(f"variance is {variance!r}; expected a number in [0, 1], or None")
         sampler, (cond, guiding) = self.sampler(num_steps), self.conditions(len(z), label, w)
         if not sampler.decodes:
             raise ValueError(
-                "this network is an encoder: it takes images to noise and draws none; call "
+                "this network is an encoder: it maps images to noise and draws no images; call "
                 "student.encode(x, label), and sample with a decoder, such as a progressive stage"
             )
         if not (variance is None or self.trained.uses_ddim):
@@ -204,21 +203,20 @@ class Student:
         w: float | np.ndarray | None = None,
         num_steps: int | None = None,
     ) -> jax.Array:
-        """The noise (num, h, w, c) that `decode` takes back to the images x, in [-1, 1].
+        """Encodes images x in [-1, 1] into the noise (num, h, w, c) from which `decode` makes them.
 
-        A distilled encoder takes its own steps; a network trained in continuous time takes
-        `num_steps` of reverse DDIM. `label` must be given to a network that knows labels; w is as
-        in `sample`.
+        A distilled encoder takes its own number of steps; a network trained at all times takes
+        `num_steps` of reverse DDIM. A network with labels needs `label`; w is as in `sample`.
 
         Raises:
-          ValueError: for a label, w or number of steps that the network does not know, and from a
-            few-step sampler.
+          ValueError: for a label, w or number of steps that the network was not trained for, and
+            for a few-step decoder.
         """
         sampler = self.sampler(num_steps)
         if self.network_spec.parameterization not in [PARAMETERIZATIONS[n] for n in ENCODERS]:
             raise ValueError(
-                "in a clean image what this network predicts says nothing of the noise; networks "
-                f"with the parameterization {', '.join(ENCODERS)} encode"
+                "this network's parameterization predicts no accurate noise for a clean image; "
+                f"encode with a network of parameterization {', '.join(ENCODERS)}"
             )
         if sampler.decodes and not self.trained.all_times:
             raise ValueError(
@@ -233,10 +231,10 @@ class Student:
             return self._run(Encode(sampler.num_steps), (jax.random.key(0), 0), x, cond, guiding)
 
     def latents(self, x: jax.Array | np.ndarray) -> jax.Array:
-        """The latents of images x (num, h, w, c) in [-1, 1]; the images themselves without a codec.
+        """Returns the latents of images x (num, h, w, c) in [-1, 1]; x itself without a codec.
 
         Raises:
-          ValueError: for images of another shape than it was trained on.
+          ValueError: for images of another shape than the network was trained on.
         """
         if x.shape[1:] != self.image_shape:
             raise ValueError(
@@ -256,18 +254,18 @@ class Student:
         return _sample(self.network_spec, self.layout, sampler, networks, (*key, z), cond)
 
     def precision(self) -> contextlib.AbstractContextManager:
-        """Within it, matrix products are computed as they were in its training."""
+        """Returns a context manager that sets the matrix precision of the network's training."""
         return matmul_precision(self.manifest.matmul_precision)
 
     def calls(self, w: float | None = None, num_steps: int | None = None) -> int:
-        """Network calls per image of `sample` with these arguments."""
+        """Returns the number of network calls (NFE) per image of `sample` with these arguments."""
         steps = int(self.sampler(num_steps).num_steps)
         return steps if self.takes_w or w is None else 2 * steps
 
     def conditions(
         self, num: int, label: int | np.ndarray | None, w: float | np.ndarray | None
     ) -> tuple[dict[str, jax.Array], Guiding | None]:
-        """What the network is called with for `num` images, and how it is guided around that.
+        """Returns the network's conditions for `num` images, and the guidance around the network.
 
         Raises:
           ValueError: for a label or w that the network was not trained for.
@@ -300,10 +298,10 @@ class Student:
         return jnp.broadcast_to(jnp.asarray(strengths), (num,))
 
     def sampler(self, num_steps: int | None = None) -> Sampler:
-        """Its sampler, in another number of steps where one is given.
+        """Returns the network's sampler, with `num_steps` steps if that is given.
 
         Raises:
-          ValueError: when the network does not leave a choice.
+          ValueError: if the network was trained for another number of steps only.
         """
         sampler, own = self.trained.sampler, self.trained.num_steps
         if num_steps in (None, own):
@@ -329,7 +327,7 @@ def _sample(
     drawn: tuple[jax.Array, jax.Array | int, Image],
     cond: Cond,
 ) -> Image:
-    """Traced in everything but shapes: one program for all w and all numbers of steps."""
+    """Runs the sampler on sharded noise; one program serves all w and all numbers of steps."""
     (params, guiding), (key, first, z), num = networks, drawn, len(drawn[-1])
     z, cond = layout.pad_and_shard((z, cond))
     key = keys_of(key, first + jnp.arange(len(z)))
@@ -341,6 +339,6 @@ def _sample(
 
 
 def bound(network_spec: NetworkSpec, params: Tree, guiding: Guiding | None) -> Denoiser:
-    """The denoiser with these parameters, guided where there is guidance."""
+    """Returns the denoiser with these parameters, guided if `guiding` is given."""
     denoiser = network_spec(params)
     return denoiser if guiding is None else guided(denoiser, *guiding)

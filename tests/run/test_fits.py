@@ -123,5 +123,5 @@ def test_a_codec_that_makes_no_sense_is_refused_when_planned(tmp_path, codec, er
 
 def test_a_codec_file_of_something_else_is_refused(run, tmp_path):
     config = latent_config({"path": str(run.workdir / "s00_teacher")})
-    with pytest.raises(ValueError, match="is that of no codec"):
+    with pytest.raises(ValueError, match="does not describe a codec"):
         plan.make(config, tmp_path)
