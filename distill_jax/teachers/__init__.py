@@ -1,4 +1,7 @@
-"""Foreign checkpoints by format: (path, config or None) -> Imported. No PyTorch, no TensorFlow."""
+"""Readers of foreign checkpoints by format, without PyTorch and TensorFlow.
+
+A reader maps (path, config or None) to Imported.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +15,7 @@ from distill_jax.teachers.base import Imported
 
 
 def read_edm(path: epath.PathLike, config: Mapping[str, Any] | None = None) -> Imported:
-    """The network in a pickle of EDM (Karras et al. 2022), which describes itself."""
+    """Reads the network in a pickle of EDM (Karras et al. 2022), which contains its description."""
     _check_no_config(path, config)
     network = read_persisted(path)
     if network.init_args:
@@ -24,9 +27,9 @@ def read_edm(path: epath.PathLike, config: Mapping[str, Any] | None = None) -> I
 
 
 def read_adm(path: epath.PathLike, config: Mapping[str, Any] | None = None) -> Imported:
-    """The network in a state dict of guided-diffusion (Dhariwal & Nichol 2021).
+    """Reads the network in a state dict of guided-diffusion (Dhariwal & Nichol 2021).
 
-    The file is that of torch.save, or of safetensors with the same names.
+    The file was written by torch.save, or by safetensors with the same names.
     """
     _check_no_config(path, config)
     kept = epath.Path(path).suffix in (".safetensors", ".json")
@@ -34,9 +37,9 @@ def read_adm(path: epath.PathLike, config: Mapping[str, Any] | None = None) -> I
 
 
 def _check_no_config(path: epath.PathLike, config: Mapping[str, Any] | None) -> None:
-    """Raises ValueError when a config is given for a file that describes itself."""
+    """Raises ValueError if a config is given for a file that contains its own description."""
     if config is not None:
-        raise ValueError(f"{path} says itself what its network is; leave --config out")
+        raise ValueError(f"{path} contains the description of its network; leave --config out")
 
 
 TEACHERS = {

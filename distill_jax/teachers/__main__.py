@@ -1,4 +1,4 @@
-"""Imports a foreign teacher, or checks a network that is there.
+"""Imports a foreign network as a finished stage, or checks a finished network.
 
 python -m distill_jax.teachers google_research cifar_original --out=teachers/cifar
 python -m distill_jax.teachers edm edm-cifar10-32x32-cond-vp.pkl --out=teachers/edm_cifar
@@ -22,23 +22,23 @@ from distill_jax.teachers import TEACHERS, Imported, checks, writer
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write the network to.")
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config that describes the network, where the checkpoint does not."
+    "config", None, "Config that describes the network, if the checkpoint does not."
 )
 _BASE = flags.DEFINE_multi_string(
-    "base", [], "check: a network elsewhere whose weights the adapters may change."
+    "base", [], "check: a network in another workdir whose weights the adapters may change."
 )
 _ALLOW = flags.DEFINE_multi_string(
-    "allow", [], "check: code, package.module:Name, that is imported where the network names it."
+    "allow", [], "check: code, package.module:Name, that is imported if the network names it."
 )
 _NUM = flags.DEFINE_integer("num", 16, "check: images in the grid.", lower_bound=1)
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 16, "check: DDIM steps at most.", lower_bound=1)
 
 COLUMNS = 8
-TOLERANCE = 1e-4  # Of float32, after a division by sigma or alpha at the times that are checked.
+TOLERANCE = 1e-4  # Rounding of float32 after a division by sigma or alpha at the checked times.
 
 
 def main(what: str, source: str) -> None:
-    """The command line."""
+    """Runs the command line: "check" and a directory, or a format and a file."""
     if what == "check":
         check(epath.Path(source))
     else:
@@ -66,14 +66,14 @@ def convert(kind: str, source: epath.Path) -> None:
 
 
 def check(directory: epath.Path) -> None:
-    """Prints what a network is, tries it, and draws a grid beside it."""
+    """Prints the description of a network, checks its predictions, and draws a grid of samples."""
     student = load(directory, parts=_BASE.value, allow=_ALLOW.value)
     logging.say(checks.describe(student))
     deviation = checks.deviation(student, jax.random.key(0))
     if deviation > TOLERANCE:
         raise ValueError(
             f"z differs from alpha x + sigma eps by {deviation:.1e}, more than {TOLERANCE:g}: "
-            "parameterization and schedule do not belong to each other"
+            "parameterization and schedule do not fit each other"
         )
     x = checks.draw(student, _NUM.value, _NUM_STEPS.value)
     grid = directory / "grid.png"

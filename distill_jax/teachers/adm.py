@@ -1,8 +1,8 @@
-"""Networks of Dhariwal & Nichol (2021, arXiv:2105.05233): the ADM checkpoints.
+"""Conversion of the ADM checkpoints of Dhariwal & Nichol (2021, arXiv:2105.05233).
 
-The files hold arrays and nothing else. Widths, blocks, attention and classes follow from names and
-shapes; what does not (the image's side, heads, the order of the qkv channels, the noise schedule)
-is known for the released networks by their multipliers, and a keyword for others.
+The files contain only arrays. Widths, blocks, attention and classes follow from names and shapes.
+The side of the images, the heads, the order of the qkv channels and the noise schedule do not. For
+the released networks a table by channel multipliers has them; for others they are keywords.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,14 +17,14 @@ NUM_STEPS = 250  # As in the paper.
 
 
 class Released(NamedTuple):
-    """What the arrays of a released network do not say.
+    """Facts about a network that do not follow from its arrays.
 
     Attributes:
-      side: of the image.
-      heads: of every attention; None: 64 channels each.
+      side: side of the images in pixels.
+      heads: heads of every attention layer; None for heads of 64 channels.
       split_first: whether the qkv channels are split into q, k and v before heads
         ("use_new_attention_order"), or after.
-      schedule: an entry of SCHEDULES.
+      schedule: name in SCHEDULES.
     """
 
     side: int
@@ -33,7 +33,7 @@ class Released(NamedTuple):
     schedule: str
 
 
-# By multipliers: the published command lines of the released networks.
+# Released networks by their multipliers; values are from the published command lines.
 RELEASED = {
     (1, 2, 3, 4): Released(64, None, True, "iddpm"),
     (1, 1, 2, 3, 4): Released(128, 4, False, "ddpm"),
@@ -62,13 +62,13 @@ TOPS = {
 
 
 class Found(NamedTuple):
-    """What names and shapes say; levels count from the image inwards."""
+    """Facts that follow from names and shapes of arrays; levels count from the image inwards."""
 
     image_channels: int
     channels: int
     multipliers: tuple[int | float, ...]
     blocks: int
-    attention: tuple[int, ...]  # Levels.
+    attention: tuple[int, ...]  # Levels with attention.
     num_classes: int
 
 
@@ -79,22 +79,22 @@ def convert(
     split_first: bool | None = None,
     schedule: str | None = None,
 ) -> Imported:
-    """A released ADM network, or another of its code, as ours.
+    """Converts a released ADM network, or another network of its code, to ours.
 
-    The channels of a learned variance are left out: our samplers have none. Labels were never
-    dropped in training, so such a network has no null label and cannot be guided.
+    The channels of a learned variance are dropped, because our samplers do not use them. ADM never
+    dropped labels in training, so these networks have no null condition and cannot be guided.
 
     Args:
-      state: its arrays by torch's names.
-      side: of the image. None, for this and the others, is what the released network with the
-        same multipliers has.
-      heads: of every attention; None for another network than a released one: 64 channels each.
+      state: arrays by torch's names.
+      side: side of the images in pixels. For this and the other arguments, None is the value of
+        the released network with the same multipliers.
+      heads: heads of every attention layer; None without such a network: heads of 64 channels.
       split_first: whether the qkv channels are split into q, k and v before heads
         ("use_new_attention_order").
       schedule: "iddpm" (their "cosine") or "ddpm" (their "linear").
 
     Raises:
-      ValueError: for a network that is not supported, for what is not known and was not given,
+      ValueError: for a network that is not supported, for an argument that is needed and missing,
         and for arrays that do not fit.
     """
     found = infer(state)
@@ -113,9 +113,9 @@ def convert(
 
 
 def leaves(found: Found, rest: Released) -> Iterator[tuple[Path, Leaf]]:
-    """Every parameter of such a network, with what its file calls it.
+    """Yields the path of every parameter with its array in the file.
 
-    Of the last convolution only the channels of eps, and the labels transposed.
+    The last convolution has only the channels of eps, and the label embedding is transposed.
     """
     shape = (rest.side, rest.side, found.image_channels)
     dialect = Dialect(_namer(found), "3hc" if rest.split_first else "h3c", (1,))
@@ -123,7 +123,7 @@ def leaves(found: Found, rest: Released) -> Iterator[tuple[Path, Leaf]]:
 
 
 def _model(found: Found, rest: Released) -> dict[str, Any]:
-    """Its options in our words."""
+    """Returns the options of our network."""
     return {
         "name": "adm_unet",
         "channels": found.channels,
@@ -137,7 +137,7 @@ def _model(found: Found, rest: Released) -> dict[str, Any]:
 
 
 def infer(state: State) -> Found:
-    """What names and shapes say of the network."""
+    """Infers the network's architecture from names and shapes."""
     if "output_blocks.0.0.in_layers.2.weight" not in state:
         raise ValueError(
             "the checkpoint has no output_blocks.0.0.in_layers.2.weight; expected a diffusion "
@@ -149,7 +149,7 @@ def infer(state: State) -> Found:
         for n in range(count)
         if any(f"output_blocks.{n}.{i}.in_layers.2.weight" in state for i in (1, 2))
     ]
-    per_level = ups[0] + 1 if ups else count  # Its blocks and what comes before or after them.
+    per_level = ups[0] + 1 if ups else count  # The blocks of a level and its resampling block.
     firsts = range(1, count, per_level)
     channels = _shape(state, "time_embed.0.weight")[1]
     widths = [_shape(state, f"input_blocks.{n}.0.out_layers.3.weight")[0] for n in firsts]
@@ -168,7 +168,7 @@ def infer(state: State) -> Found:
 
 
 def _check_supported(state: State, width: int) -> None:
-    """Raises ValueError for kinds of layers that adm_unet lacks."""
+    """Raises ValueError for kinds of layers that adm_unet does not have."""
     for name in state:
         if name.endswith((".op.weight", "0.conv.weight", "1.conv.weight", "2.conv.weight")):
             raise ValueError(
@@ -184,21 +184,21 @@ def _check_supported(state: State, width: int) -> None:
     outs = _shape(state, "out.2.weight")[0]
     if outs not in (ins, 2 * ins) or ins == 6:
         raise ValueError(
-            f"the network takes {ins} channels and puts out {outs}; expected as many, or twice as "
+            f"the network takes {ins} channels and returns {outs}; expected as many, or twice as "
             "many with a learned variance (upsamplers, which take a second image, are not "
             "supported)"
         )
 
 
 def _shape(state: State, name: str) -> tuple[int, ...]:
-    """The shape of an array that must be there."""
+    """Returns the shape of a required array; raises ValueError if it is missing."""
     if name not in state:
-        raise ValueError(f"{name} is missing; the checkpoint is of another network, or was cut")
+        raise ValueError(f"{name} is missing; the checkpoint is of another network or incomplete")
     return state[name].shape
 
 
 def _rest(found: Found, given: dict[str, Any]) -> Released:
-    """What the caller says, and for the rest the released network with these multipliers."""
+    """Completes the caller's values by those of the released network with these multipliers."""
     given = {name: value for name, value in given.items() if value is not None}
     released = RELEASED.get(found.multipliers)
     if released is not None:
@@ -206,14 +206,14 @@ def _rest(found: Found, given: dict[str, Any]) -> Released:
     missing = [name for name in ("side", "split_first", "schedule") if name not in given]
     if missing:
         raise ValueError(
-            f"no released network has the multipliers {found.multipliers}, so what its arrays do "
-            f"not say must be given: {', '.join(missing)}"
+            f"no released network has the multipliers {found.multipliers}, so values that do not "
+            f"follow from its arrays must be given: {', '.join(missing)}"
         )
     return Released(heads=None, **given)
 
 
 def _trimmed(state: State, found: Found) -> State:
-    """Without the channels of the variance, and labels laid out like a dense layer's weights."""
+    """Drops the variance channels, and transposes the label embedding to a dense layer's layout."""
     trimmed = dict(state)
     for name in ("out.2.weight", "out.2.bias"):
         if name in state:
@@ -224,11 +224,11 @@ def _trimmed(state: State, found: Found) -> State:
 
 
 def _namer(found: Found) -> Callable[[Path], str]:
-    """Our layers -> their names: the blocks are counted through there."""
+    """Returns a map from our layers to their names, which number the blocks consecutively."""
     per_level, last = found.blocks + 1, len(found.multipliers) - 1
 
     def block(name: str) -> tuple[str, int]:
-        """The list that holds a block, and its place there; attention has the next."""
+        """Returns the list of a block and its index there; attention has the next index."""
         where, level, *index = name.split("_")
         level, index = int(level), int(index[-1]) if index else None
         if where == "mid":

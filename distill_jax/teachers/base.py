@@ -1,4 +1,4 @@
-"""What every reader of foreign checkpoints returns, and the network that it must fit."""
+"""The result of every reader of foreign checkpoints, and the network that it must fit."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,17 +13,17 @@ from distill_jax.typing import Tree
 
 
 class Imported(NamedTuple):
-    """A foreign network in our terms: parameters, and what a manifest says of them.
+    """A foreign network as our parameters, with the values for its manifest.
 
     Attributes:
-      params: nested dict of Stored, each in the type of the file.
+      params: nested dict of Stored, each in the dtype of the file.
       model: {"name": an entry of NETWORKS, **options}.
       schedule: {"name": an entry of SCHEDULES, **options}.
-      parameterization: an entry of PARAMETERIZATIONS.
-      shape: (h, w, c) of one image.
-      num_classes: of its labels; 0 without labels.
-      num_steps: DDIM steps to sample with by default.
-      label_dropout: probability in its training; 0 means no null label: it cannot be guided.
+      parameterization: name in PARAMETERIZATIONS.
+      shape: shape (h, w, c) of one image.
+      num_classes: number of labels; 0 without labels.
+      num_steps: default number of DDIM steps in sampling.
+      label_dropout: probability of the null condition in training; with 0 it cannot be guided.
       continuous: whether it was trained at all times, or is a student on the grid of num_steps.
     """
 
@@ -39,7 +39,7 @@ class Imported(NamedTuple):
 
     @property
     def trained(self) -> Trained:
-        """The record of its training. Released students had targets that are not clipped."""
+        """The record of its training; the targets of released students were not clipped."""
         guidance = Guidance(null=self.label_dropout > 0)
         return Trained(Ddim(self.num_steps), guidance, all_times=self.continuous)
 
@@ -49,16 +49,16 @@ class Imported(NamedTuple):
         return image_data(self.shape, self.num_classes)
 
     def network_spec(self) -> NetworkSpec:
-        """Its network, parameterization and schedule, whose names are a reader's or a config's."""
+        """Returns its network with parameterization and spec; a config may name your own code."""
         return make_network(self._asdict(), self.data, EVERYTHING)
 
     def expected_params(self) -> Tree:
-        """Shapes and types of the parameters that its network has."""
+        """Returns the shapes and dtypes of the parameters of its network."""
         return abstract_params(self.network_spec(), self.trained.inputs)
 
 
 def configured(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of Imported from a config that describes a network; label dropout is not known."""
+    """Returns fields of Imported from a config that describes a network, with label_dropout 0."""
     spec = build(DATASETS, "dataset", config["data"], allow=EVERYTHING, makes=Dataset).spec
     return {
         **{name: config[name] for name in ("model", "schedule", "parameterization")},

@@ -1,4 +1,4 @@
-"""What can be said of a finished network without training: its parts, and that its numbers fit."""
+"""Checks of a finished network without training: its description, predictions and samples."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ TIMES = (0.05, 0.3, 0.6, 0.95)
 
 
 def describe(student: Student) -> str:
-    """Architecture, parameters by group, schedule, steps, guidance and origin as text."""
+    """Returns architecture, parameters by module, schedule, steps, guidance and source as text."""
     manifest = student.manifest
     model = {key: value for key, value in manifest.model.items() if key != "name"}
     options = ", ".join(f"{key} {value}" for key, value in model.items())
@@ -36,7 +36,7 @@ def describe(student: Student) -> str:
 
 
 def guidance(student: Student) -> str:
-    """Whether the network can be guided, and if not, why."""
+    """Returns in words whether the network can be guided, and if not, why."""
     if student.takes_w:
         return "an input of the network"
     if student.can_be_guided:
@@ -47,17 +47,17 @@ def guidance(student: Student) -> str:
 
 
 def _parameters(student: Student) -> str:
-    """Parameters of the network's largest parts, and of all of them."""
+    """Returns a table of the numbers of parameters by module, and their sum."""
     sizes = by_module(student.merged.params)
     rows = [*sizes.items(), ("all", sum(sizes.values()))]
     return logging.table(("part", "parameters"), [(name, f"{size:,}") for name, size in rows])
 
 
 def deviation(student: Student, key: jax.Array) -> float:
-    """Largest |z - alpha x - sigma eps| / max(1, |z|) over a few times, x and eps as predicted.
+    """Returns the largest |z - alpha x - sigma eps| / max(1, |z|) of predictions at a few times.
 
     Raises:
-      ValueError: when a prediction is not finite.
+      ValueError: if a prediction is not finite.
     """
     k_x, k_eps = jax.random.split(key)
     t = jnp.asarray(TIMES)
@@ -74,7 +74,7 @@ def deviation(student: Student, key: jax.Array) -> float:
 
 
 def draw(student: Student, num: int, num_steps: int) -> np.ndarray:
-    """`num` images, classes in turn, in `num_steps` DDIM steps, or fewer where it has fewer."""
+    """Draws `num` images, with the classes in turn, in at most `num_steps` steps if it can."""
     own = student.trained.num_steps
     steps = min(num_steps, own) if student.trained.all_times else own
     return np.asarray(student.sample(jax.random.key(0), num, num_steps=steps))

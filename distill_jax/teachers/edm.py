@@ -1,4 +1,4 @@
-"""Networks of EDM (Karras et al. 2022, arXiv:2206.00364): DDPM++, NCSN++ and ADM.
+"""Conversion of EDM's networks (Karras et al. 2022, arXiv:2206.00364): DDPM++, NCSN++ and ADM.
 
 Their preconditioning is our parameterization "edm", their noise levels our schedule "karras".
 """
@@ -11,7 +11,7 @@ from distill_jax.diffusion.schedule import Karras
 from distill_jax.teachers.base import Imported
 from distill_jax.teachers.leaves import Dialect, Leaf, Path, State, expected, take
 
-# What a network's description may leave out: the defaults of the released code.
+# Defaults of the released code for options that a network's description may omit.
 DEFAULTS = {
     "label_dim": 0,
     "sigma_min": 0.0,
@@ -39,7 +39,7 @@ DHARIWAL_DEFAULTS = {
     "num_blocks": 3,
     "attn_resolutions": (32, 16, 8),
 }
-# What changes nothing in the network at sampling.
+# Options that do not change the network at sampling.
 UNUSED = ("use_fp16", "augment_dim")
 LAYERS = {
     "norm_0": "norm0",
@@ -58,21 +58,21 @@ EMBEDDING = {
     ("t_embed_1",): "map_layer1",
     ("label_embed",): "map_label",
 }
-# Our parts of the U -> their half, and the block that changes the resolution.
+# Our parts of the U-Net -> their encoder or decoder, and the name of the resampling block.
 PARTS = {"down": ("enc", "down"), "up": ("dec", "up"), "pyramid": ("enc", "aux_residual")}
 NUM_STEPS = 80  # Close to the 79 calls of the paper's deterministic sampler at 64x64.
 
 
 def convert(class_name: str, kwargs: Mapping[str, Any], state: State) -> Imported:
-    """A released EDM network as ours.
+    """Converts a released EDM network to ours.
 
-    Weights that only serve augmentation in training (`map_augment`) are left out, and so are the
-    resampling filters, which the options say.
+    The weights of augmentation in training (`map_augment`) are dropped, and so are the resampling
+    filters, which follow from the options.
 
     Args:
-      class_name: of the pickled network; EDMPrecond.
-      kwargs: that it was made with.
-      state: its arrays by torch's names.
+      class_name: class of the pickled network; must be EDMPrecond.
+      kwargs: named arguments of its constructor.
+      state: arrays by torch's names.
 
     Raises:
       ValueError: for a network that is not supported, and for arrays that do not fit it.
@@ -98,20 +98,20 @@ def convert(class_name: str, kwargs: Mapping[str, Any], state: State) -> Importe
 
 
 def leaves(kwargs: Mapping[str, Any]) -> Iterator[tuple[Path, Leaf]]:
-    """Every parameter of the network that `kwargs` describe, with what its file calls it."""
+    """Yields the path of every parameter of the network with its array in the file."""
     options = _options(kwargs)
     dialect = Dialect(_namer(options), "hc3", (1, 1))
     return expected(_model(options), _shape(options), options["label_dim"], dialect)
 
 
 def _shape(options: Mapping[str, Any]) -> tuple[int, ...]:
-    """(h, w, c) of one image."""
+    """Returns the shape (h, w, c) of one image."""
     side = options["img_resolution"]
     return side, side, options["img_channels"]
 
 
 def _options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The description with its defaults, every entry of it understood."""
+    """Adds the defaults to a description; raises ValueError for options that are not supported."""
     options = {**DEFAULTS, **kwargs}
     families = {"SongUNet": SONG_DEFAULTS, "DhariwalUNet": DHARIWAL_DEFAULTS}
     family = families.get(options["model_type"])
@@ -131,7 +131,7 @@ def _options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("encoder_type is 'skip'; supported are 'standard' and 'residual'")
     for name in options:
         if name not in known:
-            raise ValueError(f"{name} = {options[name]!r} is no option of an EDM network we know")
+            raise ValueError(f"{name} = {options[name]!r} is no option of a known EDM network")
     return options
 
 
@@ -142,7 +142,7 @@ def _only(options: Mapping[str, Any], name: str, value: Any) -> None:
 
 
 def _model(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Their options in our words."""
+    """Returns the options of our network."""
     multipliers = tuple(options["channel_mult"])
     heights = [options["img_resolution"] >> level for level in range(len(multipliers))]
     model = {
@@ -165,7 +165,7 @@ def _model(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _schedule(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Noise levels of the paper's samplers, within those that the network is for."""
+    """Returns the noise schedule of the paper's samplers, within the network's noise levels."""
     paper = Karras()
     low = max(paper.sigma_min, float(options["sigma_min"]))
     high = min(paper.sigma_max, float(options["sigma_max"]))
@@ -175,12 +175,12 @@ def _schedule(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_dropped(name: str) -> bool:
-    """Whether an array is left out: augmentation, and resampling filters."""
+    """Returns whether an array is dropped: augmentation weights and resampling filters."""
     return name == "model.map_augment.weight" or name.endswith(".resample_filter")
 
 
 def _namer(options: Mapping[str, Any]) -> Callable[[Path], str]:
-    """Our layers -> their names: the parts of the U are named by their side there."""
+    """Returns a map from our layers to their names, which contain the side of the feature map."""
     sides = [options["img_resolution"] >> level for level in range(len(options["channel_mult"]))]
     tops = {"norm": "out_norm", "output": "out_conv"}
     if options["model_type"] == "SongUNet":

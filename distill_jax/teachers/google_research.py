@@ -1,8 +1,8 @@
-"""The checkpoints that Salimans & Ho (2022, arXiv:2202.00512) released, in Flax's msgpack.
+"""Reader of the checkpoints that Salimans & Ho (2022, arXiv:2202.00512) released, in msgpack.
 
-gs://gresearch/diffusion-distillation holds one file per network: teachers such as
-cifar_original, and students such as cifar_8. A file is the training state as a dict, of which
-`ema_params` and `num_sample_steps` are read. The networks were trained without label dropout.
+gs://gresearch/diffusion-distillation has one file per network: teachers such as cifar_original, and
+students such as cifar_8. A file is a training state in Flax's msgpack format, of which `ema_params`
+and `num_sample_steps` are read. The networks were trained without label dropout.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from distill_jax.teachers.base import Imported, configured
 from distill_jax.typing import Tree
 
 UNET = {"name": "unet", "logsnr_input": "inv_cos", "resblock_resample": True}
-# Salimans & Ho (2022), released networks. The steps are those that their chains start from.
+# Salimans & Ho (2022), released networks; num_steps is where their chains start.
 PUBLISHED = {
     "cifar10": {"parameterization": "x", "shape": (32, 32, 3), "num_classes": 0, "num_steps": 8192},
     "imagenet64": {
@@ -42,17 +42,17 @@ CHUNKED = "__msgpack_chunked_array__"
 
 
 def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
-    """The network of a released training state.
+    """Reads the network of a released training state.
 
-    `num_sample_steps` is 0 or absent in a teacher; a student has its number of steps there.
+    `num_sample_steps` is the number of steps of a student; it is 0 or absent for a teacher.
 
     Args:
-      path: of the file.
-      config: its model, schedule, parameterization and data say what the network is; None for one
-        of the published ones, which is known by the width of its first convolution.
+      path: path of the file.
+      config: config whose model, schedule, parameterization and data describe the network; None
+        recognises a published network by the width of its first convolution.
 
     Raises:
-      ValueError: when the file is damaged, is something else, or has a network of no known kind.
+      ValueError: if the file is damaged or no training state, or the network is not recognised.
     """
     state = _restore(path)
     params = state.get("ema_params")
@@ -61,7 +61,7 @@ def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
             f"{path} has the entries {', '.join(map(str, state))}; expected ema_params: is it a "
             "training state of google-research/diffusion_distillation?"
         )
-    # Of a released student it is an array without axes.
+    # Released students store the number as an array without axes.
     steps = np.asarray(state.get("num_sample_steps") or 0)
     if steps.ndim or not np.issubdtype(steps.dtype, np.integer) or steps < 0:
         raise ValueError(f"{path} has num_sample_steps {steps}; expected a whole number from 0")
@@ -72,13 +72,13 @@ def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
 
 
 def published(path: epath.PathLike, params: Tree) -> Mapping[str, Any]:
-    """The released architecture whose first convolution is as wide as this one."""
+    """Returns the published network whose first convolution has the same width."""
     conv_in = params.get("conv_in")
     kernel = conv_in.get("kernel") if isinstance(conv_in, dict) else None
     width = kernel.shape[-1] if getattr(kernel, "ndim", 0) else None
     for name, spec in PUBLISHED.items():
         if PAPER_UNETS[name]["channels"] == width:
-            model = {**UNET, **PAPER_UNETS[name], "dropout": 0.0}  # A finished network has none.
+            model = {**UNET, **PAPER_UNETS[name], "dropout": 0.0}  # Dropout is for training only.
             return {"model": model, "schedule": COSINE, **spec}
     raise ValueError(
         f"{path} is none of the published networks ({', '.join(PUBLISHED)}): its first convolution "
@@ -87,9 +87,9 @@ def published(path: epath.PathLike, params: Tree) -> Mapping[str, Any]:
 
 
 def _reshaped(params: Tree, like: Tree) -> Tree:
-    """The leaves as Stored in the shapes of `like`, where that has one of as many elements.
+    """Returns the leaves as Stored, reshaped to those of `like` with as many elements.
 
-    Old versions of Flax kept some of them in other shapes, with the elements in the same order.
+    Old versions of Flax stored some leaves in other shapes, with the elements in the same order.
     """
     if isinstance(params, Mapping):
         inside = like if isinstance(like, Mapping) else {}
@@ -101,11 +101,11 @@ def _reshaped(params: Tree, like: Tree) -> Tree:
 
 
 def _restore(path: epath.PathLike) -> dict[str, Any]:
-    """The dict in a file of flax.serialization.to_bytes."""
+    """Reads the dict in a file of flax.serialization.to_bytes."""
     content = epath.Path(path).read_bytes()
     try:
         state = _joined(msgpack.unpackb(content, ext_hook=_array, strict_map_key=False))
-    except Exception as error:  # The parser of a damaged file raises anything.
+    except Exception as error:  # The parser can raise any exception for a damaged file.
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise ValueError(
             f"{path} is cut short, damaged, or not in Flax's msgpack format ({reason}); compare "
@@ -117,7 +117,7 @@ def _restore(path: epath.PathLike) -> dict[str, Any]:
 
 
 def _array(code: int, data: bytes) -> Any:
-    """An array or a number from one of Flax's extension types: shape, type and elements."""
+    """Reads an array or a number from a Flax extension type: shape, dtype and elements."""
     shape, dtype, elements = msgpack.unpackb(data, raw=True)
     if code not in (NDARRAY, SCALAR) or dtype.decode() not in DTYPES:
         raise ValueError(f"extension type {code} of {dtype!r}")
@@ -127,7 +127,7 @@ def _array(code: int, data: bytes) -> Any:
 
 
 def _joined(tree: Any) -> Any:
-    """The tree with arrays that Flax cut into pieces of a gigabyte in one."""
+    """Returns the tree with chunked arrays joined; Flax splits arrays of over a gigabyte."""
     if not isinstance(tree, dict):
         return tree
     if CHUNKED not in tree:

@@ -1,6 +1,6 @@
-"""From torch's names and layouts to our parameters, one leaf at a time.
+"""Conversion of torch's names and layouts to our parameters, one leaf at a time.
 
-Our own abstract parameters say what must be there; a Dialect says what the other code calls it.
+Our abstract parameters define the required leaves; a Dialect defines their names in the other code.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,19 +16,19 @@ from distill_jax.typing import Tree
 
 Path = tuple[str, ...]
 State = Mapping[str, Stored]
-# The leaves of our layers in torch's words.
+# Names of the leaves of a layer: ours -> torch's.
 SUFFIXES = {"kernel": "weight", "scale": "weight", "bias": "bias", "frequencies": "freqs"}
 
 
 class Dialect(NamedTuple):
-    """How a torch code names and lays out what we have.
+    """The naming and layout of our parameters in a torch code.
 
     Attributes:
-      name: the path of one of our layers, such as ("unet", "mid_0", "attention", "qkv") -> its
-        name there.
-      rows: the order of the output channels of a qkv projection, from the slowest: the three
-        projections "3", heads "h", channels of a head "c".
-      attention: the trailing axes of the kernels of attention, (1, 1) for a 2-D convolution.
+      name: maps the path of one of our layers, such as ("unet", "mid_0", "attention", "qkv"), to
+        its name in the torch code.
+      rows: order of the output channels of a qkv projection, slowest first: the three projections
+        "3", heads "h", channels of a head "c".
+      attention: trailing axes of attention kernels, (1, 1) for a 2-D convolution.
     """
 
     name: Callable[[Path], str]
@@ -37,7 +37,7 @@ class Dialect(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """One array there: its name, its shape, and what makes it ours."""
+    """An array of the torch code: its name, its shape, and the conversion to our layout."""
 
     name: str
     shape: tuple[int, ...]
@@ -47,13 +47,13 @@ class Leaf(NamedTuple):
 def expected(
     model: Mapping[str, Any], shape: tuple[int, ...], num_classes: int, dialect: Dialect
 ) -> Iterator[tuple[Path, Leaf]]:
-    """Every parameter of a network of ours, with where it is in the other code.
+    """Yields the path of every parameter of our network with its array in the other code.
 
     Args:
       model: {"name": an entry of NETWORKS, **options}.
-      shape: (h, w, c) of one image.
-      num_classes: of its labels; 0 without labels.
-      dialect: of the other code.
+      shape: shape (h, w, c) of one image.
+      num_classes: number of labels; 0 without labels.
+      dialect: naming and layout of the other code.
     """
     spec = {"model": model, "schedule": {"name": "cosine"}, "parameterization": "x"}
     network_spec = make_network(spec, image_data(shape, num_classes))
@@ -64,10 +64,10 @@ def expected(
 
 
 def take(state: State, leaves: Iterator[tuple[Path, Leaf]]) -> Tree:
-    """Our parameters from the arrays of `state`, every one of which is used; none is read yet.
+    """Converts the arrays of `state` to our parameters without reading them yet.
 
     Raises:
-      ValueError: naming the first array that is missing, has another shape or is too much.
+      ValueError: for the first array that is missing, has another shape, or is not used.
     """
     params: dict[str, Any] = {}
     rest = dict(state)
@@ -76,8 +76,8 @@ def take(state: State, leaves: Iterator[tuple[Path, Leaf]]) -> Tree:
         if found is None or tuple(found.shape) != leaf.shape:
             what = "is missing" if found is None else f"has the shape {tuple(found.shape)}"
             raise ValueError(
-                f"{leaf.name} {what}; expected an array of shape {leaf.shape}. The checkpoint is "
-                "not of the network that its description and names say, or was cut"
+                f"{leaf.name} {what}; expected an array of shape {leaf.shape}. The checkpoint does "
+                "not match its description and names, or is incomplete"
             )
         tree = params
         for key in path[:-1]:
@@ -87,13 +87,13 @@ def take(state: State, leaves: Iterator[tuple[Path, Leaf]]) -> Tree:
         name, array = next(iter(rest.items()))
         raise ValueError(
             f"{name} of shape {tuple(array.shape)} is not part of the network that the "
-            f"checkpoint's description and other names say; {len(rest)} such arrays in all"
+            f"checkpoint describes; {len(rest)} such arrays in all"
         )
     return params
 
 
 def _leaf(path: Path, shape: tuple[int, ...], dialect: Dialect) -> Leaf:
-    """What is there for a parameter of ours at `path`."""
+    """Returns the array in the other code for our parameter at `path`."""
     *layer, kind = path
     name = f"{dialect.name(tuple(layer))}.{SUFFIXES[kind]}".removeprefix(".")
     if layer and layer[-1] == "qkv":
@@ -112,12 +112,12 @@ def _leaf(path: Path, shape: tuple[int, ...], dialect: Dialect) -> Leaf:
 
 
 def _qkv(name: str, shape: tuple[int, ...], dialect: Dialect) -> Leaf:
-    """Output channels to the axes ("3", heads, channels of a head), inputs in front."""
+    """Returns the array of a qkv projection, converted to axes (inputs, 3, heads, channels)."""
     *ins, three, heads, channels = shape
     sizes = {"3": three, "h": heads, "c": channels}
     split = [sizes[letter] for letter in dialect.rows]
     order = [dialect.rows.index(letter) for letter in "3hc"]
-    if not ins:  # A bias.
+    if not ins:  # A bias has no input axes.
         return Leaf(
             name, (int(np.prod(split)),), lambda array: array.reshape(split).transpose(order)
         )

@@ -1,4 +1,4 @@
-"""Networks of ours in files of safetensors: our names and torch's layouts, described by a config.
+"""Reader of our own networks from safetensors files, in torch's layout, described by a config.
 
 An array's name is the path of our parameter, joined by ".", with "weight" for a kernel, the scale
 of a norm or a table of embeddings. Kernels are laid out as in torch, see `leaves`.
@@ -20,18 +20,18 @@ WEIGHTS = ("kernel", "scale", "embedding")
 
 
 def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
-    """The network in a file, or in all files of an index.
+    """Reads the network in a file, or in all files of an index.
 
     Args:
       path: *.safetensors or *.safetensors.index.json.
-      config: its model, schedule, parameterization and data say what the network is.
+      config: config whose model, schedule, parameterization and data describe the network.
 
     Raises:
-      ValueError: without a config, when a file is damaged, and for arrays that do not fit.
+      ValueError: without a config, for a damaged file, and for arrays that do not fit.
     """
     if config is None:
         raise ValueError(
-            f"{path} does not say what its network is; describe it with --config=FILE.py, whose "
+            f"{path} does not describe its network; describe it with --config=FILE.py, whose "
             "model, schedule, parameterization and data are read"
         )
     imported = Imported({}, **configured(config))
@@ -40,12 +40,12 @@ def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
 
 
 def leaves(params: Tree) -> Iterator[tuple[Path, Leaf]]:
-    """Every parameter of a network of ours, with its name and layout in the file.
+    """Yields the path of every parameter of our network with its array in the file.
 
-    A kernel of a convolution (rows, columns, in, out) is (out, in, rows, columns) there. Any other
-    is a matrix (out, in), with the axes of attention heads joined: a kernel (width, 3, heads, dim)
-    is (3 heads dim, width), and one of (heads, dim, width) is (width, heads dim). Which axes are
-    outputs is what the layer's bias says; it has one axis there. The rest is as it is.
+    A convolution kernel (rows, columns, in, out) is (out, in, rows, columns) in the file. Any other
+    kernel is a matrix (out, in) with joined attention axes: (width, 3, heads, dim) becomes (3 heads
+    dim, width), and (heads, dim, width) becomes (width, heads dim). The bias of the layer decides
+    which axes are outputs; in the file it has one axis. All other arrays are unchanged.
     """
     found = jax.tree_util.tree_leaves_with_path(params)
     paths = {tuple(key.key for key in keys): leaf for keys, leaf in found}

@@ -1,4 +1,4 @@
-"""Writes an imported network as a finished stage: student.load and a stage's `teacher` read it."""
+"""Writing of an imported network as a finished stage, for loading.load and a stage's `teacher`."""
 
 import hashlib
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from distill_jax.storage.weights import FLOATS
 from distill_jax.teachers.base import Imported
 from distill_jax.typing import Tree
 
-BLOCK = 1 << 24  # Bytes read at a time.
+BLOCK = 1 << 24  # Bytes per read.
 
 
 def check_free(out: epath.PathLike) -> None:
-    """Raises ValueError when a directory holds a network, or something in the way of one."""
+    """Raises ValueError if a directory is a file, or already has a network or a final/."""
     out = absolute(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out={out} is a file; choose the name of a new directory")
@@ -34,12 +34,12 @@ def check_free(out: epath.PathLike) -> None:
 
 
 def checked(params: Tree, like: Tree) -> Tree:
-    """The parameters, compared with those that a network expects; none is read yet.
+    """Compares parameters with those of a network, and returns them unread with a check.
 
-    Reading one then raises LeafError where it is not finite.
+    Reading a returned parameter raises LeafError if it is not finite.
 
     Raises:
-      ValueError: naming the first that is missing, left over, or of another shape or type.
+      ValueError: for the first parameter that is missing, left over, or of another shape or dtype.
     """
     have, want = by_name(params), by_name(like)
     for what, names in (
@@ -49,7 +49,7 @@ def checked(params: Tree, like: Tree) -> Tree:
         if names:
             raise ValueError(
                 f"the checkpoint {what} {len(names)} of {len(want)} parameters, the first of them "
-                f"{min(names)}; it belongs to another network than it is read as"
+                f"{min(names)}; it is of another network"
             )
     for name, leaf in have.items():
         if leaf.shape != want[name].shape or leaf.dtype not in FLOATS:
@@ -66,27 +66,27 @@ def write(
     data: Mapping[str, Any] | None,
     out: epath.PathLike,
 ) -> epath.Path:
-    """Writes OUT/final/ in one step: a kill leaves nothing there, or all of it.
+    """Writes OUT/final/ atomically: a kill leaves either nothing or all of it.
 
     The parameters are read, checked and written one by one.
 
     Args:
-      imported: is checked against its network first.
-      source: where it came from; "format" becomes part of its name.
-      data: the dataset to evaluate it with, as in a config; None where it is not known.
-      out: a directory without a network; made when absent.
+      imported: the network.
+      source: origin of the file, for the lineage; "format" becomes part of the stage's name.
+      data: dataset to evaluate it with, as in a config; None if unknown.
+      out: directory without a network; created if absent.
 
     Returns:
       The final/ directory.
 
     Raises:
-      ValueError: when the parameters do not fit or are not finite, or `out` holds a network.
+      ValueError: if the parameters do not fit or are not finite, or `out` has a network.
     """
     out = absolute(out)
     check_free(out)
     params = checked(imported.params, imported.expected_params())
     writing.check_room(out, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
-    # Where no folder must be made that a failure would leave.
+    # An existing folder, so that a failure leaves no new one.
     parent = next((path for path in out.parents if path.exists()), out.parent)
     partial = parent / f".{out.name}.partial"
     try:
@@ -104,7 +104,7 @@ def write(
 def _manifest(
     imported: Imported, source: Mapping[str, Any], data: Mapping[str, Any] | None
 ) -> Manifest:
-    """What pipeline writes of a stage that was trained here, and the source."""
+    """Returns the manifest of an imported network, with its source in the lineage."""
     name = "diffusion" if imported.continuous else "progressive"
     return Manifest(
         stage=f"imported_{source['format'].rpartition(':')[2]}",
@@ -120,7 +120,7 @@ def _manifest(
 
 
 def sha256(path: epath.PathLike) -> str:
-    """The checksum of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with epath.Path(path).open("rb") as file:
         while block := file.read(BLOCK):

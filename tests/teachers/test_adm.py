@@ -150,7 +150,7 @@ def renamed(state, old, new):
         ),
         (
             lambda state: {**state, "input_blocks.0.0.weight": zeros(64, 6, 3, 3)},
-            "the network takes 6 channels and puts out 6",
+            "the network takes 6 channels and returns 6",
         ),
         (lambda state: renamed(state, "time_embed.0.b", "x"), "time_embed.0.bias is missing"),
         (lambda state: {**state, "x": zeros(2)}, r"x of shape \(2,\) is not part"),
