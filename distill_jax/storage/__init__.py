@@ -1,1 +1,1 @@
-"""Files to arrays and back: checkpoints, checksums, safetensors, foreign pickles."""
+"""Storage of arrays in files: checkpoints, checksums, safetensors, foreign pickles."""

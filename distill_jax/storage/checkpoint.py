@@ -2,14 +2,14 @@
 
     STAGE/states/STEP/       whole training states, written in the background, the newest few
     STAGE/final/params/      the finished network's parameters
-    STAGE/final/fake/        those of the fake network, of stages that keep it
+    STAGE/final/fake/        the fake network's parameters, for stages that keep it
     STAGE/final/manifest.json  written last: a final/ with a manifest is complete
 
 Every file of a checkpoint is listed with its size and checksum before the checkpoint counts as
-written, because a flipped byte in the middle of an array would otherwise restore as a wrong number.
+written. Otherwise a flipped byte in the middle of an array would restore as a wrong number.
 
-With several processes all of them call everything here; the storage layer has each write and read
-its own part of the arrays, and the first process alone does and decides the rest.
+With several processes, all of them call every function in this file. Each process writes and reads
+its own shards of the arrays; only the first process does the rest.
 """
 
 import json
@@ -26,7 +26,7 @@ from distill_jax.storage import checksums, trees
 from distill_jax.storage.writing import guarded, in_background, set_aside, unnamed
 from distill_jax.typing import Tree
 
-# Of the folders of a final/, under which name the manifest has their fingerprint.
+# Folders of a final/ -> the manifest's keys for their fingerprints.
 FINGERPRINTS = {"params": "fingerprint", "fake": "fake"}
 
 
@@ -36,13 +36,13 @@ def save_final(
     manifest: Mapping[str, Any],
     fake: Tree | None = None,
 ) -> None:
-    """Writes final/: parameters first, then the manifest that makes it count.
+    """Writes final/: first the parameters, then the manifest, which makes it complete.
 
     Args:
-      directory: final/.
-      params: of the finished network; where they are Stored, one at a time is read.
-      manifest: what to say about it.
-      fake: parameters of the fake network, None to leave them out.
+      directory: the final/ directory.
+      params: parameters of the finished network; leaves of type Stored are read one at a time.
+      manifest: content of the manifest.
+      fake: parameters of the fake network, or None.
     """
     directory = absolute(directory)
     networks = {"params": params} if fake is None else {"params": params, "fake": fake}
@@ -57,8 +57,8 @@ def save_final(
 
 
 def _save_tree(path: epath.Path, tree: Tree, stage: str | None) -> None:
-    """Writes the arrays of a final/, with their checksums."""
-    if distributed.first() and path.exists():  # Of a manifest that was lost, or never written.
+    """Writes one tree of arrays of a final/, with its checksums."""
+    if distributed.first() and path.exists():  # The manifest was lost, or never written.
         set_aside(path, path.parent / f"{path.name}_without_manifest")
     distributed.barrier("final set aside")
     options = in_background(lambda: checksums.write(unnamed(path), stage))
@@ -66,23 +66,23 @@ def _save_tree(path: epath.Path, tree: Tree, stage: str | None) -> None:
 
 
 def record(directory: epath.PathLike, metrics: Mapping[str, Any]) -> None:
-    """Puts measured quality, with the name of its protocol, into a final/'s manifest."""
+    """Writes measured quality, with the name of its protocol, into the manifest of a final/."""
     path = epath.Path(directory) / "manifest.json"
     write_json(path, checksums.with_checksum({**read_manifest(directory), "metrics": metrics}))
 
 
 def fingerprint(directory: epath.PathLike, name: str = "params") -> int:
-    """A number that differs between finals with different weights; 0 when they are damaged."""
+    """Returns a checksum of the weights in a final/; 0 if their listing is missing."""
     path = epath.Path(directory) / name / checksums.FILE
     return zlib.crc32(path.read_bytes()) if path.exists() else 0
 
 
 def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
-    """The manifest of a final/.
+    """Reads the manifest of a final/.
 
     Raises:
-      FileNotFoundError: without a manifest.
-      ValueError: when it cannot be read or was written by a newer version.
+      FileNotFoundError: if there is no manifest.
+      ValueError: if it is damaged, of another stage, or was written by a newer version.
     """
     path = epath.Path(directory) / "manifest.json"
     if not path.exists():
@@ -117,21 +117,22 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
 def load_params(
     directory: epath.PathLike, like: Tree, name: str = "params", dtype: str | None = None
 ) -> Tree:
-    """The parameters of a final/ in the structure and shardings of `like`, in their own types.
+    """Loads the parameters of a final/ in the structure and shardings of `like`.
 
     Args:
-      directory: final/.
-      like: a tree of jax.ShapeDtypeStruct, whose types do not matter.
-      name: "params", or "fake" for those of the fake network.
-      dtype: of those with more than one axis, converted as they are read; None keeps theirs.
+      directory: the final/ directory.
+      like: tree of jax.ShapeDtypeStruct, whose dtypes are ignored.
+      name: "params", or "fake" for the fake network.
+      dtype: dtype of weights with more than one axis, converted as they are read; None keeps the
+        stored dtypes.
 
     Raises:
-      ValueError: when a file is damaged, or they are not those that the manifest is about.
+      ValueError: if a file is damaged, or the manifest has another fingerprint.
     """
     directory = absolute(directory)
     path = directory / name
     advice = _again(directory)
-    checksums.read(path)  # On every process, for it refuses a newer format.
+    checksums.read(path)  # On every process, because it raises for a newer format.
     fault = checksums.verify(path) if distributed.first() else None
     if distributed.broadcast_from_first(int(fault is not None)):
         raise ValueError(f"{path} is damaged ({fault or 'says the first process'}); {advice}")

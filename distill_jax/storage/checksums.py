@@ -1,6 +1,6 @@
-"""The listing of a checkpoint's files, with their sizes and checksums.
+"""Listings of a checkpoint's files, with their sizes and checksums.
 
-It is written before its checkpoint gets its name, so a checkpoint without one is damaged.
+A listing is written before its checkpoint gets its name, so a checkpoint without one is damaged.
 """
 
 import concurrent.futures
@@ -13,14 +13,14 @@ from etils import epath
 
 from distill_jax.runtime.files import write_json
 
-FORMAT = 3  # Of listings and manifests.
+FORMAT = 3  # Format number of listings and manifests.
 FILE = "checksums.json"
-# What the storage layer writes after the listing, and nothing is read from.
+# Files that Orbax writes after the listing; they hold no data.
 UNLISTED = (FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 def write(directory: epath.PathLike, stage: str | None = None) -> None:
-    """Lists every file below a directory with its size and CRC-32, and whose checkpoint it is."""
+    """Writes a listing of all files below a directory: sizes, CRC-32, and the stage's name."""
     directory = epath.Path(directory)
     files = [path for path in _walk(directory) if path.name not in UNLISTED]
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -32,10 +32,10 @@ def write(directory: epath.PathLike, stage: str | None = None) -> None:
 
 
 def read(directory: epath.Path) -> dict[str, Any]:
-    """The listing; empty when there is none that can be read.
+    """Reads a listing; returns {} if it is missing or damaged.
 
     Raises:
-      ValueError: when a newer version wrote it.
+      ValueError: if a newer version wrote it.
     """
     try:
         content = json.loads((directory / FILE).read_text())
@@ -48,7 +48,7 @@ def read(directory: epath.Path) -> dict[str, Any]:
 
 
 def verify(directory: epath.PathLike) -> str | None:
-    """The first difference from the listing in words; None when all files are as listed."""
+    """Returns the first difference from the listing in words; None if all files are as listed."""
     directory = epath.Path(directory)
     if not (directory / FILE).exists():
         return f"{FILE} is missing"
@@ -69,18 +69,18 @@ def verify(directory: epath.PathLike) -> str | None:
 
 
 def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same content of a JSON file, with the checksum of all of it."""
+    """Returns the content of a JSON file with a checksum added."""
     content = {key: value for key, value in content.items() if key != "checksum"}
     return {**content, "checksum": zlib.crc32(json.dumps(content, sort_keys=True).encode())}
 
 
 def is_intact(content: Mapping[str, Any]) -> bool:
-    """Whether the content has the checksum that is written in it, or none at all."""
+    """Returns whether the content matches its checksum, or has none."""
     return content.get("checksum", True) in (True, with_checksum(content)["checksum"])
 
 
 def check_format(path: epath.Path, number: int) -> None:
-    """Raises ValueError when a newer version wrote the file."""
+    """Raises ValueError if a newer version wrote the file."""
     if number > FORMAT:
         raise ValueError(
             f"{path} has format {number}; this version of distill_jax reads up to {FORMAT}: "

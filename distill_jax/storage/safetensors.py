@@ -1,9 +1,9 @@
-"""Files of safetensors: a header of JSON, and arrays. They hold no code, and are read as data.
+"""Reader and writer of safetensors files, which contain a JSON header and arrays, but no code.
 
     8 bytes: the header's length; the header: {name: {"dtype", "shape", "data_offsets"}}; arrays
 
-https://github.com/huggingface/safetensors, "Format". A large network is several files and an index,
-NAME.safetensors.index.json, that says which array is in which.
+https://github.com/huggingface/safetensors, "Format". A large network is several files with an index
+NAME.safetensors.index.json, which maps names of arrays to files.
 """
 
 import json
@@ -25,15 +25,15 @@ DTYPES = {
     "BOOL": np.dtype(bool),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-MAX_HEADER = 100_000_000  # Bytes, as in the format's own library.
-MAX_AXES, MAX_ELEMENTS = 32, 2**60  # Beyond any file; what numpy can count.
+MAX_HEADER = 100_000_000  # Limit in bytes, the same as in the safetensors library.
+MAX_AXES, MAX_ELEMENTS = 32, 2**60  # Limits of numpy, beyond any real file.
 
 
 def shards(path: epath.PathLike) -> list[epath.Path]:
-    """The files that hold the arrays of a file or an index.
+    """Returns the files with the arrays of a file or an index.
 
     Raises:
-      ValueError: when the index is damaged or names a file outside its own folder.
+      ValueError: if the index is damaged or names a file outside its own folder.
     """
     path = epath.Path(path)
     if path.suffix != ".json":
@@ -42,10 +42,10 @@ def shards(path: epath.PathLike) -> list[epath.Path]:
 
 
 def read(path: epath.PathLike) -> dict[str, Stored]:
-    """The arrays of a file, or of all files of an index, by name. Nothing but headers is read yet.
+    """Returns the arrays of a file, or of all files of an index, by name; reads only headers yet.
 
     Raises:
-      ValueError: when a file is cut, damaged or something else.
+      ValueError: if a file is incomplete, damaged or of another format.
     """
     found: dict[str, Stored] = {}
     for file in shards(path):
@@ -64,7 +64,7 @@ def read(path: epath.PathLike) -> dict[str, Stored]:
 
 
 def write(path: epath.PathLike, leaves: Mapping[str, Stored]) -> None:
-    """Writes a file leaf by leaf, beside and then renamed; host memory is that of one leaf."""
+    """Writes a file leaf by leaf, atomically; host memory holds one leaf at a time."""
     path = epath.Path(path)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -83,7 +83,7 @@ def write(path: epath.PathLike, leaves: Mapping[str, Stored]) -> None:
 
 
 def _weight_map(path: epath.Path) -> dict[str, str]:
-    """Array names to the names of files beside the index."""
+    """Reads the map from names of arrays to names of files in the folder of the index."""
     try:
         content = json.loads(path.read_text(), object_pairs_hook=_unique)["weight_map"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -100,12 +100,12 @@ def _weight_map(path: epath.Path) -> dict[str, str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name stays in its folder, and is that of a file of arrays."""
+    """Returns whether a name is that of a *.safetensors file without a path."""
     return pathlib.PureWindowsPath(name).name == name and name.endswith(".safetensors")
 
 
 def _read_file(path: epath.Path) -> dict[str, Stored]:
-    """The arrays of one file, which fill it from the header's end to its own without a gap."""
+    """Returns the arrays of one file; they must fill the file after the header without a gap."""
     memory = mapped(path)
     size = int.from_bytes(memory[:8].tobytes(), "little")
     if len(memory) < 8 or size > min(MAX_HEADER, len(memory) - 8):
@@ -134,7 +134,7 @@ def _read_file(path: epath.Path) -> dict[str, Stored]:
 def _described(
     dtype: Any, shape: Any, data_offsets: Any
 ) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    """An entry of the header, its kinds checked."""
+    """Returns a header entry after checking its types."""
     begin, stop = data_offsets
     for number in (*shape, begin, stop):
         if type(number) is not int or number < 0:
@@ -147,7 +147,7 @@ def _described(
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys all differ."""
+    """Returns a JSON object; raises ValueError if a key occurs twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name occurs twice")

@@ -1,6 +1,6 @@
-"""The resumable states of a stage: STAGE/states/STEP/, written in the background.
+"""The resumable states of a stage, STAGE/states/STEP/, written in the background.
 
-With several processes all of them call everything here; see storage.checkpoint.
+With several processes, all of them call every function in this file; see storage.checkpoint.
 """
 
 import logging
@@ -25,10 +25,10 @@ from distill_jax.typing import Tree
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which leaves it to the run to ask whether it is to stop.
+    """Orbax's checkpoint manager without its check for preemption, which the run does itself.
 
-    JAX lets all processes stop at the same number of the question. Orbax would ask at each save,
-    with the iteration as the number, and the run's own questions would then miss that of the stop.
+    JAX makes all processes stop at the same count of checks. Orbax would check at each save with
+    the iteration as the count, and the run's own checks would then miss the count of the stop.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -36,12 +36,12 @@ class _Manager(ocp.CheckpointManager):
 
 
 class States:
-    """The resumable states of one stage, newest first.
+    """The resumable states of one stage on disk.
 
     Args:
-      directory: STAGE/states; made when absent.
-      keep: how many of the newest to keep; at least 2, so that a damaged one has a predecessor.
-      keep_every: states of multiples of it are kept for good; 0 for none.
+      directory: STAGE/states; created if absent.
+      keep: number of newest states to keep; at least 2, so that a damaged state has a predecessor.
+      keep_every: states at multiples of this iteration are never deleted; 0 for none.
     """
 
     def __init__(self, directory: epath.PathLike, keep: int = 2, keep_every: int = 0):
@@ -53,19 +53,19 @@ class States:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
-            lightweight_initialize=True,  # A state whose metadata are damaged is no reason to fail.
+            lightweight_initialize=True,  # A state with damaged metadata must not raise here.
             async_options=in_background(self._write_listing),
         )
         self._manager = _Manager(self._directory, options=options)
 
     def steps(self) -> list[int]:
-        """The iterations of the saved states, oldest first."""
+        """Returns the iterations of the saved states, oldest first."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Tree) -> None:
-        """Starts writing the state of iteration `step`, after the one before is complete.
+        """Starts to write the state of iteration `step`, after the previous state is complete.
 
-        Returns once the state is copied from the devices; the rest happens in the background.
+        It returns when the state is copied from the devices, and writes in the background.
         """
         with guarded(self._directory):
             check_room(self._directory, share(state))
@@ -75,16 +75,16 @@ class States:
             self._manager.save(step, args=item, force=True)
 
     def restore(self, like: Tree, warn: Callable[[str], None] = logging.warning) -> Tree | None:
-        """The newest state that is undamaged, None without one.
+        """Restores the newest undamaged state; returns None if there is none.
 
-        A damaged state is reported, set aside as `damaged_STEP` and passed over for the one before.
+        A damaged state is reported, renamed to `damaged_STEP`, and the state before it is used.
 
         Args:
-          like: a tree of jax.ShapeDtypeStruct with the shardings to restore to.
-          warn: gets one line for each state passed over.
+          like: tree of jax.ShapeDtypeStruct with the shardings to restore to.
+          warn: called with one line per damaged state.
 
         Raises:
-          ValueError: when an undamaged state has another structure than `like`, is another stage's,
+          ValueError: if an undamaged state has another structure than `like`, is of another stage,
             or was written by a newer version.
         """
         while (step := distributed.broadcast_from_first(max(self.steps(), default=-1))) >= 0:
@@ -114,5 +114,5 @@ class States:
             self._manager.close()
 
     def _write_listing(self) -> None:
-        """Called by the first process in the background, before a state gets its name."""
+        """Writes the checksums of a state before its rename; only the first process calls it."""
         checksums.write(unnamed(self._directory / str(self._saving)), self._stage)

@@ -1,4 +1,4 @@
-"""Trees of arrays in Orbax's format: written leaf by leaf, read in the types they are stored in."""
+"""Reading and writing of trees of arrays in Orbax's format, leaf by leaf."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from distill_jax.typing import Tree
 
 
 class _LeafByLeaf(ocp.type_handlers.NumpyHandler):
-    """Orbax's, which holds all arrays of a tree at once. This one reads each as it is written."""
+    """Orbax's numpy handler, except that it reads each leaf when it is written, not all at once."""
 
     async def serialize(
         self,
@@ -38,19 +38,19 @@ HANDLERS = ocp.type_handlers.create_type_handler_registry(
 
 
 def write(path: epath.Path, tree: Tree, options: ocp.options.AsyncOptions) -> None:
-    """Writes a tree of arrays, or of Stored, of which one is in memory at a time."""
+    """Writes a tree of arrays or of Stored; only one Stored leaf is in memory at a time."""
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=HANDLERS)
     with ocp.AsyncCheckpointer(handler, async_options=options) as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
 
 
 def read(path: epath.Path, like: Tree, advice: str) -> Tree:
-    """The arrays of an undamaged checkpoint in the structure, types and shardings of `like`.
+    """Reads an undamaged checkpoint in the structure, dtypes and shardings of `like`.
 
     Raises:
-      ValueError: naming an array that does not fit, and with the advice.
+      ValueError: if an array does not fit; the message ends with `advice`.
     """
-    handler = ocp.StandardCheckpointHandler()  # Its managers would wait for each other.
+    handler = ocp.StandardCheckpointHandler()  # Orbax's managers would wait for each other.
     there, wanted = _shapes(handler.metadata(path).tree), _shapes(like)
     for name in sorted(there.keys() | wanted.keys()):
         if there.get(name) != wanted.get(name):
@@ -62,19 +62,19 @@ def read(path: epath.Path, like: Tree, advice: str) -> Tree:
 
 
 def as_stored(path: epath.Path, like: Tree, dtype: str | None = None) -> Tree:
-    """`like` with the types of the arrays in a checkpoint.
+    """Returns `like` with the dtypes of the arrays in a checkpoint.
 
     Args:
-      path: of the checkpoint.
-      like: a tree of jax.ShapeDtypeStruct.
-      dtype: of those with more than one axis in place of theirs; None keeps all.
+      path: path of the checkpoint.
+      like: tree of jax.ShapeDtypeStruct.
+      dtype: dtype for arrays with more than one axis; None keeps the stored dtypes.
 
     Raises:
-      ValueError: when those cannot be read.
+      ValueError: if the checkpoint's metadata cannot be read.
     """
     try:
         there = by_name(ocp.StandardCheckpointHandler().metadata(path).tree)
-    except Exception as error:  # The storage layers raise anything.
+    except Exception as error:  # Orbax and TensorStore can raise any exception.
         raise ValueError(
             f"{path} cannot be read; move {path.parent} away and run the stage again, or copy it "
             "anew from where it came"
@@ -88,7 +88,7 @@ def as_stored(path: epath.Path, like: Tree, dtype: str | None = None) -> Tree:
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-    """Shapes of the stored arrays, by name."""
+    """Returns the shapes of the stored arrays by name."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -1,10 +1,10 @@
-"""Reads PyTorch's pickles without PyTorch, and runs nothing that they name.
+"""Reader of PyTorch's pickles without PyTorch, which runs no code that they name.
 
 A pickle is a program: it names functions, and loading it calls them. Here every name resolves to a
-record of our own that remembers what it was called with, a name outside ALLOWED ends the reading,
-and what the records mean is worked out afterwards. Formats: torch.save of torch 1.6 and later (a
-zip archive) and before (a row of pickles), and the plain pickles of NVIDIA's torch_utils, whose
-networks carry their source code, which is never compiled.
+Record, which stores the arguments of the call, and a name outside ALLOWED ends the reading. The
+records are interpreted afterwards. Formats: torch.save of torch 1.6 and later (a zip archive) and
+before (a sequence of pickles), and the plain pickles of NVIDIA's torch_utils. Those contain the
+source code of their networks, which is never compiled.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from etils import epath
 
 from distill_jax.storage.weights import BFLOAT16, Stored, mapped, of_array
 
-# The element type of every storage that is read.
+# Supported torch storages and their dtypes.
 STORAGES = {
     "torch.FloatStorage": np.dtype("f4"),
     "torch.HalfStorage": np.dtype("f2"),
@@ -42,17 +42,17 @@ CONTAINERS = {f"torch.nn.modules.container.{n}" for n in ("ModuleDict", "ModuleL
 ALLOWED = {*STORAGES, *DICTS, *SCALARS, *CONTAINERS, TENSOR, PARAMETER, BYTES, PERSISTENT}
 ALLOWED.add("numpy.dtype")
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
-MAX_PARTS = 20_000  # Many times any network; what holds another thing twice doubles the work.
+MAX_PARTS = 20_000  # Far above any network; nested repeated references would grow exponentially.
 
 
 class Persisted(NamedTuple):
-    """A network of NVIDIA's torch_utils: what it was made with, and its tensors.
+    """A network of NVIDIA's torch_utils: its constructor arguments and its tensors.
 
     Attributes:
-      class_name: of the outermost module, such as EDMPrecond.
-      init_args: positional arguments that it was made with.
-      init_kwargs: the named ones.
-      state: tensors under PyTorch's names, such as "model.enc.32x32_conv.weight".
+      class_name: class of the outermost module, such as EDMPrecond.
+      init_args: positional arguments of its constructor.
+      init_kwargs: named arguments of its constructor.
+      state: tensors by PyTorch's names, such as "model.enc.32x32_conv.weight".
     """
 
     class_name: str
@@ -62,17 +62,17 @@ class Persisted(NamedTuple):
 
 
 class ForbiddenError(Exception):
-    """A file that asks for what no network needs."""
+    """An error for a file that names code or data that no network needs."""
 
 
 class Record:
-    """Stands for whatever a pickle calls or makes, and does nothing.
+    """An inert placeholder for an object that a pickle constructs.
 
     Attributes:
-      origin: the name in the pickle, MODULE.NAME; "storage" where the pickle points to data.
-      args: what it was called with.
-      state: what it was told to become; of a storage, its elements.
-      items: what was put into it.
+      origin: name in the pickle, MODULE.NAME; "storage" for a reference to data.
+      args: arguments of the call.
+      state: argument of the pickle's BUILD opcode; for a storage, its array.
+      items: items that the pickle set.
     """
 
     origin = "storage"
@@ -90,17 +90,17 @@ class Record:
 
 
 class Unpickler(pickle._Unpickler):
-    """Turns a pickle into records, lists, tuples, dicts, sets, strings and numbers.
+    """An unpickler that returns records, lists, tuples, dicts, sets, strings and numbers.
 
-    The one written in Python: it keeps its memo in a dict, so that a forged index of 2^32 takes no
-    memory, and stops at the end of a pickle that others follow. A large network has ten thousand
-    small objects, which take it under a second.
+    It is the unpickler written in Python. Its memo is a dict, so that a forged index of 2^32 takes
+    no memory, and it stops at the end of a pickle that others follow. A large network has ten
+    thousand small objects, which take less than a second.
 
     Attributes:
-      storages: what the pickle says of the data that lie elsewhere, by key.
+      storages: records of the storages outside the pickle, by key.
     """
 
-    # Without those that take memory before reading, or find names in a table of Python's.
+    # Without opcodes that allocate memory before reading, or look names up in Python's registry.
     dispatch = {
         opcode: load
         for opcode, load in pickle._Unpickler.dispatch.items()
@@ -128,12 +128,12 @@ class Unpickler(pickle._Unpickler):
 
 
 def read_state(path: epath.PathLike) -> dict[str, Stored]:
-    """The tensors of a state dict that torch.save wrote, by name, as they are in the file.
+    """Reads the tensors of a state dict that torch.save wrote, by name.
 
-    Those of a zip archive are views of the file; one from before torch 1.6 is read whole.
+    Tensors of a zip archive are views of the file; a file from before torch 1.6 is read whole.
 
     Raises:
-      ValueError: when the file is damaged, is something else, or names what is not allowed.
+      ValueError: if the file is damaged, of another format, or names code that is not allowed.
     """
     with _reading(path, "a state dict of PyTorch"):
         with epath.Path(path).open("rb") as file:
@@ -143,14 +143,14 @@ def read_state(path: epath.PathLike) -> dict[str, Stored]:
 
 
 def read_persisted(path: epath.PathLike, key: str = "ema") -> Persisted:
-    """One network of a dict that was pickled with NVIDIA's torch_utils.persistence.
+    """Reads one network of a dict that was pickled with NVIDIA's torch_utils.persistence.
 
     Args:
-      path: of the pickle.
-      key: of the network.
+      path: path of the pickle.
+      key: key of the network in the dict.
 
     Raises:
-      ValueError: when the file is damaged, is something else, or names what is not allowed.
+      ValueError: if the file is damaged, of another format, or names code that is not allowed.
     """
     with _reading(path, f"a pickled dict with a network under {key!r}"):
         found = _mapping(Unpickler(io.BytesIO(epath.Path(path).read_bytes())).load())
@@ -164,10 +164,7 @@ def read_persisted(path: epath.PathLike, key: str = "ema") -> Persisted:
 
 @contextlib.contextmanager
 def _reading(path: epath.PathLike, what: str) -> Iterator[None]:
-    """Turns whatever a damaged or hostile file raises into one message.
-
-    The opcodes of a forged pickle can raise any exception.
-    """
+    """Turns any exception that a damaged or hostile file causes into one ValueError."""
     try:
         yield
     except OSError:
@@ -186,10 +183,10 @@ def _reading(path: epath.PathLike, what: str) -> Iterator[None]:
 
 
 def _open_zip(file: BinaryIO, content: np.ndarray) -> Any:
-    """The object in an archive of torch.save, its storages views of its bytes.
+    """Returns the object in a zip archive of torch.save; its storages are views of the bytes.
 
     PREFIX/data.pkl is the pickle, PREFIX/data/KEY the bytes of a storage, PREFIX/byteorder "little"
-    or "big" (absent before torch 2.1: little).
+    or "big" (absent before torch 2.1, which means little).
     """
     archive = zipfile.ZipFile(file)
     entries = {entry.filename: entry for entry in archive.infolist()}
@@ -211,9 +208,9 @@ def _open_zip(file: BinaryIO, content: np.ndarray) -> Any:
 
 
 def _member(entry: zipfile.ZipInfo, content: np.ndarray) -> np.ndarray:
-    """The bytes of an uncompressed member of an archive, where they are, their checksum right.
+    """Returns a view of the bytes of an uncompressed archive member, after checking its checksum.
 
-    Before them is a header of 30 bytes, which end with the lengths of a name and of extra fields.
+    Before them is a header of 30 bytes, which ends with the lengths of a name and of extra fields.
     """
     begin = entry.header_offset + 30
     name, extra = content[begin - 4 : begin].view("<u2").tolist()
@@ -224,10 +221,10 @@ def _member(entry: zipfile.ZipInfo, content: np.ndarray) -> np.ndarray:
 
 
 def _legacy(content: bytes) -> Any:
-    """The object in a file of torch.save before 1.6, its storages filled.
+    """Returns the object in a file of torch.save before 1.6, with its storages.
 
-    Five pickles (a magic number, a version, facts about the machine, the object, the keys of its
-    storages), then for each key the number of elements in 8 bytes and the elements.
+    The file has five pickles: a magic number, a version, facts about the machine, the object, and
+    the keys of its storages. For each key follow the number of elements in 8 bytes, and those.
     """
     file = io.BytesIO(content)
     if (Unpickler(file).load(), Unpickler(file).load()) != (LEGACY_MAGIC, LEGACY_VERSION):
@@ -245,7 +242,7 @@ def _legacy(content: bytes) -> Any:
 
 
 def _numbers(storage: Record, data: bytes | np.ndarray, big: bool) -> np.ndarray:
-    """The elements of a storage, where they are but for the order of bytes."""
+    """Returns the elements of a storage, a view of `data` unless the byte order is foreign."""
     origin, size = storage.args
     dtype = STORAGES[origin]
     if len(data) != size * dtype.itemsize:
@@ -255,7 +252,7 @@ def _numbers(storage: Record, data: bytes | np.ndarray, big: bool) -> np.ndarray
 
 
 def _tensor(record: Any) -> np.ndarray:
-    """The array that a record of a tensor or a parameter describes."""
+    """Returns the array that the record of a tensor or a parameter describes."""
     while _origin(record) == PARAMETER:
         record = record.args[0]
     if _origin(record) != TENSOR:
@@ -271,7 +268,7 @@ def _tensor(record: Any) -> np.ndarray:
         raise ValueError(f"a tensor has offset {offset}, shape {shape} and strides {strides}")
     size = int(np.prod(shape, dtype=object))
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    # A parameter fills its storage or a part of it; more would be memory from nothing.
+    # A tensor cannot have more elements than its storage; strides of 0 would forge a large one.
     if size > elements.size or (size and last >= elements.size):
         raise ForbiddenError(
             f"a tensor of shape {shape} reaches outside its storage of {elements.size} elements"
@@ -282,7 +279,7 @@ def _tensor(record: Any) -> np.ndarray:
 
 
 def _collect(module: Any, prefix: str, state: dict[str, Stored], budget: Iterator[int]) -> None:
-    """Puts the parameters and buffers of a module and those in it into `state`, by name."""
+    """Adds the parameters and buffers of a module and its submodules to `state`, by name."""
     _spend(budget)
     fields = module.state if _origin(module) in CONTAINERS else _persistent(module)[1]
     passing = fields.get("_non_persistent_buffers_set", ())
@@ -296,7 +293,7 @@ def _collect(module: Any, prefix: str, state: dict[str, Stored], budget: Iterato
 
 
 def _persistent(record: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """What is said of a persistent object, and its attributes. Its `module_src` stays text."""
+    """Returns the metadata of a persistent object and its attributes; never runs `module_src`."""
     if _origin(record) != PERSISTENT:
         raise ValueError(f"a network was expected, not {_origin(record)}")
     (meta,) = record.args
@@ -304,7 +301,7 @@ def _persistent(record: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 
 def _plain(value: Any, budget: Iterator[int]) -> Any:
-    """Arguments as Python's own types."""
+    """Converts an argument to Python's own types."""
     _spend(budget)
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item, budget) for item in value)
@@ -326,7 +323,7 @@ def _spend(budget: Iterator[int]) -> None:
 
 
 def _mapping(value: Any) -> Mapping[Any, Any]:
-    """A dict, or the record of one."""
+    """Returns a dict from a dict or the record of a dict."""
     if isinstance(value, dict):
         return value
     if _origin(value) not in DICTS:
@@ -341,5 +338,5 @@ def _string(value: Any) -> str:
 
 
 def _origin(value: Any) -> str:
-    """The name that a record stands for; of anything else, its type's."""
+    """Returns the name of a record's origin, or the name of another value's type."""
     return value.origin if isinstance(value, Record) else type(value).__name__

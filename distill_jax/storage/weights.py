@@ -1,4 +1,4 @@
-"""Leaves of files on disk, and how they become sharded arrays: one after the other, a part each."""
+"""Leaves of files on disk, and their placement on devices, one leaf and one shard at a time."""
 
 import dataclasses
 import math
@@ -13,18 +13,20 @@ from etils import epath
 from distill_jax.typing import Tree
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
-FLOATS = (np.dtype("float32"), BFLOAT16, np.dtype("float16"))  # What parameters may be.
+FLOATS = (np.dtype("float32"), BFLOAT16, np.dtype("float16"))  # Supported dtypes of parameters.
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """One leaf of a file, in our layout. JAX takes it for a leaf, which a tuple would not be.
+    """An unread array in a file, in our layout.
+
+    It is a dataclass and not a tuple, so that JAX treats it as a leaf.
 
     Attributes:
-      shape: of all of it.
-      dtype: of its elements.
-      read: slices, one for each axis -> that part, which may be a view of the file: not to be
-        written to. Fewer slices leave the last axes whole; () is all of it.
+      shape: shape of the whole array.
+      dtype: dtype of its elements.
+      read: maps slices, one per axis, to that part of the array, which may be a read-only view of
+        the file. Fewer slices leave the last axes whole; () reads the whole array.
     """
 
     shape: tuple[int, ...]
@@ -33,24 +35,21 @@ class Stored:
 
     @property
     def size(self) -> int:
-        """Its number of elements."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole array in memory."""
+        """The number of bytes of the whole array in memory."""
         return self.size * self.dtype.itemsize
 
     def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> "Stored":
-        """The leaf after a change that transposes, reshapes or cuts: a view costs no memory."""
+        """Returns the leaf with a function applied that transposes, reshapes or slices it."""
         like = change(np.broadcast_to(np.zeros((), self.dtype), self.shape))
         return Stored(like.shape, self.dtype, lambda index: change(self.read(()))[index])
 
     def checked(self, name: str) -> "Stored":
-        """The same leaf, whose parts are looked at when they are read.
-
-        `read` then raises LeafError where a number is not finite.
-        """
+        """Returns the leaf with a `read` that raises LeafError for values that are not finite."""
 
         def read(index: tuple[slice, ...]) -> np.ndarray:
             part = self.read(index)
@@ -62,20 +61,17 @@ class Stored:
 
 
 class LeafError(ValueError):
-    """A leaf that cannot be used, found while it is read."""
+    """An error for a leaf whose values cannot be used, raised while it is read."""
 
 
 def of_array(array: np.ndarray) -> Stored:
-    """The leaf that an array holds, such as a view of a memory map.
-
-    Its type stays, but for float64, which is read as float32.
-    """
+    """Returns an array, such as a view of a memory map, as a Stored; float64 becomes float32."""
     dtype = np.dtype("float32") if array.dtype == np.float64 else array.dtype
     return Stored(array.shape, dtype, lambda index: array[index].astype(dtype, copy=False))
 
 
 def mapped(path: epath.PathLike) -> np.ndarray:
-    """The bytes of a file: a memory map, which takes none of its own; of a bucket, read whole."""
+    """Returns the bytes of a file as a memory map; a file in a bucket is read into memory."""
     path = epath.Path(path)
     if "://" in str(path) or not path.stat().length:
         return np.frombuffer(path.read_bytes(), np.uint8)
@@ -83,19 +79,19 @@ def mapped(path: epath.PathLike) -> np.ndarray:
 
 
 def place(tree: Tree, shardings: Tree, dtype: Any = None) -> Tree:
-    """Leaves on their devices, one leaf after the other: the host holds one shard beside the file.
+    """Places stored leaves on their devices, one by one, with one shard at a time in host memory.
 
     Args:
-      tree: of Stored.
-      shardings: of its arrays, as of Layout.shardings.
-      dtype: to convert each part to; None keeps that of each leaf.
+      tree: tree of Stored.
+      shardings: tree of shardings, as from Layout.shardings.
+      dtype: dtype to convert each shard to; None keeps that of each leaf.
     """
 
     def placed(leaf: Stored, sharding: jax.sharding.Sharding) -> jax.Array:
         kept = leaf.dtype if dtype is None else np.dtype(dtype)
 
         def part(index: tuple[slice, ...]) -> np.ndarray:
-            return np.array(leaf.read(index), kept, order="C")  # JAX may keep what it is given.
+            return np.array(leaf.read(index), kept, order="C")  # A copy, because JAX may keep it.
 
         array = jax.make_array_from_callback(leaf.shape, sharding, part, dtype=kept)
         return jax.block_until_ready(array)

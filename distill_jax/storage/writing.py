@@ -14,10 +14,10 @@ from distill_jax.typing import Tree
 
 
 def in_background(write_listing: Callable[[], None]) -> ocp.options.AsyncOptions:
-    """Arrays are written in the background; directories are made before that.
+    """Returns Orbax options that write arrays, but not directories, in the background.
 
-    Were they made in the background too, a save that cannot make one would leave Orbax's threads
-    waiting for it: 300 s in which the process cannot end, and then warnings of what never ran.
+    If directories were created in the background too, a failure to create one would leave Orbax's
+    threads waiting for 300 s, in which the process cannot end.
     """
     return ocp.options.AsyncOptions(
         post_finalization_callback=write_listing, create_directories_asynchronously=False
@@ -25,14 +25,14 @@ def in_background(write_listing: Callable[[], None]) -> ocp.options.AsyncOptions
 
 
 def set_aside(path: epath.Path, name: epath.Path) -> epath.Path:
-    """Renames a directory to `name`, or name_1, name_2, ..., and returns what it is now."""
+    """Renames a directory to `name`, or name_1, name_2, ..., and returns the new path."""
     others = (name.parent / f"{name.name}_{n}" for n in itertools.count(1))
     free = next(path for path in itertools.chain([name], others) if not path.exists())
     return path.rename(free)
 
 
 def share(tree: Tree) -> int:
-    """Bytes of the arrays that this process writes: of every piece the first copy."""
+    """Returns the bytes that this process writes: its addressable shards with replica_id 0."""
     return sum(
         shard.data.nbytes
         for leaf in jax.tree.leaves(tree)
@@ -42,7 +42,7 @@ def share(tree: Tree) -> int:
 
 
 def check_room(directory: epath.PathLike, size: int) -> None:
-    """Raises OSError when the disk of a local directory has less than `size` bytes free."""
+    """Raises OSError if the disk of a local directory has less than `size` bytes free."""
     path = epath.Path(directory)
     while not path.exists() and path != path.parent:
         path = path.parent
@@ -53,18 +53,18 @@ def check_room(directory: epath.PathLike, size: int) -> None:
 
 @contextlib.contextmanager
 def guarded(directory: epath.Path) -> Iterator[None]:
-    """Turns what the storage layers raise, in this thread or a later one, into an OSError."""
+    """Turns errors of the storage libraries, also from background threads, into an OSError."""
     try:
         yield
-    except LeafError:  # What is written is at fault, and not where.
+    except LeafError:  # The values are at fault, not the disk.
         raise
     except (OSError, RuntimeError, ValueError) as error:
-        peer = jax.errors.JaxRuntimeError, TimeoutError  # The latter from the background.
+        peer = jax.errors.JaxRuntimeError, TimeoutError  # TimeoutError comes from the background.
         lost = jax.process_count() > 1 and isinstance(error, peer)
         if lost or "://" in str(directory):
-            # Another process is gone, or the network was: the same command may do better.
+            # A lost process or a connection error: a restart may succeed.
             raise RuntimeError(f"cannot write {directory}") from error
-        # The storage layers put the cause last, after the names of all files on the way to it.
+        # The libraries' messages end with the cause, after the names of files.
         reason = str(error).partition("\n")[0].rpartition('": ')[2] or type(error).__name__
         raise OSError(
             f"cannot write {directory}: {reason}; make room or choose another --workdir, and run "
@@ -73,6 +73,6 @@ def guarded(directory: epath.Path) -> Iterator[None]:
 
 
 def unnamed(path: epath.Path) -> epath.Path:
-    """Where a checkpoint is before it gets its name; on buckets, which cannot rename, there."""
+    """Returns the temporary path of a checkpoint before its rename; on buckets its final path."""
     temporary = path.parent / f"{path.name}{ocp.utils.TMP_DIR_SUFFIX}"
     return temporary if temporary.exists() else path
