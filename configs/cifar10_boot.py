@@ -1,7 +1,7 @@
-"""CIFAR-10, class-conditional: BOOT, a one-call student bootstrapped from noise alone.
+"""CIFAR-10, class-conditional: BOOT, a one-call student that trains without data.
 
-Gu et al. (2023, arXiv:2306.05544). Neither the paper's text nor code was at hand: delta, times,
-rate and updates are ours. Published for ImageNet 64 (read second-hand): FID 16.3.
+Gu et al. (2023, arXiv:2306.05544). Neither the paper's text nor its code was at hand: delta, times,
+learning rate and updates are ours. Published for ImageNet 64 (read second-hand): FID 16.3.
 
     python -m distill_jax.main --config=configs/cifar10_boot.py --workdir=runs/cifar10_boot
     python -m distill_jax.main --config=configs/cifar10_boot.py:smoke    # fake data, CPU
@@ -11,7 +11,7 @@ from distill_jax.config import base, check_size, paper_unet, pipeline, smoke_ima
 
 
 def get_config(size="full"):
-    """The chain teacher -> one call."""
+    """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
     config = base()
     config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)

@@ -1,8 +1,8 @@
 """CIFAR-10, class-conditional: guided distillation to 1 step, w in [0, 4].
 
 Meng et al. (2023, arXiv:2210.03142). Published: FID 5.98 in 1 step, as quoted elsewhere, without
-its w. The paper's text was not at hand: rates and updates of stage 1 are ours, the rest is as in
-progressive distillation.
+its w. The paper's text was not at hand: learning rates and updates of stage 1 are ours, the other
+values are those of progressive distillation.
 
     python -m distill_jax.main --config=configs/cifar10_guided.py --workdir=runs/cifar10_guided
     python -m distill_jax.main --config=configs/cifar10_guided.py:gpu      # 31 M, one accelerator
@@ -12,7 +12,7 @@ progressive distillation.
 
 from distill_jax.config import base, check_size, halvings, paper_unet, pipeline, smoke_images, stage
 
-# Batch size; updates of the teacher, of stage 1, of a round, of the rounds to 2 and 1; first N.
+# Batch size; updates: teacher, stage 1, each round, each round to 2 and 1 steps; first N.
 SIZES = {
     "full": (128, 800_000, 100_000, 50_000, 100_000, 512),
     "gpu": (256, 40_000, 10_000, 2_000, 5_000, 64),
@@ -22,7 +22,7 @@ SIZES = {
 
 
 def get_config(size="full"):
-    """The chain teacher -> guided -> N, N / 2, ..., 1 steps."""
+    """Returns the config of the chain teacher -> guided -> N, N / 2, ..., 1 steps."""
     check_size(size, *SIZES)
     batch, *updates, most, start = SIZES[size]
     config = base()

@@ -1,6 +1,6 @@
 """CIFAR-10, unconditional: progressive distillation from 8192 steps to 1.
 
-Salimans & Ho (2022, arXiv:2202.00512): the networks and numbers of their released configs, but
+Salimans & Ho (2022, arXiv:2202.00512): the networks and values of their released configs, except
 where a comment says otherwise. Published: FID 2.57, 3.00, 4.51, 9.12 in 8, 4, 2, 1 steps.
 
     python -m distill_jax.main --config=configs/cifar10_progressive.py --workdir=runs/cifar10
@@ -11,7 +11,7 @@ from distill_jax.config import base, check_size, halvings, paper_unet, pipeline,
 
 
 def get_config(size="full"):
-    """The chain teacher -> 4096, 2048, ..., 1 steps."""
+    """Returns the config of the chain teacher -> 4096, 2048, ..., 1 steps."""
     check_size(size, "full", "smoke")
     config = base()
     config.data = dict(
@@ -33,7 +33,7 @@ def get_config(size="full"):
         num_steps=1024,
         label_dropout=0.0,
     )
-    # The paper's own rate may have been 1e-4 (from memory); 5e-5 is the released config's.
+    # The paper's learning rate may be 1e-4 (from memory); the released config has 5e-5.
     rounds = halvings(
         start=4096 if size == "full" else 2,
         steps={"default": 50_000, 2: 100_000, 1: 100_000},

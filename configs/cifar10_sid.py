@@ -1,9 +1,8 @@
-"""CIFAR-10, class-conditional: SiD, a one-call student by score identity, from noise alone.
+"""CIFAR-10, class-conditional: SiD, a one-call student by score identity, without data.
 
-Zhou et al. (2024, arXiv:2404.04057): the numbers of their released run, but for its teacher, EDM's
-(docs/teachers.md imports it; here that of cifar10_guided), its augmentation, which is not built,
-its dropout, 0.13 (here the network's 0.2), and its 800 million images: 100 million here.
-Published: FID 1.71.
+Zhou et al. (2024, arXiv:2404.04057): the values of their released run, except for four. The teacher
+is that of cifar10_guided, not EDM's (docs/teachers.md imports it). There is no augmentation,
+dropout is 0.2 and not 0.13, and there are 100 million images, not 800 million. Published: FID 1.71.
 
     python -m distill_jax.main --config=configs/cifar10_sid.py --workdir=runs/cifar10_sid
     python -m distill_jax.main --config=configs/cifar10_sid.py:smoke    # fake data, CPU
@@ -13,13 +12,13 @@ from distill_jax.config import base, check_size, paper_unet, pipeline, smoke_ima
 
 
 def get_config(size="full"):
-    """The chain teacher -> one call."""
+    """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
     config = base()
     config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)
     config.model = paper_unet("cifar10")
     config.batch_size = 256
-    config.matmul_precision = "highest"  # Their loop forbids TF32.
+    config.matmul_precision = "highest"  # Their training loop forbids TF32.
     config.save_every = 10_000
     rates = dict(learning_rate=2e-4, warmup=1000, decay_to=1.0, weight_decay=1e-3)
     config.stages = pipeline(

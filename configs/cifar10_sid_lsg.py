@@ -1,7 +1,8 @@
 """CIFAR-10, class-conditional: SiD with long and short guidance, kappa 1.5, in one call.
 
-Zhou et al. (2024, arXiv:2406.01561) have Stable Diffusion alone: alpha, kappa, levels, weighting
-and Adam's numbers are theirs, rate and updates those of SiD on CIFAR-10. Published: none here.
+Zhou et al. (2024, arXiv:2406.01561) train only Stable Diffusion: alpha, kappa, levels, weighting
+and Adam's options are theirs, learning rate and updates those of SiD on CIFAR-10. Nothing is
+published for CIFAR-10.
 
     python -m distill_jax.main --config=configs/cifar10_sid_lsg.py --workdir=runs/cifar10_sid_lsg
     python -m distill_jax.main --config=configs/cifar10_sid_lsg.py:smoke    # fake data, CPU
@@ -11,7 +12,7 @@ from distill_jax.config import base, check_size, paper_unet, pipeline, smoke_ima
 
 
 def get_config(size="full"):
-    """The chain teacher -> one call."""
+    """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
     config = base()
     config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)

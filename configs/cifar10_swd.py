@@ -1,9 +1,9 @@
 """CIFAR-10, class-conditional: SwD, a student of three calls at 8, 16 and 32 pixels.
 
-Starodubcev et al. (2025, arXiv:2503.16397) have latent text-to-image models alone: losses, weights,
-noise levels, AdamW, clipping and updates of the fake are those of the released scripts; times,
-resolutions (as `python -m distill_jax.spectrum` proposes), rate, batch and updates are ours. w is
-0, not 6, and there is an EMA: docs/reference_differences.md. Published: none here.
+Starodubcev et al. (2025, arXiv:2503.16397) train only latent text-to-image models. Losses, weights,
+noise levels, AdamW, clipping and updates of the fake are from the released scripts. Times,
+resolutions (from `python -m distill_jax.spectrum`), learning rate, batch and updates are ours. w is
+0, not 6, and there is an EMA: docs/reference_differences.md. Nothing is published for CIFAR-10.
 
     python -m distill_jax.main --config=configs/cifar10_swd.py --workdir=runs/cifar10_swd
     python -m distill_jax.main --config=configs/cifar10_swd.py:smoke    # fake data, CPU
@@ -13,7 +13,7 @@ from distill_jax.config import base, check_size, paper_unet, pipeline, smoke_ima
 
 
 def get_config(size="full"):
-    """The chain teacher, trained at three sizes -> three calls, from small to large."""
+    """Returns the config of the chain teacher at three sizes -> three calls, small to large."""
     check_size(size, "full", "smoke")
     config = base()
     config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)

@@ -1,4 +1,4 @@
-"""Handwritten digits, 8x8: BOOT, a one-call student bootstrapped from noise alone.
+"""Handwritten digits, 8x8: BOOT, a one-call student that trains without data.
 
 Gu et al. (2023, arXiv:2306.05544). The paper has no digits; every number here is ours.
 
@@ -10,7 +10,7 @@ from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_config(size="full"):
-    """The chain teacher -> one call."""
+    """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"

@@ -1,7 +1,7 @@
-"""Handwritten digits, 8x8: DMD2 at w = 1 whose two terms draw their own noise, two calls.
+"""Handwritten digits, 8x8: Decoupled DMD at w = 1, a student of two calls.
 
-Liu et al. (2025, arXiv:2511.22677), Decoupled DMD. The paper has no digits; rates, updates and
-times are ours, and not run to the end.
+Liu et al. (2025, arXiv:2511.22677). The paper has no digits; learning rates, updates and times are
+ours, and were not run to the end.
 
     launch/local.sh --config=configs/digits_decoupled_dmd.py            # minutes on two CPU cores
     launch/local.sh --config=configs/digits_decoupled_dmd.py:smoke      # seconds; draws noise
@@ -11,7 +11,7 @@ from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_config(size="full"):
-    """The chain teacher -> two calls."""
+    """Returns the config of the chain teacher -> two calls."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"

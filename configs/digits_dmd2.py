@@ -1,6 +1,6 @@
 """Handwritten digits, 8x8: DMD2, a one-call student by distribution matching and a discriminator.
 
-Yin et al. (2024, arXiv:2405.14867). The paper has no digits; rates and updates are ours.
+Yin et al. (2024, arXiv:2405.14867). The paper has no digits; learning rates and updates are ours.
 
     launch/local.sh --config=configs/digits_dmd2.py            # minutes on two CPU cores
     launch/local.sh --config=configs/digits_dmd2.py:smoke      # seconds; draws noise
@@ -10,7 +10,7 @@ from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_config(size="full"):
-    """The chain teacher -> one call."""
+    """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"
@@ -31,7 +31,7 @@ def get_config(size="full"):
             optimizer={"b1": 0.0, "b2": 0.999, "clip_norm": 0.0},
             fake_updates=2,
             gan_weight=3e-3,
-            discriminator="pooled",  # The features of an mlp have one position.
+            discriminator="pooled",  # An MLP has features at one position only.
         ),
     )
     return config if size == "full" else smoke(config, width=32, blocks=1)

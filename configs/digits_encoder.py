@@ -11,7 +11,7 @@ from distill_jax.config import base, check_size, halvings, pipeline, smoke, stag
 
 
 def get_config(size="full"):
-    """The chain teacher -> guided, and from there encoders and decoders, w in [0, 4]."""
+    """Returns the config of the chain teacher -> guided -> encoders and decoders, w in [0, 4]."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"
@@ -38,10 +38,10 @@ def get_config(size="full"):
             ema_decay=0.995,
             num_steps=64,
             new=("w_embed",),
-            clip_target=False,  # Encoders take its x as it is, beyond [-1, 1] too.
+            clip_target=False,  # Encoders use its unclipped x.
             **rates,
         ),
         *halvings(**rounds, **rates, method="encoder", prefix="e"),
-        *halvings(**rounds, **rates),  # Last, for a workdir's last stage is what it samples with.
+        *halvings(**rounds, **rates),  # Last, because `sample` loads the last stage of a workdir.
     )
     return config if size == "full" else smoke(config, width=32, blocks=1)

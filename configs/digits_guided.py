@@ -10,7 +10,7 @@ from distill_jax.config import base, check_size, halvings, pipeline, smoke, stag
 
 
 def get_config(size="full"):
-    """The chain teacher -> guided -> 32, 16, 8, 4, 2, 1 steps, w in [0, 4]."""
+    """Returns the config of the chain teacher -> guided -> 32, ..., 2, 1 steps, w in [0, 4]."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"

@@ -1,4 +1,4 @@
-"""Handwritten digits, 8x8: every method from the same teacher, a small transformer, side by side.
+"""Handwritten digits, 8x8: students of every method from one teacher, a small transformer.
 
 Salimans & Ho (2022, arXiv:2202.00512), Meng et al. (2023, arXiv:2210.03142), BOOT (2306.05544),
 SiD (2404.04057), SiD-LSG (2406.01561), DMD2 (2405.14867), SwD (2503.16397).
@@ -11,7 +11,7 @@ from distill_jax.config import base, check_size, halvings, pipeline, smoke, stag
 
 
 def get_config(size="full"):
-    """One teacher, at both resolutions; then each method from it, w = 0.5 where it takes one."""
+    """Returns the config of one teacher at two resolutions, then a student of every method."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"
@@ -29,7 +29,7 @@ def get_config(size="full"):
     swd.update(dmd_levels=("uniform", 0.014, 2.93), fake_levels=("uniform", 0.014, 1e4))
     rates = dict(learning_rate=5e-4, ema_decay=0.98)
     rounds = dict(start=16, end=1, steps={"default": 150, 2: 250, 1: 400}, **rates)
-    equal = {"default": 500, 2: 850, 1: 1400}  # Of the compute of a one-call method.
+    equal = {"default": 500, 2: 850, 1: 1400}  # Compute of a one-call method.
     config.stages = pipeline(
         stage(
             "teacher",

@@ -1,8 +1,8 @@
-"""Handwritten digits, 8x8: deterministic and stochastic students beside the teacher's two samplers.
+"""Handwritten digits, 8x8: deterministic and stochastic students, compared with their teacher.
 
-Meng et al. (2023, arXiv:2210.03142), section 3.4, at every number of steps from 32 to 1; at one
-step the two samplers are the same, so the stochastic students end at 2. The teacher's ancestral
-sampler has its variance tuned for every number of steps.
+Meng et al. (2023, arXiv:2210.03142), section 3.4, at every number of steps from 32 to 1. At one
+step the two samplers are the same, so the stochastic students end at 2. The report tunes the
+variance of the teacher's ancestral sampler for every number of steps.
 
     python -m distill_jax.main --config=configs/digits_samplers.py
     python -m distill_jax.main --config=configs/digits_samplers.py:smoke
@@ -12,7 +12,7 @@ from distill_jax.config import base, check_size, halvings, pipeline, smoke, stag
 
 
 def get_config(size="full"):
-    """The chain teacher -> guided -> 32, ..., 1 steps, and again 32, ..., 2 stochastic ones."""
+    """Returns the config of teacher -> guided -> 32, ..., 1 steps, and 32, ..., 2 stochastic."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"
@@ -35,7 +35,7 @@ def get_config(size="full"):
         stage("teacher", "diffusion", steps=2500, learning_rate=1e-3, **rates),
         stage("guided", "guided", steps=3000, learning_rate=5e-4, **options),
         *halvings(steps={**updates, 2: 500, 1: 800}, **rounds),
-        # Both of the last two rounds' updates: half of a batch of the last is at t = 1.
+        # The last round has the updates of two rounds: half of each batch is at t = 1.
         *halvings(end=2, steps={**updates, 2: 1300}, method="stochastic", prefix="s", **rounds),
     )
     return config if size == "full" else smoke(config, width=32, blocks=1)

@@ -1,6 +1,7 @@
-"""Handwritten digits, 8x8: SiD, a one-call student by score identity, from noise alone.
+"""Handwritten digits, 8x8: SiD, a one-call student by score identity, without data.
 
-Zhou et al. (2024, arXiv:2404.04057). The paper has no digits; rates, updates and alpha are ours.
+Zhou et al. (2024, arXiv:2404.04057). The paper has no digits; learning rates, updates and alpha are
+ours.
 
     launch/local.sh --config=configs/digits_sid.py            # minutes on two CPU cores
     launch/local.sh --config=configs/digits_sid.py:smoke      # seconds; draws noise
@@ -10,7 +11,7 @@ from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_config(size="full"):
-    """The chain teacher -> one call."""
+    """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"

@@ -1,7 +1,7 @@
 """Handwritten digits, 8x8: SiD with long and short guidance, kappa 1.5 (w = 0.5), in one call.
 
-Zhou et al. (2024, arXiv:2406.01561). The paper has no digits; rates, updates and the
-distribution of the noise levels, uniform in time between theirs, are ours.
+Zhou et al. (2024, arXiv:2406.01561). The paper has no digits. Learning rates and updates are ours.
+The noise levels are uniform in time between the paper's lowest and highest level.
 
     launch/local.sh --config=configs/digits_sid_lsg.py            # minutes on two CPU cores
     launch/local.sh --config=configs/digits_sid_lsg.py:smoke      # seconds; draws noise
@@ -11,7 +11,7 @@ from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_config(size="full"):
-    """The chain teacher -> one call."""
+    """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"

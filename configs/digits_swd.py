@@ -1,9 +1,9 @@
-"""Handwritten digits: SwD, two calls at 4x4 and 8x8 pixels, beside two calls at 8x8.
+"""Handwritten digits: SwD, a student with calls at 4x4 and 8x8 pixels, and one with two at 8x8.
 
-Starodubcev et al. (2025, arXiv:2503.16397). The paper has no digits: resolutions and times are
-those that `python -m distill_jax.spectrum --config=configs/digits_swd.py --resolutions=4,8`
-proposes, losses and their weights those of the released code. Noise is drawn uniformly in time
-between the ends of the released grid, whose distribution leaves digits worse (docs/results.md).
+Starodubcev et al. (2025, arXiv:2503.16397). The paper has no digits. Resolutions and times are from
+`python -m distill_jax.spectrum --config=configs/digits_swd.py --resolutions=4,8`; losses and their
+weights are from the released code. Noise levels are uniform in time between the ends of the
+released grid, because its own distribution gives worse digits (docs/results.md).
 
     launch/local.sh --config=configs/digits_swd.py            # minutes on two CPU cores
     launch/local.sh --config=configs/digits_swd.py:smoke      # seconds; draws noise
@@ -13,7 +13,7 @@ from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_config(size="full"):
-    """A teacher at both resolutions -> two calls, the first at half the side, or both full."""
+    """Returns the config of a teacher at both resolutions and its two students of two calls."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "digits"

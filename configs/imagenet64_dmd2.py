@@ -1,9 +1,9 @@
 """ImageNet 64x64, class-conditional: DMD2 to one call, first without its GAN and then with it.
 
-Yin et al. (2024, arXiv:2405.14867): the numbers of their released scripts, whose iterations update
-the student every fifth time: five are one here. Published: FID 2.61 after stage `dmd2`, 1.28 after
-`gan`; 1.51 with `:one_stage`, with the GAN from the start. What differs: the teacher, EDM's there,
-is that of imagenet64_teacher.py; docs/reference_differences.md has the rest.
+Yin et al. (2024, arXiv:2405.14867): the values of their released scripts. Those update the student
+in every fifth iteration, so five of their iterations are one here. Published: FID 2.61 after stage
+`dmd2`, 1.28 after `gan`; 1.51 with `:one_stage`, which has the GAN from the start. The teacher is
+that of imagenet64_teacher.py, not EDM's; see docs/reference_differences.md.
 
     python -m distill_jax.main --config=configs/imagenet64_dmd2.py --workdir=gs://bucket/dmd2
     python -m distill_jax.main --config=configs/imagenet64_dmd2.py:one_stage --workdir=runs/dmd2_gan
@@ -14,7 +14,7 @@ from distill_jax.config import base, check_size, paper_unet, pipeline, smoke_ima
 
 
 def get_config(size="full"):
-    """The chain teacher -> one call without GAN -> the same, trained on with it."""
+    """Returns the config of the chain teacher -> one call without GAN -> the same with GAN."""
     check_size(size, "full", "one_stage", "smoke")
     config = base()
     config.data = dict(name="tfds", dataset="imagenet2012", data_dir="", size=64, num_labels=1000)
@@ -26,13 +26,13 @@ def get_config(size="full"):
     rates = dict(learning_rate=3e-4, ema_decay=0.9999, num_steps=1024, label_dropout=0.1)
     student = dict(
         teacher="teacher",
-        batch_size=280,  # 7 GPUs, 40 images each.
+        batch_size=280,  # 7 GPUs with 40 images each.
         warmup=500 // 5,
         decay_to=1.0,
         weight_decay=0.01,
         optimizer={"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 10.0},
         sigma_init=80.0,
-        levels=("karras", 0.00323, 72.05),  # Indices 20 to 980 of EDM's 0 to 999.
+        levels=("karras", 0.00323, 72.05),  # Indices 20 to 980 of EDM's grid 0 to 999.
         fake_levels=("karras", 0.002, 80.0),
         fake_updates=5,
     )

@@ -1,8 +1,8 @@
 """ImageNet 64x64: guided distillation to 1 step, w in [0, 4], both samplers.
 
 Meng et al. (2023, arXiv:2210.03142). Published: FID 7.54 in 1 step, at w = 1 (w from memory). The
-paper's text was not at hand: updates and batch are those of progressive distillation, rates of
-stage 1 from memory.
+paper's text was not at hand: updates and batch are those of progressive distillation, and the
+learning rates of stage 1 are from memory.
 
     python -m distill_jax.main --config=configs/imagenet64_guided.py --workdir=gs://bucket/guided
     python -m distill_jax.main --config=configs/imagenet64_guided.py:stochastic    # one sampler
@@ -13,7 +13,7 @@ from distill_jax.config import base, check_size, halvings, paper_unet, pipeline,
 
 
 def get_config(size="full"):
-    """The chain teacher -> guided -> 512, ..., 2 stochastic, and 512, ..., 1 deterministic."""
+    """Returns the config of teacher -> guided -> 512, ..., 2 stochastic, 512, ..., 1 steps."""
     check_size(size, "full", "deterministic", "stochastic", "smoke")
     config = base()
     config.data = dict(name="tfds", dataset="imagenet2012", data_dir="", size=64, num_labels=1000)

@@ -1,6 +1,6 @@
 """ImageNet 64x64, class-conditional, without guidance: progressive distillation, 1024 steps to 1.
 
-Salimans & Ho (2022, arXiv:2202.00512): the numbers of their released configs. Published: FID 2.95,
+Salimans & Ho (2022, arXiv:2202.00512): the values of their released configs. Published: FID 2.95,
 3.89, 7.36, 16.06 in 8, 4, 2, 1 steps (read off a figure). The number of teacher updates is from
 memory.
 
@@ -12,7 +12,7 @@ from distill_jax.config import base, check_size, halvings, paper_unet, pipeline,
 
 
 def get_config(size="full"):
-    """The chain teacher -> 512, 256, ..., 1 steps."""
+    """Returns the config of the chain teacher -> 512, 256, ..., 1 steps."""
     check_size(size, "full", "smoke")
     config = base()
     config.data = dict(name="tfds", dataset="imagenet2012", data_dir="", size=64, num_labels=1000)

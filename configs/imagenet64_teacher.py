@@ -1,7 +1,8 @@
 """ImageNet 64x64, class-conditional with label dropout: a teacher that can be guided.
 
-Salimans & Ho (2022, arXiv:2202.00512), network and rates; labels are dropped and v is predicted as
-Meng et al. (2023, arXiv:2210.03142) need it. The number of updates is from memory.
+The network and learning rates are those of Salimans & Ho (2022, arXiv:2202.00512). Label dropout
+and v-prediction are what Meng et al. (2023, arXiv:2210.03142) need. The number of updates is from
+memory.
 
     python -m distill_jax.main --config=configs/imagenet64_teacher.py --workdir=gs://bucket/teacher
     python -m distill_jax.main --config=configs/imagenet64_teacher.py:smoke    # fake data, CPU
@@ -11,7 +12,7 @@ from distill_jax.config import base, check_size, paper_unet, pipeline, smoke_ima
 
 
 def get_config(size="full"):
-    """One stage."""
+    """Returns the config of one stage, the teacher."""
     check_size(size, "full", "smoke")
     config = base()
     config.data = dict(name="tfds", dataset="imagenet2012", data_dir="", size=64, num_labels=1000)

@@ -1,7 +1,7 @@
 """LSUN bedroom or church 128x128, unconditional: progressive distillation from 1024 steps to 1.
 
-Salimans & Ho (2022, arXiv:2202.00512): the numbers of their released configs; the number of teacher
-updates is from memory. Published as plots: near the teacher's quality down to 4 or 8 steps.
+Salimans & Ho (2022, arXiv:2202.00512): the values of their released configs; the number of teacher
+updates is from memory. Published only as plots: near the teacher's quality down to 4 or 8 steps.
 
     python -m distill_jax.main --config=configs/lsun128_progressive.py --workdir=gs://bucket/bedroom
     python -m distill_jax.main --config=configs/lsun128_progressive.py:church
@@ -14,7 +14,7 @@ DATASETS = {"full": "lsun/bedroom", "church": "lsun/church_outdoor", "smoke": ""
 
 
 def get_config(size="full"):
-    """The chain teacher -> 512, 256, ..., 1 steps."""
+    """Returns the config of the chain teacher -> 512, 256, ..., 1 steps."""
     check_size(size, *DATASETS)
     config = base()
     config.data = dict(name="tfds", dataset=DATASETS[size], data_dir="", size=128, num_labels=1)

@@ -1,8 +1,8 @@
 """Eight modes in the plane, an exact teacher: BOOT to one call, without data, in minutes on a CPU.
 
-Gu et al. (2023, arXiv:2306.05544). The teacher is the mixture's own formula, so l2 is the distance
-from the true end of the path from the same noise; the student starts from a network trained for
-seconds.
+Gu et al. (2023, arXiv:2306.05544). The teacher is the mixture's exact denoiser, so l2 is the
+distance from the true end of the path from the same noise. The student starts from a network that
+was trained for seconds.
 
     launch/local.sh --config=configs/mixture_boot.py            # minutes on two CPU cores
     launch/local.sh --config=configs/mixture_boot.py:smoke      # seconds; draws noise
@@ -12,7 +12,7 @@ from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_config(size="full"):
-    """The exact teacher, a network of the same data, and the student that starts from it."""
+    """Returns the config of an exact teacher, a trained network, and a student."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "mixture"

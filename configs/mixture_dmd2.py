@@ -1,7 +1,7 @@
 """Eight modes in the plane, an exact teacher: DMD2 to one call, without data, in minutes on a CPU.
 
-Yin et al. (2024, arXiv:2405.14867), without its discriminator. The teacher is the mixture's own
-formula, so what a report shows is the method's error only; the student starts from a network
+Yin et al. (2024, arXiv:2405.14867), without its discriminator. The teacher is the mixture's exact
+denoiser, so a report shows only the method's error. The student starts from a network that was
 trained for seconds.
 
     launch/local.sh --config=configs/mixture_dmd2.py            # minutes on two CPU cores
@@ -12,7 +12,7 @@ from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_config(size="full"):
-    """The exact teacher, a network of the same data, and the student that starts from it."""
+    """Returns the config of an exact teacher, a trained network, and a student."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "mixture"

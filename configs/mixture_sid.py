@@ -1,7 +1,7 @@
 """Eight modes in the plane, an exact teacher: SiD to one call, without data, in minutes on a CPU.
 
-Zhou et al. (2024, arXiv:2404.04057). The teacher is the mixture's own formula, so what a report
-shows is the method's error alone; the student starts from a network trained for seconds.
+Zhou et al. (2024, arXiv:2404.04057). The teacher is the mixture's exact denoiser, so a report shows
+only the method's error. The student starts from a network that was trained for seconds.
 
     launch/local.sh --config=configs/mixture_sid.py            # minutes on two CPU cores
     launch/local.sh --config=configs/mixture_sid.py:smoke      # seconds; draws noise
@@ -11,7 +11,7 @@ from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_config(size="full"):
-    """The exact teacher, a network of the same data, and the student that starts from it."""
+    """Returns the config of an exact teacher, a trained network, and a student."""
     check_size(size, "full", "smoke")
     config = base()
     config.data.name = "mixture"

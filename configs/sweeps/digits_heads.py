@@ -1,6 +1,7 @@
-"""Digits: teachers with every head and weighting, by DDIM and by tuned ancestral sampling.
+"""Digits: teachers with every parameterization and weighting, sampled by DDIM and ancestrally.
 
-The grid of Salimans & Ho (2022, arXiv:2202.00512), Table 1.
+The grid is that of Salimans & Ho (2022, arXiv:2202.00512), Table 1; the ancestral sampler's
+variance is tuned.
 
     python -m distill_jax.sweep configs/sweeps/digits_heads.py
 """
@@ -9,7 +10,7 @@ from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_sweep(size="full"):
-    """A config for each of 4 heads x 3 weightings."""
+    """Returns a config for each of 4 parameterizations x 3 weightings."""
     check_size(size, "full", "smoke")
     configs = {}
     for head in ("x", "eps", "v", "both"):

@@ -1,8 +1,8 @@
-"""Digits: what the rounds of a chain need, all from one guided network.
+"""Digits: ablations of the rounds of a chain, all from one guided network.
 
-Updates per round and factor 4: Salimans & Ho (2022, arXiv:2202.00512), appendix. One w against an
+Updates per round, and factor 4: Salimans & Ho (2022, arXiv:2202.00512), appendix. One w against an
 interval, and a conditional and an unconditional student guided after distillation: Meng et al.
-(2023, arXiv:2210.03142). Targets without clipping: the reference of the former.
+(2023, arXiv:2210.03142). Targets without clipping: the released code of Salimans & Ho.
 
     python -m distill_jax.sweep configs/sweeps/digits_rounds.py
 """
@@ -15,7 +15,7 @@ TEACHER = "{sweep}/guided/s00_teacher"
 
 
 def runs():
-    """Stages by name; the first run is the teacher of the others."""
+    """Returns stages by run; the first run is the teacher of the others."""
     rates = {"ema_decay": 0.995, "num_steps": 64}
     teacher = stage("teacher", "diffusion", steps=2500, learning_rate=1e-3, **rates)
     options = {"w_range": (0.0, 4.0), "new": ("w_embed",), **rates}
@@ -33,7 +33,7 @@ def runs():
 
 
 def get_sweep(size="full"):
-    """A config for each run."""
+    """Returns a config for each run."""
     check_size(size, "full", "smoke")
     configs = {}
     for name, stages in runs():
