@@ -1,1 +1,1 @@
-"""Code of one's own beside the package, one file for each kind; see docs/extending.md."""
+"""Examples of your own dataset, network, method and teacher format; see docs/extending.md."""

@@ -1,17 +1,17 @@
-"""Discs and squares, 8x8: a dataset, a network and a method of one's own, teacher to one call.
+"""Discs and squares, 8x8: your own dataset, network and method, from teacher to one-call student.
 
     python -m distill_jax.main --config=examples/my_config.py          # minutes on two CPU cores
     python -m distill_jax.main --config=examples/my_config.py:smoke    # seconds; draws noise
     python -m distill_jax.sample --student=runs/my_config --allow=examples.my_network:convolutions
 
-The names are imported: start the commands in the folder that holds `examples`.
+The names are imported, so start the commands in the folder that contains `examples`.
 """
 
 from distill_jax.config import base, check_size, pipeline, smoke, stage
 
 
 def get_config(size="full"):
-    """The chain teacher -> one call."""
+    """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
     config = base()
     config.data = {"name": "examples.my_dataset:Shapes", "size": 8}

@@ -1,11 +1,11 @@
-"""A dataset of one's own: discs and squares, drawn as they are needed.
+"""Your own dataset: discs and squares, drawn on demand.
 
     config.data = dict(name="examples.my_dataset:Shapes", size=8)
 
     python -m distill_jax.main --config=examples/my_config.py
 
-It says what distill_jax.data.Dataset asks for. Images in memory need less: a function that returns
-distill_jax.data.arrays.Arrays, such as distill_jax.data.digits.
+It implements the protocol distill_jax.data.Dataset. Images in memory need only a function that
+returns distill_jax.data.arrays.Arrays, such as distill_jax.data.digits.
 """
 
 import dataclasses
@@ -16,16 +16,16 @@ import numpy as np
 
 from distill_jax.data.base import LabelledImages, Rows, Source, index_of
 
-SEEDS = {"train": 0, "test": 1}  # Of the images that samples are compared with.
+SEEDS = {"train": 0, "test": 1}  # Seeds of the fixed images of each split, for metrics.
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes(LabelledImages):
-    """A light disc (label 0) or square (label 1) on black, of random place and size, without end.
+    """A dataset of light discs (label 0) and squares (label 1) on black, of random place and size.
 
     Args:
-      size: of the images (size, size, 1), in pixels.
-      count: images in a split.
+      size: side of the images (size, size, 1) in pixels.
+      count: fixed images in each split; training images are drawn without end.
     """
 
     size: int = 8
@@ -40,7 +40,7 @@ class Shapes(LabelledImages):
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Rows]:
-        """Batch n is a function of (seed, n): a run goes on where it was stopped."""
+        """Yields batch n as a function of (seed, n), so that a run resumes where it was stopped."""
         for step in itertools.count(start):
             index = index_of(step, size, part)
             x, label = self._draw(np.random.default_rng((2, seed, step)), size)
@@ -58,5 +58,5 @@ class Shapes(LabelledImages):
         y = np.abs(pixel[None, :, None] - row[:, None, None])
         x = np.abs(pixel[None, None, :] - column[:, None, None])
         far = np.where(label[:, None, None] == 0, np.hypot(x, y), np.maximum(x, y))
-        light = (radius[:, None, None] - far) * self.size + 0.5  # The part of a pixel inside.
+        light = (radius[:, None, None] - far) * self.size + 0.5  # Share of the pixel inside.
         return (2 * np.clip(light, 0, 1) - 1).astype(np.float32)[..., None], label

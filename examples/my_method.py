@@ -1,7 +1,7 @@
-"""A method of one's own: one call that lands where DDIM steps of the teacher land.
+"""Your own method: a one-call student that regresses on DDIM samples of the teacher.
 
 Luhman & Luhman (2021), Knowledge Distillation in Iterative Generative Models for Improved Sampling
-Speed, arXiv:2101.02388. A stage of a config takes it by its name:
+Speed, arXiv:2101.02388. A stage of a config refers to it by name:
 
     stage("direct", "examples.my_method:Direct", teacher_steps=8, steps=2000, learning_rate=5e-4)
 
@@ -23,10 +23,10 @@ from distill_jax.typing import Batch
 
 @traced("teacher_steps")
 class Direct(Method):
-    """Regression of the student's x in pure noise on the teacher's sample from the same noise.
+    """Regression of the student's x for pure noise on the teacher's sample from the same noise.
 
     Args:
-      teacher_steps: DDIM steps of the teacher, which are its calls in one update.
+      teacher_steps: DDIM steps of the teacher, which makes as many calls per update.
     """
 
     teacher_steps: int | jax.Array = option(COUNT, 8)
@@ -35,7 +35,7 @@ class Direct(Method):
     data_free = True  # batch.x is None: the images are the teacher's.
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
-        """|f(sigma(1) eps, 1, c) - DDIM(eps, c)|^2, eps standard normal noise."""
+        """Returns |f(sigma(1) eps, 1, c) - DDIM(eps, c)|^2 for standard normal noise eps."""
         eps = jax.random.normal(key, (batch.size, *nets.student.shape))
         x = ddim(clipped(nets.teacher), eps, batch.cond, self.teacher_steps)
         t = jnp.ones(batch.size)

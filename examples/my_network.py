@@ -1,4 +1,4 @@
-"""A network of one's own: convolutions at one resolution, scaled and shifted by time and class.
+"""Your own network: convolutions at one resolution, scaled and shifted by time and class.
 
 config.model = dict(name="examples.my_network:convolutions", width=32, blocks=4)
 
@@ -14,7 +14,7 @@ from distill_jax.typing import Cond, Image, Output, Time
 
 
 class Convolutions(nn.Module):
-    """Image -> residual blocks of two convolutions -> image."""
+    """A network of residual blocks with two convolutions each, from image to image."""
 
     spec: Spec
     width: int
@@ -33,16 +33,16 @@ class Convolutions(nn.Module):
             y = nn.swish(modulate(nn.LayerNorm(name=f"norm_{block}")(h), shift, scale))
             y = nn.swish(nn.Conv(self.width, (3, 3), name=f"first_{block}")(y))
             h += nn.Conv(self.width, (3, 3), name=f"second_{block}")(y)
-        # It starts at zero: with parameterization "v" and a graft, the student is its teacher.
+        # The output starts at zero.
         return nn.Conv(self.spec.channels_out, (3, 3), kernel_init=zeros, name="output")(h)
 
 
 def convolutions(spec: Spec, width: int = 32, blocks: int = 4) -> Network:
-    """The network for the images of a spec, of any size.
+    """Builds the network for the images of a spec, of any size.
 
     Args:
-      spec: what it must fit.
-      width: channels, even.
-      blocks: residual blocks; each sees two pixels further.
+      spec: shapes and schedule that the network is built for.
+      width: channels, an even number.
+      blocks: residual blocks; each adds two pixels to the receptive field's radius.
     """
     return as_network(Convolutions(spec, width, blocks))

@@ -1,4 +1,4 @@
-"""A teacher format of one's own: parameters in an .npz, each under its path, described by a config.
+"""Your own teacher format: parameters in an .npz file by their paths, described by a config.
 
 python -m distill_jax.teachers examples.my_teacher:npz teacher.npz \
     --config=examples/my_config.py --out=teachers/mine
@@ -17,18 +17,18 @@ from distill_jax.teachers.base import Imported, configured
 
 
 def npz(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
-    """The network whose parameters are arrays such as "conditioning/t_embed_0/kernel".
+    """Reads the network whose parameters are arrays such as "conditioning/t_embed_0/kernel".
 
     Args:
-      path: of the file.
-      config: its model, schedule, parameterization and data say what the network is.
+      path: path of the file.
+      config: config whose model, schedule, parameterization and data describe the network.
 
     Raises:
-      ValueError: without a config. What does not fit the network is refused when it is written.
+      ValueError: without a config. Arrays that do not fit the network are refused by the writer.
     """
     if config is None:
         raise ValueError(f"{path} has parameters only; describe its network with --config=FILE.py")
-    with np.load(path) as file:  # Arrays of objects, which could run code, are refused.
+    with np.load(path) as file:  # It refuses arrays of objects, which could run code.
         leaves = {tuple(name.split("/")): of_array(file[name]) for name in file}
     described = {**configured(config), "num_steps": 64, "label_dropout": 0.1}
     return Imported(params=traverse_util.unflatten_dict(leaves), **described)
