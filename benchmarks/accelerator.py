@@ -1,15 +1,15 @@
-"""Is this accelerator used well? The presets' updates in a table, then training.
+"""Measures how well this accelerator is used: times the presets' updates, then trains.
 
     python benchmarks/accelerator.py --minutes=10 --data_dir=DIR --out=runs/accelerator
     python benchmarks/accelerator.py --minutes=2 --out=/tmp/smoke --size=smoke    # tiny, anywhere
 
-OUT/table.md is written anew after every measurement, from OUT/rows.jsonl. The same command goes on:
-rows that are there are not measured again, and training continues from its newest state. --minutes
-bounds a call, compilation and pictures included, so few long calls get farther than many short.
+OUT/table.md is rewritten after every measurement, from OUT/rows.jsonl. The same command continues:
+finished rows are not measured again, and training continues from its newest state. --minutes limits
+a call with compilation and pictures, so few long calls get further than many short ones.
 
-Every measurement is a process of its own: the peak of its memory is its own, it may be out of
-memory or crash, and it is ended when its time is up. From the repository's root with the package's
-dependencies; nothing needs to be installed but those. PyTorch is measured where it is found.
+Every measurement runs in its own process. So it has its own peak of memory, may run out of memory
+or crash, and is ended when its time is up. Run it in the repository's root; it needs only the
+package's dependencies. PyTorch is measured if it is installed.
 """
 
 import argparse
@@ -40,20 +40,20 @@ FINAL = ("measured", "does not fit", "not installed")  # What is not tried again
 
 
 class Row(NamedTuple):
-    """A line of the table, or one for each batch that is tried.
+    """A measurement for the table, with one line, or one line per batch size.
 
     Attributes:
-      name: of what is measured.
+      name: name of the measurement.
       measure: "module:function" of benchmarks/; it is called with the task, `batch` and `seconds`,
         and returns the columns of the line.
-      task: other arguments of it.
-      share: of a call's minutes, at most, while other rows wait.
-      batch: images of an update; or the name of the row whose best batch is taken.
-      grows: whether it is doubled until that gains less than GAIN or does not fit. One that does
-        not fit at first is halved.
+      task: other arguments of the function.
+      share: largest share of a call's minutes while other rows wait.
+      batch: images per update, or the name of the row whose best batch is taken.
+      grows: whether the batch is doubled until that gains less than GAIN or does not fit. A first
+        batch that does not fit is halved.
       on_cpu: batch on CPUs, where it does not grow.
-      environment: variables of its process.
-      needs: a package that is not ours.
+      environment: environment variables of its process.
+      needs: a third-party package that it needs.
     """
 
     name: str
@@ -68,13 +68,13 @@ class Row(NamedTuple):
 
 
 def jax_update(name, config, stage, size="full", **options):
-    """The update of a preset's stage, as the project runs it."""
+    """Returns the row of a preset's update in JAX, as a run compiles it."""
     task = {"config": config, "stage": stage, "size": size}
     return Row(name, "accelerator_update:update", task, **options)
 
 
 def torch_update(name, config, stage, size="full", **options):
-    """The same of a teacher, in PyTorch; JAX plans on the CPU, whose compiler need not try hard."""
+    """Returns the row of a teacher's update in PyTorch; JAX plans on the CPU with low effort."""
     aside = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     options.update(environment=aside, needs="torch")
     return jax_update(name, config, stage, size, **options)._replace(
@@ -114,11 +114,11 @@ class Bench:
 
     @property
     def left(self):
-        """Seconds of this call."""
+        """The remaining seconds of this call."""
         return self._end - time.monotonic()
 
     def run(self):
-        """Measures, then trains."""
+        """Runs all measurements, then trains."""
         if self._here["status"] != "measured":
             raise SystemExit(f"no device: {self._here['status']}; see {self._out / 'log.txt'}")
         rows = [row for row in ROWS if re.search(self._args.rows, row.name)]
@@ -132,7 +132,7 @@ class Bench:
         print(f"{self._out / 'table.md'}: {left or 'no'} rows left; the same command goes on")
 
     def _measure(self, row, share):
-        """A row's batches, while its share of the time lasts."""
+        """Measures the batches of a row within its share of the time."""
         began = time.monotonic()
         while (batch := self._next_batch(row)) is not None:
             before = [line for line in self._of(row) if line["asked"] == batch]
@@ -149,7 +149,7 @@ class Bench:
                 return
 
     def _line(self, row, batch, seconds):
-        """A measurement."""
+        """Runs one measurement and records its line."""
         line = {**self._key(row.name, row.measure), "asked": batch, "batch": batch}
         if row.needs and not self._here[row.needs]:
             return {**line, "status": "not installed", "seconds": 0}
@@ -159,7 +159,7 @@ class Bench:
         return {**line, **start(row.measure, task, seconds, self._out, row.environment)}
 
     def _next_batch(self, row):
-        """The batch that is to be measured next, None where all are."""
+        """Returns the next batch to measure; None if all are measured."""
         tried = {line["asked"]: line for line in self._of(row) if line["status"] in FINAL}
         if self._args.size == "smoke":
             return next_batch(tried, SMOKE, False)
@@ -170,12 +170,12 @@ class Bench:
         return next_batch(tried, first, row.grows and not self._cpu)
 
     def _of(self, row):
-        """The lines of a row that were measured on devices like these."""
+        """Returns the lines of a row that were measured on the same kind of devices."""
         key = self._key(row.name, row.measure)
         return [line for line in self._lines if key.items() <= line.items()]
 
     def _key(self, name, measure):
-        """What lines have in common that differ in nothing but the batch."""
+        """Returns the key of a line, which is the same for all its batches."""
         here = {name: self._here[name] for name in ("device", "count")}
         return {"row": name, "measure": measure, **here, "size": self._args.size}
 
@@ -184,7 +184,7 @@ class Bench:
         return self._here["platform"] == "cpu"
 
     def _add(self, line):
-        """Puts a line on the disk and into the table."""
+        """Appends a line to rows.jsonl and rewrites the table."""
         self._lines.append({**line, "old": False})
         with (self._out / "rows.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -192,7 +192,7 @@ class Bench:
         print(f"  {line['status']} in {line['seconds']:.0f} s", flush=True)
 
     def _train(self):
-        """Trains in the time that is left, and then draws and measures the newest networks."""
+        """Trains in the remaining time, then draws and measures the newest networks."""
         size = "small" if self._cpu else "gpu"
         size = "smoke" if self._args.size == "smoke" else size
         report = 60 * min(self._args.report_minutes, self._args.minutes / 4)
@@ -216,7 +216,7 @@ class Bench:
 
 
 def next_batch(tried, first, grows):
-    """The batch after those that were tried, {batch: line}; None where no other is worth it."""
+    """Returns the batch to try after those in {batch: line}; None if no other is worth it."""
     if first is None or not tried:
         return first
     speeds = {n: line["images_per_second"] for n, line in tried.items() if fits(line)}
@@ -235,13 +235,13 @@ def fits(line):
 
 
 def best_batch(lines):
-    """The batch of the most images a second, None where none is measured."""
+    """Returns the batch with the most images per second; None if none is measured."""
     measured = [line for line in lines if fits(line)]
     return max(measured, key=lambda line: line["images_per_second"])["batch"] if measured else None
 
 
 def start(measure, task, seconds, out, environment=()):
-    """What a function of benchmarks/ returns, from a process that has so many seconds.
+    """Runs a function of benchmarks/ in a process with a time limit and returns its result.
 
     Beside it stand "status", one of FINAL, "timed out" or "failed", and the "seconds" it took.
     """
@@ -268,12 +268,12 @@ def start(measure, task, seconds, out, environment=()):
 
 
 def fate(code):
-    """What became of a process that left no result; the system kills what exhausts memory."""
+    """Returns in words how a process without a result ended, such as out of memory."""
     return {None: "timed out", -signal.SIGKILL: "does not fit"}.get(code, "failed")
 
 
 def end(process):
-    """Ends a process and its own, with time to save where it did not end by itself."""
+    """Ends a process and its children, after time to save if it still runs."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -284,7 +284,7 @@ def end(process):
 
 
 def one(measure, task, result):
-    """Runs a function in this process and writes what it returns."""
+    """Runs a function in this process and writes its result."""
     module, _, name = measure.partition(":")
     try:
         found = getattr(importlib.import_module(f"benchmarks.{module}"), name)(**task)
@@ -300,7 +300,7 @@ def one(measure, task, result):
 
 
 def read_lines(path):
-    """The lines of earlier calls; a kill may have cut the last one short.
+    """Reads the lines of earlier calls; ignores a last line that a kill cut short.
 
     What was not installed then may be now, and costs nothing to look for.
     """

@@ -1,4 +1,4 @@
-"""The table of benchmarks/accelerator as Markdown. The standard library alone."""
+"""Formats the table of benchmarks/accelerator as Markdown, with only the standard library."""
 
 TITLES = (
     "update of",
@@ -23,7 +23,7 @@ how far its output was off ours, relative, before."""
 
 
 def as_table(lines, here):
-    """The newest line of every measurement, and how far training got.
+    """Returns the table of the newest line of every measurement, and the state of training.
 
     Args:
       lines: of rows.jsonl.
@@ -52,7 +52,7 @@ def name_of(line):
 
 
 def cells(line, rows):
-    """Of one line."""
+    """Returns the cells of one line."""
     torch = line["measure"].startswith("accelerator_torch")
     start = (name_of(line), "PyTorch" if torch else "JAX", f"{line['count']} x {line['device']}")
     if line["status"] != "measured":
@@ -73,18 +73,18 @@ def cells(line, rows):
 
 
 def number(value):
-    """Three digits, or all before the point."""
+    """Formats a number with three digits, or all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def memory(line):
-    """In GiB, and of what."""
+    """Formats the memory in GiB, with its kind."""
     where = "" if line["peak_of"] == "device" else " host"
     return f"{line['peak_bytes'] / 2**30:.2f} GiB{where}"
 
 
 def note(line, rows):
-    """What the row says of itself, and whether its batch is the best of those tried."""
+    """Returns the note of a row, and whether its batch is the best of those tried."""
     same = [each for each in rows if identity(each)[:-1] == identity(line)[:-1]]
     speeds = [each["images_per_second"] for each in same if each["status"] == "measured"]
     best = len(same) > 1 and line["images_per_second"] == max(speeds)
@@ -92,7 +92,7 @@ def note(line, rows):
 
 
 def training(line):
-    """How far it got, or where its pictures are."""
+    """Returns in words how far training got, or where its pictures are."""
     if line["status"] != "measured":
         return f"{line['row']}: {line['status']}, see log.txt."
     if "networks" in line:

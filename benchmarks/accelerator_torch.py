@@ -1,4 +1,4 @@
-"""The same update in PyTorch: a row of benchmarks/accelerator beside that of JAX.
+"""Times a teacher's update in PyTorch: a row of benchmarks/accelerator beside that of JAX.
 
 A teacher's update of the same network from the same weights on as many images, with channels-last
 memory, autocast where ours computes in bfloat16, TF32 as JAX has it, a fused optimizer and
@@ -25,7 +25,7 @@ AGREE = 1e-4  # Relative, in float32: a thousand roundings.
 
 
 def twin_of(stage, params):
-    """The stage's network in PyTorch, on the CPU, with these parameters."""
+    """Returns the stage's network in PyTorch, on the CPU, with these parameters."""
     network, architecture = TWINS[stage.model["name"]]
     options = {key: value for key, value in stage.model.items() if key != "name"}
     spec = architecture(stage.roles.student.sizes, **options)
@@ -33,7 +33,7 @@ def twin_of(stage, params):
 
 
 def disagreement(run, stage, params, model):
-    """RMS of the difference of both networks' outputs over that of the output, in float32."""
+    """Returns the RMS of the outputs' difference over that of the output, in float32."""
     spec = {**run.config.to_dict(), "model": {**stage.model, "dtype": "float32"}}
     network = make_network(spec, run.dataset.spec).network
     rng = np.random.default_rng(2)
@@ -48,14 +48,14 @@ def disagreement(run, stage, params, model):
 
 
 def levels(t):
-    """alpha, sigma and log(alpha^2 / sigma^2) of the cosine schedule, see schedule.Cosine."""
+    """Returns alpha, sigma and logsnr of the cosine schedule, see schedule.Cosine."""
     low, high = (math.atan(math.exp(sign * 10)) for sign in (-1, 1))
     logsnr = -2 * torch.log(torch.tan(low + (high - low) * t))
     return logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt(), logsnr
 
 
 def loss_of(model, x, label, mixed):
-    """Diffusion.loss for v: max(e^logsnr, 1) |x_hat - x|^2, t ~ U[0, 1)."""
+    """Returns Diffusion.loss for v: max(e^logsnr, 1) |x_hat - x|^2, t ~ U[0, 1)."""
     t, eps = torch.rand(len(x), device=x.device), torch.randn_like(x)
     alpha, sigma, logsnr = levels(t)
     alpha, sigma = (level[:, None, None, None] for level in (alpha, sigma))
@@ -67,7 +67,7 @@ def loss_of(model, x, label, mixed):
 
 
 class Update:
-    """An update of a teacher: gradient, clipping, AdamW and the running mean."""
+    """An update of a teacher: gradient, clipping, AdamW and EMA."""
 
     def __init__(self, run, stage, model, device):
         spec, settings = stage.spec, {**run.config.optimizer, **stage.spec.optimizer}
@@ -96,7 +96,7 @@ class Update:
         self._model = torch.compile(self._model)
 
     def eager(self):
-        """Takes it as it was again."""
+        """Returns to the network that is not compiled."""
         self._model = getattr(self._model, "_orig_mod", self._model)
 
     def __call__(self):
@@ -112,14 +112,14 @@ class Update:
 
 
 def check(run, stage):
-    """Raises ValueError for what `loss_of` is not."""
+    """Raises ValueError for a stage whose loss is not `loss_of`."""
     is_ours = run.config.parameterization == "v" and stage.roles.student.schedule == Cosine()
     if not (is_ours and stage.spec.method.name == "diffusion"):
         raise ValueError(f"{stage.name} is no teacher that predicts v on the cosine schedule")
 
 
 def first(update, wait, compiles):
-    """Compiles, where wanted, with the first update; (its seconds, what is to be said of it)."""
+    """Runs the first update, compiled if wanted; returns (its seconds, a note)."""
     if compiles:
         update.compile()
     note, began = "torch.compile" if compiles else "eager", time.perf_counter()
@@ -136,7 +136,7 @@ def first(update, wait, compiles):
 
 
 def update(config, stage, size, batch, seconds):
-    """The row of a teacher's update in PyTorch, timed for so many seconds."""
+    """Returns the row of a teacher's update in PyTorch, timed for `seconds`."""
     run, stage = planned(config, stage, size, batch)
     check(run, stage)
     params = filled(stage.shapes["student"])

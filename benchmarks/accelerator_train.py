@@ -1,4 +1,4 @@
-"""Training of cifar10_guided in the time that is given, and what its networks are worth so far."""
+"""Trains cifar10_guided within a time limit, and evaluates its networks so far."""
 
 import dataclasses
 import itertools
@@ -27,7 +27,7 @@ SAVE_EVERY = 1000  # A kill then costs less than a minute on an accelerator; pre
 
 
 class Deadline:
-    """Whether to stop: the time is up, or a signal came."""
+    """A check whether to stop: the time is up, or a signal came."""
 
     def __init__(self, seconds):
         self._end, self.stopped = time.monotonic() + seconds, lambda: False
@@ -37,7 +37,7 @@ class Deadline:
 
 
 def make_run(size, data_dir, workdir):
-    """The run that is trained: a size of cifar10_guided, or "smoke", points in seconds."""
+    """Returns the run: a size of cifar10_guided, or for "smoke" a run on points in seconds."""
     if size == "smoke":
         config = base()
         config.data.name = "mixture"
@@ -53,7 +53,7 @@ def make_run(size, data_dir, workdir):
 
 
 def train(size, data_dir, workdir, seconds):
-    """Goes on with the run for so many seconds, compilation included, and saves its state."""
+    """Continues the run for `seconds`, with compilation, and saves its state."""
     deadline, run = Deadline(seconds), make_run(size, data_dir, workdir)
     if size != "smoke":  # Tests run that in their own process, whose signals are theirs.
         deadline.stopped = StopFlag().install()
@@ -70,7 +70,7 @@ def train(size, data_dir, workdir, seconds):
 
 
 def progress(run):
-    """How far the run got, and the numbers of the newest lines of its log, each their median."""
+    """Returns how far the run got, and medians of the newest lines of its log."""
     begun = [stage for stage in run.stages if (stage.directory / "scalars.jsonl").exists()]
     if not begun:
         return {"stage": run.stages[0].name, "done": 0, "of": run.stages[0].spec.steps}
@@ -86,7 +86,7 @@ def progress(run):
 
 
 def draw(size, data_dir, workdir, out):
-    """Writes grids and the report over what is finished, and over the newest state of what is not.
+    """Writes grids and the report of finished stages, and of the newest state of an unfinished one.
 
     An unfinished stage is written to the folder `out` as if it had ended there, beside links to
     the networks of those that are finished, and the report is made in that folder.
@@ -111,7 +111,7 @@ def draw(size, data_dir, workdir, out):
 
 
 def so_far(run, stage, directory):
-    """Writes the network of the newest state of a stage as a finished one; whether there is one."""
+    """Writes the newest state of a stage as a finished network; returns whether there is one."""
     states = States(stage.directory / "states", run.config.keep)
     _, _, like, _, _ = costs._arguments(run, stage)
     state = states.restore(like, logging.say)

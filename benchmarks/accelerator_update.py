@@ -1,4 +1,4 @@
-"""One update of a preset, compiled and timed on the devices here: a row of benchmarks/accelerator.
+"""Compiles and times one update of a preset on the devices here: a row of benchmarks/accelerator.
 
 The update is the one that a run compiles, on weights and images of noise that stay on the device.
 What the loop around it adds is measured by benchmarks/updates.py.
@@ -34,7 +34,7 @@ DIT = {"full": ((768, 12, 12, 4), 64, 1000), "smoke": ((32, 1, 2, 8), 16, 10)}
 
 
 def device():
-    """What is here: JAX's device, the versions, and PyTorch's where it is installed."""
+    """Returns JAX's device, the versions, and PyTorch's version if it is installed."""
     torch = importlib.util.find_spec("torch") and importlib.metadata.version("torch")
     first = jax.devices()[0]
     return {
@@ -47,14 +47,14 @@ def device():
 
 
 def load_config(name, size):
-    """The config file of that name, or the transformer that no preset has."""
+    """Returns the config file of that name, or the config of the transformer without a preset."""
     if name == "dit":
         return dit_config(size)
     return load_file(ROOT / "configs" / f"{name}.py").get_config(size)
 
 
 def dit_config(size):
-    """A teacher that is a transformer, in bfloat16 at full size."""
+    """Returns the config of a transformer teacher, in bfloat16 at full size."""
     (width, blocks, heads, patch), side, classes = DIT[size]
     config, dtype = base(), "bfloat16" if size == "full" else "float32"
     config.data = {"name": "noise", "size": side, "num_classes": classes, "count": 2}
@@ -65,7 +65,7 @@ def dit_config(size):
 
 
 def planned(config, stage, size, batch):
-    """The run up to a stage, such as "s01", and that stage, at a batch size."""
+    """Returns the run up to a stage, such as "s01", and that stage, at a batch size."""
     config = load_config(config, size)
     config.batch_size = batch
     names = [name for name in sorted(config.stages) if name[:3] <= stage]
@@ -75,7 +75,7 @@ def planned(config, stage, size, batch):
 
 
 def filled(tree, seed=0):
-    """Weights of noise in a tree of shapes: none is zero, and activations neither grow nor vanish.
+    """Returns random weights for a tree of shapes; none is zero, and activations keep their size.
 
     A network as it is initialised has layers of zeros, and chips are faster on zeros.
     """
@@ -93,13 +93,13 @@ def filled(tree, seed=0):
 
 
 def on_devices(like, tree):
-    """The arrays where their shapes say they belong, in JAX's own memory: that can be donated."""
+    """Places arrays by the shardings of their shapes, in JAX's own memory, which can be donated."""
     place = functools.partial(jax.device_put, may_alias=False)
     return jax.tree.map(lambda at, x: place(x, at.sharding), like, tree)
 
 
 def arguments(run, stage):
-    """What the update is called with: the state, the frozen networks and a batch."""
+    """Returns the arguments of the update: the state, the frozen networks and a batch."""
     _, _, state, frozen, _ = costs._arguments(run, stage)
     params, layout = filled(state.params), run.layout
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.opt)
@@ -120,7 +120,7 @@ def arguments(run, stage):
 
 
 def pace(update, wait, seconds):
-    """(median seconds of an update, updates that were timed), after one to warm up.
+    """Returns (median seconds of an update, number of timed updates), after one to warm up.
 
     Five rounds of as many updates as fit into a fifth of `seconds`, of one at least, and fewer
     rounds where even those take longer; the device is waited for at the end of each.
@@ -144,7 +144,7 @@ def pace(update, wait, seconds):
 
 
 def peak_memory():
-    """(bytes, of what): the most that a device held, or this process where devices do not say."""
+    """Returns (peak bytes, kind) of a device, or of this process if devices do not report it."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
         return max(each["peak_bytes_in_use"] for each in stats), "device"
@@ -152,12 +152,12 @@ def peak_memory():
 
 
 def peak_of(kind):
-    """TFLOP/s of a device of this name in bfloat16, None where it is not known."""
+    """Returns the TFLOP/s of a device of this name in bfloat16; None if unknown."""
     return next((peak for peak, name in costs.DEVICES.values() if re.match(name, kind)), None)
 
 
 def speeds(run, stage, seconds, kind, count):
-    """The numbers that follow from the seconds of an update on `count` devices of a kind."""
+    """Returns the rates that follow from the seconds of an update on `count` devices of a kind."""
     (flop,) = costs.measure(dataclasses.replace(run, stages=(stage,)))[stage.name].flops
     peak, dtype = peak_of(kind), stage.model.get("dtype", "float32")
     known = peak is not None and dtype == "bfloat16"
@@ -174,7 +174,7 @@ def speeds(run, stage, seconds, kind, count):
 
 
 def update(config, stage, size, batch, seconds):
-    """The row of a stage's update, timed for so many seconds."""
+    """Returns the row of a stage's update, timed for `seconds`."""
     run, stage = planned(config, stage, size, batch)
     (phase,) = stage.method.phases
     function = make_update((phase,), 0, stage.roles, stage.tx, run.layout)

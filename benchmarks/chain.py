@@ -1,4 +1,4 @@
-"""Speed and memory of the digits chain, as ratios to the least possible.
+"""Measures speed and memory of the digits chain, as ratios to the least possible.
 
 python benchmarks/chain.py --workdir=/tmp/digits            # trains the chain there first, timed
 python benchmarks/chain.py --workdir=runs/digits_guided     # measures on a finished one
@@ -55,7 +55,7 @@ def abstract(tree):
 
 
 def compiled_update(run, stage, students):
-    """The update of a stage, compiled for abstract arguments."""
+    """Returns the update of a stage, compiled for abstract arguments."""
     config, method = run.config, stage.method
     tx = optimizer(**config.optimizer)
     params = abstract(students[stage.name].params)
@@ -71,7 +71,7 @@ def compiled_update(run, stage, students):
 
 
 def forward_flops(run, student):
-    """FLOPs of one call of a network on one training batch."""
+    """Returns the FLOPs of one call of a network on one training batch."""
     size = run.config.batch_size
     cond = {"label": jnp.zeros((size,), jnp.int32)}
     if student.takes_w:
@@ -104,7 +104,7 @@ def measure_updates(run, students):
 
 
 def seconds(call, repeat=9):
-    """Median wall clock after a first call that compiles."""
+    """Returns the median wall-clock seconds after a first call that compiles."""
     call()
     times = []
     for _ in range(repeat):

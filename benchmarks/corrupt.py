@@ -1,4 +1,4 @@
-"""Damages what a stage left on disk, in every way there is, and prints what a run makes of it.
+"""Damages the files of a stage in many ways, and prints how a run reacts.
 
     python benchmarks/corrupt.py          # seconds
 
@@ -27,7 +27,7 @@ PASSED, REFUSED, TRAINED = "goes on after 1", "refused", "trained again"
 
 
 def state(step, size=3000):
-    """A training state, a little one."""
+    """Returns a small training state."""
     return {"kernel": jnp.arange(float(size)) + step, "step": jnp.asarray(step)}
 
 
@@ -36,7 +36,7 @@ def like(tree):
 
 
 def write_stage(folder, name, tree=state):
-    """What a stage leaves: two states and a finished network."""
+    """Writes the files of a stage: two states and a finished network."""
     states = States(folder / name / "states")
     for step in (1, 2):
         states.save(step, tree(step))
@@ -74,7 +74,7 @@ def rewrite(path, **values):
 
 
 def reshape(folder, part):
-    """Puts the same stage's state or network of another width there."""
+    """Replaces a state or network by one of another width."""
     with tempfile.TemporaryDirectory() as temporary:
         elsewhere = pathlib.Path(temporary)
         write_stage(elsewhere, STAGE, lambda step: state(step, size=4000))
@@ -82,7 +82,7 @@ def reshape(folder, part):
 
 
 def restructure(folder, part):
-    """Puts a state or network with one array more there."""
+    """Replaces a state or network by one with an additional array."""
     with tempfile.TemporaryDirectory() as temporary:
         elsewhere = pathlib.Path(temporary)
         write_stage(elsewhere, STAGE, lambda step: {**state(step), "more": jnp.zeros(7)})
@@ -187,7 +187,7 @@ CASES = [
 
 
 def contents(folder):
-    """What is in the files below, the half-written left out, as often as it is there."""
+    """Returns the contents of all files below, sorted and without half-written ones."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return sorted(path.read_bytes() for path in files if "orbax-checkpoint-tmp" not in str(path))
 
@@ -208,7 +208,7 @@ def read_states(folder):
 
 
 def read_final(folder):
-    """As a run does: a stage without a manifest is not finished, others are loaded as teachers."""
+    """Reads a final/ as a run does: without a manifest it is not finished, else it is loaded."""
     final = folder / STAGE / "final"
     if not (final / "manifest.json").exists():
         checkpoint.save_final(final, state(9), {"stage": STAGE})
@@ -222,7 +222,7 @@ def read_final(folder):
 
 
 def outcome(folder, where, harm):
-    """What happens and what is said, after the harm; AssertionError when a file is lost."""
+    """Returns what a run does and says after the damage; AssertionError if a file is lost."""
     harm(folder)
     before = contents(folder)
     happened, message = (read_states if "state" in where else read_final)(folder)

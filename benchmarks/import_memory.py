@@ -1,4 +1,4 @@
-"""What memory of its own the import of a large file of safetensors takes, and of a tiny one.
+"""Measures the memory that the import of a large safetensors file takes, and that of a tiny one.
 
     python benchmarks/import_memory.py                 # an mlp of 1 GB in float32
     python benchmarks/import_memory.py --blocks=3 --dtype=bfloat16
@@ -36,7 +36,7 @@ MB = 10**6
 
 
 def drawn(shape, dtype):
-    """A leaf of random numbers, which exists while it is written."""
+    """Returns a leaf of random numbers, which are drawn when it is written."""
     rng = np.random.default_rng(0)
     dtype = np.dtype(jnp.dtype(dtype))
     return Stored(shape, dtype, lambda _: rng.standard_normal(shape, np.float32).astype(dtype))
@@ -59,7 +59,7 @@ def prepare(folder, width, blocks, dtype):
 
 
 def imported(folder):
-    """The largest RssAnon, in bytes, of the command that imports a file, and its seconds."""
+    """Returns the largest RssAnon in bytes of the command that imports a file, and its seconds."""
     flags = (f"--config={folder / 'config.py'}", f"--out={folder / 'out'}")
     source = str(folder / "model.safetensors")
     command = [sys.executable, "-m", "distill_jax.teachers", "safetensors", source, *flags]
@@ -76,7 +76,7 @@ def imported(folder):
 
 
 def measure(folder, width, blocks, dtype):
-    """A row for a large file: its size, its largest leaf, and what its import takes beyond."""
+    """Returns the row of a large file: its size, its largest leaf, and the import's memory."""
     prepare(folder / "tiny", 8, 1, dtype)
     leaf = prepare(folder / "large", width, blocks, dtype)
     size = (folder / "large" / "model.safetensors").stat().st_size

@@ -1,4 +1,4 @@
-"""How fast images come, as ratios to a plain gather from memory and to the time of an update.
+"""Measures input speed, as ratios to a plain gather from memory and to the time of an update.
 
 python benchmarks/input.py --data_dir=DIR
 python benchmarks/input.py --data_dir=DIR --step_seconds=0.25   # of another machine
@@ -32,7 +32,7 @@ FILES = 600  # In the folders, with (256, 256) images.
 
 
 def per_second(batches, count, size):
-    """Images per second over `count` batches, without what was read ahead before the first."""
+    """Returns images per second over `count` batches, without those prefetched before the first."""
     began = time.perf_counter()
     for _ in itertools.islice(batches, count):
         pass
@@ -40,7 +40,7 @@ def per_second(batches, count, size):
 
 
 def gather(size):
-    """Batches of random rows of an array like CIFAR-10, half of them mirrored: one thread."""
+    """Yields batches of random rows of an array like CIFAR-10, half mirrored, on one thread."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)
     while True:
@@ -50,7 +50,7 @@ def gather(size):
 
 
 def write_files(root, suffix):
-    """Smooth pictures with some grain, so that their files are as large as those of photographs."""
+    """Writes smooth pictures with grain, as large as photographs; returns the mean file size."""
     rng = np.random.default_rng(0)
     for i in range(FILES):
         coarse = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
@@ -63,7 +63,7 @@ def write_files(root, suffix):
 
 
 def cifar10(data_dir):
-    """Not yet decoded; None where it is absent."""
+    """Returns CIFAR-10, not yet decoded; None if it is absent."""
     try:
         return DATASETS["tfds"]("cifar10", 32, data_dir)
     except ValueError as error:
@@ -72,7 +72,7 @@ def cifar10(data_dir):
 
 
 def speeds(data, size):
-    """(name, images per second) of every input."""
+    """Yields (name, images per second) of every input."""
     count = max(1, FILES * 9 // 10 // size)  # Batches before the second epoch.
     yield "numpy gather, 32x32", per_second(gather(size), 2000, size)
     if data is not None:
@@ -104,7 +104,7 @@ class Step:
         self._normalise = jax.jit(normalise)
 
     def seconds(self, batches, count):
-        """(seconds per update, seconds per update that waited for the batch)."""
+        """Returns (seconds per update, seconds per update spent waiting for the batch)."""
         began, waited = time.perf_counter(), 0.0
         for _ in range(count):
             asked = time.perf_counter()
@@ -138,7 +138,7 @@ def main():
 
 
 def measure_step(data, size):
-    """Seconds of an update whose batch is there; prints what it takes with batches as they come."""
+    """Returns the seconds of an update with a ready batch; prints those with real input."""
     step = Step(size)
     batch = next(DATASETS["noise"](size=32).batches(0, 0, size))
     step.seconds(itertools.repeat(batch), 3)  # Compiles.

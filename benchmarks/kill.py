@@ -1,4 +1,4 @@
-"""Signals the digits chain at random moments and compares what it ends with.
+"""Kills the digits chain at random moments and compares its results with an undisturbed run.
 
     python benchmarks/kill.py                                # 50 SIGKILLs, 50 SIGTERMs; an hour
     python benchmarks/kill.py --kills=5 --terms=5 --processes=2
@@ -98,7 +98,7 @@ class Command:
         return any(process.poll() is None for process in self._processes)
 
     def wait(self, seconds):
-        """Exit codes as a shell tells them; None of a process that had to be killed."""
+        """Waits for the processes; returns shell exit codes, None for one that had to be killed."""
         end, codes = time.monotonic() + seconds, []
         for process in self._processes:
             try:
@@ -111,7 +111,7 @@ class Command:
         return codes
 
     def signal(self, number, index):
-        """Signals one process: exit codes of all, and the seconds until they had ended."""
+        """Signals one process; returns the exit codes of all, and the seconds until they ended."""
         began = time.monotonic()
         self._processes[index].send_signal(number)
         codes = self.wait(self._patience if number == signal.SIGKILL else 120)
@@ -125,7 +125,7 @@ def free_port():
 
 
 def run_undisturbed(command):
-    """Runs to the end: seconds of the run, and at which its config and each stage were finished."""
+    """Runs to the end; returns its seconds, and when its config and each stage were finished."""
     command.start()
     codes = command.wait(24 * 3600)
     assert set(codes) == {0}, (codes, command.log(0).read_text()[-2000:])
@@ -138,7 +138,7 @@ def finished(workdir):
 
 
 def newest(paths):
-    """The time of the last change; files may vanish meanwhile."""
+    """Returns the time of the last change of the files, some of which may vanish meanwhile."""
     times = [0.0]
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
@@ -147,7 +147,7 @@ def newest(paths):
 
 
 def phase(command, stages):
-    """What the run is doing, as far as its files tell; see the top."""
+    """Returns the phase of the run, as far as its files show it; see the top."""
     workdir = command.workdir
     if newest([workdir / "config.json"]) < command.began:
         return "start"
@@ -184,7 +184,7 @@ def wait_for_moment(command, seconds, start, rng):
 
 
 class Tally:
-    """What the signals of one kind did to runs of one number of processes."""
+    """The counts of one kind of signal and one number of processes."""
 
     def __init__(self):
         self.runs = self.lost = self.arrays = self.rows = 0
@@ -230,7 +230,7 @@ def disturb(command, number, left, undisturbed, tally, rng):
 
 
 def weights(workdir):
-    """All final parameters as bytes, by stage and path."""
+    """Returns all final parameters as bytes, by stage and path."""
     found = {}
     for stage in sorted(finished(workdir)):
         params = load(workdir / stage).params
@@ -240,13 +240,13 @@ def weights(workdir):
 
 
 def rows(workdir):
-    """The report's rows without their seconds."""
+    """Returns the report's rows without their seconds."""
     content = json.loads((workdir / "report.json").read_text())["rows"]
     return [{key: row[key] for key in row if "seconds" not in key} for row in content]
 
 
 def compare(workdir, expected, tally):
-    """How many arrays and rows are not those of the workdir `expected`; into the tally too."""
+    """Returns how many arrays and rows differ from `expected`, and adds that to the tally."""
     ours, theirs = weights(workdir), weights(expected)
     assert theirs
     arrays = sum(ours.get(key) != theirs.get(key) for key in ours.keys() | theirs.keys())

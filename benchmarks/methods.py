@@ -1,4 +1,4 @@
-"""Every method from one teacher: the table of docs/methods.md.
+"""Compares every method on one teacher, for the table of docs/methods.md.
 
 python benchmarks/methods.py                                  # trains runs/digits_methods first
 python benchmarks/methods.py --workdir=/tmp/methods --out=/tmp/methods.md
@@ -38,13 +38,13 @@ NAMES = {
 
 
 def cpu_seconds(stage):
-    """Of the updates of one stage."""
+    """Returns the CPU-seconds of the updates of one stage."""
     lines = (stage / "scalars.jsonl").read_text().splitlines()
     return sum(json.loads(line)["cpu_seconds"] for line in lines)
 
 
 def lineage(stage):
-    """A stage and those before it, but for the teacher's."""
+    """Yields a stage and the stages that it depends on, without the teacher's."""
     while stage.name != "s00_teacher":
         yield stage
         parent = json.loads((stage / "final" / "manifest.json").read_text())["lineage"]["parent"]
@@ -52,7 +52,7 @@ def lineage(stage):
 
 
 def bicubic_only(workdir, num):
-    """The row of SwD's first step alone, its images of 4 pixels enlarged to 8."""
+    """Returns the row of only SwD's first step, its images of 4 pixels enlarged to 8."""
     student = load(next(workdir.glob("s*_swd")))
     whole = student.trained.sampler
     draw, side = Draw(num), student.shape[0]
@@ -72,7 +72,7 @@ def bicubic_only(workdir, num):
 
 
 def table(workdir):
-    """The Markdown table."""
+    """Returns the Markdown table."""
     report = json.loads((workdir / "report.json").read_text())
     name, num, rows = report["name"], report["made_of"]["num_samples"], []
 

@@ -1,4 +1,4 @@
-"""SiD, DMD2 and BOOT on the exact teacher of a mixture in the plane, several seeds each.
+"""Compares SiD, DMD2 and BOOT on an exact teacher of a mixture in the plane, at several seeds.
 
 python benchmarks/mixture.py                            # trains runs/mixture_METHOD_SEED first
 python benchmarks/mixture.py --seeds=0 --root=/tmp/runs
@@ -29,13 +29,13 @@ FRESH = ring().sample(np.random.default_rng(12345), LABEL)
 
 
 def distances(x):
-    """Mean and largest over the classes of the distance to fresh points."""
+    """Returns the mean and the largest distance to fresh points over the classes."""
     values = list(by_class(np.asarray(x).reshape(NUM, 2), LABEL, FRESH, LABEL).values())
     return [f"{np.mean(values):.4f}", f"{np.max(values):.4f}"]
 
 
 def untrained(student):
-    """One call of the exact denoiser at the noise level 2.5, where SiD and DMD2 begin."""
+    """Returns images of one exact denoiser call at noise level 2.5, where SiD and DMD2 begin."""
     schedule = student.network_spec.schedule
     eps = jax.random.normal(jax.random.key(7), (NUM, 1, 1, 2))
     t = schedule.time(jnp.asarray(-2 * np.log(2.5)))
@@ -43,7 +43,7 @@ def untrained(student):
 
 
 def rmse(student):
-    """BOOT's error per coordinate at its last time, on the exact path from the same noise."""
+    """Returns BOOT's RMSE per coordinate at its last time to the exact path from the same noise."""
     sampler, schedule = student.trained.sampler, student.network_spec.schedule
     eps = jax.random.normal(jax.random.key(8), (2000, 1, 1, 2))
     cond = {"label": jnp.asarray(LABEL[:2000])}
@@ -56,7 +56,7 @@ def rmse(student):
 
 
 def run(name, seed, root):
-    """The row of one method and seed."""
+    """Returns the row of one method and seed."""
     _, seconds = seeds.run(f"mixture_{name}", seed, root)
     student = load(root / f"mixture_{name}_{seed}")
     x = student.sample(jax.random.key(seed + 1), NUM, LABEL)

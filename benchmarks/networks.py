@@ -1,4 +1,4 @@
-"""Training speed of the network families on this machine, at the size of the digits.
+"""Measures the training speed of the network families on this machine, at the digits' size.
 
 python benchmarks/networks.py
 """

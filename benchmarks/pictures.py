@@ -1,4 +1,4 @@
-"""The pictures of README and docs/, from finished runs of seed 0.
+"""Draws the pictures of README and docs/ from finished runs of seed 0.
 
 python benchmarks/pictures.py                   # those whose run is finished in runs/, into docs/
 python benchmarks/pictures.py --root=/tmp/runs --out=/tmp --only=digits_grids,digits_report
@@ -30,7 +30,7 @@ SIDE, GAP, LETTER = 48, 6, 26
 
 
 def same_noise(workdir):
-    """Samples (strengths, classes, h, w, c) by title, all from the same noise.
+    """Returns samples (strengths, classes, h, w, c) by title, all from the same noise.
 
     Those of the teacher in all of its steps and in one, and of the last student.
     """
@@ -51,7 +51,7 @@ def same_noise(workdir):
 
 
 def sheet(panels, rows, columns):
-    """Panels (rows, columns, h, w, c) side by side, with titles and names of rows and columns.
+    """Draws panels (rows, columns, h, w, c) side by side, with titles and row and column names.
 
     Every image is enlarged by a whole factor, without smoothing.
     """
@@ -95,7 +95,7 @@ def mixture_sid(workdir, out):
 
 
 def edited(task, *flags):
-    """A picture by `distill_jax.edit`, with flags in which {run} is the workdir."""
+    """Returns a function that draws a picture with distill_jax.edit; {run} is the workdir."""
 
     def make(workdir, out):
         with tempfile.TemporaryDirectory() as folder:  # A round trip writes its table beside it.

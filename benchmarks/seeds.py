@@ -1,4 +1,4 @@
-"""The students of configs at several seeds, beside their teachers at as many steps.
+"""Compares students of configs with their teachers at as many steps, at several seeds.
 
 python benchmarks/seeds.py                        # trains runs/CONFIG_SEED first where they are not
 python benchmarks/seeds.py --configs=digits_swd --seeds=0,1,2 --root=/tmp/runs
@@ -18,7 +18,7 @@ CONFIGS = "digits_boot,digits_sid,digits_sid_lsg,digits_dmd2"
 
 
 def run(config, seed, root):
-    """The report of one run, and the seconds it took, - for one that was there."""
+    """Returns the report of one run, and its seconds, or - for a run that was finished before."""
     workdir, seconds = root / f"{config}_{seed}", "-"
     if not (workdir / "report.json").exists():
         path = ROOT / "configs" / f"{config}.py"

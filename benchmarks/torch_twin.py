@@ -1,4 +1,4 @@
-"""The project's pixel UNet and transformer in PyTorch, with its own weights: for benchmarks alone.
+"""The project's pixel UNet and transformer in PyTorch, with the same weights, for benchmarks only.
 
 As a user of PyTorch would write them: images NCHW in channels-last memory, fused attention, and
 mixed precision left to autocast. Teachers alone are written: a network that takes w is not.
@@ -17,7 +17,7 @@ GROUPS, EPSILON = 32, 1e-6  # Of Flax's normalisations.
 
 
 def sinusoid(u, dim):
-    """As distill_jax.models.layers.sinusoid."""
+    """Returns the embedding of distill_jax.models.layers.sinusoid."""
     half = dim // 2
     steps = torch.arange(half, device=u.device, dtype=torch.float32)
     angle = 1000 * u[:, None] * torch.exp(-math.log(10000) * steps / (half - 1))
@@ -37,7 +37,7 @@ def doubled(h):
 
 
 class ResBlock(nn.Module):
-    """As distill_jax.models.unet.ResBlock."""
+    """The PyTorch twin of distill_jax.models.unet.ResBlock."""
 
     def __init__(self, before, after, arch, resample=unchanged):
         super().__init__()
@@ -59,7 +59,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """As distill_jax.models.unet.Attention; emb is not used."""
+    """The PyTorch twin of distill_jax.models.unet.Attention; it does not use emb."""
 
     def __init__(self, channels, arch):
         super().__init__()
@@ -77,7 +77,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """As distill_jax.models.unet.UNet, of whose Architecture `arch` is one.
+    """The PyTorch twin of distill_jax.models.unet.UNet, with its Architecture `arch`.
 
     A name of a Flax module may have dots; here colons stand for them.
     """
@@ -96,7 +96,7 @@ class UNet(nn.Module):
         self.parts["conv_out"] = nn.Conv2d(arch.channels, arch.spec.channels_out, 3, padding=1)
 
     def _build(self):
-        """The blocks in the order they are called; "keep" and "join" are the skip connections."""
+        """Builds the blocks in calling order; "keep" and "join" are the skip connections."""
         arch, last = self.arch, len(self.arch.multipliers) - 1
         widths = [arch.channels * multiplier for multiplier in arch.multipliers]
         width, skips = arch.channels, [arch.channels]
@@ -131,7 +131,7 @@ class UNet(nn.Module):
         self.order.append(name)
 
     def _embed(self, t, label):
-        """Of the cosine schedule, whose rescaled angle is what is embedded."""
+        """Embeds the rescaled angle of the cosine schedule."""
         limits = (math.atan(math.exp(sign * 10)) for sign in (-1, 1))
         low, high = limits
         emb = sinusoid((low + (high - low) * t) / (math.pi / 2), self.arch.channels)
@@ -157,7 +157,7 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """As distill_jax.models.dit.Block."""
+    """The PyTorch twin of distill_jax.models.dit.Block."""
 
     def __init__(self, arch):
         super().__init__()
@@ -181,7 +181,7 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """As distill_jax.models.dit.DiT, of whose Architecture `arch` is one."""
+    """The PyTorch twin of distill_jax.models.dit.DiT, with its Architecture `arch`."""
 
     def __init__(self, arch):
         super().__init__()
@@ -243,7 +243,7 @@ def load(model, params):
 
 
 def flat(tree, path=""):
-    """(path, array) of a tree of dicts."""
+    """Yields (path, array) of a tree of dicts."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from flat(value, f"{path}{key}/")
@@ -252,7 +252,7 @@ def flat(tree, path=""):
 
 
 def in_order(array, shape, leaf):
-    """A Flax array in the shape of PyTorch's.
+    """Returns a Flax array in PyTorch's shape.
 
     Kernels are (h, w, in, out), (in, out), (in, heads, size) or (heads, size, out) in Flax,
     and (out, in, h, w) or (out, in) in PyTorch.

@@ -1,4 +1,4 @@
-"""What the training loop adds to an update: milliseconds of an iteration, as ratios within one run.
+"""Measures the overhead of the training loop: milliseconds per iteration, as ratios within one run.
 
 python benchmarks/updates.py                                          # the digits network
 python benchmarks/updates.py --width=32 --blocks=1 --batch_size=16    # as small as it gets
@@ -36,7 +36,7 @@ def make_config(args):
 
 
 class Bare:
-    """The update on one batch that is there, in a loop that does nothing else."""
+    """The update on one ready batch, in a loop that does nothing else."""
 
     def __init__(self, config):
         run = plan.make(config, "unused")
@@ -50,7 +50,7 @@ class Bare:
         self.ms(1)  # Compiles.
 
     def ms(self, count):
-        """Milliseconds of an update, the mean of so many."""
+        """Returns the mean milliseconds of `count` updates."""
         began = time.perf_counter()
         for _ in range(count):
             self._state, _ = self._call(self._state)
@@ -59,7 +59,7 @@ class Bare:
 
 
 def loop(config, per_call):
-    """Lines of the log of a real run, without the first, in which programs are compiled."""
+    """Returns log lines of a real run, without the first, in which programs are compiled."""
     config = config.copy_and_resolve_references()
     config.updates_per_call = per_call
     with tempfile.TemporaryDirectory() as workdir:
