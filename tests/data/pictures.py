@@ -1,4 +1,4 @@
-"""Real files for the datasets that read files: pictures of random blocks."""
+"""Image files of random blocks, for the datasets that read files."""
 
 import io
 import os
@@ -17,7 +17,7 @@ CIFAR10 = pathlib.Path(
 
 
 def picture(number, height=8, width=10):
-    """Another one for every number."""
+    """Returns a picture, different for every number."""
     return np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -28,7 +28,7 @@ def png(x):
 
 
 def write_folder(root, count=30, classes=("cat", "dog", "emu")):
-    """Picture number i in the folder of class i modulo their number."""
+    """Writes picture number i to the folder of class i modulo the number of classes."""
     for i in range(count):
         path = root / classes[i % len(classes)] / f"{i:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def write_folder(root, count=30, classes=("cat", "dog", "emu")):
 
 
 class Pictures(tensorflow_datasets.core.GeneratorBasedBuilder):
-    """27 pictures to train on and 6 others, in 3 classes."""
+    """A TFDS dataset of 27 training and 6 test pictures in 3 classes."""
 
     VERSION = tensorflow_datasets.core.Version("1.0.0")
     FEATURES = {
@@ -61,7 +61,7 @@ class Pictures(tensorflow_datasets.core.GeneratorBasedBuilder):
 
 
 class Rooms(Pictures):
-    """Pictures without labels, under another name."""
+    """A TFDS dataset of pictures without labels, whose feature has another name."""
 
     FEATURES = {"photo": tensorflow_datasets.features.Image(shape=(None, None, 3))}
 
@@ -71,7 +71,7 @@ class Rooms(Pictures):
 
 
 class Sounds(Pictures):
-    """Numbers without pictures."""
+    """A TFDS dataset of numbers without pictures."""
 
     FEATURES = {"number": np.int64}
 
@@ -81,7 +81,7 @@ class Sounds(Pictures):
 
 
 def write_tfds(root, builder=Pictures):
-    """Prepares a dataset as its users would, in array_record, which needs no TensorFlow."""
+    """Prepares a dataset as a user does, in array_record, which needs no TensorFlow."""
     tensorflow_datasets.disable_progress_bar()
     config = tensorflow_datasets.download.DownloadConfig(try_download_gcs=False)
     builder(data_dir=str(root), file_format="array_record").download_and_prepare(

@@ -12,7 +12,7 @@ DIGITS = DATASETS["digits"]()
 
 @pytest.fixture(params=DATASETS)
 def data(request, pictures, prepared):
-    """Every dataset, small."""
+    """Every dataset in a small size."""
     options = {
         "folder": {"path": str(pictures), "size": 4},
         "mixture": {"count": 48},
@@ -23,7 +23,7 @@ def data(request, pictures, prepared):
 
 
 def rows(batches):
-    """Every image as a value that can be compared, as it is or mirrored, and the labels."""
+    """Returns a comparable value per image, equal for its mirror image, and the labels."""
     x, label = (np.concatenate(column) for column in zip(*batches, strict=True))
     return [min(image.tobytes(), image[:, ::-1].tobytes()) for image in x], list(label)
 
@@ -33,7 +33,7 @@ def batch(data, seed, step, size, part=(0, 1)):
 
 
 def source(rows):
-    """Images and labels of a batch."""
+    """Returns the images and labels of a batch."""
     return Source(rows.x, rows.cond["label"])
 
 

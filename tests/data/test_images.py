@@ -1,4 +1,4 @@
-"""Images on disk: what is read of them, when, by whom, and what is said when it cannot be read."""
+"""Tests of images on disk: which are read, when, by which process, and the error messages."""
 
 import io
 import itertools
@@ -27,7 +27,7 @@ needs_cifar10 = pytest.mark.skipif(
 
 
 class Shelf:
-    """Pictures in memory as they would be stored, and which of them were read."""
+    """Encoded pictures in memory that record which were read."""
 
     def __init__(self, count, size=4):
         self.pictures = [picture(i, size, size) for i in range(count)]
@@ -61,7 +61,7 @@ def test_images_are_cropped_to_the_square_that_was_released(resizer, height, wid
 
 
 def weights(n, size, kernel, radius):
-    """(size, n): the shares of n pixels in each of `size`, of a kernel widened where n > size."""
+    """Returns the weights (size, n) of n pixels in each of `size`; n > size widens the kernel."""
     step = n / size
     centres, width = (np.arange(size) + 0.5) * step, max(step, 1.0)
     distance = (np.arange(n) + 0.5 - centres[:, None]) / width
@@ -70,7 +70,7 @@ def weights(n, size, kernel, radius):
 
 
 def cubic(d):
-    """Keys' kernel with a = -1/2."""
+    """Returns Keys' kernel with a = -1/2."""
     d = np.abs(d)
     return np.where(d < 1, (1.5 * d - 2.5) * d * d + 1, ((-0.5 * d + 2.5) * d - 4) * d + 2)
 
@@ -85,7 +85,7 @@ def test_a_triangle_resize_is_the_separable_filter_rounded_once(n, size):
 
 
 def in_bytes(x, height, width, kernel, radius):
-    """Columns, then rows, each of them rounded to bytes."""
+    """Resizes columns, then rows, and rounds each to bytes."""
     rows, columns = (
         weights(n, m, kernel, radius) for n, m in zip(x.shape, (height, width), strict=False)
     )
@@ -292,7 +292,7 @@ def test_a_slice_of_a_split_can_be_held_out(prepared):
 
 
 def as_tfrecord(root):
-    """The same files, said to be in the other format."""
+    """Returns a folder of the same files whose description says TFRecord."""
     folder = write_tfds(root) / "pictures" / "1.0.0"
     for path in folder.glob("*array_record*"):
         path.rename(folder / path.name.replace("array_record", "tfrecord"))

@@ -1,4 +1,4 @@
-"""A prepared dataset is data: no class that its files name is imported, whoever made them."""
+"""A prepared dataset is only data: no class that its files name is imported."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SEQUENCE = "tensorflow_datasets.core.features.sequence_feature.Sequence"
 
 @pytest.fixture
 def folder(prepared, tmp_path, monkeypatch):
-    """A dataset's version folder, where a module beside it notes that it is imported."""
+    """A dataset's version folder, beside a module that records its import."""
     root = tmp_path / "data"
     shutil.copytree(prepared, root)
     text = "import pathlib\npathlib.Path(__file__).with_name('executed').touch()\n"
@@ -30,7 +30,7 @@ def folder(prepared, tmp_path, monkeypatch):
 
 
 def legacy(features):
-    """As TFDS wrote features before it had a protocol buffer for them."""
+    """Writes features in the format that TFDS had before its protocol buffer."""
     return {"type": DICT, "content": features, "proto_cls": ""}
 
 

@@ -25,7 +25,7 @@ EVERY = np.arange(4)  # 3 is the null label.
 
 @functools.partial(jax.jit, static_argnums=0)
 def exact(schedule, z, t, label):
-    """x and eps of the toy, compiled once for a schedule."""
+    """Returns x and eps of the toy, compiled once for a schedule."""
     return TOY.denoiser(schedule)(z, t, {"label": label})
 
 
@@ -35,7 +35,7 @@ def levels(schedule, t):
 
 
 def noisy(alpha, sigma):
-    """Four points of a wide Gaussian as they are at these levels, float64."""
+    """Returns four points of a wide Gaussian, noised to these levels, in float64."""
     x, eps = np.random.default_rng(1).normal(size=(2, 4, 2))
     return 0.6 * alpha * x + sigma * eps
 
@@ -45,19 +45,19 @@ def members(label):
 
 
 def log_density(z, alpha, sigma, label):
-    """log q_t(z | label) of one point, from the definition and but for a constant."""
+    """Returns log q_t(z | label) of one point from the definition, up to a constant."""
     squares = np.sum((z - alpha * MEANS[members(label)]) ** 2, axis=-1)
     return np.logaddexp.reduce(-squares / (2 * ((alpha * TOY.std) ** 2 + sigma**2)))
 
 
 def slope(function, z, step):
-    """The gradient of a function of z (2,), by differences."""
+    """Returns the gradient of a function of z (2,) by differences."""
     shifts = step * np.eye(2)
     return np.stack([(function(z + s) - function(z - s)) / (2 * step) for s in shifts], axis=-1)
 
 
 def integrated(z, alpha, sigma, label):
-    """E[x | z] of one point by a sum over a fine grid of x: prior times likelihood."""
+    """Returns E[x | z] of one point by a sum over a fine grid of x: prior times likelihood."""
     line = np.linspace(-3, 3, 401)
     x = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
     squares = [np.sum((x - mean) ** 2, axis=-1) for mean in MEANS[members(label)]]
@@ -184,7 +184,7 @@ WHOLE = Cosine(-60.0, 60.0)  # cos(pi t / 2) and sin(pi t / 2) to 1e-13.
 
 @functools.partial(jax.jit, static_argnums=0)
 def mapped(schedule, mean, std, z, ends, num_steps):
-    """ode_map of a Gaussian, compiled once for a schedule."""
+    """Returns ode_map of a Gaussian, compiled once for a schedule."""
     return ode_map(gaussian_denoiser(schedule, std, mean), z, {}, *ends, num_steps)
 
 

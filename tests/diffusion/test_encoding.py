@@ -13,7 +13,7 @@ SCHEDULES = [Cosine(), RectifiedFlow(), RectifiedFlow(shift=3.0), Karras()]
 
 
 def toy(schedule):
-    """A denoiser that is no straight line, with a v head."""
+    """A nonlinear denoiser with v-prediction."""
 
     def predict(z, t, cond, key=None):
         output = jnp.tanh(0.7 * z + expand(t, z)) - 0.4
@@ -38,7 +38,7 @@ def test_one_step_of_the_target_lands_where_two_steps_of_the_teacher_land(x64, s
 
 
 def weight_of_first(times, dtype):
-    """d, the weight of the first eps in the target."""
+    """Returns d, the weight of the first eps in the target."""
     ones = jnp.ones((len(times[0]), 1), dtype)
     one, nothing = Prediction(ones, ones), Prediction(0 * ones, 0 * ones)
     t, mid, s = (jnp.asarray(time, dtype) for time in times)

@@ -44,13 +44,13 @@ def test_the_median_of_edms_distribution_is_that_of_the_paper():
 
 
 def sid(q):
-    """Quantiles of SiD's levels: `generator_loss` of training/sid_loss.py at 01fbb13, tmax 800."""
+    """Returns quantiles of SiD's levels: `generator_loss` of sid_loss.py at 01fbb13, tmax 800."""
     low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
     return (high + (1 - 0.8 * q) * (low - high)) ** 7
 
 
 def sid_lsg(q):
-    """Those of SiD-LSG: randint(20, 980) of training/sid_training_loop.py at 709fc22, SD 1.5."""
+    """Returns quantiles of SiD-LSG's levels: randint(20, 980), sid_training_loop.py at 709fc22."""
     signal = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[20:980]
     return np.quantile(np.sqrt((1 - signal) / signal), q)
 
@@ -68,7 +68,7 @@ def test_a_real_index_has_the_quantiles_of_the_released_code(released, levels, s
 
 
 def released_grid():
-    """Times of `FlowMatchEulerDiscreteScheduler(shift=3).set_timesteps(28)`, diffusers 0.3x."""
+    """Returns the times of FlowMatchEulerDiscreteScheduler(shift=3), 28 steps, diffusers 0.3x."""
     smallest = 3 * 0.001 / (1 + 2 * 0.001)
     u = np.linspace(1000.0, 1000 * smallest, 28) / 1000
     return 3 * u / (1 + 2 * u)

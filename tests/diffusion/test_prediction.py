@@ -25,7 +25,7 @@ def truth(schedule):
 
 
 def outputs(schedule, x, eps, times=TIMES):
-    """What a perfect network of each parameterization returns."""
+    """Returns the output of a perfect network of each parameterization."""
     alpha, sigma = (expand(f(jnp.asarray(times)), x) for f in (schedule.alpha, schedule.sigma))
     norm = jnp.sqrt(sigma**2 + (SIGMA_DATA * alpha) ** 2)
     return {

@@ -78,7 +78,7 @@ GOLDEN = [
 
 
 def pattern(side):
-    """The image that torch was given; it is not symmetric."""
+    """Returns the image of torch's golden values; it is not symmetric."""
     i, j = np.arange(side)[:, None], np.arange(side)
     return jnp.asarray(np.sin(1.7 * i + 0.3 * j**2) + 0.1 * j)[None, :, :, None]
 

@@ -139,7 +139,7 @@ def test_ancestral_sampling_of_a_gaussian_has_its_mean_and_spread(schedule):
 
 
 def linear_map_variance(schedule, gains, std):
-    """Variance of z after `gains` [(gain of z, added std), ...] from sigma(1)^2."""
+    """Returns the variance of z after `gains` [(gain of z, added std), ...] from sigma(1)^2."""
     variance = float(schedule.sigma(jnp.ones(()))) ** 2
     for gain, added in gains:
         variance = gain**2 * variance + added**2
@@ -234,7 +234,7 @@ def test_one_program_samples_at_every_number_of_steps():
 
 
 def recorder(schedule, value):
-    """A constant denoiser that keeps every z and t it is called with."""
+    """A constant denoiser that records every z and t of its calls."""
     seen = []
 
     def predict(z, t, cond, key=None):

@@ -14,7 +14,7 @@ from distill_jax.diffusion.weighting import WEIGHTINGS
 
 
 def errors():
-    """Squared errors in x, eps and v of one wrong prediction at many times."""
+    """Returns the squared errors in x, eps and v of one wrong prediction at many times."""
     schedule, t = Cosine(), jnp.linspace(0.0, 1.0, 21)
     k_x, k_eps, k_wrong = jax.random.split(jax.random.key(1), 3)
     x, eps = jax.random.normal(k_x, (21, 5)), jax.random.normal(k_eps, (21, 5))

@@ -1,4 +1,4 @@
-"""One iteration of every method on all devices of the process: `python -m tests.methods.iteration`.
+"""Runs one iteration of every method on all devices: `python -m tests.methods.iteration`.
 
 Prints a line of JSON: what happened, by method.
 """
@@ -49,7 +49,7 @@ TX = optimizer(0.9, 0.99, 1.0)
 
 
 def batch_of(method, size=8):
-    """A batch as the pipeline would make it."""
+    """Returns a batch like those of a run."""
     label = jnp.arange(size, dtype=jnp.int32) % 3
     x = jax.random.uniform(jax.random.key(0), (size, *SHAPE), minval=-1)
     null = {"label": jnp.full((1,), 3, jnp.int32)}
@@ -57,7 +57,7 @@ def batch_of(method, size=8):
 
 
 def networks(name):
-    """Roles, what the roles train, and the frozen networks, none of them zero anywhere."""
+    """Returns roles, trained parameters, and frozen networks, none of them zero anywhere."""
     method, teacher, network_spec = METHOD[name], TEACHER.get(name), tiny_network()
     fake = any(phase.trains == "fake" for phase in method.phases)
     discriminator = method.discriminator if method.has_discriminator else ""
@@ -71,7 +71,7 @@ def networks(name):
 
 
 def one_iteration(name):
-    """What one iteration of the method did to states that are split over all devices."""
+    """Returns the effect of one iteration on states that are sharded over all devices."""
     method, layout = METHOD[name], make_layout({"data": -1, "fsdp": min(2, jax.device_count())})
     layout = Layout(layout.mesh, min_size=16)
     roles, trained, frozen = networks(name)
@@ -116,12 +116,12 @@ def one_iteration(name):
 
 
 def without(role, state):
-    """Parameters and optimizer states of the other roles."""
+    """Returns parameters and optimizer states of the other roles."""
     return [{k: v for k, v in tree.items() if k != role} for tree in (state.params, state.opt)]
 
 
 def drawn(name):
-    """Samples of a network on one device and on all, whose number does not divide theirs."""
+    """Returns samples on one device and on all, whose number does not divide the samples'."""
     method, network_spec = METHOD[name], tiny_network()
     manifest = manifest_of(method)
     found = []
@@ -135,7 +135,7 @@ def drawn(name):
 
 
 def equal(a, b):
-    """Whether two trees are bit for bit the same."""
+    """Returns whether two trees are equal bit for bit."""
     return all(
         np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )

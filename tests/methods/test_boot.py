@@ -1,4 +1,4 @@
-"""BOOT on Gaussians, where the teacher's path, its steps and the fixed point are known."""
+"""Tests of BOOT on Gaussians, whose paths, steps and fixed point are known."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ STD, MEAN = 0.5, -0.2
 
 
 def signal_student(schedule, gain):
-    """y(eps, t) = MEAN + gain(t) eps, where eps is what z at time 1 or t_max is made of."""
+    """A student y(eps, t) = MEAN + gain(t) eps, where eps is the noise in z at time 1 or t_max."""
 
     def predict(z, t, cond):
         eps = z / schedule.sigma(t)[:, None, None, None]
@@ -66,7 +66,7 @@ def test_the_step_in_the_signal_is_the_ddim_step(x64, schedule):
 
 
 def walk(solver, steps):
-    """The standard deviation after so many steps from t = 0.999 to 1e-4, from the exact signal."""
+    """Returns the standard deviation after steps from t = 0.999 to 1e-4, from the exact signal."""
     teacher = gaussian_denoiser(COSINE, STD)
     times = jnp.linspace(0.999, 1e-4, steps + 1)
     one = jnp.ones((1, 1, 1, 1))
@@ -91,7 +91,7 @@ def test_the_signal_of_a_gaussian_and_its_steps_are_golden(x64):
 
 
 def recursion(solver, num_steps):
-    """The gain at i / num_steps, i = 0 ... num_steps, that every step of the loss agrees with."""
+    """Returns the gain at i / num_steps, i = 0 ... num_steps, for which every step has loss 0."""
     teacher = gaussian_denoiser(COSINE, STD)
     one = jnp.ones((1, 1, 1, 1))
     gains = [teacher(COSINE.sigma(jnp.ones((1,))) * one, jnp.ones((1,)), {}).x]
@@ -178,7 +178,7 @@ def test_at_the_start_the_student_is_the_teachers_x_at_the_noise_for_every_targe
 
 
 def test_guidance_is_baked_in_or_an_input():
-    """With w fixed the target is guided by it; with a range the student is told which it was."""
+    """A fixed w guides the target; with a range of w the student takes w as an input."""
 
     def by_label(z, t, cond):
         x = jnp.zeros_like(z) + jnp.where(cond["label"] == 3, 0.0, 1.0)[:, None, None, None]

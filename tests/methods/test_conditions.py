@@ -1,4 +1,4 @@
-"""Methods do not ask what a condition is: every one runs on text states and a mask."""
+"""Every method runs on any kind of condition, such as text states and a mask."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def init(key, z, t, cond):
 
 
 def apply(params, z, t, cond, key=None):
-    """A weighted mean of the words that the mask leaves, and what the numbers add."""
+    """Returns a weighted mean of the unmasked words, plus a term of the numbers."""
     words = jnp.where(cond["mask"], cond["text"] @ params["text"], 0.0)
     shift = words.sum(axis=1) / cond["mask"].sum(axis=1)
     shift += sum(params[name] * cond[name] for name in ("w", "target") if name in params)

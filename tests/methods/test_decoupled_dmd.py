@@ -22,7 +22,7 @@ COUPLED = {"shared": True, "focused": False}
 
 
 def curved(weights, seen=None):
-    """A denoiser that is no straight line in z, and another for every label."""
+    """A denoiser that is nonlinear in z and depends on the label."""
 
     def predict(z, t, cond, key=None):
         if seen is not None:
@@ -34,7 +34,7 @@ def curved(weights, seen=None):
 
 
 def generator(shift, scale=0.2, seen=None):
-    """A student whose images move with its one parameter."""
+    """A student whose single parameter moves its images."""
 
     def predict(z, t, cond, key=None):
         if seen is not None:
@@ -45,7 +45,7 @@ def generator(shift, scale=0.2, seen=None):
 
 
 def gradient(method, key=KEY, shift=0.3):
-    """Of the student's loss in the shift of its images, and the metrics."""
+    """Returns the gradient of the student's loss in the shift of its images, and the metrics."""
 
     def loss(shift):
         nets = Nets(generator(shift), curved((0.7, 0.1)), curved((0.5, 0.2)))
@@ -136,7 +136,7 @@ def test_where_the_fake_is_the_teacher_only_augmentation_is_left(x64):
 
 
 def drawn(method, seed):
-    """The student's last time; the times of distribution matching, and of augmentation."""
+    """Returns the student's last time, and the times of distribution matching and augmentation."""
     calls, seen = [], []
     nets = Nets(generator(0.3, seen=calls), curved((0.7, 0.1), seen), curved((0.5, 0.2)))
     method.student_loss(jax.random.key(seed), BATCH, nets)

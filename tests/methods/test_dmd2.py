@@ -22,7 +22,7 @@ REAL, FAKE = (0.7, 0.0), (0.5, 0.1)
 
 
 def bent(weights, seen=None, discriminator=None):
-    """A denoiser of two weights whose Jacobian depends on z; it notes what it is called with."""
+    """A denoiser of two weights whose Jacobian depends on z, and which records its inputs."""
 
     def predict(z, t, cond, key=None):
         if seen is not None:
@@ -49,7 +49,7 @@ def test_dropout_is_on_in_no_network():
 
 
 def shifted(shift, seen=None):
-    """A generator whose one parameter moves all of its images."""
+    """A generator whose single parameter moves all of its images."""
 
     def predict(z, t, cond, key=None):
         if seen is not None:

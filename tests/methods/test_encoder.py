@@ -17,7 +17,7 @@ STD = 0.3
 
 
 def exact(schedule):
-    """The exact denoiser of N(0, STD^2), its eps as a v head has it: without dividing by sigma."""
+    """The exact denoiser of N(0, STD^2); as with v-prediction, its eps does not divide by sigma."""
 
     def predict(z, t, cond, key=None):
         alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
@@ -28,7 +28,7 @@ def exact(schedule):
 
 
 def exact_student(schedule, num_steps):
-    """The encoder that makes two steps of `exact` in one, by subtracting and dividing."""
+    """Returns the encoder whose step equals two of `exact`, by subtraction and division."""
 
     def predict(z, t, cond, key=None):
         s, mid = t + 1 / num_steps, t + 0.5 / num_steps

@@ -1,4 +1,4 @@
-"""Contracts: what holds for every entry of METHODS."""
+"""Contracts that hold for every entry of METHODS."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ def test_every_method_is_tried_here():
 
 @pytest.fixture(scope="module")
 def sharded():
-    """One iteration of every method on eight devices."""
+    """Returns the results of one iteration of every method on eight devices."""
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
     command = [sys.executable, "-m", "tests.methods.iteration"]
     return json.loads(subprocess.run(command, cwd=ROOT, env=env, stdout=-1, check=True).stdout)
@@ -51,7 +51,7 @@ def test_samples_are_the_same_on_devices_that_do_not_divide_their_number(sharded
 
 @functools.cache
 def losses(name):
-    """The compiled losses of a method by phase: (method, trained, key) -> value."""
+    """Returns the compiled losses of a method by phase: (method, trained, key) -> value."""
     (roles, trained, frozen), batch = networks(name), batch_of(METHOD[name])
 
     def loss(phase, method, params, key):
@@ -102,7 +102,7 @@ FOUND = set()  # Roles whose parameters a gradient was taken in.
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def watched(role, params):
-    """The same parameters; where a gradient arrives, the role is in FOUND."""
+    """Returns the parameters; if they get a gradient, the role is added to FOUND."""
     return params
 
 
@@ -115,7 +115,7 @@ watched.defvjp(lambda role, params: (params, None), note)
 
 
 class Watched(Roles):
-    """Roles of which is known where a gradient goes."""
+    """Roles that record which networks get a gradient."""
 
     def __call__(self, params):
         return super().__call__({role: watched(role, tree) for role, tree in params.items()})

@@ -26,7 +26,7 @@ def test_loss_is_zero_for_a_constant_denoiser_at_every_n(schedule, num_steps):
 
 
 def exact_student(schedule, std, num_steps):
-    """The student of a Gaussian teacher: two teacher steps, worked out as a straight line in z."""
+    """Returns the exact student of a Gaussian teacher, which is linear in z."""
     teacher = gaussian_denoiser(schedule, std)
 
     def predict(z, t, cond, key=None):

@@ -41,7 +41,7 @@ def by_class(schedule, std, means):
 
 
 def generator(schedule, std, means, sigma_init=2.5):
-    """Images N(means[label], std^2) from noise of level sigma_init."""
+    """A generator of images N(means[label], std^2) from noise of level sigma_init."""
     sigma = schedule.sigma(time_of(schedule, sigma_init))
 
     def predict(z, t, cond, key=None):
@@ -52,7 +52,7 @@ def generator(schedule, std, means, sigma_init=2.5):
 
 
 def bent(scale, shift, schedule, seen=None, shape=(1,)):
-    """A denoiser whose Jacobian depends on z; it notes what it is called with."""
+    """A denoiser whose Jacobian depends on z, and which records its inputs."""
 
     def predict(z, t, cond, key=None):
         if seen is not None:
@@ -70,7 +70,7 @@ GENERATOR = (0.7, 0.4)
 
 
 def expected_terms(alpha, moments, fake_moments, z_moments=None):
-    """E gap^2 and E integrand of a generator and a fake with these (mean, std)."""
+    """Returns E gap^2 and E integrand of a generator and a fake with these (mean, std)."""
     n, eps = (jnp.asarray(np.sqrt(2) * a.reshape(-1, 1)) for a in np.meshgrid(NODES, NODES))
     weight = np.outer(WEIGHTS, WEIGHTS).reshape(-1, 1) / np.pi
     schedule = Karras()
@@ -115,7 +115,7 @@ def test_the_value_of_the_loss_is_one_minus_alpha_times_the_divergence(alpha, x6
 
 
 def stopped(denoiser):
-    """The denoiser without the gradient of its x."""
+    """Returns the denoiser without the gradient of its x."""
 
     def predict(z, t, cond, key=None):
         x = jax.lax.stop_gradient(denoiser(z, t, cond).x)
@@ -125,7 +125,7 @@ def stopped(denoiser):
 
 
 def shifted(shift, seen=None):
-    """A generator whose one parameter moves all of its images."""
+    """A generator whose single parameter moves all of its images."""
 
     def predict(z, t, cond, key=None):
         if seen is not None:
@@ -187,12 +187,12 @@ STD = 0.5
 
 
 def guided_means(kappa):
-    """Of the classes under guidance: from the null mean kappa times as far."""
+    """Returns the class means under guidance: kappa times as far from the null mean."""
     return MEANS[NULL] + kappa * (MEANS - MEANS[NULL])
 
 
 def pull(method, gamma):
-    """d loss / d gamma of a generator with guided_means(gamma), the fake at its own optimum."""
+    """Returns d loss / d gamma of a generator with guided_means(gamma), the fake at its optimum."""
     batch, schedule = batch_of(NUM), Karras()
     k_fake, k_student = jax.random.split(jax.random.key(0))
     teacher, student = by_class(schedule, STD, MEANS), generator(schedule, STD, guided_means(gamma))

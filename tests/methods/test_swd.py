@@ -34,7 +34,7 @@ def swd(**options):
 
 
 class Toy:
-    """A denoiser x = f(z), with features and a discriminator, that keeps what it is called with."""
+    """A denoiser x = f(z) with features and a discriminator, which records its inputs."""
 
     def __init__(self, f, schedule=SCHEDULE):
         self.f, self.schedule = f, schedule
@@ -145,7 +145,7 @@ def test_data_made_again_under_equal_scores_is_a_fixed_point(turn, schedule):
 
 
 def frozen(toy):
-    """The same without a gradient in its input."""
+    """Returns the denoiser without a gradient in its input."""
     return Toy(lambda z: toy.f(jax.lax.stop_gradient(z)), toy.schedule)
 
 
@@ -207,7 +207,7 @@ def test_noise_follows_the_distribution_that_it_is_given(name):
 
 
 def noise_of(method, name):
-    """Noisy samples in the term `name`, and their times."""
+    """Returns the noisy samples in the term `name`, and their times."""
     three = toys()
     batch = make_batch(jnp.zeros((2000, 8, 8, 1)), {}, {})
     loss_of(method, three, fake=name == "fake", batch=batch)

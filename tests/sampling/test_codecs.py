@@ -45,7 +45,7 @@ def test_latents_are_uncorrelated_and_of_unit_variance():
 
 
 def test_components_that_are_left_out_are_those_of_least_variance():
-    """The mean square error is the sum of the variances that are left out (Eckart & Young)."""
+    """The mean square error is the sum of the dropped variances (Eckart & Young)."""
     x = DIGITS.train.x
     whole, part = (fitted(PatchPca(2, channels)) for channels in (0, 2))
     left_out = (whole.params["scale"][2:].astype(np.float64) ** 2).sum() / 4

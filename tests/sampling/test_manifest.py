@@ -1,4 +1,4 @@
-"""What lies beside the weights: one dataclass, which no training method is needed to read."""
+"""Tests of the manifest, which is read without any training method."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ def test_a_manifest_survives_json_with_the_sampler_of_every_method(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_options_of_a_method_may_come_go_and_change_their_names(name, tmp_path, chain):
-    """A student on disk is read by its sampler; what its method was called with is text."""
+    """A student on disk is read by its sampler; the options of its method are only text."""
     options = dataclasses.asdict(METHOD[name])
     renamed = {f"new_{key}": value for key, value in options.items()}
     fewer = dict(list(options.items())[1:])

@@ -58,7 +58,7 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_images_do_not_depend_on_how_they_were_batched(teacher, name):
-    """But for rounding: a product of other sizes adds in another order."""
+    """Equal up to rounding: a product of other sizes adds in another order."""
     if name == "renoise, two sizes":
         teacher = whatever_its_size(teacher)
     drawn = teacher.with_sampler(SAMPLERS[name])
@@ -71,7 +71,7 @@ def test_images_do_not_depend_on_how_they_were_batched(teacher, name):
 
 
 def whatever_its_size(student):
-    """The student with a network that takes images of any size: x is half of z."""
+    """Returns the student with a network for images of any size: x is half of z."""
 
     def apply(params, z, t, cond, key=None):
         return z / 2
@@ -167,7 +167,7 @@ def test_a_network_without_null_label_refuses_w(teacher):
 
 @pytest.fixture
 def copy(chain, tmp_path):
-    """A stage of its own to damage."""
+    """A copy of a stage that a test may damage."""
     return shutil.copytree(chain / "s07_n0001", tmp_path / "student")
 
 

@@ -221,7 +221,7 @@ def in_the_way(directory):
 
 @contextlib.contextmanager
 def files_of_at_most(size):
-    """What a full disk or a quota does in the middle of a file."""
+    """Limits the size of files, like a full disk or a quota."""
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -247,7 +247,7 @@ def save_states_to(path):
 def test_a_save_that_fails_is_one_message_and_leaves_nothing_running(
     tmp_path, monkeypatch, save, limit
 ):
-    """Threads that wait for a directory would hold the process up for five minutes."""
+    """Threads that wait for a directory would delay the process's end by five minutes."""
     # As in a command line: what the files of a failed save tell a loop that is closed.
     monkeypatch.setattr(sys, "unraisablehook", app._unraisable)
     before = set(threading.enumerate())
@@ -277,7 +277,7 @@ def test_a_disk_that_cannot_be_written_keeps_what_was_restored(saved):
 
 
 def run_meshes(devices, *arguments):
-    """Starts tests/meshes.py with so many CPU devices."""
+    """Starts tests/meshes.py with a number of CPU devices."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     environment["PYTHONFAULTHANDLER"] = "1"
     environment.pop("XLA_FLAGS", None)
@@ -287,7 +287,7 @@ def run_meshes(devices, *arguments):
 
 
 def ended(processes):
-    """Exit codes and outputs; one that takes a minute is made to say where it waits, and ended."""
+    """Returns exit codes and outputs; a process that takes a minute prints its stack and ends."""
     printed = []
     for process in processes:
         try:

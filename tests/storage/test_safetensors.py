@@ -1,4 +1,4 @@
-"""Against bytes written by hand, and a file that the format's own library (0.8.0) wrote."""
+"""Compares the reader with bytes written by hand, and with a file of safetensors 0.8.0."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ OFFICIAL = pathlib.Path(__file__).parent / "files" / "written_by_safetensors.saf
 
 
 def values(*shape):
-    """What the official file holds."""
+    """Returns the values in the file of the official library."""
     return np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 8 - 1
 
 
@@ -36,7 +36,7 @@ def entry(dtype, shape, begin, end):
 
 
 def content(header, data=b""):
-    """The bytes of a file; the header may be text."""
+    """Returns the bytes of a file; the header may be text."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
 

@@ -32,7 +32,7 @@ FILES = pathlib.Path(__file__).parents[1] / "teachers" / "files"
 
 
 def values(*shape):
-    """What the files hold."""
+    """Returns the values in the files."""
     return np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 8 - 1
 
 
@@ -83,7 +83,7 @@ def test_a_persisted_network_is_read_without_running_its_source():
 
 
 def attacks(trap):
-    """Values whose loading would write the file `trap`, or would lead there."""
+    """Returns values whose loading would write the file `trap`, or help to do so."""
     command = f"touch {trap}"
     return {
         "os.system": Call("os", "system", command),

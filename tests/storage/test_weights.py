@@ -17,7 +17,7 @@ ARRAY = np.arange(24, dtype=np.float32).reshape(4, 6)
 
 
 def watched(array, parts):
-    """A leaf that notes what is read of it."""
+    """A leaf that records its reads."""
 
     def read(index):
         parts.append(array[index].shape)
@@ -87,7 +87,7 @@ def test_placing_reads_a_shard_for_each_of_eight_devices():
 
 
 def eight():
-    """What the test before runs in a process of eight devices."""
+    """Runs the test above in a process with eight devices."""
     layout, parts = make_layout({"data": 2, "fsdp": 4}), {}
     rng = np.random.default_rng(0)
     tree = {"kernel": rng.standard_normal((64, 128), np.float32), "bias": np.ones(128, np.float16)}
@@ -103,7 +103,7 @@ def test_leaves_are_written_one_by_one_and_read_back_in_their_types(tmp_path):
     alive, most = [], []
 
     def counted(array):
-        """The leaf of an array; notes how many of those that were read exist."""
+        """Returns the leaf of an array, and counts how many of its read arrays exist."""
 
         def read(index):
             part = array.copy()

@@ -1,4 +1,4 @@
-"""Foreign state dictionaries by a rule, and inputs: what golden outputs were computed with.
+"""Foreign state dictionaries and inputs by the rule that golden outputs were computed with.
 
 The golden values are outputs of the released PyTorch code in float32 on a CPU, its parameters
 filled by `fill` from their names and shapes.
@@ -14,7 +14,7 @@ from distill_jax.storage.weights import of_array
 
 
 def fill(name, shape):
-    """sin(0.37 k^2 + h) of the flat index k, h the sum of the name's bytes modulo 97, scaled.
+    """Returns scaled sin(0.37 k^2 + h), k the flat index, h the sum of the name's bytes modulo 97.
 
     Kernels to unit variance of the output, biases by 0.1, scales of normalisations the same and
     around 1, Fourier frequencies by 16. In float64, rounded to float32.
@@ -35,12 +35,12 @@ def filled_state(listing):
 
 
 def arrays(params):
-    """What a tree of Stored reads."""
+    """Reads a tree of Stored."""
     return jax.tree.map(lambda leaf: leaf.read(()), params)
 
 
 def digest(listing):
-    """The number of arrays, and a checksum of their sorted names and shapes."""
+    """Returns the number of arrays, and a checksum of their sorted names and shapes."""
     lines = sorted(f"{name} {tuple(shape)}" for name, shape in listing.items())
     return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -50,12 +50,12 @@ def size(listing):
 
 
 def image():
-    """(2, 8, 8, 3) of sin(0.1 k), k the flat index."""
+    """Returns images (2, 8, 8, 3) of sin(0.1 k), k the flat index."""
     return jnp.asarray(np.sin(0.1 * np.arange(2 * 8 * 8 * 3)).reshape(2, 8, 8, 3), jnp.float32)
 
 
 def assert_golden(output, mean, std, first, second):
-    """Mean and standard deviation of a pair of outputs, and two of their pixels.
+    """Compares mean and standard deviation of a pair of outputs, and two of their pixels.
 
     Two libraries sum in different orders: their outputs of unit size differ by up to 8e-6.
     """

@@ -1,4 +1,4 @@
-"""Writes pickles that name anything without importing it, and PyTorch's formats from them.
+"""Writer of pickles that name code without importing it, and of PyTorch's formats.
 
 What an attacker would send, and networks without PyTorch; test_unpickle.py reads files of
 PyTorch's own beside them.
@@ -11,35 +11,35 @@ import numpy as np
 
 
 class Global:
-    """MODULE.NAME, as a pickle names it."""
+    """A name MODULE.NAME in a pickle."""
 
     def __init__(self, module, name):
         self.module, self.name = module, name
 
 
 class Call:
-    """What MODULE.NAME(*arguments) returns; loading the pickle makes the call."""
+    """The result of MODULE.NAME(*arguments), a call that loading the pickle makes."""
 
     def __init__(self, module, name, *arguments):
         self.function, self.arguments = Global(module, name), arguments
 
 
 class Stored:
-    """What lies elsewhere, under an id."""
+    """A reference to data outside the pickle, by id."""
 
     def __init__(self, *pid):
         self.pid = pid
 
 
 class Twice:
-    """A list of one value, two times the same one."""
+    """A list that has one value twice."""
 
     def __init__(self, value):
         self.value = value
 
 
 def dump(value):
-    """The pickle, in protocol 4."""
+    """Returns the pickle in protocol 4."""
     return b"\x80\x04" + opcodes(value) + b"."
 
 
@@ -81,7 +81,7 @@ def tensor(storage, shape, strides=None, offset=0):
 
 
 def archive(folder, entries, **options):
-    """A file like torch.save's, with these entries."""
+    """Writes a file like torch.save's, with these entries."""
     path = folder / "model.pt"
     with zipfile.ZipFile(path, "w", **options) as file:
         for name, content in entries.items():
@@ -90,13 +90,13 @@ def archive(folder, entries, **options):
 
 
 def legacy(value, keys=(), data=b""):
-    """The bytes of a file like torch.save's before 1.6."""
+    """Returns the bytes of a file like torch.save's before 1.6."""
     parts = (MAGIC, VERSION, {"little_endian": True}, value, list(keys))
     return b"".join(map(dump, parts)) + data
 
 
 def module(parameters, modules=None, class_name="Net", **attributes):
-    """A network like those of torch_utils.persistence."""
+    """Returns a network like those of torch_utils.persistence."""
     state = {
         "_parameters": parameters,
         "_buffers": {},
@@ -115,7 +115,7 @@ def stored_bytes(content):
 
 
 def network(state, class_name="Net", **attributes):
-    """A network that holds the arrays {"a.b.weight": array}, in modules within modules."""
+    """Returns a network with the arrays {"a.b.weight": array}, in modules within modules."""
     parameters, inside = {}, {}
     for name, array in state.items():
         first, _, rest = name.partition(".")

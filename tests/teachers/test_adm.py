@@ -19,7 +19,7 @@ T = np.asarray([0.3, 1.0, 0.001, 0.5, 0.95])
 
 
 def listing(found, rest):
-    """Names and shapes in its file: labels by row, and a variance beside eps."""
+    """Returns the names and shapes in its file: labels by row, and a variance beside eps."""
     names = {leaf.name: leaf.shape for _, leaf in adm.leaves(found, rest)}
     for name in ("out.2.weight", "out.2.bias"):
         names[name] = (2 * names[name][0], *names[name][1:])
@@ -34,7 +34,7 @@ def state_of(found):
 
 @functools.cache
 def rows(found, split_first, heads=None):
-    """z, the network's output and the predicted x at every T, the first two of them golden."""
+    """Returns z, the network's output and the predicted x at every T; the first two are golden."""
     teacher = adm.convert(state_of(found), split_first=split_first, heads=heads, **OTHERS)
     network_spec = make_network(teacher._asdict(), teacher.data)
     z, t = jnp.concatenate([image(), image(), image()])[:5], jnp.asarray(T, jnp.float32)

@@ -1,4 +1,4 @@
-"""The command line, on a state of google_research and on files that it must refuse."""
+"""Tests the command line on a google_research state and on files that it must refuse."""
 
 import pytest
 from PIL import Image
@@ -20,7 +20,7 @@ def get_config():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With a state, its config, and the network that the command made of them."""
+    """A folder with a state, its config, and the imported network."""
     folder = tmp_path_factory.mktemp("commands")
     (folder / "config.py").write_text(CONFIG)
     save(folder / "state", params_of(config_of(MLP)))

@@ -73,7 +73,7 @@ def zeros(*shape):
 
 
 def state_of(kwargs):
-    """Its arrays, and those in its file that sampling does not need."""
+    """Returns the network's arrays, and those in its file that sampling does not need."""
     unused = {"model.enc.4x4_down.conv0.resample_filter": zeros(1, 1, 2, 2)}
     if kwargs.get("augment_dim"):
         unused["model.map_augment.weight"] = zeros(16, 9)
@@ -87,7 +87,7 @@ def imported(name):
 
 @functools.cache
 def rows(name):
-    """z, the network's output and the predicted x of every row."""
+    """Returns z, the network's output and the predicted x of every row."""
     teacher = imported(name)
     spec = {**teacher._asdict(), "schedule": WIDE}
     network_spec = make_network(spec, teacher.data)

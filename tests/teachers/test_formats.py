@@ -1,4 +1,4 @@
-"""The formats of PyTorch from file to final/; what is made of their arrays has its own tests."""
+"""Tests PyTorch's formats from file to final/; conversions of arrays have their own tests."""
 
 import jax
 import numpy as np

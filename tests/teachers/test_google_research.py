@@ -1,4 +1,4 @@
-"""Against files that flax.serialization writes, as the released ones were."""
+"""Tests the reader on files of flax.serialization, which also wrote the released ones."""
 
 import copy
 
@@ -36,7 +36,7 @@ def test_a_unet_predicts_the_same_after_a_round_trip_through_flax_and_a_final(tm
 
 
 def released_formulas(head, output, z, logsnr):
-    """x and eps of an output, in the forms that the released code uses, in float64."""
+    """Returns x and eps of an output by the equations of the released code, in float64."""
     lam = np.asarray(logsnr, np.float64)[:, None, None, None]
     z, output = np.asarray(z, np.float64), np.asarray(output, np.float64)
     alpha, sigma = np.sqrt(1 / (1 + np.exp(-lam))), np.sqrt(1 / (1 + np.exp(lam)))

@@ -1,4 +1,4 @@
-"""Networks of ours in files of safetensors, layer by layer against what torch computes."""
+"""Compares our networks in safetensors files layer by layer with torch."""
 
 import json
 import struct
@@ -27,7 +27,7 @@ UNET = {"name": "unet", **UNET, "attention": (4,)}
 
 
 def state_for(config, dtype="float32"):
-    """The arrays of a file for a network, small and not zero."""
+    """Returns the arrays of a file for a network, small and not zero."""
     rng = np.random.default_rng(0)
     leaves = native.leaves(abstract_params(network_of(config), ()))
     shapes = {leaf.name: leaf.shape for _, leaf in leaves}
@@ -151,7 +151,7 @@ def test_the_command_reads_an_index_and_its_files(tmp_path):
 
 
 def with_leaf(name, change):
-    """A state of which one array is changed."""
+    """Returns a state with one array changed."""
     state = state_for(config_of(MLP))
     return {**state, name: change(state[name])}
 

@@ -1,4 +1,4 @@
-"""A training state like those that google-research/diffusion_distillation saved, of any network."""
+"""Training states of any network, like those of google-research/diffusion_distillation."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ class TrainState:
 
 
 def config_of(model, num_classes=3):
-    """A config of 4x4 noise."""
+    """Returns a config of 4x4 noise."""
     config = base()
     config.data = {"name": "noise", "size": 4, "channels": 1, "num_classes": num_classes}
     config.data.count = 16
@@ -45,14 +45,14 @@ def network_of(config):
 
 
 def params_of(config):
-    """Parameters that are zero nowhere."""
+    """Returns parameters without zeros."""
     shapes = abstract_params(network_of(config), ())
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 8, shapes)
 
 
 def save(path, params, num_sample_steps=0):
-    """Writes the file, with an optimizer that is of no use."""
+    """Writes the file, with an unused optimizer state."""
     optimizer = {"target": params, "state": {"step": np.int32(7)}}
     state = TrainState(7, optimizer, params, num_sample_steps)
     path.write_bytes(serialization.to_bytes(state))
