@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from distill_jax.data import DATASETS, Dataset, Source
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.spec import is_point
-from distill_jax.metrics.convnet import MIN_UPDATES, ConvNet
+from distill_jax.evaluation.convnet import MIN_UPDATES, ConvNet
 from distill_jax.metrics.features import Classifier
 from distill_jax.metrics.frechet import frechet_distance, moments
 from distill_jax.metrics.recall import recall

@@ -66,9 +66,9 @@ def train(
     state: TrainState,
     calls: Iterator[Call],
     cadence: Cadence,
-    log: Callable[[int, list[dict[str, float]]], None],
-    save: Callable[[int, TrainState], None],
-    stop: Callable[[], bool],
+    log: Callable[[int, list[dict[str, float]]], None] = lambda step, values: None,
+    save: Callable[[int, TrainState], None] = lambda step, state: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> TrainState:
     """Runs the iterations of `calls`.
 

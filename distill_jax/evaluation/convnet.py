@@ -1,6 +1,7 @@
 """Features and labels from a small convolutional network trained on the dataset itself."""
 
 import contextlib
+import operator
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -11,13 +12,16 @@ import numpy as np
 import optax
 
 from distill_jax.diffusion.pixels import normalise
-from distill_jax.typing import Tree
+from distill_jax.methods import Phase
+from distill_jax.training.loop import Cadence, Call, train
+from distill_jax.training.update import Rates, make_update, new_state, optimizer
+from distill_jax.typing import Batch, Tree
 
 # (channels, stride) of the 3x3 convolutions; the mean over the last one's pixels is the features.
 LAYERS = ((32, 2), (64, 2), (128, 1), (128, 2))
 EPOCHS, BATCH, LEARNING_RATE = 3, 128, 4e-3
 MIN_UPDATES, MOST_EPOCHS = 300, 30  # Updates; fewer where they would be more than so many epochs.
-ADAM = optax.scale_by_adam()
+ADAM = optimizer(b1=0.9, b2=0.999, clip_norm=0.0)
 TURNS = 4  # Quarter turns, the classes of images without any.
 
 
@@ -33,46 +37,42 @@ class ConvNet:
     Args:
       x: training images (n, h, w, c), square, float32 in [-1, 1] or uint8.
       label: their classes (n,), None where there are none.
-      seed: of its initialisation and order; the protocol's is 0.
       least: updates of small data; the protocol's is MIN_UPDATES.
     """
 
-    def __init__(
-        self, x: np.ndarray, label: np.ndarray | None, seed: int = 0, least: int = MIN_UPDATES
-    ):
-        rng = np.random.default_rng(seed)
+    def __init__(self, x: np.ndarray, label: np.ndarray | None, least: int = MIN_UPDATES):
         classes = TURNS if label is None else int(label.max()) + 1
         updates = _updates(len(x), least)
+        rates = Rates(LEARNING_RATE, warmup=0, decay_to=0.0, steps=updates, ema_decay=0.0)
+        update = make_update(PHASES, 0, STUDENT, ADAM)
         with _on_cpu():
-            self._params = _init(jax.random.key(seed), x.shape[-1], classes)
-            state = ADAM.init(self._params)
-            orders = np.array_split(_orders(rng, len(x), updates * BATCH), updates)
-            for step, order in enumerate(orders):
-                images, target = x[order], None if label is None else label[order]
-                if target is None:
-                    target = rng.integers(0, TURNS, len(order))
-                    images = _turned(images, target)
-                rate = np.float32(LEARNING_RATE * (1 - step / updates))
-                self._params, state = _update(self._params, state, images, target, rate)
+            key = jax.random.key(0)
+            state = train(
+                lambda state, call: update(None, rates, state, {}, call.batches),
+                new_state(key, {"student": _init(key, x.shape[-1], classes)}, ADAM),
+                _calls(x, label, updates),
+                Cadence(updates, log_every=updates, save_every=updates),
+            )
+        self._params = state.params["student"]
 
     def features(self, x: np.ndarray) -> np.ndarray:
         """The mean activations of the last layer, (n, 128)."""
-        return self._batched(_features, x)
+        return self._apply(x)[0]
 
     def accuracy(self, x: np.ndarray, label: np.ndarray) -> float:
         """The fraction of images that it puts into the class they are meant to show."""
-        return float(np.mean(self._batched(_logits, x).argmax(-1) == label))
+        return float(np.mean(self._apply(x)[1].argmax(-1) == label))
 
     def rotation_accuracy(self, x: np.ndarray) -> float:
         """Without labels: the fraction of images whose turn it tells, a quarter by chance."""
         turns = np.arange(len(x)) % TURNS
         return self.accuracy(_turned(x, turns), turns)
 
-    def _batched(self, function: jax.stages.Wrapped, x: np.ndarray, size: int = 500) -> np.ndarray:
-        """The function of all images, `size` at a time."""
+    def _apply(self, x: np.ndarray, size: int = 500) -> tuple[np.ndarray, ...]:
+        """Features and logits of all images, `size` at a time."""
         with _on_cpu():
-            parts = [function(self._params, x[i : i + size]) for i in range(0, len(x), size)]
-        return np.concatenate([np.asarray(part) for part in parts])
+            parts = [_apply(self._params, x[i : i + size]) for i in range(0, len(x), size)]
+        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
 @contextlib.contextmanager
@@ -101,49 +101,43 @@ def _turned(x: np.ndarray, turns: np.ndarray) -> np.ndarray:
     return np.stack([np.rot90(image, k) for image, k in zip(x, turns, strict=True)])
 
 
-def _orders(rng: np.random.Generator, n: int, count: int) -> np.ndarray:
-    """`count` indices below n, every epoch a permutation."""
-    return np.concatenate([rng.permutation(n) for _ in range(-(-count // n))])[:count]
+def _calls(x: np.ndarray, label: np.ndarray | None, updates: int) -> Iterator[Call]:
+    """A batch for each update, every epoch a permutation; without labels its images are turned."""
+    rng = np.random.default_rng(0)
+    epochs = [rng.permutation(len(x)) for _ in range(-(-updates * BATCH // len(x)))]
+    for step, rows in enumerate(np.concatenate(epochs)[: updates * BATCH].reshape(-1, BATCH)):
+        target = rng.integers(0, TURNS, BATCH) if label is None else label[rows]
+        images = _turned(x[rows], target) if label is None else x[rows]
+        yield Call(range(step, step + 1), Batch(rows, images, {"label": target}, {}))
 
 
 def _init(key: jax.Array, channels: int, classes: int) -> Tree:
     """(kernel, bias) of each layer, and of the classifier, which starts at 0."""
     params, normal = [], jax.nn.initializers.he_normal()
     for i, (width, _) in enumerate(LAYERS):
-        kernel = normal(jax.random.fold_in(key, i), (3, 3, channels, width))
-        params.append((kernel, jnp.zeros(width)))
+        shape = 3, 3, channels, width
+        params.append((normal(jax.random.fold_in(key, i), shape), jnp.zeros(width)))
         channels = width
     return [*params, (jnp.zeros((channels, classes)), jnp.zeros(classes))]
 
 
 @jax.jit
-def _features(params: Tree, x: jax.Array) -> jax.Array:
-    """Means over pixels of the last convolution, (n, 128)."""
-    h = normalise(x)
-    for (kernel, bias), (_, stride) in zip(params[:-1], LAYERS, strict=True):
+def _apply(params: Tree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Means over pixels of the last convolution, (n, 128), and logits of the classes."""
+    h, (*layers, (weights, offset)) = normalise(x), params
+    for (kernel, bias), (_, stride) in zip(layers, LAYERS, strict=True):
         h = jax.lax.conv_general_dilated(
             h, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         h = jax.nn.relu(h + bias)
-    return h.mean(axis=(1, 2))
+    features = h.mean(axis=(1, 2))
+    return features, features @ weights + offset
 
 
-@jax.jit
-def _logits(params: Tree, x: jax.Array) -> jax.Array:
-    """Logits of the classes, (n, classes)."""
-    kernel, bias = params[-1]
-    return _features(params, x) @ kernel + bias
+def cross_entropy(method: None, key: jax.Array, batch: Batch, params: Tree) -> tuple[Any, dict]:
+    """The mean over the images: the loss of the only phase."""
+    _, logits = _apply(params, batch.x)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch.cond["label"]).mean(), {}
 
 
-@jax.jit
-def _update(
-    params: Tree, state: Any, x: jax.Array, label: jax.Array, rate: jax.Array
-) -> tuple[Tree, Any]:
-    """One step of Adam on the cross-entropy."""
-
-    def loss(params: Tree) -> jax.Array:
-        logits = _logits(params, x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
-
-    updates, state = ADAM.update(jax.grad(loss)(params), state, params)
-    return jax.tree.map(lambda p, u: p - rate * u, params, updates), state
+PHASES, STUDENT = (Phase("student", cross_entropy),), operator.itemgetter("student")

@@ -2,9 +2,10 @@ import jax
 import numpy as np
 import pytest
 
-from distill_jax.metrics import convnet
-from distill_jax.metrics.convnet import ConvNet
+from distill_jax.evaluation import convnet
+from distill_jax.evaluation.convnet import ConvNet
 from distill_jax.metrics.frechet import frechet_distance, moments
+from distill_jax.training.update import make_update
 
 RNG = np.random.default_rng(0)
 
@@ -29,21 +30,24 @@ def test_the_classifier_tells_classes_apart(classifier):
 
 
 def test_two_classifiers_of_images_alike_share_their_programs(classifier):
-    compiled = convnet._update._cache_size()
+    update = make_update(convnet.PHASES, 0, convnet.STUDENT, convnet.ADAM)
+    compiled = update._cache_size()
     x, label = stripes(1000)
-    ConvNet(x, label, seed=1, least=0)
-    assert convnet._update._cache_size() == compiled
+    ConvNet(x, label, least=0)
+    assert update._cache_size() == compiled > 0
 
 
 def test_it_computes_on_the_cpu_in_float32_whatever_the_defaults_are(classifier, monkeypatch):
     seen, x = [], stripes(20)[0]
 
+    @jax.jit
     def spy(params, images):
         seen.append((jax.config.jax_default_device, jax.config.jax_default_matmul_precision))
-        return images
+        return images, images
 
+    monkeypatch.setattr(convnet, "_apply", spy)
     with jax.default_matmul_precision("bfloat16"):  # A TPU's default.
-        classifier._batched(jax.jit(spy), x)
+        classifier.features(x)
     assert seen == [(jax.local_devices(backend="cpu")[0], "highest")]
     missing = RuntimeError("Unknown backend cpu")
     monkeypatch.setattr(jax, "local_devices", lambda backend: (_ for _ in ()).throw(missing))
