@@ -3,17 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clu.parameter_overview import get_parameter_overview
 
 from distill_jax.diffusion.schedule import add_noise, expand
-from distill_jax.runtime import logging
-from distill_jax.runtime.trees import by_module
 from distill_jax.sampling.student import Student
 
 TIMES = (0.05, 0.3, 0.6, 0.95)
 
 
 def describe(student: Student) -> str:
-    """Returns architecture, parameters by module, schedule, steps, guidance and source as text."""
+    """Returns every array of the parameters, architecture, schedule, guidance and source as text."""
     manifest = student.manifest
     model = {key: value for key, value in manifest.model.items() if key != "name"}
     options = ", ".join(f"{key} {value}" for key, value in model.items())
@@ -21,6 +20,8 @@ def describe(student: Student) -> str:
     times = "all times" if student.trained.all_times else "the times of its steps only"
     return "\n".join(
         (
+            get_parameter_overview(student.merged.params, include_stats=False),
+            "",
             f"network          {manifest.model['name']}: {options}",
             f"images           {'x'.join(map(str, student.shape))}, "
             f"{student.num_classes or 'no'} classes",
@@ -29,8 +30,6 @@ def describe(student: Student) -> str:
             f"steps            {student.trained.num_steps:,}; trained at {times}",
             f"guidance         {guidance(student)}",
             f"source           {', '.join(f'{key} {value}' for key, value in source.items())}",
-            "",
-            _parameters(student),
         )
     )
 
@@ -44,13 +43,6 @@ def guidance(student: Student) -> str:
     if not student.num_classes:
         return "impossible: it has no labels"
     return "impossible: it was trained without label dropout; fine-tune it, see docs/teachers.md"
-
-
-def _parameters(student: Student) -> str:
-    """Returns a table of the numbers of parameters by module, and their sum."""
-    sizes = by_module(student.merged.params)
-    rows = [*sizes.items(), ("all", sum(sizes.values()))]
-    return logging.table(("part", "parameters"), [(name, f"{size:,}") for name, size in rows])
 
 
 def deviation(student: Student, key: jax.Array) -> float:

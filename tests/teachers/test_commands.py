@@ -42,6 +42,8 @@ def test_check_prints_the_network_tries_it_and_draws_a_grid(folder):
         "steps            1,024; trained at all times",
         "guidance         impossible: it was trained without label dropout",
         "finite; z = alpha x + sigma eps to",
+        "| (16, 8) | float32 | 128  |",  # The kernel of the first layer.
+        "Total: ",
     ):
         assert line in stdout
     with Image.open(folder / "out" / "grid.png") as image:
