@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from distill_jax.diffusion.denoiser import clipped
 from distill_jax.diffusion.prediction import mean_squared
 from distill_jax.diffusion.samplers import ddim
-from distill_jax.diffusion.trained import Trained
+from distill_jax.methods import checks
 from distill_jax.methods.base import Method, Metrics, Nets, traced
-from distill_jax.methods.checks import COUNT, check_all_times, check_takes_no_w
 from distill_jax.runtime.options import option
 from distill_jax.typing import Batch
 
@@ -29,10 +28,11 @@ class Direct(Method):
       teacher_steps: DDIM steps of the teacher, which makes as many calls per update.
     """
 
-    teacher_steps: int | jax.Array = option(COUNT, 8)
+    teacher_steps: int | jax.Array = option(checks.COUNT, 8)
 
     num_steps = 1
     data_free = True  # batch.x is None: the images are the teacher's.
+    needs = (checks.all_times, checks.takes_no_w)  # What a teacher must be.
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Returns |f(sigma(1) eps, 1, c) - DDIM(eps, c)|^2 for standard normal noise eps."""
@@ -41,8 +41,3 @@ class Direct(Method):
         t = jnp.ones(batch.size)
         x_hat = nets.student(nets.student.schedule.sigma(t[0]) * eps, t, batch.cond).x
         return jnp.mean(mean_squared(x_hat, x)), {}
-
-    def check(self, teacher: Trained | None) -> None:
-        super().check(teacher)
-        check_all_times(teacher)
-        check_takes_no_w(teacher)

@@ -55,10 +55,9 @@ class Method(abc.ABC):
     (num_steps, w_range) are leaves, so they are traced and all rounds share a compiled update.
 
     Attributes:
-    Attributes:
       num_steps: number of network calls of the sampler.
       w_range: (smallest, largest) w that the network takes as an input; None without that input.
-      fixed_w: the w in the weights of a network without that input.
+      w: guidance strength of the teacher that goes into the weights of a student without that input.
       label_dropout: probability of the null condition in training, in [0, 1].
       all_times: whether the network is trained at all times in [0, 1], or only on its grid.
       clip_target: whether the targets are clipped to the bounds of the data.
@@ -69,11 +68,12 @@ class Method(abc.ABC):
       has_discriminator: whether the fake network has a head that classifies data and samples.
       discriminator: name of that head in models.DISCRIMINATORS.
       parameterizations: names of the parameterizations that it supports, () for all.
+      needs: rules (method, teacher) beyond those of single options; each raises ValueError.
     """
 
     num_steps: Any
     w_range: Any = None
-    fixed_w: float = 0.0
+    w: float = 0.0
     label_dropout: float = 0.0
     all_times: bool = False
     clip_target: bool = False
@@ -84,6 +84,7 @@ class Method(abc.ABC):
     has_discriminator: bool = False
     discriminator: str = "pooled"
     parameterizations: tuple[str, ...] = ()
+    needs: tuple[Callable[["Method", Trained], None], ...] = ()
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -97,11 +98,18 @@ class Method(abc.ABC):
     def check(self, teacher: Trained | None) -> None:
         """Raises ValueError if an option breaks its rule, or the teacher does not fit."""
         check_options(self)
+        for need in self.needs:
+            need(self, teacher)
 
     @property
     def guides(self) -> bool:
         """Whether the method needs a null condition for guidance."""
-        return self.w_range is not None
+        return self.w_range is not None or self.w != 0
+
+    @property
+    def fixed_w(self) -> float:
+        """The guidance strength in the weights of a network that takes no w."""
+        return self.w
 
     def trained(self, schedule: Schedule) -> Trained:
         """Returns the record of the training that is stored with the finished network."""

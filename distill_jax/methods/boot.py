@@ -14,15 +14,8 @@ from distill_jax.diffusion.prediction import mean_squared
 from distill_jax.diffusion.samplers import signal_step
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
 from distill_jax.diffusion.trained import Signal, Trained
+from distill_jax.methods import checks
 from distill_jax.methods.base import Method, Metrics, Nets, draw_w, traced
-from distill_jax.methods.checks import (
-    POSITIVE,
-    PROBABILITY,
-    W_RANGE,
-    check_has_null,
-    check_teacher_steps,
-    check_x,
-)
 from distill_jax.runtime.options import Rule, check, choice, number, option, optional, whole
 from distill_jax.typing import Batch, Cond, Image, Time
 
@@ -52,15 +45,15 @@ class Boot(Method):
     """
 
     num_steps: Any = option(Rule(lambda n: n == 1, "1: BOOT's student makes one call"), 1)
-    w_range: tuple | None = option(optional(W_RANGE), None)
-    w: float = option(POSITIVE, 0.0)
+    w_range: tuple | None = option(optional(checks.W_RANGE), None)
+    w: float = option(checks.POSITIVE, 0.0)
     absorbed: bool = False
     delta: float = 0.04
     t_min: float = 0.01
-    t_max: float = option(PROBABILITY, 0.98)
+    t_max: float = option(checks.PROBABILITY, 0.98)
     solver: str = option(choice(("euler", "heun")), "heun")
     step_weight: str = option(choice(("constant", "inverse")), "constant")
-    boundary_weight: float = option(POSITIVE, 1.0)
+    boundary_weight: float = option(checks.POSITIVE, 1.0)
     clip_target: bool = False
     teacher_steps: int = option(whole(0), 0)
 
@@ -70,11 +63,6 @@ class Boot(Method):
     def guides(self) -> bool:
         """Whether the teacher is guided at the student's w."""
         return not self.absorbed and bool(self.w or self.w_range)
-
-    @property
-    def fixed_w(self) -> float:
-        """The guidance strength w in the weights."""
-        return self.w
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Returns weight |y_s - sg(y_t + D (f - y_t))|^2 + boundary_weight |y_T - f(z_T, T)|^2.
@@ -126,22 +114,17 @@ class Boot(Method):
         if not 0 < self.delta <= self.t_max - self.t_min:
             room = f"(0, {self.t_max - self.t_min:g}], inside t_min to t_max"
             raise ValueError(f"delta is {self.delta}; expected a step in {room}, such as 0.04")
-        self._check_guidance(teacher)
-        check_teacher_steps(teacher, self.teacher_steps, self.solver)
-        check_x(self, teacher)
-
-    def _check_guidance(self, teacher: Trained) -> None:
-        """Checks w, w_range and absorbed against each other and the teacher."""
         if self.w and self.w_range:
             raise ValueError(f"w is {self.w} and w_range {self.w_range}; expected one of them")
         theirs, (low, high) = teacher.guidance.w_range, self.w_range or (self.w, self.w)
         if self.absorbed != (theirs is not None):
             takes = "w" if theirs else "no w"
             raise ValueError(f"absorbed is {self.absorbed}, and the teacher takes {takes}")
-        if self.guides:
-            check_has_null(teacher)
+        checks.has_null(self, teacher)
         if self.absorbed and not theirs[0] <= low <= high <= theirs[1]:
             raise ValueError(f"w from {low:g} to {high:g} leaves the teacher's {tuple(theirs)}")
+        checks.teacher_steps(self, teacher)
+        checks.exact_x(self, teacher)
 
     @property
     def _ends(self) -> tuple[float, float]:

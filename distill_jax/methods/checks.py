@@ -1,12 +1,14 @@
 """Validation of the options of methods and of their teachers, each with one message.
 
 A method declares a rule with each of its fields (runtime.options). Rules about several options or
-about the teacher are functions in this file.
+about the teacher are functions in this file, which a method lists in its `needs`.
 """
 
 import itertools
 import math
 from typing import Any
+
+import numpy as np
 
 from distill_jax.diffusion.noise_levels import NOISE_LEVELS
 from distill_jax.diffusion.trained import Sampler, Trained, name_of
@@ -53,10 +55,14 @@ NOISE = Rule(
     "(distribution, lowest, highest) with noise levels sigma / alpha, 0 < lowest <= highest, and a "
     f"distribution out of {', '.join(NOISE_LEVELS)}",
 )
+KAPPAS = Rule(
+    lambda kappas: np.shape(kappas) in ((), (4,)) and np.min(kappas) > 0,
+    "one positive number, or four",
+)
 LEVEL = Rule(lambda level: 0 < level < math.inf, "a noise level sigma / alpha > 0, such as 2.5")
 
 
-def check_round(method: Method, kind: type[Sampler], teacher: Trained, factor: int = 2) -> None:
+def makes_round(method: Method, kind: type[Sampler], teacher: Trained, factor: int = 2) -> None:
     """Raises ValueError unless the teacher has `factor` steps for each step of the student.
 
     The teacher must have a sampler of the same kind, or be trained at all times, and take the same
@@ -69,10 +75,10 @@ def check_round(method: Method, kind: type[Sampler], teacher: Trained, factor: i
             "was trained at all times, such as the guided stage; this teacher has "
             f"{teacher.num_steps} {name_of(other)} steps"
         )
-    check_input_w(method, teacher)
+    keeps_w(method, teacher)
 
 
-def check_input_w(method: Method, teacher: Trained) -> None:
+def keeps_w(method: Method, teacher: Trained) -> None:
     """Raises ValueError unless the student takes w exactly if its teacher does, in its range."""
     mine, theirs = method.w_range, teacher.guidance.w_range
     if (mine is None) != (theirs is None):
@@ -84,7 +90,7 @@ def check_input_w(method: Method, teacher: Trained) -> None:
         raise ValueError(f"w_range {tuple(mine)} leaves the teacher's {tuple(theirs)}; stay inside")
 
 
-def check_all_times(teacher: Trained) -> None:
+def all_times(method: Method, teacher: Trained) -> None:
     """Raises ValueError unless the teacher was trained at all times."""
     if not teacher.all_times:
         raise ValueError(
@@ -94,11 +100,12 @@ def check_all_times(teacher: Trained) -> None:
         )
 
 
-def check_teacher_steps(teacher: Trained, count: int, solver: str) -> None:
+def teacher_steps(method: Method, teacher: Trained) -> None:
     """Raises ValueError unless the teacher was trained at the times that the solver steps between.
 
     A count of 0 stands for steps at any time.
     """
+    count, solver = method.teacher_steps, method.solver
     on_grid = teacher.uses_ddim and (count, solver) == (teacher.num_steps, "euler")
     if count if teacher.all_times else not on_grid:
         known = "all times" if teacher.all_times else f"its {teacher.num_steps} steps only"
@@ -108,7 +115,7 @@ def check_teacher_steps(teacher: Trained, count: int, solver: str) -> None:
         )
 
 
-def check_takes_no_w(teacher: Trained) -> None:
+def takes_no_w(method: Method, teacher: Trained) -> None:
     """Raises ValueError for a teacher that takes w as an input."""
     if teacher.guidance.w_range is not None:
         raise ValueError(
@@ -117,7 +124,7 @@ def check_takes_no_w(teacher: Trained) -> None:
         )
 
 
-def check_x(method: Method, teacher: Trained) -> None:
+def exact_x(method: Method, teacher: Trained) -> None:
     """Raises ValueError if the method needs an unclipped x, and the teacher learned a clipped one.
 
     A network trained with clip_target learns only the sign of an x outside [-1, 1].
@@ -129,9 +136,9 @@ def check_x(method: Method, teacher: Trained) -> None:
         )
 
 
-def check_has_null(teacher: Trained) -> None:
-    """Raises ValueError for a teacher without a null condition, which cannot be guided."""
-    if not teacher.guidance.null:
+def has_null(method: Method, teacher: Trained) -> None:
+    """Raises ValueError if the method guides a teacher without a null condition."""
+    if method.guides and not teacher.guidance.null:
         raise ValueError(
             "the teacher was trained with label_dropout=0, so it has no null condition to "
             "guide against. Fine-tune it in a stage before this one: "
@@ -142,23 +149,30 @@ def check_has_null(teacher: Trained) -> None:
         )
 
 
-def check_kappas(kappas: tuple[float, ...], teacher: Trained) -> None:
-    """Raises ValueError unless kappas are four positive scales that the teacher supports."""
-    if len(kappas) != 4 or min(kappas) <= 0:
-        raise ValueError(f"kappas are {kappas}; expected one positive number, or four")
-    if set(kappas) != {1}:
-        check_takes_no_w(teacher)
-        check_has_null(teacher)
+def kappas(method: Method, teacher: Trained) -> None:
+    """Raises ValueError unless the teacher can be guided where a kappa is not 1."""
+    if set(method.scales) != {1}:
+        takes_no_w(method, teacher)
+        has_null(method, teacher)
 
 
-def check_matching(method: Method, teacher: Trained) -> None:
-    """Raises ValueError for a teacher that a method with a fake network cannot use."""
-    check_all_times(teacher)
-    check_x(method, teacher)
+def matching(method: Method, teacher: Trained) -> None:
+    """Raises ValueError for a teacher that a method with a fake network cannot follow."""
+    all_times(method, teacher)
+    exact_x(method, teacher)
 
 
-def check_scales(method: Method, teacher: Trained) -> None:
-    """Raises ValueError if the options of an Swd do not fit each other or the teacher."""
+def discriminator(method: Method, teacher: Trained) -> None:
+    """Raises ValueError for a discriminator that is used and not trained."""
+    if method.gan_weight and not method.discriminator_weight:
+        raise ValueError(
+            f"gan_weight is {method.gan_weight} and discriminator_weight 0: nothing would train "
+            "the discriminator; give both a weight, or neither"
+        )
+
+
+def scales(method: Method, teacher: Trained) -> None:
+    """Raises ValueError for an Swd whose options, or teacher, do not fit each other."""
     times, resolutions = method.times, method.resolutions
     if not times or len(resolutions) not in (0, len(times)):
         raise ValueError(
@@ -167,17 +181,8 @@ def check_scales(method: Method, teacher: Trained) -> None:
         )
     if not (method.dmd_weight or method.gan_weight or method.mmd_weight):
         raise ValueError("dmd_weight, gan_weight and mmd_weight are 0; expected a term that is on")
-    if method.gan_weight and not method.discriminator_weight:
-        raise ValueError(
-            f"gan_weight is {method.gan_weight} and discriminator_weight 0: nothing would train "
-            "the discriminator; give both a weight, or neither"
-        )
     if method.w and not method.dmd_weight:
         raise ValueError(f"w is {method.w}; expected 0 without DMD, the only term that uses it")
-    check_all_times(teacher)
-    check_takes_no_w(teacher)
-    if method.guides:
-        check_has_null(teacher)
     mine = tuple(sorted({*resolutions}))
     missing = sorted({*mine} - {*teacher.resolutions})
     if method.dmd_weight and missing and (teacher.resolutions or len(mine) > 1):

@@ -25,18 +25,8 @@ from distill_jax.diffusion.denoiser import Denoiser, without_dropout
 from distill_jax.diffusion.noise_levels import level_of
 from distill_jax.diffusion.schedule import Schedule
 from distill_jax.diffusion.trained import Renoise, Trained
+from distill_jax.methods import checks
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
-from distill_jax.methods.checks import (
-    COUNT,
-    LEVEL,
-    NOISE,
-    POSITIVE,
-    TIMES,
-    WEIGHTING,
-    check_has_null,
-    check_matching,
-    check_takes_no_w,
-)
 from distill_jax.methods.matching import (
     Noisy,
     denoising_loss,
@@ -75,20 +65,21 @@ class DecoupledDmd(Method):
       fake_levels, weighting, fake_updates: as in DMD2.
     """
 
-    times: tuple = option(TIMES, ())
-    sigma_init: float = option(LEVEL, 2.5)
+    times: tuple = option(checks.TIMES, ())
+    sigma_init: float = option(checks.LEVEL, 2.5)
     w: float = option(number(-1), 1.0)
-    levels: tuple = option(NOISE, ("karras", 0.00323, 71.6))
-    ca_levels: tuple = option(NOISE, ("karras", 0.00323, 71.6))
-    dm_weight: float = option(POSITIVE, 1.0)
-    ca_weight: float = option(POSITIVE, 1.0)
+    levels: tuple = option(checks.NOISE, ("karras", 0.00323, 71.6))
+    ca_levels: tuple = option(checks.NOISE, ("karras", 0.00323, 71.6))
+    dm_weight: float = option(checks.POSITIVE, 1.0)
+    ca_weight: float = option(checks.POSITIVE, 1.0)
     focused: bool = True
     shared: bool = False
-    fake_levels: tuple = option(NOISE, ("karras", 0.002, 80.0))
-    weighting: str = option(WEIGHTING, "edm")
-    fake_updates: int = option(COUNT, 5)
+    fake_levels: tuple = option(checks.NOISE, ("karras", 0.002, 80.0))
+    weighting: str = option(checks.WEIGHTING, "edm")
+    fake_updates: int = option(checks.COUNT, 5)
 
     data_free = True
+    needs = (checks.takes_no_w, checks.matching, checks.has_null)
 
     @property
     def num_steps(self) -> int:
@@ -98,10 +89,6 @@ class DecoupledDmd(Method):
     def fixed_w(self) -> float:
         """The w that g = 0 implies if both terms draw the same levels: f = c + fixed_w (c - u)."""
         return self.w * self.ca_weight / self.dm_weight if self.dm_weight else self.w
-
-    @property
-    def guides(self) -> bool:
-        return self.w != 0
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -160,9 +147,5 @@ class DecoupledDmd(Method):
 
     def check(self, teacher: Trained | None) -> None:
         super().check(teacher)
-        check_takes_no_w(teacher)
-        check_matching(self, teacher)
         if not (self.dm_weight or self.ca_weight * self.w):
             raise ValueError("dm_weight, and ca_weight or w, are 0, so nothing trains the student")
-        if self.w != 0:
-            check_has_null(teacher)

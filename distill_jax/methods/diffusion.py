@@ -6,8 +6,8 @@ import jax
 
 from distill_jax.diffusion.resize import area
 from distill_jax.diffusion.schedule import add_noise
+from distill_jax.methods import checks
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, drop_labels, traced, weighted_mse
-from distill_jax.methods.checks import COUNT, PROBABILITY, RESOLUTIONS, WEIGHTING
 from distill_jax.runtime.options import option
 from distill_jax.typing import Batch
 
@@ -25,10 +25,10 @@ class Diffusion(Method):
         data's own; () for only the data's own. Scale-wise students need a teacher with several.
     """
 
-    num_steps: Any = option(COUNT, 64)
-    label_dropout: float = option(PROBABILITY, 0.1)
-    weighting: str = option(WEIGHTING, "snr_trunc")
-    resolutions: tuple[int, ...] = option(RESOLUTIONS, ())
+    num_steps: Any = option(checks.COUNT, 64)
+    label_dropout: float = option(checks.PROBABILITY, 0.1)
+    weighting: str = option(checks.WEIGHTING, "snr_trunc")
+    resolutions: tuple[int, ...] = option(checks.RESOLUTIONS, ())
 
     all_times = True
     needs_teacher = False

@@ -8,19 +8,9 @@ import jax
 
 from distill_jax.diffusion.denoiser import Denoiser, without_dropout
 from distill_jax.diffusion.schedule import Schedule
-from distill_jax.diffusion.trained import Renoise, Trained
+from distill_jax.diffusion.trained import Renoise
+from distill_jax.methods import checks
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
-from distill_jax.methods.checks import (
-    COUNT,
-    LEVEL,
-    NOISE,
-    POSITIVE,
-    TIMES,
-    WEIGHTING,
-    check_has_null,
-    check_matching,
-    check_takes_no_w,
-)
 from distill_jax.methods.matching import (
     denoising_loss,
     diffuse,
@@ -59,28 +49,22 @@ class Dmd2(Method):
       discriminator: name of the discriminator head in models.DISCRIMINATORS.
     """
 
-    times: tuple = option(TIMES, ())
-    sigma_init: float = option(LEVEL, 2.5)
+    times: tuple = option(checks.TIMES, ())
+    sigma_init: float = option(checks.LEVEL, 2.5)
     w: float = option(number(-1), 0.0)
-    levels: tuple = option(NOISE, ("karras", 0.00323, 71.6))
-    fake_levels: tuple = option(NOISE, ("karras", 0.002, 80.0))
-    weighting: str = option(WEIGHTING, "edm")
-    fake_updates: int = option(COUNT, 5)
-    gan_weight: float = option(POSITIVE, 0.0)
-    discriminator_weight: float = option(POSITIVE, 1e-2)
+    levels: tuple = option(checks.NOISE, ("karras", 0.00323, 71.6))
+    fake_levels: tuple = option(checks.NOISE, ("karras", 0.002, 80.0))
+    weighting: str = option(checks.WEIGHTING, "edm")
+    fake_updates: int = option(checks.COUNT, 5)
+    gan_weight: float = option(checks.POSITIVE, 0.0)
+    discriminator_weight: float = option(checks.POSITIVE, 1e-2)
     discriminator: str = "spatial"
+
+    needs = (checks.takes_no_w, checks.matching, checks.discriminator, checks.has_null)
 
     @property
     def num_steps(self) -> int:
         return max(1, len(self.times))
-
-    @property
-    def fixed_w(self) -> float:
-        return self.w
-
-    @property
-    def guides(self) -> bool:
-        return self.w != 0
 
     @property
     def data_free(self) -> bool:
@@ -130,12 +114,3 @@ class Dmd2(Method):
 
     def sampler(self, schedule: Schedule) -> Renoise:
         return Renoise(self.times) if self.times else one_call(schedule, self.sigma_init)
-
-    def check(self, teacher: Trained | None) -> None:
-        super().check(teacher)
-        check_takes_no_w(teacher)
-        check_matching(self, teacher)
-        if self.gan_weight and not self.discriminator_weight:
-            raise ValueError("discriminator_weight is 0, so nothing trains the discriminator")
-        if self.w != 0:
-            check_has_null(teacher)

@@ -16,8 +16,8 @@ from distill_jax.diffusion.samplers import ddim_step, encode_target
 from distill_jax.diffusion.schedule import Schedule, add_noise
 from distill_jax.diffusion.trained import Encode, Trained
 from distill_jax.diffusion.weighting import WEIGHTINGS, snr_plus_one
+from distill_jax.methods import checks
 from distill_jax.methods.base import Method, Metrics, Nets, traced, with_w
-from distill_jax.methods.checks import COUNT, W_RANGE, WEIGHTING, check_round, check_x
 from distill_jax.runtime.options import option, optional
 from distill_jax.typing import Batch, Time
 
@@ -36,9 +36,9 @@ class Encoder(Method):
       weighting: name of the loss weighting in WEIGHTINGS.
     """
 
-    num_steps: Any = option(COUNT)
-    w_range: tuple | None = option(optional(W_RANGE), None)
-    weighting: str = option(WEIGHTING, "snr_plus_one")
+    num_steps: Any = option(checks.COUNT)
+    w_range: tuple | None = option(optional(checks.W_RANGE), None)
+    weighting: str = option(checks.WEIGHTING, "snr_plus_one")
 
     parameterizations = ENCODERS
 
@@ -80,5 +80,5 @@ class Encoder(Method):
     def check(self, teacher: Trained | None) -> None:
         """Checks the options, and that the teacher is an encoder or was trained at all times."""
         super().check(teacher)
-        check_round(self, Encode, teacher)
-        check_x(self, teacher)
+        checks.makes_round(self, Encode, teacher)
+        checks.exact_x(self, teacher)

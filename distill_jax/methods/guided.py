@@ -9,7 +9,7 @@ import jax
 
 from distill_jax.diffusion.denoiser import clipped, guided
 from distill_jax.diffusion.schedule import add_noise
-from distill_jax.diffusion.trained import Trained
+from distill_jax.methods import checks
 from distill_jax.methods.base import (
     Method,
     Metrics,
@@ -18,14 +18,6 @@ from distill_jax.methods.base import (
     saturating_target,
     traced,
     weighted_mse,
-)
-from distill_jax.methods.checks import (
-    COUNT,
-    W_RANGE,
-    WEIGHTING,
-    check_all_times,
-    check_has_null,
-    check_takes_no_w,
 )
 from distill_jax.runtime.options import option
 from distill_jax.typing import Batch
@@ -42,12 +34,13 @@ class Guided(Method):
       clip_target: whether the target is clipped if the sampler clips.
     """
 
-    w_range: tuple = option(W_RANGE, (0.0, 4.0))
-    num_steps: Any = option(COUNT, 64)
-    weighting: str = option(WEIGHTING, "snr_trunc")
+    w_range: tuple = option(checks.W_RANGE, (0.0, 4.0))
+    num_steps: Any = option(checks.COUNT, 64)
+    weighting: str = option(checks.WEIGHTING, "snr_trunc")
     clip_target: bool = True
 
     all_times = True
+    needs = (checks.takes_no_w, checks.all_times, checks.has_null)
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Returns weight(l) |x_student(z_t, t, c, w) - x_guided|^2, t ~ U[0, 1): Algorithm 1."""
@@ -65,10 +58,3 @@ class Guided(Method):
         if clip:
             target = saturating_target(target, x_hat)
         return weighted_mse(self.weighting, nets.student, x_hat, target, t), {}
-
-    def check(self, teacher: Trained | None) -> None:
-        """Checks the options, and that the teacher can be guided at all times."""
-        super().check(teacher)
-        check_takes_no_w(teacher)
-        check_all_times(teacher)
-        check_has_null(teacher)

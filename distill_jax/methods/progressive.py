@@ -13,6 +13,7 @@ from distill_jax.diffusion.denoiser import clipped
 from distill_jax.diffusion.samplers import ddim_step, ddim_target
 from distill_jax.diffusion.schedule import add_noise
 from distill_jax.diffusion.trained import Ddim, Trained
+from distill_jax.methods import checks
 from distill_jax.methods.base import (
     Method,
     Metrics,
@@ -23,7 +24,6 @@ from distill_jax.methods.base import (
     weighted_mse,
     with_w,
 )
-from distill_jax.methods.checks import COUNT, PROBABILITY, W_RANGE, WEIGHTING, check_round
 from distill_jax.runtime.options import option, optional, whole
 from distill_jax.typing import Batch
 
@@ -46,12 +46,12 @@ class Progressive(Method):
         for the conditional and the unconditional student.
     """
 
-    num_steps: Any = option(COUNT)
-    w_range: tuple | None = option(optional(W_RANGE), None)
-    weighting: str = option(WEIGHTING, "snr_trunc")
+    num_steps: Any = option(checks.COUNT)
+    w_range: tuple | None = option(optional(checks.W_RANGE), None)
+    weighting: str = option(checks.WEIGHTING, "snr_trunc")
     clip_target: bool = True
     factor: int = option(whole(2), 2)
-    label_dropout: float = option(PROBABILITY, 0.0)
+    label_dropout: float = option(checks.PROBABILITY, 0.0)
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Returns the loss of Algorithm 2 of Salimans & Ho (2022).
@@ -84,7 +84,7 @@ class Progressive(Method):
     def check(self, teacher: Trained | None) -> None:
         """Checks the options, and that the teacher has factor * N steps or all times."""
         super().check(teacher)
-        check_round(self, Ddim, teacher, self.factor)
+        checks.makes_round(self, Ddim, teacher, self.factor)
         if self.label_dropout > 0 and (self.w_range is not None or not teacher.guidance.null):
             raise ValueError(
                 f"label_dropout is {self.label_dropout}; it is for a student without w, and its "

@@ -13,19 +13,9 @@ from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.noise_levels import time_of
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.schedule import Schedule
-from distill_jax.diffusion.trained import Renoise, Trained
+from distill_jax.diffusion.trained import Renoise
+from distill_jax.methods import checks
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, drop_labels, traced, with_w
-from distill_jax.methods.checks import (
-    COUNT,
-    LEVEL,
-    NOISE,
-    PROBABILITY,
-    W_RANGE,
-    WEIGHTING,
-    check_input_w,
-    check_kappas,
-    check_matching,
-)
 from distill_jax.methods.matching import (
     Noisy,
     denoising_loss,
@@ -66,19 +56,20 @@ class SidLsg(Method):
       loss_scale: factor of the student's loss, a sum over pixels.
     """
 
-    num_steps: Any = option(COUNT, 1)
+    num_steps: Any = option(checks.COUNT, 1)
     alpha: Any = option(number(0, 1.5), 1.0)
-    kappas: Any = 1.0
-    w_range: tuple | None = option(optional(W_RANGE), None)
-    sigma_init: float = option(LEVEL, 2.5)
-    levels: tuple = option(NOISE, ("karras", 0.002, 24.41))
-    fake_levels: tuple = option(NOISE, ("lognormal", 0.002, 80.0))
-    weighting: str = option(WEIGHTING, "edm")
-    fake_updates: int = option(COUNT, 1)
-    null_dropout: float = option(PROBABILITY, 0.1)
+    kappas: Any = option(checks.KAPPAS, 1.0)
+    w_range: tuple | None = option(optional(checks.W_RANGE), None)
+    sigma_init: float = option(checks.LEVEL, 2.5)
+    levels: tuple = option(checks.NOISE, ("karras", 0.002, 24.41))
+    fake_levels: tuple = option(checks.NOISE, ("lognormal", 0.002, 80.0))
+    weighting: str = option(checks.WEIGHTING, "edm")
+    fake_updates: int = option(checks.COUNT, 1)
+    null_dropout: float = option(checks.PROBABILITY, 0.1)
     loss_scale: float = 100.0
 
     data_free = True
+    needs = (checks.matching, checks.keeps_w, checks.kappas)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -162,9 +153,3 @@ class SidLsg(Method):
         """Returns the sampler: one call at sigma_init, or num_steps calls on its own images."""
         once = one_call(schedule, self.sigma_init)
         return once if self.num_steps == 1 else once.with_steps(self.num_steps)
-
-    def check(self, teacher: Trained | None) -> None:
-        super().check(teacher)
-        check_matching(self, teacher)
-        check_input_w(self, teacher)
-        check_kappas(self.scales, teacher)

@@ -13,6 +13,7 @@ from distill_jax.diffusion.denoiser import clipped
 from distill_jax.diffusion.samplers import ddim_step, ddim_target
 from distill_jax.diffusion.schedule import Schedule, add_noise
 from distill_jax.diffusion.trained import Trained
+from distill_jax.methods import checks
 from distill_jax.methods.base import (
     Method,
     Metrics,
@@ -22,9 +23,16 @@ from distill_jax.methods.base import (
     weighted_mse,
     with_w,
 )
-from distill_jax.methods.checks import COUNT, W_RANGE, WEIGHTING, check_round
-from distill_jax.runtime.options import option, optional
+from distill_jax.runtime.options import Rule, option, optional, whole
 from distill_jax.typing import Batch
+
+STEPS = Rule(
+    whole(2).holds,
+    "a whole number from 2: a stochastic round learns two teacher steps as one, and of a single "
+    "step its target is the teacher's own x: the loss is 0. End at 2, such as halvings(512, end=2, "
+    'method="stochastic"); both samplers make the same single step, which a progressive stage of '
+    "num_steps=1 learns",
+)
 
 
 @traced("num_steps", "w_range")
@@ -43,9 +51,9 @@ class Stochastic(Method):
       clip_target: as in Progressive.
     """
 
-    num_steps: Any = option(COUNT)
-    w_range: tuple | None = option(optional(W_RANGE), None)
-    weighting: str = option(WEIGHTING, "snr_trunc")
+    num_steps: Any = option(STEPS)
+    w_range: tuple | None = option(optional(checks.W_RANGE), None)
+    weighting: str = option(checks.WEIGHTING, "snr_trunc")
     clip_target: bool = True
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
@@ -79,13 +87,6 @@ class Stochastic(Method):
         return trained.Stochastic(self.num_steps)
 
     def check(self, teacher: Trained | None) -> None:
-        """Checks the options, and that the teacher fits and N is at least 2."""
+        """Checks the options, and that the teacher fits."""
         super().check(teacher)
-        check_round(self, trained.Stochastic, teacher)
-        if self.num_steps < 2:
-            raise ValueError(
-                f"num_steps is {self.num_steps}; expected 2 or more: a stochastic round learns two "
-                "teacher steps as one, so the target of a single step is the teacher's own x and "
-                'the loss is 0. End at 2, such as halvings(512, end=2, method="stochastic"), or '
-                "learn the single step with a progressive stage of num_steps=1"
-            )
+        checks.makes_round(self, trained.Stochastic, teacher)

@@ -14,9 +14,9 @@ from distill_jax.diffusion.prediction import mean_squared
 from distill_jax.diffusion.resize import area, bicubic
 from distill_jax.diffusion.samplers import renoise
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
-from distill_jax.diffusion.trained import Renoise, Trained
+from distill_jax.diffusion.trained import Renoise
+from distill_jax.methods import checks
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
-from distill_jax.methods.checks import COUNT, NOISE, POSITIVE, RESOLUTIONS, TIMES, check_scales
 from distill_jax.methods.matching import (
     discriminator_loss,
     dmd_loss,
@@ -52,32 +52,32 @@ class Swd(Method):
       fake_updates: updates of the fake per update of the student.
     """
 
-    times: tuple[float, ...] = option(TIMES)
-    resolutions: tuple[int, ...] = option(RESOLUTIONS, ())
-    w: float = option(POSITIVE, 0.0)
-    dmd_weight: float = option(POSITIVE, 1.0)
-    gan_weight: float = option(POSITIVE, 5e-3)
-    discriminator_weight: float = option(POSITIVE, 1e-2)
-    mmd_weight: float = option(POSITIVE, 1.0)
+    times: tuple[float, ...] = option(checks.TIMES)
+    resolutions: tuple[int, ...] = option(checks.RESOLUTIONS, ())
+    w: float = option(checks.POSITIVE, 0.0)
+    dmd_weight: float = option(checks.POSITIVE, 1.0)
+    gan_weight: float = option(checks.POSITIVE, 5e-3)
+    discriminator_weight: float = option(checks.POSITIVE, 1e-2)
+    mmd_weight: float = option(checks.POSITIVE, 1.0)
     mmd: str = option(choice(KERNELS), "pseudo_huber")
     mmd_features: str = option(choice(("teacher", "fake")), "fake")
-    dmd_levels: tuple = option(NOISE, ("shifted_flow", 0.009, 3.77))
-    mmd_levels: tuple = option(NOISE, ("shifted_flow", 0.009, 1.51))
-    fake_levels: tuple = option(NOISE, ("shifted_flow", 0.009, 1000.0))
+    dmd_levels: tuple = option(checks.NOISE, ("shifted_flow", 0.009, 3.77))
+    mmd_levels: tuple = option(checks.NOISE, ("shifted_flow", 0.009, 1.51))
+    fake_levels: tuple = option(checks.NOISE, ("shifted_flow", 0.009, 1000.0))
     backward: bool = False
-    fake_updates: int = option(COUNT, 5)
+    fake_updates: int = option(checks.COUNT, 5)
+
+    needs = (
+        checks.discriminator,
+        checks.all_times,
+        checks.takes_no_w,
+        checks.has_null,
+        checks.scales,
+    )
 
     @property
     def num_steps(self) -> int:
         return len(self.times)
-
-    @property
-    def fixed_w(self) -> float:
-        return self.w
-
-    @property
-    def guides(self) -> bool:
-        return self.w != 0
 
     @property
     def has_discriminator(self) -> bool:
@@ -154,10 +154,6 @@ class Swd(Method):
 
     def sampler(self, schedule: Schedule) -> Renoise:
         return Renoise(self.times, self.resolutions)
-
-    def check(self, teacher: Trained | None) -> None:
-        super().check(teacher)
-        check_scales(self, teacher)
 
 
 def _noisy(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import write_json
-from distill_jax.runtime.options import check, choice, number, whole
+from distill_jax.runtime.options import Rule, check, choice, number, whole
 from distill_jax.runtime.registry import suggestion
 
 # Rules of keys of a config, and of its stages.
@@ -24,6 +24,11 @@ RULES = {
     "matmul_precision": choice(
         ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")
     ),
+}
+RULES_OF_EVALUATE = {
+    "num_samples": whole(2),
+    "w": Rule(lambda w: bool(w) and min(w) >= 0, "at least one w, each from 0"),
+    "ancestral": Rule(lambda v: all(0 <= each <= 1 for each in v), "variances from 0 to 1"),
 }
 # What a value may be, by the type of its default.
 TYPES = {
@@ -81,9 +86,9 @@ def _check_type(value: Any, known: Any, path: str) -> None:
         raise ValueError(f"{path} is {value!r}; expected {expected}")
 
 
-def check_rules(config: ConfigDict, path: str) -> None:
-    """Raises ValueError for the first key of RULES whose value breaks its rule."""
-    for key, rule in RULES.items():
+def check_rules(config: ConfigDict, path: str, rules: Mapping[str, Rule] = RULES) -> None:
+    """Raises ValueError for the first key whose value breaks its rule."""
+    for key, rule in rules.items():
         if key in config:
             check(f"{path}{key}", config[key], rule)
 
@@ -97,14 +102,7 @@ def check_config(config: ConfigDict) -> None:
                 f"config.{key} is {config[key]}; expected a multiple of config.updates_per_call, "
                 f"{config.updates_per_call}: a run logs, saves and stops between calls"
             )
-    evaluate = config.evaluate
-    strengths = evaluate.w and min(evaluate.w) >= 0
-    variances = all(0 <= variance <= 1 for variance in evaluate.ancestral)
-    if evaluate.num_samples < 2 or not strengths or not variances:
-        raise ValueError(
-            f"config.evaluate is {evaluate.to_dict()}; expected 2 samples or more, at least one w, "
-            "each from 0, and as `ancestral` variances from 0 to 1"
-        )
+    check_rules(config.evaluate, "config.evaluate.", RULES_OF_EVALUATE)
 
 
 def check_microbatches(size: int, parts: int, ways: int) -> None:

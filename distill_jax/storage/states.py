@@ -45,8 +45,6 @@ class States:
     """
 
     def __init__(self, directory: epath.PathLike, keep: int = 2, keep_every: int = 0):
-        if keep_every < 0:
-            raise ValueError(f"keep_every is {keep_every}; expected iterations, or 0 for none")
         self._directory = absolute(directory)
         self._stage, self._saving = self._directory.parent.name, 0
         policies = [LatestN(max(2, keep)), *([EveryNSteps(keep_every)] if keep_every else [])]

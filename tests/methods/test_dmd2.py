@@ -199,7 +199,7 @@ def test_the_sampler_makes_the_calls_that_were_trained():
         ({"times": (1.2, 0.8)}, r"times is \(1.2, 0.8\)"),
         ({"times": (0.5, 0.0)}, r"times is \(0.5, 0.0\)"),
         ({"w": -2.0}, "w is -2.0; expected a number from -1"),
-        ({"gan_weight": 0.5, "discriminator_weight": 0.0}, "nothing trains the discriminator"),
+        ({"gan_weight": 0.5, "discriminator_weight": 0.0}, "nothing would train the discriminator"),
         ({"gan_weight": -1.0}, "gan_weight is -1.0; expected a number from 0"),
         ({"discriminator_weight": -1.0}, "discriminator_weight is -1.0"),
         ({"fake_updates": 0}, "fake_updates is 0"),

@@ -323,8 +323,8 @@ def test_one_step_of_the_sampler_is_the_call_that_is_trained_and_more_repeat_it(
     ("change", "message"),
     [
         ({"alpha": 2.0}, r"alpha is 2.0; expected a number from 0 to 1.5"),
-        ({"kappas": 0.0}, r"kappas are \(0.0, 0.0, 0.0, 0.0\); expected one positive number"),
-        ({"kappas": (1.0, 2.0)}, r"kappas are \(1.0, 2.0\); expected one positive number, or four"),
+        ({"kappas": 0.0}, "kappas is 0.0; expected one positive number"),
+        ({"kappas": (1.0, 2.0)}, r"kappas is \(1.0, 2.0\); expected one positive number, or four"),
         ({"null_dropout": 1.5}, "null_dropout is 1.5"),
         ({"fake_updates": 0}, "fake_updates is 0; expected a whole number from 1"),
         ({"sigma_init": -1.0}, "sigma_init is -1.0; expected a noise level"),

@@ -149,10 +149,15 @@ BAD = {
         "frozen_dtype is 'float16'; expected one of float32, bfloat16",
     ),
     "log of every zeroth update": (config_of(TEACHER, log_every=0), ValueError, "log_every is 0"),
+    "states kept at negative steps": (
+        config_of(TEACHER, keep_every=-1),
+        ValueError,
+        "keep_every is -1; expected a whole number from 0",
+    ),
     "report of no samples": (
         config_of(TEACHER, evaluate__num_samples=1),
         ValueError,
-        "expected 2 samples or more, at least one w",
+        "config.evaluate.num_samples is 1; expected a whole number from 2",
     ),
     "report at a negative w": (
         config_of(TEACHER, evaluate__w=(-1.0,)),
