@@ -23,7 +23,7 @@ from distill_jax.data.images import decode
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.evaluation import chosen_data, pictures
 from distill_jax.runtime import logging
-from distill_jax.runtime.app import run_app
+from distill_jax.runtime.app import needed, run_app
 from distill_jax.runtime.files import absolute, write_json
 from distill_jax.runtime.registry import EVERYTHING, build, lookup
 from distill_jax.sampling import loading
@@ -126,7 +126,7 @@ def save_rows(path: epath.Path, rows: Sequence[np.ndarray], columns: int = 10) -
 
 def _style(values: Any) -> Sequence[Any]:
     """The images, and the same in the target class."""
-    student = _student(values)
+    student = _load(needed("student"), values)
     encoder = _load(values.encoder, values) if values.encoder else student
     x, label = _images(values, student)
     if student.num_classes and values.target_label is None:
@@ -136,7 +136,7 @@ def _style(values: Any) -> Sequence[Any]:
 
 def _sdedit_images(values: Any) -> Sequence[Any]:
     """The images, and what SDEdit makes of them."""
-    student = _student(values)
+    student = _load(needed("student"), values)
     x, label = _images(values, student)
     target = label if values.target_label is None else values.target_label
     n = int(student.with_steps(values.num_steps).num_steps)
@@ -150,7 +150,7 @@ def _sdedit_images(values: Any) -> Sequence[Any]:
 
 def _inpaint_images(values: Any) -> Sequence[Any]:
     """The images, the same without what is masked, and the inpainted ones."""
-    student = _student(values)
+    student = _load(needed("student"), values)
     x, label = _images(values, student)
     target = label if values.target_label is None else values.target_label
     mask = read_mask(values.mask, student.image_shape)
@@ -161,9 +161,8 @@ def _inpaint_images(values: Any) -> Sequence[Any]:
 
 def _roundtrip_images(values: Any) -> Sequence[Any]:
     """The images, then those of each pair and of the teacher; also writes the table of PSNRs."""
-    if values.workdir is None:
-        raise ValueError("--workdir is needed: of a finished run with encoders and decoders")
-    teacher, both = pairs(absolute(values.workdir), values.allow)
+    workdir = needed("workdir", ": of a finished run with encoders and decoders")
+    teacher, both = pairs(absolute(workdir), values.allow)
     x, label = _images(values, teacher)
     rows, seen = compare(teacher, both, x, label)
     titles = ("steps", "distilled encoder and decoder", "reverse DDIM and DDIM of the teacher")
@@ -185,13 +184,6 @@ TASKS = {
     "inpaint": _inpaint_images,
     "roundtrip": _roundtrip_images,
 }
-
-
-def _student(values: Any) -> Student:
-    """The network of --student."""
-    if values.student is None:
-        raise ValueError("--student is needed: the directory of a finished run")
-    return _load(values.student, values)
 
 
 def _load(path: str, values: Any) -> Student:

@@ -9,7 +9,7 @@ from absl import flags
 from distill_jax.evaluation import chosen_data, compare, report
 from distill_jax.evaluation.protocols import make_evaluator
 from distill_jax.runtime import distributed, logging
-from distill_jax.runtime.app import numbers, run_app
+from distill_jax.runtime.app import needed, numbers, run_app
 from distill_jax.runtime.files import absolute, write_json
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import loading
@@ -33,14 +33,13 @@ def define_flags() -> None:
 def main() -> None:
     """The command line."""
     values = flags.FLAGS
-    if values.student is None:
-        raise ValueError("--student is needed: the directory of a finished run")
+    directory = needed("student")
     strengths, ancestral = numbers("w") or [0.0, 1.0, 2.0, 4.0], numbers("ancestral")
     if values.out:
         absolute(values.out).parent.mkdir(parents=True, exist_ok=True)
     distributed.join()
     layout = make_layout({"data": -1})
-    student = loading.describe(values.student, layout, loading.parts(values), values.allow)
+    student = loading.describe(directory, layout, loading.parts(values), values.allow)
     for w in strengths if values.w else ():
         student.conditions(1, 0 if student.num_classes else None, w)
         if not compare.knows(student, w):

@@ -15,7 +15,7 @@ from distill_jax.models.build import matmul_precision
 from distill_jax.run import costs, pipeline, plan
 from distill_jax.run.caching import keep_programs
 from distill_jax.runtime import distributed, logging
-from distill_jax.runtime.app import run_app
+from distill_jax.runtime.app import needed, run_app
 from distill_jax.runtime.files import absolute, default_workdir
 from distill_jax.runtime.preemption import StopFlag
 from distill_jax.sampling.loading import describe
@@ -57,8 +57,7 @@ flags.adopt_module_key_flags(distributed)  # So that --help shows them.
 
 def main() -> int:
     """The command line; returns the exit code, 128 + n when stopped by signal n."""
-    if _CONFIG.value is None:
-        raise ValueError("--config is needed, such as --config=configs/digits_guided.py")
+    needed("config", ", such as --config=configs/digits_guided.py")
     profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None
     began = time.monotonic()
     distributed.join()

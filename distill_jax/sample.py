@@ -12,7 +12,7 @@ from etils import epath
 from distill_jax.diffusion.spec import is_point
 from distill_jax.evaluation import pictures
 from distill_jax.runtime import distributed, logging
-from distill_jax.runtime.app import run_app
+from distill_jax.runtime.app import needed, run_app
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import loading
@@ -41,16 +41,14 @@ def define_flags() -> None:
 def main() -> None:
     """The command line."""
     values = flags.FLAGS
-    if values.student is None:
-        raise ValueError("--student is needed: the directory of a finished run")
-    out = absolute(values.out)
+    directory, out = needed("student"), absolute(values.out)
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"--out={out} ends in neither .png nor .npy")
     distributed.join()
     if distributed.first():
         out.parent.mkdir(parents=True, exist_ok=True)
     layout = make_layout({"data": -1})
-    student = loading.load(values.student, layout, loading.parts(values), values.allow)
+    student = loading.load(directory, layout, loading.parts(values), values.allow)
     progress = logging.Progress("sample", values.num)
     draw = Draw(
         values.num,

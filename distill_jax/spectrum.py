@@ -17,7 +17,7 @@ from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.schedule import SCHEDULES, Schedule
 from distill_jax.diffusion.spectrum import propose, rapsd, sufficient_time
 from distill_jax.runtime import logging
-from distill_jax.runtime.app import numbers, run_app
+from distill_jax.runtime.app import needed, numbers, run_app
 from distill_jax.runtime.registry import EVERYTHING, build
 
 
@@ -33,17 +33,14 @@ def define_flags() -> None:
 def main() -> None:
     """The command line."""
     values = flags.FLAGS
-    if values.config is None:
-        raise ValueError("--config is needed, such as --config=configs/digits_guided.py")
+    config = needed("config", ", such as --config=configs/digits_guided.py")
     out = epath.Path(values.out)
     if out.suffix != ".png":
         raise ValueError(f"--out={out} does not end in .png")
     schedule = build(
-        SCHEDULES, "schedule", values.config.schedule.to_dict(), allow=EVERYTHING, makes=Schedule
+        SCHEDULES, "schedule", config.schedule.to_dict(), allow=EVERYTHING, makes=Schedule
     )
-    dataset = build(
-        DATASETS, "dataset", values.config.data.to_dict(), allow=EVERYTHING, makes=Dataset
-    )
+    dataset = build(DATASETS, "dataset", config.data.to_dict(), allow=EVERYTHING, makes=Dataset)
     own = dataset.spec.x.shape[0]
     resolutions = sorted({*(numbers("resolutions", int) or [own // 2]), own})
     power = rapsd(normalise(dataset.images("train", values.num).x))

@@ -7,6 +7,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -50,6 +51,13 @@ def run_app(main: Callable[..., int | None], *names: str) -> None:
         sys.exit(code)
 
     app.run(run, flags_parser=parse)
+
+
+def needed(name: str, what: str = ": the directory of a finished run") -> Any:
+    """The value of a flag; raises ValueError, which says what it is, where it is not given."""
+    if flags.FLAGS[name].value is None:
+        raise ValueError(f"--{name} is needed{what}")
+    return flags.FLAGS[name].value
 
 
 def numbers(name: str, kind: type = float) -> list:

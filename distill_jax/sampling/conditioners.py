@@ -48,9 +48,7 @@ class Labels:
         """Returns labels that take the classes in turn; None without classes."""
         return (first + np.arange(num)) % self.classes if self.classes else None
 
-    def __call__(
-        self, requests: int | np.ndarray | Sequence[int] | None, num: int
-    ) -> dict[str, jax.Array]:
+    def __call__(self, requests: Requests, num: int) -> dict[str, jax.Array]:
         if not self.classes:
             if requests is not None:
                 raise ValueError(

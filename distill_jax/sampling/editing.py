@@ -4,6 +4,8 @@ Every function compiles once for all labels, all w and all numbers of steps.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,8 +88,9 @@ def sdedit(
     eps = noise_of(key, 0, len(x), student.shape)
     conditions = student.conditions(len(x), label, w)
     with student.precision():
-        given = student.params, x, eps, conditions, n, start
-        return student.codec.decode(_sdedit(student.network_spec, *given))
+        network = student.network_spec, student.params, conditions
+        z = _edit(editing.sdedit, *network, x=x, eps=eps, num_steps=n, start=start)
+        return student.codec.decode(z)
 
 
 def inpaint(
@@ -124,8 +127,8 @@ def inpaint(
     mask = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), x.shape)
     conditions = student.conditions(len(x), label, w)
     with student.precision():
-        given = student.params, x, mask, eps, conditions, n
-        return _inpaint(student.network_spec, *given)
+        network = student.network_spec, student.params, conditions
+        return _edit(editing.inpaint, *network, x=x, mask=mask, eps=eps, num_steps=n)
 
 
 def _free(student: Student, num_steps: int | None) -> int | None:
@@ -144,32 +147,14 @@ def _ddim(student: Student, num_steps: int | None) -> Ddim:
     return student.sampler(num_steps)
 
 
-@functools.partial(jax.jit, static_argnames="network_spec")
-def _sdedit(
+@functools.partial(jax.jit, static_argnames=("edit", "network_spec"))
+def _edit(
+    edit: Callable[..., Image],
     network_spec: NetworkSpec,
     params: Tree,
-    x: Image,
-    eps: Image,
     conditions: tuple[Cond, Guiding | None],
-    num_steps: jax.Array | int,
-    start: jax.Array | int,
+    **given: Any,
 ) -> Image:
     """Runs diffusion.editing.sdedit; one program serves all starts, labels and w."""
     cond, guiding = conditions
-    denoiser = clipped(bound(network_spec, params, guiding))
-    return editing.sdedit(denoiser, x, eps, cond, num_steps, start)
-
-
-@functools.partial(jax.jit, static_argnames="network_spec")
-def _inpaint(
-    network_spec: NetworkSpec,
-    params: Tree,
-    x: Image,
-    mask: Image,
-    eps: Image,
-    conditions: tuple[Cond, Guiding | None],
-    num_steps: jax.Array | int,
-) -> Image:
-    cond, guiding = conditions
-    denoiser = clipped(bound(network_spec, params, guiding))
-    return editing.inpaint(denoiser, x, mask, eps, cond, num_steps)
+    return edit(clipped(bound(network_spec, params, guiding)), cond=cond, **given)
