@@ -18,14 +18,11 @@ from distill_jax.sampling import loading
 def define_flags() -> None:
     """The flags of the command line; not at import, for `sample` has some of the same names."""
     distributed.define_flags()
-    flags.adopt_module_key_flags(distributed)
     loading.define_flags()
-    flags.adopt_module_key_flags(loading)
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
     flags.DEFINE_list("w", None, "Guidance strengths; 0, 1, 2, 4 without it.")
     flags.DEFINE_list("ancestral", [], "Also the teacher's ancestral sampler: large variances.")
     chosen_data.define_flags()
-    flags.adopt_module_key_flags(chosen_data)
     flags.DEFINE_integer("num", 2000, "Samples per row.", lower_bound=2)
     flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
 

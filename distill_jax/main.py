@@ -52,7 +52,6 @@ _PROFILE = flags.DEFINE_string(
 )
 flags.FLAGS["plan"].default_as_str = "'false'"  # absl takes the word for true, in --help.
 distributed.define_flags()
-flags.adopt_module_key_flags(distributed)  # So that --help shows them.
 
 
 def main() -> int:

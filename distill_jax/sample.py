@@ -23,9 +23,7 @@ from distill_jax.sampling.student import Student
 def define_flags() -> None:
     """The flags of the command line; not at import, for `evaluate` has some of the same names."""
     distributed.define_flags()
-    flags.adopt_module_key_flags(distributed)
     loading.define_flags()
-    flags.adopt_module_key_flags(loading)
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
     flags.DEFINE_integer("num", 100, "How many images.", lower_bound=1)
     flags.DEFINE_integer("label", None, "Class of all images; without it the classes in turn.")

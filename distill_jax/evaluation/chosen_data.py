@@ -17,6 +17,7 @@ from distill_jax.sampling.student import Student
 
 def define_flags() -> None:
     """The flags --config and --data; not at import, for other command lines share names."""
+    flags.disclaim_key_flags()  # They are the command's, so that its --help shows them.
     config_flags.DEFINE_config_file("config", None, "Config whose data to use.")
     flags.DEFINE_enum(
         "data", None, ["manifest"], "manifest: use the data that the student's manifest names."

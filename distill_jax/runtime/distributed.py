@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 
 def define_flags() -> None:
     """--coordinator, --num_processes and --process_id of a command line."""
+    flags.disclaim_key_flags()  # They are the command's, so that its --help shows them.
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher tells.")
     flags.DEFINE_integer("num_processes", None, "Of a run on several machines.")
     flags.DEFINE_integer("process_id", None, "Of this one, from 0.")

@@ -147,6 +147,7 @@ def find_final(path: epath.PathLike) -> epath.Path:
 
 def define_flags() -> None:
     """Defines the flags --base, --codec and --allow, see `load`."""
+    flags.disclaim_key_flags()  # They are the flags of the command, so its --help shows them.
     flags.DEFINE_multi_string(
         "base", [], "A network outside the student's workdir whose weights its adapters may change."
     )
