@@ -57,7 +57,7 @@ class Method(abc.ABC):
     Attributes:
       num_steps: number of network calls of the sampler.
       w_range: (smallest, largest) w that the network takes as an input; None without that input.
-      w: guidance strength of the teacher that goes into the weights of a student without that input.
+      w: guidance strength that goes into the weights of a student without that input.
       label_dropout: probability of the null condition in training, in [0, 1].
       all_times: whether the network is trained at all times in [0, 1], or only on its grid.
       clip_target: whether the targets are clipped to the bounds of the data.

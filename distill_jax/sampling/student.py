@@ -192,8 +192,9 @@ class Student:
         if variance is not None:
             sampler = Ancestral(sampler.num_steps, variance)
         key = jax.random.key(0) if key is None else key
+        given = (self.params, guiding), (key, first, jnp.asarray(z)), cond
         with self.precision():
-            x = self._run(sampler, (key, first), jnp.asarray(z), cond, guiding)
+            x = _sample(self.network_spec, self.layout, sampler, *given)
         return self.codec.decode(x)
 
     def encode(
@@ -227,8 +228,9 @@ class Student:
         if label is None and self.manifest.spec.cond:
             raise ValueError("label is None; say what the images show, one for all or one each")
         cond, guiding = self.conditions(len(x), label, w)
+        given = (self.params, guiding), (jax.random.key(0), 0, x), cond
         with self.precision():
-            return self._run(Encode(sampler.num_steps), (jax.random.key(0), 0), x, cond, guiding)
+            return _sample(self.network_spec, self.layout, Encode(sampler.num_steps), *given)
 
     def latents(self, x: jax.Array | np.ndarray) -> jax.Array:
         """Returns the latents of images x (num, h, w, c) in [-1, 1]; x itself without a codec.
@@ -241,17 +243,6 @@ class Student:
                 f"images are of shape {x.shape[1:]}; this network was trained on {self.image_shape}"
             )
         return self.codec.encode(jnp.asarray(x))
-
-    def _run(
-        self,
-        sampler: Sampler,
-        key: tuple[jax.Array, int],
-        z: Image,
-        cond: Cond,
-        guiding: Guiding | None,
-    ) -> Image:
-        networks = self.params, guiding
-        return _sample(self.network_spec, self.layout, sampler, networks, (*key, z), cond)
 
     def precision(self) -> contextlib.AbstractContextManager:
         """Returns a context manager that sets the matrix precision of the network's training."""

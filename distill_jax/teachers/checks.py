@@ -12,7 +12,7 @@ TIMES = (0.05, 0.3, 0.6, 0.95)
 
 
 def describe(student: Student) -> str:
-    """Returns every array of the parameters, architecture, schedule, guidance and source as text."""
+    """Returns the arrays of a student, its architecture, schedule, guidance and source as text."""
     manifest = student.manifest
     model = {key: value for key, value in manifest.model.items() if key != "name"}
     options = ", ".join(f"{key} {value}" for key, value in model.items())

@@ -90,17 +90,14 @@ def tracing(profile: Profile | None, iterate: Iterate, directory: epath.Path) ->
 
     def traced(state: Any, call: Call) -> tuple:
         nonlocal begun
-        if (
-            not begun
-            and profile.first < call.iterations.stop
-            and call.iterations.start < profile.last
-        ):
+        start, stop = call.iterations.start, call.iterations.stop
+        if not begun and profile.first < stop and start < profile.last:
             begun = True
             jax.block_until_ready(state)
             trace.callback(logging.say, message)
             trace.enter_context(jax.profiler.trace(str(directory), profiler_options=options))
         state, metrics = iterate(state, call)
-        if begun and call.iterations.stop >= profile.last:
+        if begun and stop >= profile.last:
             jax.block_until_ready(state)
             trace.close()
         return state, metrics
