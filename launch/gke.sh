@@ -15,7 +15,7 @@ expect --dry-run --help
 
 NAME="${NAME:-distill}"
 SOURCE="${SOURCE:-https://github.com/my-name/distill_jax}"    # git URL to install from
-REF="${REF:-main}"                                            # commit, tag or branch of it
+REF="${REF:-main}"                                            # commit, tag or branch of it, looked up once
 CONFIG="${CONFIG:-configs/imagenet64_guided.py:deterministic}"
 WORKDIR="${WORKDIR:-gs://my-bucket/imagenet64_guided}"        # the service account must write to it
 ARGS="${ARGS:---config.mesh.fsdp=8}"                          # further flags of distill_jax.main
@@ -28,6 +28,11 @@ SPOT="${SPOT:-1}"                                             # 0: not only spot
 SERVICE_ACCOUNT="${SERVICE_ACCOUNT:-default}"                 # of Kubernetes
 MAX_RESTARTS="${MAX_RESTARTS:-100}"
 
+if [ "$DRY_RUN" != 1 ]; then
+  refuse_placeholders NAME SOURCE REF CONFIG WORKDIR ARGS IMAGE SERVICE_ACCOUNT
+  pin_ref
+fi
+
 text="$(cat "$(dirname "$0")/gke_jobset.yaml")"
 for name in NAME SOURCE REF CONFIG WORKDIR ARGS IMAGE ACCELERATOR TOPOLOGY CHIPS_PER_NODE NODES \
   SERVICE_ACCOUNT MAX_RESTARTS; do
@@ -37,10 +42,4 @@ for name in NAME SOURCE REF CONFIG WORKDIR ARGS IMAGE ACCELERATOR TOPOLOGY CHIPS
   done
 done
 [ "$SPOT" = 1 ] || text="$(grep -v gke-spot <<< "$text")"
-
-if [ "$DRY_RUN" = 1 ]; then
-  echo "$text"
-else
-  refuse_placeholders NAME SOURCE REF CONFIG WORKDIR ARGS IMAGE SERVICE_ACCOUNT
-  kubectl create -f - <<< "$text"
-fi
+if [ "$DRY_RUN" = 1 ]; then echo "$text"; else kubectl create -f - <<< "$text"; fi

@@ -35,12 +35,11 @@ CONFIG="${CONFIG:-configs/imagenet64_guided.py:deterministic}"
 WORKDIR="${WORKDIR:-gs://my-bucket/imagenet64_guided}"  # a bucket in the same region
 ARGS="${ARGS:---config.mesh.fsdp=8}"                    # further flags of distill_jax.main
 SOURCE="${SOURCE:-}"                                    # git URL to install from; empty: send a commit of this checkout
-REF="${REF:-HEAD}"                                      # commit, tag or branch of it
+REF="${REF:-HEAD}"                                      # commit, tag or branch of it, looked up once
 MAX_RESTARTS="${MAX_RESTARTS:-100}"                     # give up after so many
 MAX_FAILURES="${MAX_FAILURES:-10}"                      # and after so many failed requests for a slice in a row
 POLL="${POLL:-30}"                                      # seconds between two looks
 KEEP="${KEEP:-0}"                                       # 1: leave the slice when the run has ended
-
 ALLOW_DIRTY="${ALLOW_DIRTY:-0}"                         # 1: send HEAD although there are changes beside it
 
 cd "$(dirname "$0")/.."
@@ -51,54 +50,41 @@ say() { echo "tpu_pod: $*" >&2; }
 # on WORKER COMMAND: runs a shell command on one worker (0) or all of them.
 on() { run gcloud compute tpus tpu-vm ssh "$NAME" "${place[@]}" --worker="$1" --command="$2"; }
 
-describe() {
-  run gcloud compute tpus queued-resources describe "$NAME" "${place[@]}" --format="value(state.state)"
+# request VERB OPTION...: a command about the request for the slice.
+request() { run gcloud compute tpus queued-resources "$1" "$NAME" "${place[@]}" "${@:2}"; }
+describe() { request describe --format="value(state.state)"; }
+down() { request delete --force --quiet; }
+
+create() {
+  local options=(--node-id="$NAME" --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME_VERSION")
+  [ "$SPOT" != 1 ] || options+=(--spot)
+  request create "${options[@]}"
 }
 
 # The state of the request: NONE when there is none, UNKNOWN when gcloud could not say.
 state() {
-  if describe 2> "$scratch/error"; then
-    return
-  elif grep -q NOT_FOUND "$scratch/error"; then
-    echo NONE
-  else
-    cat "$scratch/error" >&2
-    echo UNKNOWN
-  fi
+  describe 2> "$scratch/error" && return
+  if grep -q NOT_FOUND "$scratch/error"; then echo NONE; else cat "$scratch/error" >&2 && echo UNKNOWN; fi
 }
-
-create() {
-  local spot=()
-  [ "$SPOT" = 1 ] && spot=(--spot)
-  run gcloud compute tpus queued-resources create "$NAME" "${place[@]}" --node-id="$NAME" \
-    --accelerator-type="$ACCELERATOR_TYPE" --runtime-version="$RUNTIME_VERSION" ${spot[@]+"${spot[@]}"}
-}
-
-down() { run gcloud compute tpus queued-resources delete "$NAME" "${place[@]}" --force --quiet; }
 
 # Waits until the slice is there; makes it when there is none, and anew when it was taken away.
 up() {
   local now last="" failed=0
-  while true; do
+  while [ "$failed" -lt "$MAX_FAILURES" ]; do
     now="$(state)"
     [ "$now" = "$last" ] || say "$NAME is $now"
     last="$now"
+    failed=$((failed + 1))
     case "$now" in
       ACTIVE) return ;;
-      NONE) if create; then failed=0; else failed=$((failed + 1)); fi ;;
-      FAILED | SUSPENDING | SUSPENDED)
-        failed=$((failed + 1))
-        down || true
-        ;;
-      UNKNOWN) failed=$((failed + 1)) ;;
+      NONE) ! create || failed=0 ;;
+      FAILED | SUSPENDING | SUSPENDED) down || true ;;
+      UNKNOWN) ;;
       *) failed=0 ;;
     esac
-    if [ "$failed" -ge "$MAX_FAILURES" ]; then
-      say "no slice after $failed tries; the last lines of gcloud say why"
-      exit 1
-    fi
     sleep "$POLL"
   done
+  fail "no slice after $failed tries; the last lines of gcloud say why"
 }
 
 # The image's own Python is too old, so uv brings one; environment.sh installs the rest.
@@ -124,112 +110,71 @@ logs() { on 0 "distill_jax/launch/background.sh follow"; }
 codes() { on all "distill_jax/launch/background.sh code"; }
 stop() { on all "distill_jax/launch/background.sh stop"; }
 
-# Follows the run to its end; sets result to complete or mistake, or leaves it.
-# A mistake ends one worker with 1, and the others, who lose it, with something else.
-watch() {
-  local found silent=0
-  while true; do
-    logs || true
-    case "$(state)" in
-      ACTIVE) ;;
-      UNKNOWN) sleep "$POLL" && continue ;;
-      *) say "the slice was taken away" && return ;;
-    esac
-    # The run goes on where the network between here and there does not.
-    if ! found="$(codes)"; then
-      silent=$((silent + 1))
-      [ "$silent" -lt 5 ] || { say "a worker does not answer" && return; }
-      sleep "$POLL"
-      continue
-    fi
-    silent=0
-    found="$(echo "$found" | grep -o 'code=[0-9a-z]*' | sort -u | xargs)"
-    case " $found " in
-      *" code=running "*) sleep "$POLL" ;;
-      " code=0 ") result=complete && return ;;
-      *" code=1 "*) say "workers ended with $found" && result=mistake && return ;;
-      *) say "workers ended with $found" && return ;;
-    esac
-  done
-}
-
 # Installs and starts on all workers; new machines may not answer at once.
 begin() {
-  local tries
-  for tries in 1 2 3; do
-    [ "$tries" = 1 ] || sleep "$POLL"
-    if install && start; then return; fi
+  for _ in 1 2 3; do
+    install && start && return
     [ "$(state)" = ACTIVE ] || break
+    sleep "$POLL"
   done
   return 1
 }
 
-# One try, from a slice to the end of the run.
-try() {
-  result=again
-  up
-  if begin; then
-    ran=1
-    watch
-  elif [ "$(state)" != ACTIVE ]; then
-    say "the slice was taken away"
-  elif [ "$ran" = 1 ]; then
-    say "a worker is lost; making the slice anew"
-    down || true
-  else
-    result=mistake
-  fi
-}
+mistake() { fail "a mistake, see above; mend it and start again. $NAME is still up: launch/tpu_pod.sh down"; }
 
-all() {
-  local restarts=0
-  ran=0
+# Follows the run until it has to start again; ends the script where the run is complete or cannot.
+watch() {
+  local found silent=0
   while true; do
-    try
-    case "$result" in
-      complete)
+    logs || true
+    found="$(state)"
+    if [ "$found" = ACTIVE ]; then
+      found="$(codes | grep -o 'code=[0-9a-z]*' | sort -u | xargs)" || found=silent
+    fi
+    case " $found " in
+      # The run goes on where the network between here and there does not.
+      " UNKNOWN ") ;;
+      " silent ")
+        silent=$((silent + 1))
+        [ "$silent" -lt 5 ] || { say "a worker does not answer" && return; }
+        ;;
+      *" code=running "*) silent=0 ;;
+      " code=0 ")
         [ "$KEEP" = 1 ] || down || say "$NAME could not be deleted: launch/tpu_pod.sh down"
         say "complete: $WORKDIR/report.md"
-        return
+        exit
         ;;
-      mistake)
-        say "a mistake, see above; mend it and start again. $NAME is still up: launch/tpu_pod.sh down"
-        exit 1
-        ;;
+      # A mistake ends one worker with 1, and the others, who lose it, with something else.
+      *" code=1 "*) say "workers ended with $found" && mistake ;;
+      *" code="*) say "workers ended with $found" && return ;;
+      *) say "the slice was taken away" && return ;;
     esac
-    restarts=$((restarts + 1))
-    if [ "$restarts" -gt "$MAX_RESTARTS" ]; then
-      say "gave up after $MAX_RESTARTS restarts. $NAME is still up: launch/tpu_pod.sh down"
-      exit 1
-    fi
-    say "restart $restarts"
     sleep "$POLL"
   done
 }
 
-# What the parts need is checked before the first call of a cloud.
-check() {
-  refuse_placeholders PROJECT ZONE NAME ACCELERATOR_TYPE RUNTIME_VERSION
-  case "$part" in all | start) refuse_placeholders CONFIG WORKDIR ARGS ;; esac
-  case "$part" in all | install) check_source ;; esac
-}
-
-# Pins REF of this checkout, so that a restart sends the same commit, with no changes beside it.
-check_source() {
-  refuse_placeholders SOURCE REF
-  [ -z "$SOURCE" ] || return 0
-  local changed
-  changed="$(git status --porcelain)" || fail "this is no git checkout to send; set SOURCE to a git URL"
-  if [ "$REF" = HEAD ] && [ -n "$changed" ] && [ "$ALLOW_DIRTY" != 1 ]; then
-    echo "$changed" | head -n 10 >&2
-    fail "only the last commit is sent, and these changes are not in it; commit them, or set ALLOW_DIRTY=1"
-  fi
-  REF="$(git rev-parse --verify "$REF^{commit}")" || fail "REF is no commit of this checkout"
+all() {
+  local restarts ran=0
+  for ((restarts = 0; restarts <= MAX_RESTARTS; restarts++)); do
+    [ "$restarts" = 0 ] || { say "restart $restarts" && sleep "$POLL"; }
+    up
+    if begin; then
+      ran=1
+      watch
+    elif [ "$(state)" != ACTIVE ]; then
+      say "the slice was taken away"
+    elif [ "$ran" = 1 ]; then
+      say "a worker is lost; making the slice anew"
+      down || true
+    else
+      mistake
+    fi
+  done
+  fail "gave up after $MAX_RESTARTS restarts. $NAME is still up: launch/tpu_pod.sh down"
 }
 
 # Deleting a slice ends a run on it, and nothing brings it back.
 confirm() {
-  [ "$yes" = 0 ] || return 0
   [ -t 0 ] || fail "down deletes $NAME and asks first; without a terminal add --yes"
   local answer
   read -r -p "Delete the slice $NAME in $ZONE of $PROJECT, and what runs on it? [yes/no] " answer || true
@@ -241,8 +186,11 @@ if [ "$DRY_RUN" = 1 ]; then
   up() { create && describe; }
   all() { up && install && start && logs && codes && { [ "$KEEP" = 1 ] || down; }; }
 else
-  check
-  [ "$part" != down ] || confirm
+  # What the part needs is checked before the first call of a cloud.
+  refuse_placeholders PROJECT ZONE NAME ACCELERATOR_TYPE RUNTIME_VERSION
+  case "$part" in all | start) refuse_placeholders CONFIG WORKDIR ARGS ;; esac
+  case "$part" in all | install) pin_ref ;; esac
+  [ "$part" != down ] || [ "$yes" = 1 ] || confirm
   scratch="$(mktemp -d)"
   trap 'rm -rf "$scratch"' EXIT
 fi

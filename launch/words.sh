@@ -67,6 +67,27 @@ refuse_placeholders() {
   done
 }
 
+# Makes REF the full name of a commit, so that a restart runs the same code: of the repository SOURCE
+# or, where that is empty, of this checkout with no changes beside it.
+pin_ref() {
+  local found
+  refuse_placeholders SOURCE REF
+  [[ ! "$REF" =~ ^[0-9a-f]{40}$ ]] || return 0
+  if [ -n "$SOURCE" ]; then
+    found="$(git ls-remote "$SOURCE" "$REF")" || fail "git cannot read SOURCE, $SOURCE"
+    REF="$(awk -v ref="$REF" '$2 == ref || $2 == "refs/heads/" ref || $2 == "refs/tags/" ref { print $1 }' <<< "$found")"
+    REF="${REF%%$'\n'*}"
+    [ -n "$REF" ] || fail "$SOURCE has no such branch or tag as REF; a commit is named in full"
+    return
+  fi
+  found="$(git status --porcelain)" || fail "this is no git checkout to send; set SOURCE to a git URL"
+  if [ "$REF" = HEAD ] && [ -n "$found" ] && [ "${ALLOW_DIRTY:-0}" != 1 ]; then
+    echo "$found" | head -n 10 >&2
+    fail "only the last commit is sent, and these changes are not in it; commit them, or set ALLOW_DIRTY=1"
+  fi
+  REF="$(git rev-parse --verify "$REF^{commit}")" || fail "REF is no commit of this checkout"
+}
+
 # Prints a command as it could be typed.
 show() {
   local word line=""

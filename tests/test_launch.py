@@ -292,7 +292,7 @@ def test_a_mistake_is_one_message_and_does_nothing_in_any_order(nothing, name):
 
 def test_a_value_that_is_really_called_so_may_be_used(clouds):
     program(clouds, "kubectl", "")
-    chosen = READY | {"WORKDIR": "gs://my-bucket/guided", "ALLOW_MY": "1"}
+    chosen = READY | {"WORKDIR": "gs://my-bucket/guided", "REF": "1" * 40, "ALLOW_MY": "1"}
     assert script("gke.sh", env=environment(clouds, **chosen)).returncode == 0
     assert calls(clouds) == ["kubectl create -f -"]
 
@@ -352,6 +352,34 @@ def test_a_pod_is_sent_one_commit_and_never_a_tree_with_changes_beside_it(clouds
     assert install(REF="v1")[:2] == (0, ["1234abcd"])
     (clouds / "changed").write_text("")
     assert install()[:2] == (0, ["1234abcd"])
+
+
+@pytest.mark.parametrize("name", ["gke.sh", "tpu_pod.sh"])
+def test_a_branch_or_tag_of_a_url_is_made_a_commit_before_anything_starts(clouds, name, tmp_path):
+    program(clouds, "git", f"cat {tmp_path}/listed")
+    (tmp_path / "listed").write_text(
+        "aaaa refs/heads/you/v1\nbbbb refs/heads/main\ncccc refs/tags/v1\n"
+    )
+    for cloud in ("gcloud", "kubectl"):
+        program(clouds, cloud, f"echo $* >> {tmp_path}/sent; cat >> {tmp_path}/sent")
+
+    def fetched(ref):
+        """The exit code, and what the machines are told to fetch."""
+        (tmp_path / "sent").write_text("")
+        words = ("install",) if name == "tpu_pod.sh" else ()
+        chosen = environment(clouds, **READY, REF=ref)
+        done = script(name, *words, env=chosen, stdin=subprocess.DEVNULL)
+        sent = (tmp_path / "sent").read_text()
+        return done.returncode, re.findall(
+            r"(?:fetch|checkout) --quiet (?:origin )?(?!FETCH)(\w+)", sent
+        )
+
+    assert fetched("v1") == (0, ["cccc"])
+    assert fetched("main") == (0, ["bbbb"])
+    assert fetched("v2") == (1, [])
+    assert fetched("1" * 40) == (0, ["1" * 40])
+    program(clouds, "git", "exit 128")
+    assert fetched("main") == (1, [])
 
 
 @pytest.mark.parametrize("section", ["setup", "run"])
