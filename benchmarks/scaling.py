@@ -11,8 +11,8 @@ stand beside the fewest: over `data`, the gradients summed; over `fsdp`, the par
 and teacher gathered once each, and the gradients summed into the parts that are kept; in float32.
 
 "as compiled" counts the bytes in the program. "as needed" is what the target is for. It counts
-elements, so that sending bfloat16 does not make up for sending twice, and a sum of which every
-device keeps its own part alone as a reduce-scatter. XLA for GPUs and TPUs makes one of it; XLA for
+elements, so that sending bfloat16 does not make up for sending twice, and the sum of the gradient
+of a parameter that is split as a reduce-scatter. XLA for GPUs and TPUs makes one of it; XLA for
 CPUs has no such pass and sends twice as much. Exits with 1 where a target is missed.
 """
 
@@ -61,7 +61,7 @@ def layout_of(axis, count):
 def one(axis, count, index):
     """A row: what one device keeps, sends and computes in the update of a stage."""
     import jax
-    from collectives import collectives
+    from collectives import RING, collectives
 
     from distill_jax.run import costs, plan
 
@@ -75,11 +75,15 @@ def one(axis, count, index):
     compiled = costs.compile_update(run, stage, 0)
     kept = costs.measure(dataclasses.replace(run, stages=(stage,)))[stage.name].kept
     memory = compiled.memory_analysis()
-    moved = collectives(compiled.as_text())
     sent, needed = Counter(), 0
-    for each in moved:
+    gradients = Counter(sizes(run.layout, stage, "student", split=True))
+    for each in collectives(compiled.as_text()):
         sent[each.kind] += each.sent
-        needed += 4 * each.elements
+        whole = each.times * each.elements  # Of a loop over layers, all of them.
+        scattered = each.kind == "all-reduce" and gradients[whole] > 0
+        gradients[whole] -= scattered
+        kind = "reduce-scatter" if scattered else each.kind
+        needed += 4 * each.times * RING[kind](each.elements, each.devices)
     return {
         "stage": stage.name,
         "kept": kept,
@@ -89,22 +93,25 @@ def one(axis, count, index):
         "flops": compiled.cost_analysis().get("flops", 0),
         "sent": sent,
         "needed": needed,
-        "fewest": fewest(run.layout, stage, axis, count),
+        "fewest": fewest(run.layout, stage, count),
     }
 
 
-def fewest(layout, stage, axis, count):
-    """Bytes that a device must send, of four to an element: see the top of the file."""
+def sizes(layout, stage, role, split):
+    """Elements of the parameters of a role that are split over fsdp, or of those that are not."""
     import jax
 
-    def size(role, split):
-        shardings = jax.tree.leaves(layout.shardings(stage.shapes[role]))
-        leaves = zip(jax.tree.leaves(stage.shapes[role]), shardings, strict=True)
-        return sum(4 * leaf.size for leaf, sharding in leaves if ("fsdp" in sharding.spec) == split)
+    shapes = jax.tree.leaves(stage.shapes.get(role, ()))
+    shardings = jax.tree.leaves(layout.shardings(stage.shapes.get(role, ())))
+    pairs = zip(shapes, shardings, strict=True)
+    return [leaf.size for leaf, sharding in pairs if ("fsdp" in sharding.spec) == split]
 
-    share = (count - 1) / count
-    total = share * (2 * size("student", False) + 2 * size("student", True))
-    return total + (share * size("teacher", True) if "teacher" in stage.shapes else 0)
+
+def fewest(layout, stage, count):
+    """Bytes that a device must send, of four to an element: see the top of the file."""
+    cases = (("student", False, 2), ("student", True, 2), ("teacher", True, 1))
+    total = sum(n * sum(sizes(layout, stage, role, split)) for role, split, n in cases)
+    return 4 * total * (count - 1) / count
 
 
 def start(axis, count, index):

@@ -103,13 +103,6 @@ PROGRAM = """HloModule jit_f, is_scheduled=true, num_partitions=8
   ROOT %sum = f32[] add(%x, %parameter.9)
 }
 
-%sliced (param: f32[16,8], place: s32[]) -> f32[2,8] {
-  %param = f32[16,8]{1,0} parameter(0)
-  %place = s32[] parameter(1)
-  %same = f32[16,8]{1,0} copy(%param)
-  ROOT %part = f32[2,8]{1,0} dynamic-slice(%same, %place, %place), dynamic_slice_sizes={2,8}
-}
-
 %all-reduce-scatter.3 (given: bf16[16,8]) -> bf16[2,8] {
   %given = bf16[16,8]{1,0:T(8,128)(2,1)} parameter(0)
   %summed = bf16[16,8]{1,0} all-reduce(%given), channel_id=1, replica_groups={{0,1,2,3,4,5,6,7}}
@@ -128,16 +121,11 @@ ENTRY %main (a: f32[2,8], b: f32[16,8], c: bf16[16,8], d: (f32[4])) -> f32[] {
   %b = f32[16,8]{1,0} parameter(1)
   %c = bf16[16,8]{1,0} parameter(2)
   %d = (f32[4]{0}) parameter(3)
-  %i = s32[] constant(0)
   %whole = (f32[2,8], f32[16,8]) all-gather-start(%a), channel_id=1, replica_groups=[1,8]<=[8], \
 dimensions={0}, metadata={op_name="gather" stack_frame_id=1}
   %done = f32[16,8]{1,0} all-gather-done(%whole)
   %both = (f32[16,8]{1,0}, /*index=1*/f32[2,8]{1,0}) all-reduce(%b, %a), channel_id=2, \
 replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, to_apply=%add
-  %first = f32[16,8]{1,0} get-tuple-element(%both), index=0
-  %second = f32[2,8]{1,0} get-tuple-element(%both), index=1
-  %mine.1 = f32[2,8]{1,0} fusion(%first, %i), kind=kLoop, calls=%sliced
-  %used = f32[2,8]{1,0} negate(%second)
   %scattered = bf16[2,8]{1,0} fusion(%c), kind=kCustom, calls=%all-reduce-scatter.3
   ROOT %loop = (f32[4]{0}) while(%d), condition=%add, body=%body, \
 backend_config={"known_trip_count":{"n":"5"}}
@@ -149,14 +137,24 @@ def test_collectives_are_read_with_their_bytes_groups_and_rounds():
     found = {(each.kind, each.array): each for each in collectives(PROGRAM)}
     assert len(found) == 5
     gather = found["all-gather", "f32[2,8]"]
-    assert (gather.devices, gather.sent, gather.source) == (8, 7 * 64, "gather")
-    # All of it goes around twice, less the part that a device has already; it keeps one part.
+    assert (gather.devices, gather.sent) == (8, 7 * 64)
+    # All of it goes around twice, less the part that a device has already.
     summed = found["all-reduce", "f32[16,8]"]
-    assert (summed.devices, summed.sliced, summed.sent) == (4, True, 2 * 3 * 512 // 4)
-    assert summed.elements == 3 * 128 / 4
-    assert not found["all-reduce", "f32[2,8]"].sliced
+    assert (summed.devices, summed.elements, summed.sent) == (4, 128, 2 * 3 * 512 // 4)
+    assert found["all-reduce", "f32[2,8]"].sent == 2 * 3 * 64 // 4
     assert found["reduce-scatter", "bf16[16,8]"].sent == 7 * 256 // 8
     assert found["collective-permute", "f32[4]"].sent == 5 * 16
+
+
+def test_an_exchange_within_two_loops_is_counted_in_every_round_of_both():
+    twice = PROGRAM.replace("ENTRY %main", "%outer").replace("  ROOT %loop", "  %loop")
+    twice = twice.replace('"5"}}\n}', '"5"}}\n  ROOT %end = (f32[4]{0}) tuple(%d)\n}')
+    entry = "ENTRY %all (d: (f32[4])) -> f32[] {\n  %e = (f32[4]{0}) parameter(0)\n"
+    counted = 'backend_config={"known_trip_count":{"n":"3"}}'
+    entry += f"  ROOT %w = (f32[4]{{0}}) while(%e), condition=%add, body=%outer, {counted}\n}}\n"
+    found = {(each.kind, each.array): each for each in collectives(twice + entry)}
+    assert found["collective-permute", "f32[4]"].times == 15
+    assert found["all-gather", "f32[2,8]"].times == 3
 
 
 COUNTED = """
@@ -200,7 +198,7 @@ def test_parts_of_one_exchange_count_once_and_two_that_share_a_channel_twice():
 def test_loops_that_do_not_name_their_length_are_counted_by_their_condition():
     # 0, 2, 4, 6: so compilers for TPUs write the ring that sums the gradient of a kernel.
     (found,) = collectives(COUNTED)
-    assert (found.times, found.sent, found.elements) == (4, 4 * 16, 4 * 4)
+    assert (found.times, found.sent, found.elements) == (4, 4 * 16, 4)
 
 
 def test_an_exchange_in_a_loop_of_unknown_length_is_refused_and_not_taken_for_one():
