@@ -7,20 +7,16 @@ learning rate and updates are ours. Published for ImageNet 64 (read second-hand)
     python -m distill_jax.main --config=configs/cifar10_boot.py:smoke    # fake data, CPU
 """
 
-from distill_jax.config import base, check_size, paper_unet, pipeline, smoke_images, stage
+from distill_jax.config import check_size, cifar10, paper_teacher, pipeline, smoke_images, stage
 
 
 def get_config(size="full"):
     """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
-    config = base()
-    config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)
-    config.model = paper_unet("cifar10")
+    config = cifar10()
     config.batch_size = 256
-    config.save_every = 10_000
-    rates = dict(learning_rate=2e-4, warmup=1000, decay_to=1.0, weight_decay=1e-3)
     config.stages = pipeline(
-        stage("teacher", "diffusion", steps=800_000, ema_decay=0.9999, num_steps=1024, **rates),
+        paper_teacher(steps=800_000, learning_rate=2e-4, weight_decay=1e-3),
         stage(
             "boot",
             "boot",

@@ -10,7 +10,7 @@ values are those of progressive distillation.
     python -m distill_jax.main --config=configs/cifar10_guided.py:smoke    # fake data, CPU
 """
 
-from distill_jax.config import base, check_size, halvings, paper_unet, pipeline, smoke_images, stage
+from distill_jax.config import check_size, cifar10, halvings, pipeline, smoke_images, stage
 
 # Batch size; updates: teacher, stage 1, each round, each round to 2 and 1 steps; first N.
 SIZES = {
@@ -25,9 +25,7 @@ def get_config(size="full"):
     """Returns the config of the chain teacher -> guided -> N, N / 2, ..., 1 steps."""
     check_size(size, *SIZES)
     batch, *updates, most, start = SIZES[size]
-    config = base()
-    config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)
-    config.model = paper_unet("cifar10")
+    config = cifar10()
     config.evaluate.w = (0.0, 0.3, 1.0, 2.0, 4.0)  # The paper's.
     if size == "gpu":
         small = dict(channels=128, embedding=512, multipliers=(1, 2, 2), blocks=2, attention=(16,))

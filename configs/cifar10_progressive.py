@@ -7,32 +7,17 @@ where a comment says otherwise. Published: FID 2.57, 3.00, 4.51, 9.12 in 8, 4, 2
     python -m distill_jax.main --config=configs/cifar10_progressive.py:smoke    # fake data, CPU
 """
 
-from distill_jax.config import base, check_size, halvings, paper_unet, pipeline, smoke_images, stage
+from distill_jax.config import check_size, cifar10, halvings, paper_teacher, pipeline, smoke_images
 
 
 def get_config(size="full"):
     """Returns the config of the chain teacher -> 4096, 2048, ..., 1 steps."""
     check_size(size, "full", "smoke")
-    config = base()
-    config.data = dict(
-        name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10, labelled=False
-    )
-    config.model = paper_unet("cifar10")
+    config = cifar10()
+    config.data.labelled = False
     config.parameterization = "x"
-    config.save_every = 10_000
     # The teacher's 800,000 updates are from memory of the paper; its appendix may say 3e-4.
-    teacher = stage(
-        "teacher",
-        "diffusion",
-        steps=800_000,
-        learning_rate=2e-4,
-        warmup=1000,
-        decay_to=1.0,
-        weight_decay=1e-3,
-        ema_decay=0.9999,
-        num_steps=1024,
-        label_dropout=0.0,
-    )
+    teacher = paper_teacher(steps=800_000, learning_rate=2e-4, weight_decay=1e-3, label_dropout=0.0)
     # The paper's learning rate may be 1e-4 (from memory); the released config has 5e-5.
     rounds = halvings(
         start=4096 if size == "full" else 2,

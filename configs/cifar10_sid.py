@@ -8,21 +8,25 @@ dropout is 0.2 and not 0.13, and there are 100 million images, not 800 million. 
     python -m distill_jax.main --config=configs/cifar10_sid.py:smoke    # fake data, CPU
 """
 
-from distill_jax.config import base, check_size, paper_unet, pipeline, smoke_images, stage
+from distill_jax.config import (
+    MATCHING,
+    check_size,
+    cifar10,
+    paper_teacher,
+    pipeline,
+    smoke_images,
+    stage,
+)
 
 
 def get_config(size="full"):
     """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
-    config = base()
-    config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)
-    config.model = paper_unet("cifar10")
+    config = cifar10()
     config.batch_size = 256
     config.matmul_precision = "highest"  # Their training loop forbids TF32.
-    config.save_every = 10_000
-    rates = dict(learning_rate=2e-4, warmup=1000, decay_to=1.0, weight_decay=1e-3)
     config.stages = pipeline(
-        stage("teacher", "diffusion", steps=800_000, ema_decay=0.9999, num_steps=1024, **rates),
+        paper_teacher(steps=800_000, learning_rate=2e-4, weight_decay=1e-3),
         stage(
             "sid",
             "sid_lsg",
@@ -30,9 +34,8 @@ def get_config(size="full"):
             learning_rate=1e-5,
             decay_to=1.0,
             ema_decay=0.999645,
-            ema_ramp=0.05,
-            optimizer={"b1": 0.0, "b2": 0.999, "clip_norm": 0.0},
             alpha=1.2,
+            **MATCHING,
         ),
     )
     return config if size == "full" else smoke_images(config, 32, num_classes=10)

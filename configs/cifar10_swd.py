@@ -9,23 +9,24 @@ resolutions (from `python -m distill_jax.spectrum`), learning rate, batch and up
     python -m distill_jax.main --config=configs/cifar10_swd.py:smoke    # fake data, CPU
 """
 
-from distill_jax.config import base, check_size, paper_unet, pipeline, smoke_images, stage
+from distill_jax.config import check_size, cifar10, paper_teacher, pipeline, smoke_images, stage
 
 
 def get_config(size="full"):
     """Returns the config of the chain teacher at three sizes -> three calls, small to large."""
     check_size(size, "full", "smoke")
-    config = base()
-    config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)
-    config.model = paper_unet("cifar10")
+    config = cifar10()
     config.schedule = {"name": "rectified_flow"}
     config.parameterization = "flow"
     config.batch_size = 256
-    config.save_every = 10_000
-    rates = dict(learning_rate=2e-4, warmup=1000, decay_to=1.0, weight_decay=1e-3)
-    rates.update(ema_decay=0.9999, num_steps=256, resolutions=(8, 16, 32))
     config.stages = pipeline(
-        stage("teacher", "diffusion", steps=800_000, **rates),
+        paper_teacher(
+            steps=800_000,
+            learning_rate=2e-4,
+            weight_decay=1e-3,
+            num_steps=256,
+            resolutions=(8, 16, 32),
+        ),
         stage(
             "swd",
             "swd",

@@ -6,21 +6,15 @@ Gu et al. (2023, arXiv:2306.05544). The paper has no digits; every number here i
     launch/local.sh --config=configs/digits_boot.py:smoke      # seconds; draws noise
 """
 
-from distill_jax.config import base, check_size, pipeline, smoke, stage
+from distill_jax.config import check_size, digits, digits_teacher, pipeline, smoke, stage
 
 
 def get_config(size="full"):
     """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
-    config = base()
-    config.data.name = "digits"
-    config.model.update(name="mlp", width=256, blocks=3, expand=2)
-    config.batch_size = 256
-    config.optimizer.b2 = 0.99
+    config = digits()
     config.stages = pipeline(
-        stage(
-            "teacher", "diffusion", steps=2500, learning_rate=1e-3, ema_decay=0.995, num_steps=64
-        ),
+        digits_teacher(),
         stage(
             "boot",
             "boot",

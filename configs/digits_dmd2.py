@@ -6,32 +6,25 @@ Yin et al. (2024, arXiv:2405.14867). The paper has no digits; learning rates and
     launch/local.sh --config=configs/digits_dmd2.py:smoke      # seconds; draws noise
 """
 
-from distill_jax.config import base, check_size, pipeline, smoke, stage
+from distill_jax.config import MATCHING, check_size, digits, digits_teacher, pipeline, smoke, stage
 
 
 def get_config(size="full"):
     """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
-    config = base()
-    config.data.name = "digits"
-    config.model.update(name="mlp", width=256, blocks=3, expand=2)
-    config.batch_size = 256
-    config.optimizer.b2 = 0.99
+    config = digits()
     config.stages = pipeline(
-        stage(
-            "teacher", "diffusion", steps=2500, learning_rate=1e-3, ema_decay=0.995, num_steps=64
-        ),
+        digits_teacher(),
         stage(
             "dmd2",
             "dmd2",
             steps=1000,
             learning_rate=2e-4,
             ema_decay=0.995,
-            ema_ramp=0.05,
-            optimizer={"b1": 0.0, "b2": 0.999, "clip_norm": 0.0},
             fake_updates=2,
             gan_weight=3e-3,
             discriminator="pooled",  # An MLP has features at one position only.
+            **MATCHING,
         ),
     )
     return config if size == "full" else smoke(config, width=32, blocks=1)

@@ -7,17 +7,13 @@ the 1,797 real images that come with scikit-learn. Both directions start from th
     launch/local.sh --config=configs/digits_encoder.py:smoke     # seconds; draws noise
 """
 
-from distill_jax.config import base, check_size, halvings, pipeline, smoke, stage
+from distill_jax.config import check_size, digits, digits_teacher, halvings, pipeline, smoke, stage
 
 
 def get_config(size="full"):
     """Returns the config of the chain teacher -> guided -> encoders and decoders, w in [0, 4]."""
     check_size(size, "full", "smoke")
-    config = base()
-    config.data.name = "digits"
-    config.model.update(name="mlp", width=256, blocks=3, expand=2)
-    config.batch_size = 256
-    config.optimizer.b2 = 0.99
+    config = digits()
     w_range = (0.0, 4.0)
     rates = {"learning_rate": 5e-4, "w_range": w_range}
     rounds = {
@@ -28,9 +24,7 @@ def get_config(size="full"):
         "ema_decay": 0.98,
     }
     config.stages = pipeline(
-        stage(
-            "teacher", "diffusion", steps=2500, learning_rate=1e-3, ema_decay=0.995, num_steps=64
-        ),
+        digits_teacher(),
         stage(
             "guided",
             "guided",

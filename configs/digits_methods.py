@@ -7,22 +7,18 @@ SiD (2404.04057), SiD-LSG (2406.01561), DMD2 (2405.14867), SwD (2503.16397).
     python -m distill_jax.main --config=configs/digits_methods.py:smoke
 """
 
-from distill_jax.config import base, check_size, halvings, pipeline, smoke, stage
+from distill_jax.config import MATCHING, check_size, digits, halvings, pipeline, smoke, stage
 
 
 def get_config(size="full"):
     """Returns the config of one teacher at two resolutions, then a student of every method."""
     check_size(size, "full", "smoke")
-    config = base()
-    config.data.name = "digits"
-    config.model.update(name="dit", patch=2, width=64, blocks=3, heads=2, expand=4, remat="none")
+    config = digits(name="dit", patch=2, width=64, blocks=3, heads=2, expand=4, remat="none")
     config.batch_size = 64
-    config.optimizer.b2 = 0.99
     config.evaluate.w = (0.0, 0.5)
     mean = dict(ema_decay=0.995, ema_ramp=0.05)
     own = dict(teacher="teacher", **mean)
-    adam = {"b1": 0.0, "b2": 0.999, "clip_norm": 0.0}
-    score = dict(steps=1000, learning_rate=2e-4, optimizer=adam, fake_updates=2, **own)
+    score = dict(steps=1000, learning_rate=2e-4, fake_updates=2, **{**own, **MATCHING})
     lsg = dict(kappas=1.5, weighting="snr", loss_scale=1.0)
     lsg.update({name: ("uniform", 0.138, 12.97) for name in ("levels", "fake_levels")})
     swd = {**score, "steps": 600, "learning_rate": 3e-4, "times": (1.0, 0.5), "mmd_weight": 0.0}

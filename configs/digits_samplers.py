@@ -8,19 +8,14 @@ variance of the teacher's ancestral sampler for every number of steps.
     python -m distill_jax.main --config=configs/digits_samplers.py:smoke
 """
 
-from distill_jax.config import base, check_size, halvings, pipeline, smoke, stage
+from distill_jax.config import check_size, digits, digits_teacher, halvings, pipeline, smoke, stage
 
 
 def get_config(size="full"):
     """Returns the config of teacher -> guided -> 32, ..., 1 steps, and 32, ..., 2 stochastic."""
     check_size(size, "full", "smoke")
-    config = base()
-    config.data.name = "digits"
-    config.model.update(name="mlp", width=256, blocks=3, expand=2)
-    config.batch_size = 256
-    config.optimizer.b2 = 0.99
+    config = digits()
     config.evaluate.update(w=(0.0, 1.0, 4.0), ancestral=(0.0, 0.25, 0.5, 0.75, 1.0))
-    rates = dict(ema_decay=0.995, num_steps=64)
     w_range = (0.0, 4.0)
     updates = {"default": 200, 4: 400}
     rounds = dict(
@@ -30,9 +25,9 @@ def get_config(size="full"):
         w_range=w_range,
         teacher="guided",
     )
-    options = dict(w_range=w_range, new=("w_embed",), **rates)
+    options = dict(w_range=w_range, new=("w_embed",), ema_decay=0.995, num_steps=64)
     config.stages = pipeline(
-        stage("teacher", "diffusion", steps=2500, learning_rate=1e-3, **rates),
+        digits_teacher(),
         stage("guided", "guided", steps=3000, learning_rate=5e-4, **options),
         *halvings(steps={**updates, 2: 500, 1: 800}, **rounds),
         # The last round has the updates of two rounds: half of each batch is at t = 1.

@@ -9,34 +9,29 @@ released grid, because its own distribution gives worse digits (docs/results.md)
     launch/local.sh --config=configs/digits_swd.py:smoke      # seconds; draws noise
 """
 
-from distill_jax.config import base, check_size, pipeline, smoke, stage
+from distill_jax.config import MATCHING, check_size, digits, digits_teacher, pipeline, smoke, stage
 
 
 def get_config(size="full"):
     """Returns the config of a teacher at both resolutions and its two students of two calls."""
     check_size(size, "full", "smoke")
-    config = base()
-    config.data.name = "digits"
-    config.model.update(name="dit", patch=2, width=64, blocks=3, heads=2, expand=4, remat="none")
+    config = digits(name="dit", patch=2, width=64, blocks=3, heads=2, expand=4, remat="none")
     config.batch_size = 64
-    config.optimizer.b2 = 0.99
     config.evaluate.w = (0.0,)
-    rates = dict(steps=6000, learning_rate=1e-3, ema_decay=0.995, num_steps=64)
     student = dict(
         teacher="teacher",
         steps=1500,
         learning_rate=3e-4,
         ema_decay=0.99,
-        ema_ramp=0.05,
-        optimizer={"b1": 0.0, "b2": 0.999, "clip_norm": 0.0},
         times=(1.0, 0.5),
         dmd_levels=("uniform", 0.009, 3.77),
         mmd_levels=("uniform", 0.009, 1.51),
         fake_levels=("uniform", 0.009, 1000.0),
         fake_updates=3,
+        **MATCHING,
     )
     config.stages = pipeline(
-        stage("teacher", "diffusion", resolutions=(4, 8), **rates),
+        digits_teacher(steps=6000, resolutions=(4, 8)),
         stage("full_size", "swd", resolutions=(8, 8), **student),
         stage("swd", "swd", resolutions=(4, 8), **student),
     )

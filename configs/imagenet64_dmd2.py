@@ -10,20 +10,14 @@ that of imagenet64_teacher.py, not EDM's; see docs/reference_differences.md.
     python -m distill_jax.main --config=configs/imagenet64_dmd2.py:smoke    # fake data, CPU
 """
 
-from distill_jax.config import base, check_size, paper_unet, pipeline, smoke_images, stage
+from distill_jax.config import check_size, imagenet64, paper_teacher, pipeline, smoke_images, stage
 
 
 def get_config(size="full"):
     """Returns the config of the chain teacher -> one call without GAN -> the same with GAN."""
     check_size(size, "full", "one_stage", "smoke")
-    config = base()
-    config.data = dict(name="tfds", dataset="imagenet2012", data_dir="", size=64, num_labels=1000)
-    config.data.splits = ("train", "validation")
-    config.model = paper_unet("imagenet64", dtype="bfloat16")
-    config.batch_size = 2048
-    config.save_every = 5000
+    config = imagenet64(dtype="bfloat16")
     config.evaluate.w = (0.0,)
-    rates = dict(learning_rate=3e-4, ema_decay=0.9999, num_steps=1024, label_dropout=0.1)
     student = dict(
         teacher="teacher",
         batch_size=280,  # 7 GPUs with 40 images each.
@@ -44,9 +38,8 @@ def get_config(size="full"):
     ]
     if size == "one_stage":
         stages = [stage("gan", "dmd2", steps=193_500 // 5, learning_rate=2e-6, **student, **gan)]
-    config.stages = pipeline(
-        stage("teacher", "diffusion", steps=550_000, warmup=1000, decay_to=1.0, **rates), *stages
-    )
+    teacher = paper_teacher(steps=550_000, learning_rate=3e-4, label_dropout=0.1)
+    config.stages = pipeline(teacher, *stages)
     if size != "smoke":
         return config
     return smoke_images(config, 64, num_classes=1000)

@@ -9,18 +9,21 @@ learning rates of stage 1 are from memory.
     python -m distill_jax.main --config=configs/imagenet64_guided.py:smoke    # fake data, CPU
 """
 
-from distill_jax.config import base, check_size, halvings, paper_unet, pipeline, smoke_images, stage
+from distill_jax.config import (
+    check_size,
+    halvings,
+    imagenet64,
+    paper_teacher,
+    pipeline,
+    smoke_images,
+    stage,
+)
 
 
 def get_config(size="full"):
     """Returns the config of teacher -> guided -> 512, ..., 2 stochastic, 512, ..., 1 steps."""
     check_size(size, "full", "deterministic", "stochastic", "smoke")
-    config = base()
-    config.data = dict(name="tfds", dataset="imagenet2012", data_dir="", size=64, num_labels=1000)
-    config.data.splits = ("train", "validation")
-    config.model = paper_unet("imagenet64", dtype="bfloat16")
-    config.batch_size = 2048
-    config.save_every = 5000
+    config = imagenet64(dtype="bfloat16")
     config.evaluate.w = (0.0, 0.3, 1.0, 2.0, 4.0)
     rates = dict(learning_rate=3e-4, warmup=1000, decay_to=1.0, ema_decay=0.9999, num_steps=1024)
     w_range = (0.0, 4.0)
@@ -39,7 +42,7 @@ def get_config(size="full"):
         "stochastic": halvings(start=second, **stochastic, **options),
     }
     config.stages = pipeline(
-        stage("teacher", "diffusion", steps=550_000, label_dropout=0.1, **rates),
+        paper_teacher(steps=550_000, learning_rate=3e-4, label_dropout=0.1),
         stage("guided", "guided", steps=100_000, w_range=w_range, new=("w_embed",), **rates),
         *(rounds.get(size) or rounds["stochastic"] + rounds["deterministic"]),
     )

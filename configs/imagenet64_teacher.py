@@ -8,31 +8,15 @@ memory.
     python -m distill_jax.main --config=configs/imagenet64_teacher.py:smoke    # fake data, CPU
 """
 
-from distill_jax.config import base, check_size, paper_unet, pipeline, smoke_images, stage
+from distill_jax.config import check_size, imagenet64, paper_teacher, pipeline, smoke_images
 
 
 def get_config(size="full"):
     """Returns the config of one stage, the teacher."""
     check_size(size, "full", "smoke")
-    config = base()
-    config.data = dict(name="tfds", dataset="imagenet2012", data_dir="", size=64, num_labels=1000)
-    config.data.splits = ("train", "validation")
-    config.model = paper_unet("imagenet64", dtype="bfloat16")
-    config.batch_size = 2048
-    config.save_every = 5000
-    config.stages = pipeline(
-        stage(
-            "teacher",
-            "diffusion",
-            steps=550_000,
-            learning_rate=3e-4,
-            warmup=1000,
-            decay_to=1.0,
-            ema_decay=0.9999,
-            num_steps=1024,
-            label_dropout=0.1,
-        )
-    )
+    config = imagenet64(dtype="bfloat16")
+    teacher = paper_teacher(steps=550_000, learning_rate=3e-4, label_dropout=0.1)
+    config.stages = pipeline(teacher)
     if size == "full":
         return config
     return smoke_images(config, 64, num_classes=1000)

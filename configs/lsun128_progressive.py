@@ -8,7 +8,15 @@ updates is from memory. Published only as plots: near the teacher's quality down
     python -m distill_jax.main --config=configs/lsun128_progressive.py:smoke    # fake data, CPU
 """
 
-from distill_jax.config import base, check_size, halvings, paper_unet, pipeline, smoke_images, stage
+from distill_jax.config import (
+    base,
+    check_size,
+    halvings,
+    paper_teacher,
+    paper_unet,
+    pipeline,
+    smoke_images,
+)
 
 DATASETS = {"full": "lsun/bedroom", "church": "lsun/church_outdoor", "smoke": ""}
 
@@ -23,17 +31,7 @@ def get_config(size="full"):
     config.parameterization = "both"
     config.batch_size = 2048
     config.save_every = 5000
-    teacher = stage(
-        "teacher",
-        "diffusion",
-        steps=400_000,
-        learning_rate=3e-4,
-        warmup=1000,
-        decay_to=1.0,
-        ema_decay=0.9999,
-        num_steps=1024,
-        label_dropout=0.0,
-    )
+    teacher = paper_teacher(steps=400_000, learning_rate=3e-4, label_dropout=0.0)
     rounds = halvings(
         start=1 if size == "smoke" else 512,
         steps={"default": 50_000, 2: 100_000, 1: 100_000},

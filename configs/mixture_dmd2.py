@@ -8,33 +8,15 @@ trained for seconds.
     launch/local.sh --config=configs/mixture_dmd2.py:smoke      # seconds; draws noise
 """
 
-from distill_jax.config import base, check_size, pipeline, smoke, stage
+from distill_jax.config import check_size, mixture, mixture_teachers, pipeline, smoke, stage
 
 
 def get_config(size="full"):
     """Returns the config of an exact teacher, a trained network, and a student."""
     check_size(size, "full", "smoke")
-    config = base()
-    config.data.name = "mixture"
-    config.model.update(name="mlp", width=128, blocks=3, expand=2)
-    config.batch_size = 512
-    config.evaluate.update(w=(0.0,), num_samples=20_000)
+    config = mixture()
     config.stages = pipeline(
-        stage(
-            "exact",
-            "diffusion",
-            model={"name": "mixture"},
-            steps=1,
-            learning_rate=0.0,
-            num_steps=256,
-        ),
-        stage(
-            "network",
-            "diffusion",
-            steps=1000,
-            learning_rate=1e-3,
-            ema_decay=0.99,
-        ),
+        *mixture_teachers(),
         stage(
             "dmd2",
             "dmd2",

@@ -186,6 +186,67 @@ def paper_unet(name: str, **options: Any) -> dict[str, Any]:
     return {"name": "unet", "remat": "none", **PAPER_UNETS[name], **options}
 
 
+def cifar10(**model: Any) -> ConfigDict:
+    """`base` for CIFAR-10, with the paper's UNet and other options of it."""
+    config = base()
+    config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)
+    config.model, config.save_every = paper_unet("cifar10", **model), 10_000
+    return config
+
+
+def imagenet64(**model: Any) -> ConfigDict:
+    """`base` for ImageNet 64x64, with the paper's UNet, other options of it, and its batch."""
+    config = base()
+    config.data = dict(name="tfds", dataset="imagenet2012", data_dir="", size=64, num_labels=1000)
+    config.data.splits = ("train", "validation")
+    config.model = paper_unet("imagenet64", **model)
+    config.batch_size, config.save_every = 2048, 5000
+    return config
+
+
+def paper_teacher(**options: Any) -> dict[str, Any]:
+    """The stage `teacher` as Salimans & Ho train theirs: steps and learning rate are to be set."""
+    rates = dict(warmup=1000, decay_to=1.0, ema_decay=0.9999, num_steps=1024)
+    return stage("teacher", "diffusion", **(rates | options))
+
+
+def digits(**model: Any) -> ConfigDict:
+    """`base` for handwritten digits, with an mlp of 1.7 million parameters, or `model`."""
+    config = base()
+    config.data.name = "digits"
+    config.model.update(model or dict(name="mlp", width=256, blocks=3, expand=2))
+    config.batch_size, config.optimizer.b2 = 256, 0.99
+    return config
+
+
+def digits_teacher(**options: Any) -> dict[str, Any]:
+    """The stage `teacher` of digits: 2500 iterations, sampled in 64 steps."""
+    rates = dict(steps=2500, learning_rate=1e-3, ema_decay=0.995, num_steps=64)
+    return stage("teacher", "diffusion", **(rates | options))
+
+
+def mixture() -> ConfigDict:
+    """`base` for eight modes in the plane, with an mlp."""
+    config = base()
+    config.data.name = "mixture"
+    config.model.update(name="mlp", width=128, blocks=3, expand=2)
+    config.batch_size = 512
+    config.evaluate.update(w=(0.0,), num_samples=20_000)
+    return config
+
+
+def mixture_teachers() -> list[dict[str, Any]]:
+    """The stages `exact`, the mixture's own formula, and `network`, trained for seconds."""
+    formula = dict(model={"name": "mixture"}, steps=1, learning_rate=0.0, num_steps=256)
+    network = dict(steps=1000, learning_rate=1e-3, ema_decay=0.99)
+    return [stage("exact", "diffusion", **formula), stage("network", "diffusion", **network)]
+
+
+# Options of stages that match scores or distributions, from the released code of SiD (Zhou et al.
+# 2024): the EMA grows with the run, Adam has no first moment, and gradients are not clipped.
+MATCHING = {"ema_ramp": 0.05, "optimizer": {"b1": 0.0, "b2": 0.999, "clip_norm": 0.0}}
+
+
 def check_size(size: str, *known: str) -> None:
     """Raises ValueError unless the size, what follows a config file's name, is a known one."""
     if size not in known:

@@ -6,7 +6,7 @@ variance is tuned.
     python -m distill_jax.sweep configs/sweeps/digits_heads.py
 """
 
-from distill_jax.config import base, check_size, pipeline, smoke, stage
+from distill_jax.config import check_size, digits, digits_teacher, pipeline, smoke
 
 
 def get_sweep(size="full"):
@@ -15,16 +15,10 @@ def get_sweep(size="full"):
     configs = {}
     for head in ("x", "eps", "v", "both"):
         for weighting in ("snr", "snr_trunc", "snr_plus_one"):
-            config = base()
-            config.data.name = "digits"
-            config.model.update(name="mlp", width=256, blocks=3, expand=2)
+            config = digits()
             config.parameterization = head
-            config.batch_size = 256
-            config.optimizer.b2 = 0.99
             config.evaluate.update(w=(0.0,), ancestral=(0.0, 0.25, 0.5, 0.75, 1.0))
-            rates = {"steps": 2500, "learning_rate": 1e-3, "ema_decay": 0.995}
-            teacher = stage("teacher", "diffusion", weighting=weighting, num_steps=64, **rates)
-            config.stages = pipeline(teacher)
+            config.stages = pipeline(digits_teacher(weighting=weighting))
             configs[f"{head}, {weighting}"] = (
                 config if size == "full" else smoke(config, width=32, blocks=1)
             )

@@ -7,7 +7,7 @@ interval, and a conditional and an unconditional student guided after distillati
     python -m distill_jax.sweep configs/sweeps/digits_rounds.py
 """
 
-from distill_jax.config import base, check_size, halvings, pipeline, smoke, stage
+from distill_jax.config import check_size, digits, digits_teacher, halvings, pipeline, smoke, stage
 
 CHAIN = {"learning_rate": 5e-4, "ema_decay": 0.98, "w_range": (0.0, 4.0)}
 GUIDED = "{sweep}/guided/s01_guided"
@@ -16,10 +16,9 @@ TEACHER = "{sweep}/guided/s00_teacher"
 
 def runs():
     """Returns stages by run; the first run is the teacher of the others."""
-    rates = {"ema_decay": 0.995, "num_steps": 64}
-    teacher = stage("teacher", "diffusion", steps=2500, learning_rate=1e-3, **rates)
-    options = {"w_range": (0.0, 4.0), "new": ("w_embed",), **rates}
-    yield "guided", [teacher, stage("guided", "guided", steps=3000, learning_rate=5e-4, **options)]
+    options = {"w_range": (0.0, 4.0), "new": ("w_embed",), "ema_decay": 0.995, "num_steps": 64}
+    guided = stage("guided", "guided", steps=3000, learning_rate=5e-4, **options)
+    yield "guided", [digits_teacher(), guided]
     for steps in (50, 100, 200, 400, 800):
         yield f"{steps} updates a round", halvings(32, steps=steps, teacher=GUIDED, **CHAIN)
     quarters = halvings(16, steps=400, factor=4, teacher=GUIDED, **CHAIN)
@@ -37,11 +36,7 @@ def get_sweep(size="full"):
     check_size(size, "full", "smoke")
     configs = {}
     for name, stages in runs():
-        config = base()
-        config.data.name = "digits"
-        config.model.update(name="mlp", width=256, blocks=3, expand=2)
-        config.batch_size = 256
-        config.optimizer.b2 = 0.99
+        config = digits()
         config.evaluate.w = (1.0,)
         config.stages = pipeline(*stages)
         configs[name] = config if size == "full" else smoke(config, width=32, blocks=1)
