@@ -12,6 +12,7 @@ from PIL import Image
 from distill_jax.run import validation
 from distill_jax.runtime import app
 from distill_jax.sampling.loading import find_final
+from tests import forks
 from tests.toys import ROOT, TINY_CHAIN
 
 CONFIG = "--config=configs/digits_guided.py:smoke"
@@ -19,6 +20,8 @@ CONFIG = "--config=configs/digits_guided.py:smoke"
 
 def run(module, *flags, **options):
     """A command to its end: exit code, standard output and standard error."""
+    if not options:
+        return forks.run(f"distill_jax.{module}", *flags)
     command = [sys.executable, "-m", f"distill_jax.{module}", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
     return done.returncode, done.stdout, done.stderr

@@ -26,8 +26,8 @@ def test_every_method_is_tried_here():
 
 @pytest.fixture(scope="module")
 def sharded():
-    """Returns the results of one iteration of every method on eight devices."""
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
+    """Returns the results of one iteration of every method on four devices."""
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "4"}
     command = [sys.executable, "-m", "tests.methods.iteration"]
     return json.loads(subprocess.run(command, cwd=ROOT, env=env, stdout=-1, check=True).stdout)
 
