@@ -137,7 +137,7 @@ def _sdedit_images(values: Any) -> Sequence[Any]:
     student = _load(needed("student"), values)
     x, label = _images(values, student)
     target = label if values.target_label is None else values.target_label
-    n = int(student.with_steps(values.num_steps).num_steps)
+    n = int(student.sampler(values.num_steps).num_steps)
     start = round(values.strength * n)
     if abs(start - values.strength * n) > max(0.05, 0.005 * n):  # 0.33 means 1 of 3.
         steps = ", ".join(f"{i / n:g}" for i in range(1, min(n, 32) + 1))

@@ -199,6 +199,17 @@ def test_the_command_of_the_issue_transfers_held_out_images(workdir, tmp_path):
     assert np.load(out).shape == (6, 8, 8, 1)
 
 
+def test_sdedit_begins_at_a_step_of_the_student(workdir, tmp_path):
+    out = tmp_path / "x.npy"
+    flags = ("--source-label=3", "--target-label=8", "--num=6", f"--out={out}")
+    command = ("edit", "sdedit", f"--student={workdir / 's06_n0002'}", *flags)
+    code, _, stderr = run(*command, "--strength=0.5")
+    assert code == 0, stderr
+    assert np.load(out).shape == (6, 8, 8, 1)
+    message = one_message(*run(*command, "--strength=0.3"))
+    assert "--strength=0.3 is no k / 2; choose among 0.5, 1" in message
+
+
 def test_a_task_that_nobody_knows_is_one_message():
     message = one_message(*run("edit", "stile"))
     assert "unknown task 'stile'; known: inpaint, roundtrip, sdedit, style; did you" in message
