@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 def load_file(path: str | os.PathLike) -> ModuleType:
     """The module of a config or sweep, FILE.py. It is the user's own program: it runs."""
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{os.fspath(path)!r} is no Python file; expected FILE.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -156,7 +158,7 @@ def halvings(
             f"{prefix}{n:04d}",
             method,
             num_steps=n,
-            steps=table.get(n, table["default"]),
+            steps=table[n if n in table else "default"],
             teacher=teacher if n == start else "",
             **options,
         )

@@ -1,6 +1,6 @@
 import pytest
 
-from distill_jax.config import base, halvings, pipeline, smoke, stage
+from distill_jax.config import base, halvings, load_file, pipeline, smoke, stage
 
 
 def test_stages_are_named_in_the_order_they_run_in():
@@ -16,6 +16,17 @@ def test_halvings_go_down_to_the_last_with_their_own_iterations():
     assert [r["steps"] for r in rounds] == [5, 5, 7, 9]
     assert [r["name"] for r in rounds] == ["n0008", "n0004", "n0002", "n0001"]
     assert all(r["method"]["w_range"] == (0.0, 1.0) for r in rounds)
+
+
+def test_halvings_need_no_default_where_every_round_is_named():
+    rounds = halvings(4, 2, steps={4: 7, 2: 9}, learning_rate=1.0)
+    assert [entry["steps"] for entry in rounds] == [7, 9]
+
+
+def test_a_config_that_is_no_python_file_is_refused(tmp_path):
+    (tmp_path / "sweep.txt").write_text("")
+    with pytest.raises(ValueError, match=r"sweep.txt' is no Python file; expected FILE.py"):
+        load_file(tmp_path / "sweep.txt")
 
 
 def test_halvings_of_another_method_have_their_own_names_and_first_teacher():
