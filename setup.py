@@ -36,6 +36,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["distill_jax", "distill_jax.*"]),
+    package_data={"distill_jax": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=BASE,
     extras_require={
@@ -47,6 +48,7 @@ setup(
         "dev": [
             *NOTEBOOK,
             "beartype>=0.20",
+            "mypy>=2.4",
             "pytest>=8.2",
             "pytest-xdist>=3.6",
             "pyyaml>=6.0",

@@ -12,7 +12,7 @@ def summary(command: str) -> str:
     """The first line of a command's docstring, read without importing it."""
     folder = pathlib.Path(__file__).parent / command
     path = folder / "__main__.py" if folder.is_dir() else folder.with_suffix(".py")
-    return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+    return str(ast.get_docstring(ast.parse(path.read_text()))).splitlines()[0]
 
 
 def main() -> None:

@@ -99,8 +99,9 @@ def stage(
         the adapters of its teacher or `init` change, where that is not in their workdir. Every
         other option is an argument of the method.
     """
-    rates = {"warmup": 0, "decay_to": 0.0, "weight_decay": 0.0, "ema_decay": 0.0, "ema_ramp": 0.0}
-    rates.update({"init": "", "init_fake": "", "keep_fake": False, "base": ""})
+    rates: dict[str, Any] = {"warmup": 0, "decay_to": 0.0, "weight_decay": 0.0}
+    rates.update({"ema_decay": 0.0, "ema_ramp": 0.0, "keep_fake": False})
+    rates.update({"init": "", "init_fake": "", "base": ""})
     rates.update({"model": {}, "optimizer": {}, "batch_size": 0, "lora": 0})
     rates.update({key: options.pop(key) for key in list(options) if key in rates})
     return {

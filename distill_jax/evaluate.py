@@ -40,7 +40,7 @@ def main() -> None:
     for w in strengths if values.w else ():
         student.conditions(1, 0 if student.num_classes else None, w)
         if not compare.knows(student, w):
-            low, high = student.trained.guidance.w_range
+            low, high = student.trained.guidance.w_range  # type: ignore[misc]  # Others know every w.
             raise ValueError(f"--w={w:g}, and this student knows w from {low:g} to {high:g}")
     distilled = student.manifest.distilled
     teacher, students = (compare.root(student), [student]) if distilled else (student, [])

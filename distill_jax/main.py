@@ -60,7 +60,8 @@ def main() -> int:
     profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None
     began = time.monotonic()
     distributed.join()
-    workdir = absolute(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
+    file = flags.FLAGS["config"].config_filename  # type: ignore[attr-defined]  # A config's flag.
+    workdir = absolute(_WORKDIR.value or default_workdir(file))
     where = costs.target(_PLAN_FOR.value)
     run = plan.make(_CONFIG.value, workdir, where.count)
     logging.say(plan.show(run))

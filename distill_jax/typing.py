@@ -34,7 +34,7 @@ class Batch(NamedTuple):
       null: the conditions that stand for "no condition", one example, leaves (1, ...).
     """
 
-    index: Index
+    index: Index  # type: ignore[assignment]  # Hides tuple.index, which nobody calls.
     x: Image | Bytes | None
     cond: Cond
     null: Cond

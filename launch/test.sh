@@ -15,6 +15,7 @@ if [ "$DRY_RUN" != 1 ]; then
 fi
 run ruff check .
 run ruff format --check .
+run mypy
 # CPU-seconds say more than the time where cores are shared; most of them are compilation.
 TIMEFORMAT="tests: %U + %S CPU-seconds (user, system)"
 [ "$DRY_RUN" != 1 ] || TIMEFORMAT=""

@@ -227,7 +227,7 @@ def test_every_script_that_is_executed_is_asked_for_help():
 @pytest.fixture
 def nothing(clouds):
     """Stand-ins of everything that a script starts."""
-    for name in ("python", "ruff", "uv", "setsid", "mktemp"):
+    for name in ("python", "ruff", "mypy", "uv", "setsid", "mktemp"):
         program(clouds, name, "exit 99")
     return clouds
 

@@ -1,5 +1,7 @@
 """The datasets by name: each entry builds a Dataset from options."""
 
+from collections.abc import Callable
+
 from distill_jax.data.base import Dataset, Source
 from distill_jax.data.digits import digits
 from distill_jax.data.folder import folder
@@ -7,12 +9,12 @@ from distill_jax.data.mixture import mixture
 from distill_jax.data.noise import noise
 from distill_jax.data.tfds import Tfds
 
-DATASETS = {
+DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "folder": folder,
     "mixture": mixture,
     "noise": noise,
-    "tfds": Tfds,
+    "tfds": Tfds,  # type: ignore[dict-item]  # Its num_labels is an int after __post_init__.
 }
 
 # Datasets that come with the package and read no files.

@@ -19,7 +19,7 @@ class Source(NamedTuple):
 class Rows(NamedTuple):
     """A batch of a dataset, or one process's shard of it; see typing.Batch."""
 
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # Hides tuple.index, which nobody calls.
     x: np.ndarray | None
     cond: Mapping[str, np.ndarray]
 
@@ -35,9 +35,14 @@ class Dataset(Protocol):
         for data without labels.
     """
 
-    spec: DataSpec
-    null: Mapping[str, np.ndarray]
-    num_labels: int
+    @property
+    def spec(self) -> DataSpec: ...
+
+    @property
+    def null(self) -> Mapping[str, np.ndarray]: ...
+
+    @property
+    def num_labels(self) -> int: ...
 
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)

@@ -38,6 +38,7 @@ class Encoded:
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Rows]:
         for rows in self.source.batches(seed, start, size, part):
+            assert rows.x is not None  # Data-free methods take `without_images`.
             yield rows._replace(x=np.asarray(self.encode(jnp.asarray(normalise(rows.x)))))
 
     def without_images(self) -> Labels:

@@ -51,8 +51,8 @@ def folder(
     listed = list(zip(files, labels, strict=True))
     train = [entry for i, entry in enumerate(listed) if i % TEST_EVERY]
     parts = (functools.partial(_Files, part) for part in (train, listed[::TEST_EVERY]))
-    splits = (Decoded(part, size, resize=resize) for part in parts)
-    return Images(*splits, len(classes), labelled, flip)
+    first, second = (Decoded(part, size, resize=resize) for part in parts)
+    return Images(first, second, len(classes), labelled, flip)
 
 
 def _image_files(root: pathlib.Path, pattern: str) -> list[pathlib.Path]:

@@ -70,7 +70,7 @@ class Decoded:
         self.shape = (size, size, 3)
         self._read, self._cache_bytes = read, cache_bytes
         self._resize = lookup(RESIZERS, "resize", resize)
-        self._stored = None
+        self._stored: Stored | None = None
 
     def __len__(self) -> int:
         if self._stored is None:
@@ -86,8 +86,9 @@ class Decoded:
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.integer]:
         if self._cached and self._done[index]:
             return self._x[index], self._label[index]
-        data, label, name = self._stored[index]
-        x, label = self._resize(decode(data, name), self.shape[0]), np.int32(label)
+        assert self._stored is not None  # Whoever asks for an image has asked for the length.
+        data, number, name = self._stored[index]
+        x, label = self._resize(decode(data, name), self.shape[0]), np.int32(number)
         if self._cached:
             # Two threads may decode one image: they write equal values, and `done` comes last.
             self._x[index], self._label[index] = x, label

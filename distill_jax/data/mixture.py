@@ -23,7 +23,8 @@ def mixture(count: int = 20_000) -> Arrays:
     mode = np.arange(count) % len(toy.labels)
 
     def source() -> Source:
-        x = toy.means[mode] + toy.std * rng.normal(size=(count, 2))
-        return Source(x.astype(np.float32).reshape(-1, 1, 1, 2), toy.labels[mode].astype(np.int32))
+        x = np.asarray(toy.means)[mode] + toy.std * rng.normal(size=(count, 2))
+        label = np.asarray(toy.labels, np.int32)[mode]
+        return Source(x.astype(np.float32).reshape(-1, 1, 1, 2), label)
 
     return Arrays(source(), source(), num_classes=4, num_labels=4, bounded=False)

@@ -37,8 +37,9 @@ def triangle(x: np.ndarray, size: int) -> np.ndarray:
         return x
     # Floats, because Pillow also rounds bytes between rows and columns.
     channels = (Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(x, -1, 0))
-    resized = [channel.resize((size, size), Image.Resampling.BILINEAR) for channel in channels]
-    return np.rint(np.stack(resized, axis=-1)).clip(0, 255).astype(np.uint8)
+    resized = (channel.resize((size, size), Image.Resampling.BILINEAR) for channel in channels)
+    x = np.stack([np.asarray(channel) for channel in resized], axis=-1)
+    return np.rint(x).clip(0, 255).astype(np.uint8)
 
 
 def adm(x: np.ndarray, size: int) -> np.ndarray:
@@ -50,9 +51,10 @@ def adm(x: np.ndarray, size: int) -> np.ndarray:
     """
     image = Image.fromarray(x)
     while min(image.size) >= 2 * size:
-        image = image.resize(tuple(n // 2 for n in image.size), Image.Resampling.BOX)
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
-    image = image.resize(tuple(round(n * scale) for n in image.size), Image.Resampling.BICUBIC)
+    shape = round(image.width * scale), round(image.height * scale)
+    image = image.resize(shape, Image.Resampling.BICUBIC)
     x = np.asarray(image)
     top, left = (x.shape[0] - size) // 2, (x.shape[1] - size) // 2
     return x[top : top + size, left : left + size]

@@ -42,7 +42,7 @@ class Tfds(ImageDataset):
     splits: tuple[str, str] = ("train", "test")
     labelled: bool = True
     flip: bool = True
-    num_labels: int | None = None
+    num_labels: int | None = None  # type: ignore[assignment]  # An int after __post_init__.
     resize: str = "area"
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ FEATURES = frozenset(
     for feature in vars(tensorflow_datasets.features).values()
     if isinstance(feature, type)
     and issubclass(feature, tensorflow_datasets.features.FeatureConnector)
-    for name in (f"{feature.__module__}.{feature.__name__}", *feature.ALIASES)
+    for name in (f"{feature.__module__}.{feature.__name__}", *feature.ALIASES)  # type: ignore[attr-defined]  # TFDS has no types.
 )
 # Keys that hold a class name: in features.json before TFDS 4.3, and in both protobuf spellings.
 KEYS = ("type", "pythonClassName", "python_class_name")

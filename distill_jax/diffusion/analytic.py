@@ -152,7 +152,8 @@ def ode_map(
     schedule = denoiser.schedule
 
     def grid(i: Time) -> tuple[Time, Time]:
-        return tuple(t_from + (t_to - t_from) * j / num_steps for j in (i, i + 1))
+        t, s = (t_from + (t_to - t_from) * j / num_steps for j in (i, i + 1))
+        return t, s
 
     def heun(denoiser: Denoiser, z: Image, t: Time, s: Time, cond: Cond) -> Image:
         first = denoiser(z, t, cond)

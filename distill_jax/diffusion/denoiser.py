@@ -91,19 +91,18 @@ class NetworkSpec:
 
     def __call__(self, params: Tree) -> Denoiser:
         """Returns the denoiser with these parameters."""
-        head = self.parameterization
+        head, middle = self.parameterization, self.network.features
 
         def predict(z: Image, t: Time, cond: Cond, key: jax.Array | None = None) -> Prediction:
             output = self.network.apply(params, head.scale(z, self.schedule, t), t, cond, key)
             return head.predict(output.astype(z.dtype), z, self.schedule, t)
 
         def features(z: Image, t: Time, cond: Cond) -> jax.Array:
-            return self.network.features(params, head.scale(z, self.schedule, t), t, cond)
+            assert middle is not None
+            return middle(params, head.scale(z, self.schedule, t), t, cond)
 
-        middle = features if self.network.features is not None else None
-        return Denoiser(
-            self.schedule, predict, self.spec.shape, middle, bounded=self.spec.data.bounded
-        )
+        offered, bounded = features if middle else None, self.spec.data.bounded
+        return Denoiser(self.schedule, predict, self.spec.shape, offered, bounded=bounded)
 
 
 def guided(denoiser: Denoiser, w: Time | float, null: Cond) -> Denoiser:

@@ -82,7 +82,7 @@ def shifted_flow(
     the indices 0 .. 27, 12 .. 27 or 18 .. 27: the levels from 0.009 to infinity (index 0, noise
     without signal), to 3.77 or to 1.51. Every number above 160 is rounded to infinity.
     """
-    last, first = (np.abs(SHIFTED_FLOW - level / (1 + level)).argmin() for level in (low, high))
+    last, first = (np.argmin(np.abs(SHIFTED_FLOW - level / (1 + level))) for level in (low, high))
     index = jax.random.randint(key, shape, first, last + 1)
     with np.errstate(divide="ignore"):
         levels = jnp.asarray(SHIFTED_FLOW / (1 - SHIFTED_FLOW))

@@ -38,7 +38,7 @@ class Schedule(Protocol):
         ...
 
 
-class VariancePreserving:
+class VariancePreserving(Schedule):
     """A schedule with alpha^2 + sigma^2 = 1; logsnr gives both levels without cancellation."""
 
     def alpha(self, t: jax.Array) -> jax.Array:

@@ -43,7 +43,7 @@ class Sampler(abc.ABC):
 
     def with_steps(self, num_steps: int) -> "Sampler | None":
         """Returns the sampler with another number of steps; None if its number is fixed."""
-        return dataclasses.replace(self, num_steps=num_steps)
+        return dataclasses.replace(self, num_steps=num_steps)  # type: ignore[type-var]  # Samplers are dataclasses.
 
 
 class Falling(Sampler):

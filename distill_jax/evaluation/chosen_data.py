@@ -5,6 +5,7 @@ TFDS name. Nothing outside the package is read at the word of such a file alone.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -24,7 +25,7 @@ def define_flags() -> None:
     )
 
 
-def choose(student: Student, values: Any) -> dict[str, Any]:
+def choose(student: Student, values: Any) -> Mapping[str, Any]:
     """The options of a dataset, as in a config: those of --config, or of the student's manifest.
 
     The manifest's are used where the package holds the data, or where --data=manifest says so.
@@ -37,14 +38,14 @@ def choose(student: Student, values: Any) -> dict[str, Any]:
       ValueError: where the user has to choose, with what the manifest names; for data of another
         shape than the network's; for a dataset that would be imported and is not in --allow.
     """
-    data = student.manifest.data
+    data = student.manifest.data or {}
     if values.config is not None:
         data = values.config.data.to_dict()
         shape = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset).spec.x.shape
         if shape != student.image_shape:
             raise ValueError(f"the data are of shape {shape}, the network's {student.image_shape}")
         return data
-    name = (data or {}).get("name")
+    name = data.get("name")
     if name is None:
         raise ValueError(
             "this network was imported and does not say what its data were; name a config that "

@@ -102,7 +102,7 @@ def quality(content: dict[str, Any]) -> Figure:
             for w, color in zip(strengths, colors, strict=True)
         ),
     ]
-    style = {"loc": "outside lower center", "fontsize": 9, "handlelength": 3.0}
+    style: dict[str, Any] = {"loc": "outside lower center", "fontsize": 9, "handlelength": 3.0}
     figure.legend(handles=handles, ncols=2 * len(measures), **style)
     return figure
 
@@ -123,8 +123,8 @@ def _describe(axes: Sequence[Axes], measures: Sequence[str], content: dict[str, 
     """Says in words what every panel shows."""
     texts = [_words(measure, content) for measure in measures]
     most = max(note.count("\n") for _, note in texts)
-    place = {"xy": (0, 1), "xytext": (0, 6), "textcoords": "offset points"}
-    style = {"va": "bottom", "fontsize": 8.5, "color": "0.3"}
+    place: dict[str, Any] = {"xy": (0, 1), "xytext": (0, 6), "textcoords": "offset points"}
+    style: dict[str, Any] = {"va": "bottom", "fontsize": 8.5, "color": "0.3"}
     for axis, measure, (title, note) in zip(axes, measures, texts, strict=True):
         axis.set_title(title, loc="left", fontsize=11, pad=20 + 12 * most)
         note += "\n" * (most - note.count("\n"))  # So that all begin at one height.
@@ -186,5 +186,5 @@ def ticks(low: float, high: float) -> np.ndarray:
         found = found[(low <= found) & (found <= high)]
         if len(found) >= 3:
             return found
-    found = MaxNLocator(5, min_n_ticks=3).tick_values(low, high)
+    found = np.asarray(MaxNLocator(5, min_n_ticks=3).tick_values(low, high))
     return found[(low <= found) & (found <= high)]

@@ -67,17 +67,18 @@ def draw(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Data
 
 def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Dataset) -> None:
     """Writes the same noise at every w (rows) and the first classes (columns), or a scatter."""
-    if not (student.takes_w or student.can_be_guided):
-        w = (None,)
-    elif student.takes_w:
+    strengths: Sequence[float | None] = w
+    if student.trained.guidance.w_range is not None:
         low, high = student.trained.guidance.w_range
-        w = [strength for strength in w if low <= strength <= high] or [low]
+        strengths = [strength for strength in w if low <= strength <= high] or [low]
+    elif not student.can_be_guided:
+        strengths = (None,)
     if is_point(student.image_shape):
-        _draw_points(student, path, w, dataset.images("test", 2000).x)
+        _draw_points(student, path, strengths, dataset.images("test", 2000).x)
         return
     columns = min(student.num_classes, 10) or 10
     classes = student.conditioner.in_turn(columns)
-    rows = [student.sample(jax.random.key(0), columns, classes, strength) for strength in w]
+    rows = [student.sample(jax.random.key(0), columns, classes, w) for w in strengths]
     save_grid(path, np.concatenate([distributed.allgather(row) for row in rows]), columns)
 
 

@@ -98,6 +98,7 @@ class ImageEvaluator(Evaluator):
         train, test = (dataset.images(split, MAX_REFERENCE_IMAGES) for split in ("train", "test"))
         labelled = dataset.num_labels > 1
         self.name = name
+        self._classifier: Classifier | ConvNet
         if np.prod(dataset.spec.x.shape) <= MLP_MAX_PIXELS and labelled:
             train, test = (Source(normalise(part.x), part.label) for part in (train, test))
             self._classifier = Classifier(train.x, train.label)
@@ -110,10 +111,10 @@ class ImageEvaluator(Evaluator):
             "halves": frechet_distance(*map(moments, halves)),
             "test": self._distance(self._classifier.features(test.x)),
         }
-        self.real_recall = recall(*halves)
+        self.real_recall = recall(halves[0], halves[1])
         if labelled:
             self.real_accuracy = self._classifier.accuracy(test.x, test.label)
-        else:
+        elif isinstance(self._classifier, ConvNet):
             self.rotation_accuracy = self._classifier.rotation_accuracy(test.x)
 
     def _distance(self, features: np.ndarray) -> float:
@@ -145,7 +146,7 @@ class PointEvaluator(Evaluator):
             "halves": _mean(by_class(points[0], labels[0], points[1], labels[1])),
             "test": _mean(self._distances(_flat(test.x), test.label)),
         }
-        self.real_recall = recall(*(half[:NEIGHBOURS] for half in points))
+        self.real_recall = recall(points[0][:NEIGHBOURS], points[1][:NEIGHBOURS])
 
     def _distances(self, x: np.ndarray, label: np.ndarray | None) -> dict[int, float]:
         """Sliced W2 to the training points by class; of all together without labels."""

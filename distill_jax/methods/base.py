@@ -17,6 +17,7 @@ from distill_jax.runtime.trees import traced as traced  # Methods import it from
 from distill_jax.typing import Batch, Cond, Image, Time
 
 Metrics = dict[str, jax.Array]
+Loss = tuple[jax.Array, Metrics]  # What is minimised, and what is logged beside it.
 
 
 class Nets(NamedTuple):
@@ -43,7 +44,7 @@ class Phase(NamedTuple):
     """
 
     trains: str
-    loss: Callable[..., tuple[jax.Array, Metrics]]
+    loss: Callable[..., Loss]
     updates_per_iteration: int = 1
     variants: int = 1
 
@@ -89,7 +90,7 @@ class Method(abc.ABC):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The phases of one iteration, in order; by default one update of the student by `loss`."""
-        return (Phase("student", type(self).loss),)
+        return (Phase("student", type(self).loss),)  # type: ignore[attr-defined]  # Where it is used.
 
     def sampler(self, schedule: Schedule) -> Sampler:
         """The sampler of the finished network, on the times of the schedule; DDIM by default."""

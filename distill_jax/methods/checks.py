@@ -162,7 +162,7 @@ def matching(method: Method, teacher: Trained) -> None:
     exact_x(method, teacher)
 
 
-def discriminator(method: Method, teacher: Trained) -> None:
+def discriminator(method: Any, teacher: Trained) -> None:
     """Raises ValueError for a discriminator that is used and not trained."""
     if method.gan_weight and not method.discriminator_weight:
         raise ValueError(
@@ -171,7 +171,7 @@ def discriminator(method: Method, teacher: Trained) -> None:
         )
 
 
-def scales(method: Method, teacher: Trained) -> None:
+def scales(method: Any, teacher: Trained) -> None:
     """Raises ValueError for an Swd whose options, or teacher, do not fit each other."""
     times, resolutions = method.times, method.resolutions
     if not times or len(resolutions) not in (0, len(times)):

@@ -18,6 +18,8 @@ separately (equation 8), z_dm and z_ca, and each has the n of its own draw:
     g = dm_weight (f - c) / n at z_dm - ca_weight w (c - u) / n at z_ca
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -26,7 +28,7 @@ from distill_jax.diffusion.noise_levels import level_of
 from distill_jax.diffusion.schedule import Schedule
 from distill_jax.diffusion.trained import Renoise, Trained
 from distill_jax.methods import checks
-from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
+from distill_jax.methods.base import Loss, Method, Metrics, Nets, Phase, traced
 from distill_jax.methods.matching import (
     Noisy,
     denoising_loss,
@@ -39,8 +41,6 @@ from distill_jax.methods.matching import (
 )
 from distill_jax.runtime.options import number, option
 from distill_jax.typing import Batch, Image
-
-Loss = tuple[jax.Array, Metrics]
 
 
 @traced()
@@ -106,7 +106,8 @@ class DecoupledDmd(Method):
     def student_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> Loss:
         """Returns a loss whose gradient in the student's x is g over its number of elements."""
         k_x, k_dm, k_ca = jax.random.split(key, 3)
-        schedule, g, metrics = nets.student.schedule, 0.0, {}
+        schedule, metrics = nets.student.schedule, Metrics()
+        g: Any = 0.0
         x, step = on_path(k_x, nets.student, batch, self.sampler(schedule).times)
         if self.dm_weight:
             z, t, _ = diffuse(k_dm, schedule, x, self.levels)
@@ -122,7 +123,7 @@ class DecoupledDmd(Method):
 
     def _teacher(
         self, teacher: Denoiser, z: Image, t: jax.Array, batch: Batch
-    ) -> tuple[Image, Image | float]:
+    ) -> tuple[Image, Any]:
         """Returns c and c - u; without guidance, c and 0."""
         c = teacher(z, t, batch.cond).x
         if not self.w:

@@ -16,7 +16,7 @@ from distill_jax.diffusion.samplers import renoise
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
 from distill_jax.diffusion.trained import Renoise
 from distill_jax.methods import checks
-from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
+from distill_jax.methods.base import Loss, Method, Metrics, Nets, Phase, traced
 from distill_jax.methods.matching import (
     discriminator_loss,
     dmd_loss,
@@ -26,8 +26,6 @@ from distill_jax.methods.matching import (
 )
 from distill_jax.runtime.options import choice, option
 from distill_jax.typing import Batch, Image, Resized, Time
-
-Loss = tuple[jax.Array, Metrics]
 
 
 @traced()
@@ -117,7 +115,8 @@ class Swd(Method):
         """Returns the weighted sum of the DMD, GAN (at the same z_t) and MMD losses of a step."""
         k_x, k_dmd, k_mmd = jax.random.split(key, 3)
         real, x = self._images(k_x, batch, nets.student, turn)
-        schedule, cond, loss, metrics = nets.student.schedule, batch.cond, 0.0, {}
+        schedule, cond, metrics = nets.student.schedule, batch.cond, Metrics()
+        loss: jax.Array | float = 0.0
         _, z, t = _noisy(k_dmd, schedule, self.dmd_levels, real, x)
         if self.dmd_weight:
             teacher = scaled(nets.teacher, 1 + self.w, batch.null)
@@ -132,7 +131,7 @@ class Swd(Method):
             features = (nets.teacher if self.mmd_features == "teacher" else nets.fake).features
             metrics["mmd_loss"] = KERNELS[self.mmd](features(z_real, t, cond), features(z, t, cond))
             loss += self.mmd_weight * metrics["mmd_loss"]
-        return loss, metrics
+        return loss, metrics  # type: ignore[return-value]  # One weight is not 0.
 
     def _images(
         self, key: jax.Array, batch: Batch, student: Denoiser, turn: int

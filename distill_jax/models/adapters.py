@@ -48,7 +48,7 @@ def call(module: nn.Module, params: Tree | Adapted, *args: Any, **options: Any) 
         a, b = pairs[_kernel(own)]
         plain = {} if isinstance(own, nn.Embed) else {"use_bias": False}
         thin = own.clone(features=a.shape[-1], parent=None, name=None, **plain)
-        h = thin.apply({"params": {_kernel(own).rpartition("/")[2]: a}}, *args, **kwargs)
+        h: Any = thin.apply({"params": {_kernel(own).rpartition("/")[2]: a}}, *args, **kwargs)
         change = jnp.dot(h, b.astype(h.dtype), precision=getattr(own, "precision", None))
         return y + change.reshape(y.shape)
 
@@ -168,7 +168,7 @@ def _input_axes(layer: nn.Module) -> int:
         return 0 if layer.batch_dims else len(jnp.atleast_1d(jnp.asarray(layer.axis)))
     if isinstance(layer, nn.Conv):
         plain = layer.feature_group_count == 1 and layer.mask is None
-        return len(layer.kernel_size) + 1 if plain else 0
+        return len(layer.kernel_size) + 1 if plain else 0  # type: ignore[arg-type]  # No int here.
     return 1
 
 

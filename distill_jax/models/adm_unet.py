@@ -112,4 +112,4 @@ def adm_unet(spec: Spec, **options: Any) -> Network:
 
 
 # What tables.build lets a config set.
-adm_unet.__signature__ = inspect.signature(AdmArchitecture)
+vars(adm_unet)["__signature__"] = inspect.signature(AdmArchitecture)

@@ -107,7 +107,7 @@ class Architecture:
     dtype: str = option(choice(DTYPES), "float32")
     remat: str = option(choice(REMAT), "none")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_options(self)
         _check_patch(self.patch, *self.spec.shape[:2])
         if self.width % self.heads or self.width % 4:
@@ -134,8 +134,8 @@ class DiT(nn.Module):
         patches = jnp.swapaxes(z.reshape(*tiles, channels), 2, 3).reshape(batch, rows * columns, -1)
         h = nn.Dense(arch.width, dtype=dtype, name="input")(patches)
         full = (side // arch.patch for side in arch.spec.shape[:2])
-        places = (centres(*counts) for counts in zip((rows, columns), full, strict=True))
-        h += position_embedding(*places, arch.width).astype(dtype)
+        y, x = (centres(*counts) for counts in zip((rows, columns), full, strict=True))
+        h += position_embedding(y, x, arch.width).astype(dtype)
         make = remat(Block, arch.remat)
         for block in range(arch.blocks):
             h = make(arch.heads, arch.expand, dtype, name=f"block_{block}")(h, emb)
@@ -178,4 +178,4 @@ def dit(spec: Spec, **options: Any) -> Network:
 
 
 # What tables.build lets a config set.
-dit.__signature__ = inspect.signature(Architecture)
+vars(dit)["__signature__"] = inspect.signature(Architecture)

@@ -24,7 +24,7 @@ def mixture(spec: Spec) -> Network:
       ValueError: for the spec of other data.
     """
     data = ring()
-    shape, classes = (1, 1, data.means.shape[1]), data.num_classes
+    shape, classes = (1, 1, jnp.asarray(data.means).shape[1]), data.num_classes
     there = spec.classes("label")
     if (spec.shape, there, spec.channels_out) != (shape, classes, shape[-1]):
         raise ValueError(

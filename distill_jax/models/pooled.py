@@ -57,6 +57,6 @@ def as_head(make: Callable[[jax.Array], nn.Module]) -> Head:
         return make(features).init(key, features)["params"]
 
     def apply(params: Tree, features: jax.Array) -> Time:
-        return make(features).apply({"params": params}, features.astype(jnp.float32))
+        return make(features).apply({"params": params}, features.astype(jnp.float32))  # type: ignore[return-value]  # One array.
 
     return Head(init, apply)

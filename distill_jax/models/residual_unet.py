@@ -59,7 +59,7 @@ class Architecture:
     filter: ClassVar[Taps] = (1, 1)  # Of the resampling: means and copies.
     pyramid: ClassVar[bool] = False  # Whether every level adds the image again on the way down.
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_options(self)
         height, width = self.spec.shape[:2]
         factor = 2 ** (len(self.multipliers) - 1)
@@ -138,10 +138,11 @@ def _filter(
     config = [padding if i == axis else (0, 0, 0) for i in range(h.ndim)]
     h = jax.lax.pad(h, jnp.zeros((), h.dtype), config)
     span = (h.shape[axis] - len(weights)) // stride * stride + 1
-    return sum(
+    shifted: list[Any] = [
         weight * jax.lax.slice_in_dim(h, k, k + span, stride, axis)
         for k, weight in enumerate(weights)
-    )
+    ]
+    return sum(shifted)
 
 
 def _norm(arch: Architecture, h: jax.Array, name: str) -> jax.Array:

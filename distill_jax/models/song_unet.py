@@ -41,8 +41,8 @@ class SongArchitecture(Architecture):
 
     embedding: str = option(choice(("positional", "fourier")), "positional")
     noise_multiplier: int = 1
-    filter: Taps = option(FILTER, (1, 1))
-    pyramid: bool = False
+    filter: Taps = option(FILTER, (1, 1))  # type: ignore[misc]  # Other families have one only.
+    pyramid: bool = False  # type: ignore[misc]  # The same.
     w_scale: float = 4.0
 
     epsilon: ClassVar[float] = 1e-6
@@ -94,4 +94,4 @@ def song_unet(spec: Spec, **options: Any) -> Network:
 
 
 # What tables.build lets a config set.
-song_unet.__signature__ = inspect.signature(SongArchitecture)
+vars(song_unet)["__signature__"] = inspect.signature(SongArchitecture)

@@ -73,7 +73,7 @@ class Architecture:
     embedding: int = option(whole(4, 2))
     multipliers: tuple[int, ...] = option(MULTIPLIERS)
     blocks: int = option(whole(1))
-    attention: tuple[int, ...]
+    attention: tuple[int, ...]  # type: ignore[misc]  # None of those above has a default.
     heads: int | None = None
     head_dim: int | None = None
     dropout: float = option(DROPOUT, 0.0)
@@ -83,7 +83,7 @@ class Architecture:
     remat: str = option(choice(REMAT), "none")
     w_scale: float = 4.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_options(self)
         self._check_resolutions()
         self._check_heads()
@@ -110,7 +110,8 @@ class Architecture:
                 f"heads is {self.heads} and head_dim {self.head_dim}; set one of them and leave "
                 "the other None"
             )
-        name, by = ("heads", self.heads) if self.head_dim is None else ("head_dim", self.head_dim)
+        name = "heads" if self.head_dim is None else "head_dim"
+        by: int = getattr(self, name)
         # The middle attends at the last level whatever `attention` says.
         for side, multiplier in zip(self.sides, self.multipliers, strict=True):
             width = multiplier * self.channels
@@ -182,7 +183,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dtype, channels = jnp.dtype(self.arch.dtype), x.shape[-1]
-        heads = self.arch.heads or channels // self.arch.head_dim
+        heads = self.arch.heads or channels // self.arch.head_dim  # type: ignore[operator]  # One of them is set.
         h = nn.GroupNorm(dtype=dtype, name="norm")(x).reshape(x.shape[0], -1, channels)
         shape = (heads, channels // heads)
         q, k, v = (nn.DenseGeneral(shape, dtype=dtype, name=name)(h) for name in "qkv")
@@ -298,4 +299,4 @@ def unet(spec: Spec, **options: Any) -> Network:
 
 
 # What tables.build lets a config set.
-unet.__signature__ = inspect.signature(Architecture)
+vars(unet)["__signature__"] = inspect.signature(Architecture)

@@ -36,7 +36,7 @@ def begin(run: Run, stage: Stage, states: States) -> tuple[TrainState, dict[str,
         kept["teacher"] = weights.frozen(stage.teacher)
     key = jax.random.fold_in(jax.random.key(run.config.seed), stage.index)
     make = _Start(roles, stage.trained.inputs, stage.tx, run.layout)
-    first = functools.partial(make, key, start, fake, base)
+    first = functools.partial(make, key, start, fake, base)  # type: ignore[misc]  # It is a method.
     state = states.restore(run.layout.abstract(jax.eval_shape(first)), logging.say)
     if state is None:
         return first(), kept
@@ -48,7 +48,8 @@ class Weights:
     """Reads the finished networks that a stage begins from, each file once."""
 
     def __init__(self, layout: Layout, frozen_dtype: str, allow: Container[str] = ()):
-        self._layout, self._dtype, self._allow, self._read = layout, frozen_dtype, allow, {}
+        self._layout, self._dtype, self._allow = layout, frozen_dtype, allow
+        self._read: dict[tuple, Tree] = {}
 
     def own(self, found: Ancestor, name: str = "params", dtype: str | None = None) -> Tree:
         """The weights or adapters in its directory; `dtype` as in loading.load."""

@@ -6,5 +6,5 @@ from etils import epath
 
 def keep_programs(workdir: epath.Path) -> None:
     """Keeps compiled programs in WORKDIR/compilation_cache, or JAX_COMPILATION_CACHE_DIR."""
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from distill_jax.training.update import TrainState, all_updates, iteration, make
 from distill_jax.typing import Batch, Tree
 
 
-def calls(run: Run, stage: Stage, cadence: Cadence, done: int) -> Iterator[Call]:
+def calls(run: Run, stage: Stage, cadence: Cadence, done: int) -> Generator[Call, None, None]:
     """The calls after `done` iterations, with batches on the devices.
 
     Batches are functions of seed, stage and iteration only.
@@ -31,7 +31,8 @@ def calls(run: Run, stage: Stage, cadence: Cadence, done: int) -> Iterator[Call]
         rows = [list(itertools.islice(drawn, stage.updates)) for _ in iterations]
         if cadence.per_call > 1:
             rows = [jax.tree.map(lambda *x: np.stack(x, axis=1), *rows)]
-        yield Call(iterations, tuple(Batch(*layout.shard_batch(row), null) for row in rows[0]))
+        parts = map(layout.shard_batch, rows[0])
+        yield Call(iterations, tuple(Batch(i, x, cond, null) for i, x, cond in parts))
 
 
 def make_iterate(

@@ -10,7 +10,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -53,7 +53,7 @@ class Target(NamedTuple):
       utilisation: the fraction of the peak that training is taken to reach.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]  # Hides tuple.count, which nobody calls.
     name: str
     peak: float | None
     utilisation: float = 0.4
@@ -170,7 +170,7 @@ def _arguments(run: Run, stage: Stage) -> tuple:
     state = jax.eval_shape(lambda params: new_state(jax.random.key(0), params, stage.tx), trained)
     frozen = {role: shapes for role, shapes in stage.shapes.items() if role not in trained}
 
-    def rows(leaf: Leaf, num: int, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    def rows(leaf: Leaf, num: int, sharding: NamedSharding) -> Any:  # It stands for an array.
         return jax.ShapeDtypeStruct((num, *leaf.shape), np.dtype(leaf.dtype), sharding=sharding)
 
     spec, layout, whole = run.dataset.spec, run.layout, (stage.batch_size, run.layout.batch)
@@ -298,7 +298,7 @@ def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
     is counted here stand XLA's own FLOPs, which include what is done for single elements and, on
     GPUs, leave out what libraries do.
     """
-    stages, rows = {stage.name: stage for stage in run.stages}, []
+    stages, rows, sizes = {stage.name: stage for stage in run.stages}, [], {}
     for names, first, cost in _programs(costs):
         for index, counted in enumerate(cost.flops):
             phase = stages[first].method.phases[index]

@@ -20,12 +20,12 @@ def finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
     """Writes final/: the weights and everything needed to sample them, and the fake's weights."""
     spec, final = stage.spec, stage.directory / "final"
     config = json.loads(run.config.to_json())
-    method = {"name": spec.method.name, **dataclasses.asdict(stage.method)}
+    method = {"name": spec.method.name, **dataclasses.asdict(stage.method)}  # type: ignore[call-overload]  # Methods are dataclasses.
     lineage = Lineage(
         method,
-        stage.teacher and _relative(stage.teacher.directory, final),
+        _relative(stage.teacher.directory, final) if stage.teacher else None,
         _relative(stage.start.directory, final) if spec.init else None,
-        stage.fake_start and _relative(stage.fake_start.directory, final),
+        _relative(stage.fake_start.directory, final) if stage.fake_start else None,
         spec.steps,
         config=config,
     )
@@ -41,7 +41,7 @@ def finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
         model=stage.model,
         lineage=lineage,
         adapters=adapters,
-        codec=run.codec and _reference(run.codec.directory, final),
+        codec=_reference(run.codec.directory, final) if run.codec else None,
         **{key: config[key] for key in MANIFEST_KEYS},
     ).to_json()
     checkpoint.save_final(final, weights, manifest, fake)

@@ -59,7 +59,10 @@ class Run:
     def parts(self) -> tuple[epath.Path, ...]:
         """Directories of the codec and of the weights under adapters, see loading.load."""
         bases = [stage.start.weights for stage in self.stages if stage.roles.trained.base]
-        return tuple(dict.fromkeys(part.directory for part in (*bases, self.codec) if part))
+        places = [base.directory for base in bases]
+        if self.codec:
+            places.append(self.codec.directory)
+        return tuple(dict.fromkeys(places))
 
     @property
     def allow(self) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
 """Batches on the devices before they are asked for; data.images reads and decodes further ahead."""
 
 import collections
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
 
-def prefetch(items: Generator[Item], count: int) -> Iterator[Item]:
+def prefetch(items: Generator[Item, None, None], count: int) -> Generator[Item, None, None]:
     """The same items in their order, made on a thread, at most `count` of them too early.
 
     What making an item raises is raised where it would have been yielded. The thread begins with
@@ -21,7 +21,8 @@ def prefetch(items: Generator[Item], count: int) -> Iterator[Item]:
     """
     thread, end = ThreadPoolExecutor(1, "prefetch"), object()
     try:
-        made = collections.deque(thread.submit(next, items, end) for _ in range(count))
+        begun = (thread.submit(next, items, end) for _ in range(count))
+        made: collections.deque[Future[Any]] = collections.deque(begun)
         while True:
             made.append(thread.submit(next, items, end))
             item = made.popleft().result()

@@ -106,7 +106,7 @@ class Ancestor:
     @property
     def like(self) -> Like:
         """The description that decides the shapes of its parameters."""
-        base = self.base and self.base.like
+        base = None if self.base is None else self.base.like
         return Like(self.network_spec, self.trained.inputs, base, self.rank, self.full)
 
     @property
@@ -191,10 +191,10 @@ def find_network(
     short = {stage.name.partition("_")[2]: stage for stage in before}
     stage = named.get(name) or short.get(name)
     if stage is not None:
-        trained, student = stage.roles.trained, stage.roles.student
-        base = stage.start.weights if trained.base else None
-        full = stage.roles.full if trained.base else ()
-        return Ancestor(stage.directory, student, stage.trained, base, trained.rank, full)
+        own, role = stage.roles.student, stage.roles.trained
+        under = stage.start.weights if role.base else None
+        full = stage.roles.full if role.base else ()
+        return Ancestor(stage.directory, own, stage.trained, under, role.rank, full)
     if "/" not in name:
         raise ValueError(
             f"{option} {name!r} is no earlier stage; earlier ones: {', '.join(short)}"

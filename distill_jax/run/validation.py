@@ -31,7 +31,7 @@ RULES_OF_EVALUATE = {
     "ancestral": Rule(lambda v: all(0 <= each <= 1 for each in v), "variances from 0 to 1"),
 }
 # What a value may be, by the type of its default.
-TYPES = {
+TYPES: dict[type, tuple[Any, str]] = {
     ConfigDict: ((ConfigDict, dict), "a dict"),
     dict: ((ConfigDict, dict), "a dict"),
     tuple: ((tuple, list), "a tuple"),

@@ -7,7 +7,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -32,7 +32,7 @@ def run_app(main: Callable[..., int | None], *names: str) -> None:
       *names: of those arguments, all of which must be given.
     """
 
-    def parse(argv: Sequence[str]) -> Sequence[str]:
+    def parse(argv: Sequence[str]) -> list[str]:
         try:
             return flags.FLAGS([_underscored(argument) for argument in argv])
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
@@ -129,7 +129,7 @@ def _without_traceback(text: str) -> str:
     return text
 
 
-def _end(error: Exception, code: int = 1) -> None:
+def _end(error: Exception, code: int = 1) -> NoReturn:
     """Prints the message, or the traceback, and exits with the code."""
     warnings.simplefilter("ignore")  # Of what is left unfinished behind the error.
     if code == 1:

@@ -47,7 +47,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
             if "should be defined" not in str(error):
                 raise
         return
-    fits = None not in given and ":" in coordinator and 0 <= process_id < num_processes
+    fits = None not in given and ":" in coordinator and 0 <= process_id < num_processes  # type: ignore[operator]  # None is not in them.
     if not fits:
         raise ValueError(
             f"--coordinator is {coordinator}, --num_processes {num_processes}, --process_id "

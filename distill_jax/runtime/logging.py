@@ -83,7 +83,8 @@ class StageLog:
         self._progress = Progress(title, total, start)
         self._step, self._time, self._cpu = start, time.monotonic(), time.process_time()
         self._gaps: list[float] = []
-        self._lines, self._events = None, None
+        self._lines: epath.Path | None = None
+        self._events: SummaryWriter | None = None
         if distributed.first():
             self._lines = directory / "scalars.jsonl"
             kept = [line for line in read_lines(self._lines) if line["step"] <= start]
@@ -100,7 +101,7 @@ class StageLog:
         shown = f"{self._measure(mean)}, {speed:.{0 if speed >= 10 else 2}f} updates/s, "
         shown += f"{images:,.0f} images/s"
         self._progress.update(step, shown + (f", {speeds['mfu']:.0%} MFU" if self._ideal else ""))
-        if self._lines:
+        if self._lines and self._events:
             line = {"step": step, **mean, **speeds, "cpu_seconds": spent}
             append(self._lines, json.dumps(line) + "\n")
             for name, value in {**mean, **speeds}.items():
@@ -120,7 +121,8 @@ class StageLog:
         if "score_gap" not in mean:
             return f"loss {mean['loss']:.4f}"
         self._gaps.append(mean["score_gap"])
-        now, before = np.mean(self._gaps[-5:]), np.mean(self._gaps[-10:-5] or self._gaps[:1])
+        earlier = self._gaps[-10:-5] or self._gaps[:1]
+        now, before = float(np.mean(self._gaps[-5:])), float(np.mean(earlier))
         return f"score gap {now:.4f} ({now / max(before, 1e-30) - 1:+.0%} over the last lines)"
 
     def close(self) -> None:
@@ -138,9 +140,9 @@ def compilations(path: epath.Path) -> Iterator[None]:
     """
     listening = distributed.first()
 
-    def listen(event: str, seconds: float, **details: Any) -> None:
+    def listen(event: str, duration_secs: float, **details: Any) -> None:
         if listening and event.endswith("backend_compile_duration"):
-            line = {"function": details.get("fun_name", ""), "seconds": round(seconds, 3)}
+            line = {"function": details.get("fun_name", ""), "seconds": round(duration_secs, 3)}
             append(path, json.dumps(line) + "\n")
 
     jax.monitoring.register_event_duration_secs_listener(listen)

@@ -30,7 +30,7 @@ def whole(low: int, step: int = 1) -> Rule:
     """A whole number from `low`, which `step` divides."""
 
     def holds(value: Any) -> bool:
-        return isinstance(value, (int, np.integer)) and value >= low and value % step == 0
+        return isinstance(value, (int, np.integer)) and bool(value >= low and value % step == 0)
 
     return Rule(holds, f"a {'whole number' if step == 1 else f'multiple of {step}'} from {low}")
 

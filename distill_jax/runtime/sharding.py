@@ -5,6 +5,7 @@ import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,8 @@ class Layout:
         if jax.process_count() == 1:
             return 0, 1
         rows: dict[int, set[int]] = {}
-        for device, (index,) in self.batch.devices_indices_map((self.ways,)).items():
+        places: Any = self.batch.devices_indices_map((self.ways,))
+        for device, (index,) in places.items():
             rows.setdefault(device.process_index, set()).add(index.start or 0)
         parts = sorted({tuple(sorted(part)) for part in rows.values()})
         return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
@@ -165,10 +167,10 @@ class Layout:
     def _spec(self, path: tuple, shape: tuple[int, ...]) -> PartitionSpec:
         """The axes of one array, from its name by the first rule that matches."""
         name = name_of(path)
-        axes = next((axes for pattern, axes in self.rules if re.search(pattern, name)), ())
-        if len(axes) > len(shape):
-            axes = ()
-        axes = [*axes, *(None,) * (len(shape) - len(axes))]
+        ruled = next((axes for pattern, axes in self.rules if re.search(pattern, name)), ())
+        if len(ruled) > len(shape):
+            ruled = ()
+        axes = [*ruled, *(None,) * (len(shape) - len(ruled))]
         sizes, large = self.mesh.shape, math.prod(shape) >= self.min_size
         for i, axis in enumerate(axes):
             splits = axis and sizes[axis] > 1 and shape[i] % sizes[axis] == 0

@@ -3,10 +3,11 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 
+Class = TypeVar("Class")
 MAX_PARTS = 9  # A module with more parts than a layer has is listed by its parts.
 
 
@@ -34,7 +35,7 @@ def by_module(params: Mapping[str, Any], most: int = 14) -> dict[str, int]:
             if isinstance(part, Mapping) and len(part) > MAX_PARTS:
                 add(part)
                 continue
-            level = re.match(r"[a-z]+_[0-9]+(?=[._])|[^.]+", name)[0]
+            level = re.match(r"[a-z]+_[0-9]+(?=[._])|[^.]+", name)[0]  # type: ignore[index]  # All match.
             size = sum(leaf.size for leaf in jax.tree.leaves(part))
             levels[level] = levels.get(level, 0) + size
 
@@ -55,13 +56,14 @@ def span(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]} ({len(names)})"
 
 
-def traced(*names: str) -> Callable[[type], type]:
+@dataclass_transform(frozen_default=True)
+def traced(*names: str) -> Callable[[type[Class]], type[Class]]:
     """Makes a class a frozen dataclass and a pytree whose leaves are the fields named here.
 
     Those fields hold numbers or tracers, so their type is Any.
     """
 
-    def register(cls: type) -> type:
+    def register(cls: Any) -> Any:
         cls = dataclasses.dataclass(frozen=True)(cls)
         constant = [field.name for field in dataclasses.fields(cls) if field.name not in names]
         return jax.tree_util.register_dataclass(cls, list(names), constant)

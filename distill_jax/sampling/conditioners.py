@@ -38,7 +38,7 @@ class Labels:
     """The conditioner of integer labels 0 .. classes - 1; without classes, {} is the condition."""
 
     def __init__(self, spec: DataSpec):
-        self.classes = dict(spec.cond)["label"].classes if spec.cond else 0
+        self.classes: int = dict(spec.cond)["label"].classes or 0 if spec.cond else 0
 
     @property
     def null(self) -> dict[str, jax.Array]:
@@ -55,7 +55,7 @@ class Labels:
                     f"label is {requests!r}; this network was trained without labels: leave it out"
                 )
             return {}
-        labels = self.in_turn(num) if requests is None else np.asarray(requests)
+        labels = np.asarray(self.in_turn(num) if requests is None else requests)
         if not np.issubdtype(labels.dtype, np.integer) or labels.shape not in ((), (num,)):
             raise ValueError(f"label is {requests!r}; expected an integer, or {num} of them")
         if labels.size and (labels.min() < 0 or labels.max() >= self.classes):

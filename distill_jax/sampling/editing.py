@@ -14,7 +14,7 @@ import numpy as np
 from distill_jax.diffusion import editing
 from distill_jax.diffusion.denoiser import NetworkSpec, clipped
 from distill_jax.diffusion.noise import noise_of
-from distill_jax.diffusion.trained import Ddim
+from distill_jax.diffusion.trained import Sampler
 from distill_jax.sampling.codecs import PIXELS
 from distill_jax.sampling.student import Guiding, Student, bound
 from distill_jax.typing import Cond, Image, Tree
@@ -124,11 +124,11 @@ def inpaint(
     n, x = int(_ddim(student, num_steps).num_steps), student.latents(x)
     mask = mask[..., None] if mask.ndim == 2 else mask
     eps = noise_of(key, 0, len(x), student.shape)
-    mask = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), x.shape)
+    hidden = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), x.shape)
     conditions = student.conditions(len(x), label, w)
     with student.precision():
         network = student.network_spec, student.params, conditions
-        return _edit(editing.inpaint, *network, x=x, mask=mask, eps=eps, num_steps=n)
+        return _edit(editing.inpaint, *network, x=x, mask=hidden, eps=eps, num_steps=n)
 
 
 def _free(student: Student, num_steps: int | None) -> int | None:
@@ -136,7 +136,7 @@ def _free(student: Student, num_steps: int | None) -> int | None:
     return num_steps if student.trained.all_times else None
 
 
-def _ddim(student: Student, num_steps: int | None) -> Ddim:
+def _ddim(student: Student, num_steps: int | None) -> Sampler:
     """Returns the student's sampler with num_steps; raises ValueError unless it is DDIM."""
     if not student.trained.uses_ddim:
         name = student.manifest.lineage.method["name"]

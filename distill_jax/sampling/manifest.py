@@ -111,7 +111,7 @@ class Manifest:
         name = {"name": name_of(type(trained.sampler))}
         fields["trained"] = {
             **trained._asdict(),
-            "sampler": {**name, **dataclasses.asdict(trained.sampler)},
+            "sampler": {**name, **dataclasses.asdict(trained.sampler)},  # type: ignore[call-overload]  # Samplers are dataclasses.
             "guidance": trained.guidance._asdict(),
         }
         fields["spec"] = self.spec.to_json()
@@ -120,9 +120,9 @@ class Manifest:
             fields["adapters"] = {**self.adapters._asdict(), "base": base}
         if self.codec:
             fields["codec"] = self.codec._asdict()
-        for name in ("fake", "adapters", "codec"):
-            if fields[name] is None:
-                del fields[name]
+        for absent in ("fake", "adapters", "codec"):
+            if fields[absent] is None:
+                del fields[absent]
         return fields
 
     @classmethod

@@ -261,26 +261,28 @@ class Student:
         Raises:
           ValueError: for a label or w that the network was not trained for.
         """
-        cond, w = self.conditioner(label, num), self._strengths(w, num)
-        if self.takes_w:
-            return {**cond, "w": w}, None
-        if w is None:
+        cond, strengths = self.conditioner(label, num), self._strengths(w, num)
+        if strengths is None:
             return cond, None
-        return cond, (w, self.conditioner.null)
+        if self.takes_w:
+            return {**cond, "w": strengths}, None
+        return cond, (strengths, self.conditioner.null)
 
     def _strengths(self, w: float | np.ndarray | None, num: int) -> jax.Array | None:
-        if w is None and not self.takes_w:
+        bounds = self.trained.guidance.w_range
+        w = bounds[0] if w is None and bounds else w
+        if w is None:
             return None
-        strengths = np.asarray(self.trained.guidance.w_range[0] if w is None else w, np.float32)
+        strengths = np.asarray(w, np.float32)
         if strengths.shape not in ((), (num,)) or not (strengths >= 0).all():
             raise ValueError(f"w is {w!r}; expected a number from 0, or {num} of them")
-        if not self.takes_w and not self.can_be_guided:
+        if bounds is None and not self.can_be_guided:
             raise ValueError(
                 f"w is {w!r}, but this network takes no w and was not trained with label_dropout, "
                 "so there is no null condition to guide against; leave w out"
             )
-        if self.takes_w:
-            low, high = self.trained.guidance.w_range
+        if bounds is not None:
+            low, high = bounds
             if (strengths < low).any() or (strengths > high).any():
                 warnings.warn(
                     f"w is {w!r}, outside the range [{low:g}, {high:g}] of this student's training",

@@ -21,7 +21,7 @@ from etils import epath
 from distill_jax.storage.weights import BFLOAT16, Stored, mapped, of_array
 
 # Supported torch storages and their dtypes.
-STORAGES = {
+STORAGES: dict[str, np.dtype] = {
     "torch.FloatStorage": np.dtype("f4"),
     "torch.HalfStorage": np.dtype("f2"),
     "torch.BFloat16Storage": BFLOAT16,
@@ -76,6 +76,8 @@ class Record:
     """
 
     origin = "storage"
+    args: tuple
+    items: dict
 
     def __new__(cls, *args: Any) -> "Record":
         record = super().__new__(cls)
@@ -215,7 +217,7 @@ def _member(entry: zipfile.ZipInfo, content: np.ndarray) -> np.ndarray:
     begin = entry.header_offset + 30
     name, extra = content[begin - 4 : begin].view("<u2").tolist()
     data = content[begin + name + extra :][: entry.file_size]
-    if zlib.crc32(data) != entry.CRC:
+    if zlib.crc32(data.data) != entry.CRC:
         raise ValueError(f"the checksum of {entry.filename} is wrong")
     return data
 

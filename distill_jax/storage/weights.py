@@ -90,7 +90,7 @@ def place(tree: Tree, shardings: Tree, dtype: Any = None) -> Tree:
     def placed(leaf: Stored, sharding: jax.sharding.Sharding) -> jax.Array:
         kept = leaf.dtype if dtype is None else np.dtype(dtype)
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             return np.array(leaf.read(index), kept, order="C")  # A copy, because JAX may keep it.
 
         array = jax.make_array_from_callback(leaf.shape, sharding, part, dtype=kept)

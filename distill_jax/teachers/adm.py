@@ -229,8 +229,8 @@ def _namer(found: Found) -> Callable[[Path], str]:
 
     def block(name: str) -> tuple[str, int]:
         """Returns the list of a block and its index there; attention has the next index."""
-        where, level, *index = name.split("_")
-        level, index = int(level), int(index[-1]) if index else None
+        where, *numbers = name.split("_")
+        level, index = int(numbers[0]), int(numbers[-1]) if numbers[1:] else None
         if where == "mid":
             return "middle_block", 2 * level
         if where == "down":

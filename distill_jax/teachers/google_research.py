@@ -75,7 +75,7 @@ def published(path: epath.PathLike, params: Tree) -> Mapping[str, Any]:
     """Returns the published network whose first convolution has the same width."""
     conv_in = params.get("conv_in")
     kernel = conv_in.get("kernel") if isinstance(conv_in, dict) else None
-    width = kernel.shape[-1] if getattr(kernel, "ndim", 0) else None
+    width = (getattr(kernel, "shape", None) or (None,))[-1]
     for name, spec in PUBLISHED.items():
         if PAPER_UNETS[name]["channels"] == width:
             model = {**UNET, **PAPER_UNETS[name], "dropout": 0.0}  # Dropout is for training only.

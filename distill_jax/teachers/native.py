@@ -64,5 +64,5 @@ def _leaf(name: str, kind: str, shape: tuple[int, ...], outs: int) -> Leaf:
         rows, columns, ins, channels = shape
         there = (channels, ins, rows, columns)
         return Leaf(name, there, lambda array: array.transpose(2, 3, 1, 0))
-    there = (math.prod(shape[-outs:]), math.prod(shape[:-outs]))
-    return Leaf(name, there, lambda array: array.T.reshape(shape))
+    flat = (math.prod(shape[-outs:]), math.prod(shape[:-outs]))
+    return Leaf(name, flat, lambda array: array.T.reshape(shape))

@@ -113,7 +113,8 @@ class Roles:
             return fake
 
         def discriminator(z: Image, t: Time, cond: Cond) -> Time:
-            return self._head.apply(params["fake"]["discriminator"], fake.features(z, t, cond))
+            found = fake.features(z, t, cond)  # type: ignore[misc]  # Plans refuse a network without.
+            return self._head.apply(params["fake"]["discriminator"], found)
 
         return dataclasses.replace(fake, discriminator=discriminator)
 
@@ -155,7 +156,8 @@ class Roles:
             own = network if fake is None else graft(network, fake, self.full)
             roles["fake"] = {"network": own}
         if self.discriminator:
-            features = self.student(params).features(*self.student.spec.example(inputs))
+            example = self.student.spec.example(inputs)
+            features = self.student(params).features(*example)  # type: ignore[misc]  # The same.
             roles["fake"]["discriminator"] = self._head.init(jax.random.fold_in(key, 2), features)
         return roles
 

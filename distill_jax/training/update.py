@@ -183,7 +183,7 @@ def make_iterations(
             return jax.lax.switch(turn, variants, method, rates, state, frozen, *given)
 
         def one(state: TrainState, rows: list) -> tuple[TrainState, Metrics]:
-            left = [Batch(*row, null=batches[0].null) for row in rows]
+            left = [Batch(i, x, cond, batches[0].null) for i, x, cond in rows]
             return iteration(call, phases, updates, state.step, state, left)
 
         rows = jax.tree.map(lambda x: x.swapaxes(0, 1), [batch[:3] for batch in batches])
