@@ -9,19 +9,19 @@ BASE = [
     "clu>=0.0.12",
     "etils[epath]>=1.15",
     "flax>=0.12",
-    "grain>=0.2.12",
-    "jax>=0.8",
-    "jaxtyping>=0.3.2",
-    "matplotlib>=3.9",
+    "grain>=0.2.15",
+    "jax>=0.8.2",
+    "jaxtyping>=0.3.6",
+    "matplotlib>=3.10.7",
     "ml-collections>=1.1",
     "msgpack>=1.0.5",
     "numpy>=2.0",
     "optax>=0.2.6",
-    "orbax-checkpoint>=0.11.30",
+    "orbax-checkpoint>=0.12.5",
     "pillow>=10.3",
     "scikit-learn>=1.5",
     "tensorboardX>=2.6.2.2",
-    "tensorflow-datasets>=4.9.7",
+    "tensorflow-datasets>=4.9.10",
     "threadpoolctl>=3.1",
     "tqdm>=4.66",
 ]
@@ -40,9 +40,9 @@ setup(
     python_requires=">=3.11",
     install_requires=BASE,
     extras_require={
-        "tpu": ["jax[tpu]>=0.8"],
-        "cuda": ["jax[cuda13]>=0.8"],  # NVIDIA's driver 580 or newer.
-        "cuda12": ["jax[cuda12]>=0.8"],  # Older ones.
+        "tpu": ["jax[tpu]>=0.8.2"],
+        "cuda": ["jax[cuda13]>=0.8.2"],  # NVIDIA's driver 580 or newer.
+        "cuda12": ["jax[cuda12]>=0.8.2"],  # Older ones.
         "notebook": NOTEBOOK,
         "gcs": ["etils[epath-gcs]>=1.15"],  # Workdirs in gs:// buckets.
         "dev": [

@@ -212,6 +212,7 @@ TAKES = {
     "background.sh": [("stop",), ("follow",), ("code",), ("start",)],
     "gke.sh": [()],
     "local.sh": [("--config=a.py", "--config.steps=1")],
+    "lowest.sh": [(), ("tests/diffusion", "-x")],
     "slurm.sh": [("--partition=gpu", "--time=8:00:00")],
     "test.sh": [("--all",), ("tests/diffusion", "-x")],
     "tpu_pod.sh": [(), ("down", "--yes")]
@@ -227,7 +228,7 @@ def test_every_script_that_is_executed_is_asked_for_help():
 @pytest.fixture
 def nothing(clouds):
     """Stand-ins of everything that a script starts."""
-    for name in ("python", "ruff", "mypy", "uv", "setsid", "mktemp"):
+    for name in ("python", "python3", "ruff", "mypy", "uv", "setsid", "mktemp"):
         program(clouds, name, "exit 99")
     return clouds
 
@@ -266,6 +267,7 @@ MISTAKES = {
     + [((), {"SOURCE": "https://github.com/my-name/distill_jax"})]
     + [((), {"SOURCE": "git@github.com:my-name/distill_jax"})],
     "local.sh": [((word, "--config=a.py"), {}) for word in (*TYPOS, "--helpful")],
+    "lowest.sh": [((word, "-x"), {}) for word in TYPOS],
     "slurm.sh": [((word, "--partition=gpu"), {}) for word in (*TYPOS, "status", "-n", "-p", "gpu")]
     + [((), {"WORKDIR": "gs://my-bucket/guided"}), ((), {"PER": "rack"})],
     "test.sh": [((word, "-x"), {}) for word in TYPOS],
