@@ -1,6 +1,7 @@
 """Packaging of distill_jax; pyproject.toml holds the settings of the tools only."""
 
 import pathlib
+import re
 
 from setuptools import find_packages, setup
 
@@ -26,11 +27,13 @@ BASE = [
     "tqdm>=4.66",
 ]
 
+# The only place of the version; importlib.metadata knows none in a tree that is not installed.
+VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
 NOTEBOOK = ["ipykernel>=6.29", "ipywidgets>=8.1", "nbclient>=0.10", "nbformat>=5.10"]
 
 setup(
     name="distill_jax",
-    version="0.1.0",
+    version=VERSION.findall(pathlib.Path("distill_jax/__init__.py").read_text())[0],
     description="Few-step samplers from slow, guided diffusion models, in JAX",
     long_description=pathlib.Path("README.md").read_text(),
     long_description_content_type="text/markdown",
@@ -49,7 +52,9 @@ setup(
             *NOTEBOOK,
             "beartype>=0.20",
             "mypy>=2.4",
+            "pre-commit>=4.0",
             "pytest>=8.2",
+            "pytest-cov>=7.0",
             "pytest-xdist>=3.6",
             "pyyaml>=6.0",
             "ruff>=0.9",

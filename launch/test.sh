@@ -2,6 +2,7 @@
 # Installs what is missing and runs the checks and tests; arguments go to pytest.
 #   launch/test.sh              one config for every method and network runs at its smoke size
 #   launch/test.sh --all        every config and every run of the sweeps does
+#   launch/test.sh --cov=distill_jax    prints the lines and branches that no test reaches
 #   launch/test.sh --dry-run    prints the commands, runs nothing
 set -euo pipefail
 # shellcheck source=launch/words.sh

@@ -1,0 +1,108 @@
+"""The project around the code: one version, a typed package, workflows whose commands are there."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import yaml
+from packaging.version import Version
+
+import distill_jax
+from tests.toys import ROOT
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+
+def bounds():
+    """The lower bounds of setup.py, with and without extras, by package."""
+    found = {}
+    text = (ROOT / "setup.py").read_text()
+    for name, version in re.findall(r'"([\w-]+)(?:\[[\w-]+\])?>=([\d.]+)"', text):
+        found.setdefault(name, set()).add(Version(version))
+    return found
+
+
+def jobs(path):
+    return yaml.safe_load(path.read_text())["jobs"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The files of the built package."""
+    folder = tmp_path_factory.mktemp("build")
+    shutil.copytree(ROOT / "distill_jax", folder / "distill_jax")
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder)
+    command = [sys.executable, "setup.py", "-q", "bdist_wheel"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    (built,) = (folder / "dist").glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        return built.name, set(archive.namelist())
+
+
+def test_the_wheel_has_the_version_every_module_and_the_mark_of_a_typed_package(wheel):
+    name, files = wheel
+    assert name.startswith(f"distill_jax-{distill_jax.__version__}-")
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "distill_jax").rglob("*.py")}
+    assert files >= {*modules, "distill_jax/py.typed"}
+
+
+def test_citation_and_changelog_are_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == distill_jax.__version__
+    assert citation["authors"] == [{"name": "The distill_jax authors"}]
+    assert f'license="{citation["license"]}"' in (ROOT / "setup.py").read_text()
+    versions = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert versions[0] == distill_jax.__version__
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_commands_of_a_workflow_are_scripts_that_take_these_words(path):
+    commands = [
+        step["run"] for job in jobs(path).values() for step in job["steps"] if "run" in step
+    ]
+    assert commands
+    for command in commands:
+        program, *words = shlex.split(command)
+        assert program in ("launch/test.sh", "launch/lowest.sh")
+        done = subprocess.run(
+            [ROOT / program, "--dry-run", *words], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1].startswith("python -m pytest")
+
+
+def test_every_python_is_tested_with_the_lowest_and_the_newest_versions():
+    (tests,) = (jobs(path) for path in WORKFLOWS if path.stem == "tests")
+    assert tests.keys() == {"lowest", "newest"}
+    for job in tests.values():
+        assert job["strategy"]["matrix"]["python"] == PYTHONS
+    assert f'python_requires=">={PYTHONS[0]}"' in (ROOT / "setup.py").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in readme
+
+
+def test_pre_commit_runs_one_ruff_that_the_project_allows():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["entry"].split()[:2] for hook in hooks] == [["ruff", "check"], ["ruff", "format"]]
+    (pin,) = {pin for hook in hooks for pin in hook["additional_dependencies"]}
+    name, _, version = pin.partition("==")
+    assert Version(version) >= max(bounds()[name])
+
+
+def test_a_package_that_several_extras_need_has_one_lower_bound():
+    found = bounds()
+    assert {"jax", "flax", "mypy"} <= found.keys()
+    assert {name: versions for name, versions in found.items() if len(versions) > 1} == {}
+
+
+@pytest.mark.parametrize("name", ["bug", "request", "config"])
+def test_the_forms_of_issues_can_be_read(name):
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml").read_text())
+    fields = [entry["id"] for entry in form.get("body", ())]
+    assert len(fields) == len(set(fields))
+    assert name == "config" or {"name", "description", "body"} <= form.keys()
