@@ -55,7 +55,7 @@ setup(
             "pre-commit>=4.0",
             "pytest>=8.2",
             "pytest-cov>=7.0",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.8",
             "pyyaml>=6.0",
             "ruff>=0.9",
             "setuptools>=70.1",  # A test builds the package as the notebooks do.
