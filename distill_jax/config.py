@@ -240,8 +240,10 @@ def mixture() -> ConfigDict:
 
 def mixture_teachers() -> list[dict[str, Any]]:
     """The stages `exact`, the mixture's own formula, and `network`, trained for seconds."""
-    formula = dict(model={"name": "mixture"}, steps=1, learning_rate=0.0, num_steps=256)
-    network = dict(steps=1000, learning_rate=1e-3, ema_decay=0.99)
+    formula: dict[str, Any] = dict(
+        model={"name": "mixture"}, steps=1, learning_rate=0.0, num_steps=256
+    )
+    network: dict[str, Any] = dict(steps=1000, learning_rate=1e-3, ema_decay=0.99)
     return [stage("exact", "diffusion", **formula), stage("network", "diffusion", **network)]
 
 

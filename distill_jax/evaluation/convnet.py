@@ -108,7 +108,9 @@ def _calls(x: np.ndarray, label: np.ndarray | None, updates: int) -> Iterator[Ca
     for step, rows in enumerate(np.concatenate(epochs)[: updates * BATCH].reshape(-1, BATCH)):
         target = rng.integers(0, TURNS, BATCH) if label is None else label[rows]
         images = _turned(x[rows], target) if label is None else x[rows]
-        yield Call(range(step, step + 1), Batch(rows, images, {"label": target}, {}))
+        classes = {"label": jnp.asarray(target)}
+        batch = Batch(jnp.asarray(rows), jnp.asarray(images), classes, {})
+        yield Call(range(step, step + 1), batch)
 
 
 def _init(key: jax.Array, channels: int, classes: int) -> Tree:

@@ -100,7 +100,7 @@ def all_times(method: Method, teacher: Trained) -> None:
         )
 
 
-def teacher_steps(method: Method, teacher: Trained) -> None:
+def teacher_steps(method: Any, teacher: Trained) -> None:
     """Raises ValueError unless the teacher was trained at the times that the solver steps between.
 
     A count of 0 stands for steps at any time.
@@ -149,7 +149,7 @@ def has_null(method: Method, teacher: Trained) -> None:
         )
 
 
-def kappas(method: Method, teacher: Trained) -> None:
+def kappas(method: Any, teacher: Trained) -> None:
     """Raises ValueError unless the teacher can be guided where a kappa is not 1."""
     if set(method.scales) != {1}:
         takes_no_w(method, teacher)
