@@ -1,1 +1,1 @@
-"""Phases become a trained state: the loop, the compiled update, roles, the profiler."""
+"""Training of one stage: the loop, the compiled update, the roles, the profiler."""

@@ -1,4 +1,4 @@
-"""The only training loop: phases in, a trained state out."""
+"""The training loop: it runs compiled calls, logs their metrics, and saves the state."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ from distill_jax.training.update import Metrics, TrainState
 
 
 class StoppedError(Exception):
-    """The run was asked to stop; the state after iteration `step` is saved."""
+    """The user stopped the run; the state after iteration `step` is saved."""
 
     def __init__(self, step: int):
         super().__init__(f"stopped after iteration {step}")
@@ -19,7 +19,7 @@ class StoppedError(Exception):
 
 
 class DivergedError(ValueError):
-    """A loss or gradient was not finite. `step` is the iteration, from 1."""
+    """A loss or gradient norm was not finite; `step` is the iteration, from 1."""
 
     def __init__(self, step: int, values: Mapping[str, float]):
         shown = ", ".join(f"{name} = {value:g}" for name, value in values.items())
@@ -31,8 +31,9 @@ class Call(NamedTuple):
     """The work of one compiled call.
 
     Attributes:
-      iterations: that it does, numbered from 0.
-      batches: one for each update of an iteration; of several iterations these are the second axis.
+      iterations: numbers of the iterations in this call, from 0.
+      batches: one batch per update of an iteration. In a call of several iterations, the iterations
+        are the second axis of every array.
     """
 
     iterations: range
@@ -40,7 +41,7 @@ class Call(NamedTuple):
 
 
 class Cadence(NamedTuple):
-    """How many iterations a stage has, after how many it logs and saves, and how many a call does.
+    """Iteration counts of a stage: total, logging and saving intervals, iterations per call.
 
     `per_call` divides `log_every` and `save_every`.
     """
@@ -51,7 +52,7 @@ class Cadence(NamedTuple):
     per_call: int = 1
 
     def iterations(self, done: int) -> Iterator[range]:
-        """The iterations of each call, starting after `done` iterations.
+        """Yields the range of iterations of each call, starting after `done` iterations.
 
         Calls end at multiples of per_call and at the last iteration.
         """
@@ -72,23 +73,25 @@ def train(
 ) -> TrainState:
     """Runs the iterations of `calls`.
 
-    Beside the metrics of `iterate` stands "input_seconds", the wait for the batch.
-    Metrics are fetched one call late, so that logging never waits for the device; they are
-    all fetched, and found finite, before a state is saved.
+    The log also has "input_seconds", the time spent waiting for the batch, per iteration.
+    Metrics are fetched one call late, so that logging never waits for the device. Before a state is
+    saved, all metrics are fetched and checked to be finite.
 
     Args:
-      iterate: the iterations of one call; it may donate its state. Its metrics are scalars, or of
-        several iterations arrays of one number each.
-      state: to start from.
-      calls: from state.step on; their ends are those of the cadence.
-      cadence: see Cadence.
-      log: sees the number of the last iteration fetched and the metrics of those since last time.
-      save: called every save_every iterations, not after the last.
-      stop: polled after every call; true saves and raises StoppedError.
+      iterate: function that runs the iterations of one call; it may donate its state. Its metrics
+        are scalars, or arrays with one number per iteration of the call.
+      state: state to start from.
+      calls: the calls from iteration state.step on, which end where `cadence` says.
+      cadence: the intervals of logging and saving.
+      log: function that gets the number of the last fetched iteration, and the metrics of every
+        iteration since its previous call.
+      save: function that is called every save_every iterations, except after the last.
+      stop: function that is polled after every call; if it returns true, the state is saved and
+        StoppedError is raised.
 
     Raises:
       DivergedError: when a loss or a gradient norm is not finite.
-      StoppedError: after `stop` and a save.
+      StoppedError: when `stop` returned true, after the state is saved.
     """
     pending = _Pending(log)
     for call, waited in _timed(calls):
@@ -108,7 +111,7 @@ def train(
 
 
 def _timed(calls: Iterator[Call]) -> Iterator[tuple[Call, float]]:
-    """The calls, each with the seconds that it was waited for."""
+    """Yields each call with the seconds that the loop waited for it."""
     began = time.perf_counter()
     for call in calls:
         yield call, time.perf_counter() - began
@@ -123,11 +126,11 @@ class _Pending:
         self._waiting: list[tuple[range, Mapping[str, Any]]] = []
 
     def add(self, iterations: range, metrics: Mapping[str, Any]) -> None:
-        """Remembers the metrics of the iterations of a call without waiting for them."""
+        """Stores the metrics of a call's iterations without waiting for the device."""
         self._waiting.append((range(iterations.start + 1, iterations.stop + 1), metrics))
 
     def drain(self, keep: int) -> None:
-        """Fetches, checks and logs all but those of the newest `keep` calls."""
+        """Fetches, checks and logs the metrics of all calls except the newest `keep`."""
         ready = self._waiting[: len(self._waiting) - keep]
         del self._waiting[: len(ready)]
         fetched = jax.device_get([metrics for _, metrics in ready])

@@ -1,4 +1,4 @@
-"""Traces of chosen iterations, for xprof: what ran on devices and hosts, and how long it took."""
+"""Profiler traces of chosen iterations, for xprof: operations and their times, per device."""
 
 import contextlib
 import re
@@ -15,12 +15,12 @@ Iterate = Callable[[Any, Any], tuple]
 
 
 class Profile(NamedTuple):
-    """Which iterations are traced.
+    """The iterations to trace.
 
     Attributes:
-      stage: its name, "" for the first that runs.
-      first: iterations of the stage that are done before the trace.
-      last: iterations of the stage that are done after the trace.
+      stage: name of the stage, "" for the first one that runs.
+      first: number of finished iterations of the stage when the trace begins.
+      last: number of finished iterations of the stage when the trace ends.
     """
 
     stage: str
@@ -29,7 +29,7 @@ class Profile(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Profile":
-        """FIRST:LAST or STAGE@FIRST:LAST; raises ValueError for anything else."""
+        """Parses FIRST:LAST or STAGE@FIRST:LAST; raises ValueError for anything else."""
         match = re.fullmatch(r"(?:(\w+)@)?(\d+):(\d+)", text)
         if not match or int(match[2]) >= int(match[3]):
             raise ValueError(
@@ -39,14 +39,15 @@ class Profile(NamedTuple):
         return cls(match[1] or "", int(match[2]), int(match[3]))
 
     def of(self, stages: Mapping[str, int], finished: Collection[str] = ()) -> "Profile | None":
-        """The same profile with the name of its stage; None where the stage is finished.
+        """Returns the profile with the name of its stage; None if that stage is finished.
 
         Args:
-          stages: iterations by name, in the order they run.
-          finished: those that will not run; the same command may go on after a stage was traced.
+          stages: number of iterations by stage name, in the order of the run.
+          finished: names of stages that will not run. They are no error, because the same command
+            may continue a run whose stage was traced before.
 
         Raises:
-          ValueError: when the stage is none of them, or has not so many iterations.
+          ValueError: when the stage is unknown, or has fewer iterations than `last`.
         """
         stage = self.stage or next((name for name in stages if name not in finished), "")
         if stage and stage not in stages:
@@ -67,23 +68,23 @@ class Profile(NamedTuple):
 
 @contextlib.contextmanager
 def tracing(profile: Profile | None, iterate: Iterate, directory: epath.Path) -> Iterator[Iterate]:
-    """`iterate` that is traced in the iterations of a profile, by every process for itself.
+    """Yields a version of `iterate` that traces the iterations of a profile, in every process.
 
-    A trace begins before the first call that goes on after `first` iterations and ends after the
-    one that does the last. The device is waited for at both ends, so it holds whole iterations;
-    their results are what they would be.
+    The trace begins before the first call that continues after `first` iterations, and ends after
+    the call that contains iteration `last`. Both ends wait for the device, so that the trace holds
+    whole iterations. Results do not change.
 
     Args:
-      profile: None traces nothing.
-      iterate: the iterations of a call, (state, call) -> (state, metrics).
-      directory: where traces are written.
+      profile: the iterations to trace; None traces nothing.
+      iterate: function that runs the iterations of a call, (state, call) -> (state, metrics).
+      directory: directory of the traces.
     """
     if profile is None:
         yield iterate
         return
     options = jax.profiler.ProfileOptions()
     options.session_id = f"{profile.stage}_{profile.first}_{profile.last}"
-    if jax.process_count() > 1:  # Two on one machine would write the same file.
+    if jax.process_count() > 1:  # Two processes on one machine would write the same file.
         options.session_id += f"_process_{jax.process_index()}"
     message = f"wrote a trace; pip install xprof, then xprof --logdir={directory}"
     trace, begun = contextlib.ExitStack(), False

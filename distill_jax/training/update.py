@@ -1,4 +1,4 @@
-"""Updates: gradients of a phase's loss, an optimizer and a running mean, compiled."""
+"""Compiled updates: the gradient of a phase's loss, the optimizer step, and the EMA."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +16,14 @@ Metrics = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """Exactly what a checkpoint needs for a run to continue bit for bit.
+    """The state of a stage in training: all that a run needs to continue bit for bit.
 
     Attributes:
-      step: iterations done, int32.
+      step: number of finished iterations, int32.
       params: parameters by role.
       opt: optimizer states by role.
-      ema: running mean of the student's parameters.
-      key: never changes; iteration n uses fold_in(key, n).
+      ema: EMA of the student's parameters.
+      key: PRNG key, which never changes; iteration n uses fold_in(key, n).
     """
 
     step: jax.Array
@@ -34,17 +34,17 @@ class TrainState(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """The numbers of an optimizer that may differ between stages; all are traced.
+    """Optimizer settings that may differ between stages; all are traced.
 
     Attributes:
-      learning_rate: the largest.
-      warmup: iterations of linear rise; 0 for none.
-      decay_to: the fraction of learning_rate reached linearly at the last iteration.
+      learning_rate: the largest learning rate.
+      warmup: iterations of linear warm-up; 0 for none.
+      decay_to: fraction of learning_rate that a linear decay reaches at the last iteration.
       steps: iterations of the stage.
-      ema_decay: of the running mean; 0 keeps the parameters themselves.
-      weight_decay: decoupled, times the learning rate (Loshchilov & Hutter 2019).
-      ema_ramp: the half-life of the running mean is at most this fraction of the iterations done,
-        so that a long one does not remember the start; 0 for no such bound.
+      ema_decay: decay of the EMA; 0 keeps the parameters themselves.
+      weight_decay: decoupled weight decay, times the learning rate (Loshchilov & Hutter 2019).
+      ema_ramp: upper bound of the EMA's half-life, as a fraction of the finished iterations, so
+        that a long EMA forgets the first parameters; 0 for no bound.
     """
 
     learning_rate: Any
@@ -56,7 +56,7 @@ class Rates(NamedTuple):
     ema_ramp: Any = 0.0
 
     def ema_decay_at(self, step: jax.Array) -> jax.Array:
-        """The decay of the running mean in iteration `step`, from 0.
+        """Returns the EMA's decay in iteration `step`, from 0.
 
         min(ema_decay, 0.5^(1 / (ema_ramp step))); Karras et al. (2022), released code, 0.05.
         """
@@ -64,14 +64,14 @@ class Rates(NamedTuple):
         return jnp.where(self.ema_ramp > 0, jnp.minimum(self.ema_decay, ramped), self.ema_decay)
 
     def at(self, step: jax.Array) -> jax.Array:
-        """The learning rate of iteration `step`, from 0."""
+        """Returns the learning rate of iteration `step`, from 0."""
         rise = jnp.minimum(1.0, (step + 1) / jnp.maximum(self.warmup, 1))
         return self.learning_rate * rise * (1 + (self.decay_to - 1) * step / self.steps)
 
 
 @functools.cache
 def optimizer(b1: float, b2: float, clip_norm: float, eps: float = 1e-8) -> Any:
-    """Adam on gradients clipped by global norm, 0 for not, at rate 1; `Rates` has the rest."""
+    """Returns Adam at learning rate 1, on gradients clipped by global norm (0: not clipped)."""
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(clip, optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
 
@@ -86,23 +86,24 @@ def make_update(
     turn: int = 0,
     microbatches: int = 1,
 ) -> Any:
-    """A compiled update of one phase.
+    """Returns the compiled update of one phase.
 
         (method, rates, state, frozen, batch, repeat=0) -> (state, metrics)
 
-    The method's numbers, the rates, the frozen networks and `repeat`, which update of this phase it
-    is, are traced, and equal arguments give the same function, so all rounds of a chain share one
-    compilation. The state is donated. Metrics of another role than the student have its name in
-    front. Images of the batch may be bytes: those are what travels to the device.
+    `repeat` is the number of this update within the phase. The method's numbers, the rates, the
+    frozen networks and `repeat` are traced, and equal arguments give the same function, so all
+    rounds of a chain share one compilation. The state is donated. Metrics of any role except the
+    student begin with the name of the role. Images of the batch may be bytes, so that only bytes
+    are copied to the device.
 
     Args:
-      phases: of one iteration of the method.
-      index: of this phase; the last update of the last one counts the iteration.
-      roles: parameters by role -> the networks that a loss sees.
+      phases: the phases of one iteration of the method.
+      index: index of this phase; the last update of the last phase increments the step.
+      roles: function from parameters by role to the networks that a loss gets.
       tx: the optax transform, without the learning rate.
-      layout: holds the state to its sharding; None leaves it as it is.
-      turn: which program of a phase that has several.
-      microbatches: parts of the batch whose gradients come one after the other; see accumulated.
+      layout: the layout whose shardings the new state gets; None adds no constraint.
+      turn: index of the variant, for a phase that compiles several.
+      microbatches: number of parts of the batch whose gradients are accumulated; see accumulated.
     """
     phase, constrain = phases[index], (lambda tree: tree) if layout is None else layout.constrain
     prefix = "" if phase.trains == "student" else f"{phase.trains}_"
@@ -150,7 +151,8 @@ def make_update(
         return constrain(state), {**metrics, "learning_rate": rate}
 
     name = phase.loss.__qualname__.replace(".", "_").lower()
-    update.__name__ = f"update_{name}" + (f"_{turn}" if phase.variants > 1 else "")  # In logs.
+    # JAX logs compilations and traces under this name.
+    update.__name__ = f"update_{name}" + (f"_{turn}" if phase.variants > 1 else "")
     return jax.jit(update, donate_argnames="state")
 
 
@@ -162,13 +164,13 @@ def make_iterations(
     layout: Layout | None = None,
     microbatches: int = 1,
 ) -> Any:
-    """Several iterations in one compiled call, for networks whose update is shorter than a call.
+    """Returns a compiled call of several iterations, for updates that are shorter than a call.
 
         (method, rates, state, frozen, batches) -> (state, metrics)
 
-    There is a batch for each update of an iteration, whose numbers, images and conditions
-    have the iterations as their second axis; the null conditions are common to all. Metrics have
-    one number for each iteration. Arguments are those of make_update, and so are the numbers.
+    `batches` has one batch per update of an iteration. The second axis of its indices, images and
+    conditions is the iteration; the null conditions are shared. Metrics have one number per
+    iteration. Arguments and results are those of make_update.
     """
     updates = all_updates(phases, roles, tx, layout, microbatches)
 
@@ -195,7 +197,7 @@ def make_iterations(
 def all_updates(
     phases: tuple, roles: Callable, tx: Any, layout: Layout | None, microbatches: int
 ) -> list[list]:
-    """The compiled updates of an iteration by phase and turn; see make_update."""
+    """Returns the compiled updates of an iteration by phase and variant; see make_update."""
     return [
         [
             make_update(phases, i, roles, tx, layout, turn, microbatches)
@@ -213,15 +215,15 @@ def iteration(
     state: TrainState,
     batches: Sequence[Batch],
 ) -> tuple[TrainState, Metrics]:
-    """One iteration: the updates of every phase in order, each with its batch.
+    """Runs one iteration: the updates of every phase in order, each on its own batch.
 
     Args:
-      call: (updates of a phase, which of them, state, batch, repeat) -> (state, metrics).
-      phases: of the iteration.
-      updates: from all_updates.
-      step: number of the iteration, from 0, which decides whose turn it is.
-      state: before it.
-      batches: one for each update.
+      call: function (updates of a phase, index of one, state, batch, repeat) -> (state, metrics).
+      phases: the phases of the iteration.
+      updates: the result of all_updates.
+      step: number of the iteration, from 0, which selects the variant of each phase.
+      state: state before the iteration.
+      batches: one batch per update.
     """
     metrics, left = {}, iter(batches)
     for phase, variants in zip(phases, updates, strict=True):
@@ -232,7 +234,7 @@ def iteration(
 
 
 def new_state(key: jax.Array, params: dict[str, Tree], tx: Any) -> TrainState:
-    """The state before the first iteration; nothing in it is an array of `params`."""
+    """Returns the state before the first iteration; it shares no array with `params`."""
     params = jax.tree.map(jnp.copy, params)
     opt = {role: tx.init(tree) for role, tree in params.items()}
     ema = jax.tree.map(jnp.copy, params["student"])
@@ -240,18 +242,18 @@ def new_state(key: jax.Array, params: dict[str, Tree], tx: Any) -> TrainState:
 
 
 def accumulated(gradient: Callable, count: int, constrain: Callable) -> Callable:
-    """The function (params, key, batch) -> tree, as its mean over `count` parts of the batch.
+    """Returns the function that averages `gradient` over `count` parts of a batch.
 
-    The parts come one after the other, so that the activations of one alone are in memory; the
-    devices sum their gradients in each. Part i has rows i, i + count, ..., so that each device
-    keeps its own, and the key fold_in(key, i). A loss that is a mean over examples, as
-    every one here is, has the same gradient in parts; one that compares the examples of a batch
-    compares those of a part.
+    `gradient` is (params, key, batch) -> tree. The parts are processed one after the other, so that
+    only the activations of one part are in memory; in each part the devices sum their gradients.
+    Part i has rows i, i + count, ..., so that rows stay on their device, and key fold_in(key, i).
+    All losses here are means over examples, so their gradient does not change; a loss that compares
+    the examples of a batch compares only the examples of a part.
 
     Args:
-      gradient: what is averaged; everything it returns is.
-      count: of parts; it divides the rows that each device has.
-      constrain: holds the sums to the sharding of the parameters.
+      gradient: the function to average; all that it returns is averaged.
+      count: number of parts; it divides the number of rows on each device.
+      constrain: function that constrains the sums to the sharding of the parameters.
     """
 
     def part(rows: jax.Array) -> jax.Array:
