@@ -1,1 +1,1 @@
-"""Processes, devices, files and the terminal: what every command needs, and no method."""
+"""The runtime of every command: processes, devices, files, logs, and the command line."""

@@ -1,4 +1,4 @@
-"""How a command line ends: a user's mistake is one message, a bug keeps its traceback."""
+"""The start and end of a command line: users' errors are one message, bugs a traceback."""
 
 import os
 import pathlib
@@ -22,14 +22,14 @@ NETWORK = ("requests", "aiohttp")
 def run_app(main: Callable[..., int | None], *names: str) -> None:
     """Parses the flags, runs a command line, and exits with its code.
 
-    A mistake in the flags, an exception that a line of this package raises, and an OSError is a
-    message for the user: it is printed alone, with exit code 1, which says that starting the same
-    command again is of no use. Any other exception, such as the loss of another process or of the
-    network, keeps its traceback; the exit code is 70.
+    An error in the flags, an exception that a line of this package raises, and an OSError are
+    messages for the user. Only the message is printed, and the exit code is 1: starting the same
+    command again is useless. Any other exception, such as the loss of another process or of the
+    network, prints its traceback, with exit code 70.
 
     Args:
-      main: the command line; called with the arguments that are no flags.
-      *names: of those arguments, all of which must be given.
+      main: function of the command, which is called with the arguments that are not flags.
+      *names: names of those arguments; all are required.
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
@@ -41,7 +41,7 @@ def run_app(main: Callable[..., int | None], *names: str) -> None:
     def run(argv: Sequence[str]) -> None:
         sys.unraisablehook = _unraisable
         if not flags.FLAGS["verbosity"].present:
-            # The storage library reports every file, and again what it raises.
+            # Otherwise the storage library logs every file, and every exception that it raises.
             logging.set_verbosity(logging.FATAL)
         try:
             code = main(*_arguments(argv[1:], names))
@@ -61,10 +61,10 @@ def needed(name: str, what: str = ": the directory of a finished run") -> Any:
 
 
 def numbers(name: str, kind: type = float) -> list:
-    """The numbers of a flag that is a list, [] without it.
+    """Returns the numbers of a list flag, or [] if the flag is not given.
 
     Raises:
-      ValueError: for an entry that is no number of that kind, float or int.
+      ValueError: for an entry that is not a number of that kind, float or int.
     """
     values = flags.FLAGS[name].value or []
     try:
@@ -75,13 +75,13 @@ def numbers(name: str, kind: type = float) -> list:
 
 
 def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Hides what each file of a state that cannot be written tells the loop that gave up on it."""
+    """Hides the errors of files that report to an event loop which is already closed."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 def _underscored(argument: str) -> str:
-    """--source-label=3 as --source_label=3: both spellings are in use, absl knows one."""
+    """Returns --source-label=3 as --source_label=3: absl only knows the second spelling."""
     name, separator, value = argument.partition("=")
     if not name.startswith("--"):
         return argument
@@ -89,7 +89,7 @@ def _underscored(argument: str) -> str:
 
 
 def _arguments(given: Sequence[str], names: Sequence[str]) -> Sequence[str]:
-    """The arguments, of which there must be as many as names."""
+    """Returns the arguments after checking that their number is the number of names."""
     if len(given) > len(names):
         rest = f"{' '.join(names)} and --flags are all" if names else "everything is a --flag"
         raise ValueError(f"unexpected argument {given[len(names)]!r}; {rest}")
@@ -99,9 +99,9 @@ def _arguments(given: Sequence[str], names: Sequence[str]) -> Sequence[str]:
 
 
 def is_message(error: Exception) -> bool:
-    """Whether the text of an exception is meant for the user: files, and what this package raises.
+    """Returns whether an exception is a message for the user: an OSError, or from this package.
 
-    The network that leads to a bucket is no mistake of his, and may be back at the next try.
+    Connection errors are not user mistakes; a restart may succeed.
     """
     if isinstance(error, OSError):
         return not (isinstance(error, TRANSIENT) or type(error).__module__.startswith(NETWORK))
@@ -110,7 +110,7 @@ def is_message(error: Exception) -> bool:
 
 
 def message(error: Exception) -> str:
-    """The text of an exception, of the one within it where the config library wrapped it."""
+    """Returns the text of an exception, or of the exception that the config library wrapped."""
     if isinstance(error, (KeyError, AttributeError)) and error.args:
         inner = error.args[0]
         if isinstance(inner, Exception):
@@ -121,7 +121,7 @@ def message(error: Exception) -> str:
 
 
 def _without_traceback(text: str) -> str:
-    """The message of what a config file raised, where it was a line of this package that did."""
+    """Reduces a config file's traceback to its message if this package raised the exception."""
     lines = [line for line in text.splitlines() if line.strip()]
     frames = [line for line in lines if line.lstrip().startswith('File "')]
     if frames and frames[-1].lstrip().startswith(f'File "{PACKAGE}'):
@@ -130,15 +130,16 @@ def _without_traceback(text: str) -> str:
 
 
 def _end(error: Exception, code: int = 1) -> NoReturn:
-    """Prints the message, or the traceback, and exits with the code."""
-    warnings.simplefilter("ignore")  # Of what is left unfinished behind the error.
+    """Prints the message (code 1) or the traceback, and exits with the code."""
+    warnings.simplefilter("ignore")  # Warnings about resources that the error left open.
     if code == 1:
         sys.stderr.write(f"error: {message(error)}\n")  # One write: other threads may write too.
     else:
         traceback.print_exception(error)
     if jax.distributed.is_initialized():
-        # An orderly end would wait for the other processes, and they for this one. They end with
-        # the first, with another code: so it leaves them time to find the same mistake.
+        # An orderly exit would wait for the other processes, and they wait for this one. When the
+        # first process exits, JAX ends the others with another exit code. The first therefore
+        # waits until the others have found the same error.
         if code == 1 and distributed.first():
             time.sleep(3)
         sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""Several processes as one run: how they find each other, exchange values and wait for all.
+"""Functions for several processes in one run: start, broadcast, barrier and all-gather.
 
-With one process all of it does nothing.
+With a single process they do nothing.
 """
 
 from typing import Any
@@ -12,32 +12,32 @@ from jax.experimental import multihost_utils
 
 
 def define_flags() -> None:
-    """--coordinator, --num_processes and --process_id of a command line."""
-    flags.disclaim_key_flags()  # They are the command's, so that its --help shows them.
-    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher tells.")
-    flags.DEFINE_integer("num_processes", None, "Of a run on several machines.")
-    flags.DEFINE_integer("process_id", None, "Of this one, from 0.")
+    """Defines the flags --coordinator, --num_processes and --process_id."""
+    flags.disclaim_key_flags()  # So that the flags are key flags of the command that calls this.
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if no launcher sets it.")
+    flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
+    flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 
 
 def join() -> None:
-    """`start` with the values of the flags."""
+    """Calls `start` with the values of the flags."""
     values = flags.FLAGS
     start(values.coordinator, values.num_processes, values.process_id)
 
 
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the processes of this run; call it before anything else of JAX.
+    """Joins the processes of this run; call it before any other function of JAX.
 
-    Without arguments JAX asks the launcher: Cloud TPU, GKE, SLURM and Open MPI say how many there
-    are and which this one is. Where there is no launcher the run has one process.
+    Without arguments, JAX reads the number of processes and the id of this one from the launcher:
+    Cloud TPU, GKE, SLURM or Open MPI. Without a launcher the run has one process.
 
     Args:
       coordinator: HOST:PORT of process 0.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
 
     Raises:
-      ValueError: when some arguments are given and others are not, or they do not fit.
+      ValueError: when only some of the arguments are given, or when they contradict each other.
     """
     given = (coordinator, num_processes, process_id)
     if given == (None, None, None):
@@ -58,25 +58,25 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
 
 
 def first() -> bool:
-    """Whether this is the process that logs and writes files."""
+    """Returns whether this is the first process, which logs and writes files."""
     return jax.process_index() == 0
 
 
 def broadcast_from_first(value: int) -> int:
-    """The value that the first process has; all must call it, and it waits for all."""
+    """Returns the value of the first process; every process must call it, and it waits for all."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
 
 
 def barrier(name: str) -> None:
-    """Waits until all processes are here; `name` tells barriers apart."""
+    """Waits until every process reaches the barrier `name`."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def allgather(tree: Any) -> Any:
-    """The whole arrays as NumPy's, on every process; all must call it."""
+    """Returns global arrays as NumPy arrays, on every process; every process must call it."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,4 +1,4 @@
-"""Paths that may lie in a bucket."""
+"""Files on a local disk or in a bucket: paths, atomic writes, JSON and JSONL."""
 
 import contextlib
 import json
@@ -12,21 +12,21 @@ from distill_jax.runtime import distributed
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The path from the root, ~ being the home; one with a scheme, such as gs://, is as it is."""
+    """Returns the absolute path, with ~ expanded; a path with a scheme, such as gs://, stays."""
     path = epath.Path(path).expanduser()
     return path if "://" in str(path) else path.absolute()
 
 
 def default_workdir(file: str) -> str:
-    """runs/NAME for a config NAME.py, and runs/NAME_SIZE for NAME.py:SIZE."""
+    """Returns runs/NAME for a config NAME.py, and runs/NAME_SIZE for NAME.py:SIZE."""
     path, _, size = file.partition(":")
     return f"runs/{pathlib.Path(path).stem}{'_' + size if size else ''}"
 
 
 def replace(path: epath.Path, content: bytes) -> None:
-    """Writes a file in one step: a kill leaves the old one or the new one.
+    """Writes a file atomically: a kill leaves the old file or the new one.
 
-    A bucket does that by itself, and renames by copying.
+    Writes to a bucket are atomic already, and a rename there would be a copy.
     """
     if "://" in str(path):
         path.write_bytes(content)
@@ -37,13 +37,13 @@ def replace(path: epath.Path, content: bytes) -> None:
 
 
 def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
-    """Replaces a JSON file in one step; with several processes the first does it."""
+    """Writes a JSON file atomically, from the first process only."""
     if distributed.first():
         replace(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def append(path: epath.Path, text: str) -> None:
-    """Adds text to the end of a file; a bucket cannot, so there the file is written anew."""
+    """Appends text to a file; buckets cannot append, so the whole file is written again there."""
     if "://" in str(path):
         path.write_text((path.read_text() if path.exists() else "") + text)
         return
@@ -52,7 +52,7 @@ def append(path: epath.Path, text: str) -> None:
 
 
 def read_lines(path: epath.Path) -> Iterator[Any]:
-    """The whole lines of a JSONL file, none where it is not there; a kill may cut the last one."""
+    """Yields the complete lines of a JSONL file, if it exists; a kill may truncate the last."""
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
             yield json.loads(line)

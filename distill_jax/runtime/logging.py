@@ -1,4 +1,4 @@
-"""Lines and progress bars on the terminal, scalars and tables in files."""
+"""Logging: lines and progress bars on the terminal, scalars in files, Markdown tables."""
 
 import contextlib
 import json
@@ -18,19 +18,19 @@ from distill_jax.runtime.files import append, read_lines, replace
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal, from process 0 only; bars stay below it."""
+    """Prints a line on the terminal, above any progress bar, from process 0 only."""
     if distributed.first():
         tqdm.write(text)
-        sys.stdout.flush()  # A log file is read while the run goes on.
+        sys.stdout.flush()  # Users read the log file during the run.
 
 
 def counted(num: int, noun: str) -> str:
-    """A number and its noun: 1 call, 2 calls."""
+    """Returns a number and its noun: 1 call, 2 calls."""
     return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
 
 
 class Progress:
-    """A bar on a terminal or in a notebook, a line every ten seconds elsewhere."""
+    """A progress bar in a terminal or notebook; elsewhere, a line every ten seconds."""
 
     def __init__(self, title: str, total: int, start: int = 0):
         live = sys.stdout.isatty() or "ipykernel" in sys.modules
@@ -42,7 +42,7 @@ class Progress:
         self._began = self._spoke = time.monotonic()
 
     def update(self, done: int, note: str) -> None:
-        """Shows that `done` of the total are done, and a note such as the loss."""
+        """Shows the number of finished items, and a note such as the loss."""
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._done)
         self._done, now = done, time.monotonic()
@@ -52,22 +52,22 @@ class Progress:
             self._spoke = now
 
     def close(self) -> None:
-        """Gives the terminal back."""
+        """Removes the bar from the terminal."""
         self._bar.close()
 
 
 class StageLog:
-    """Scalars of one stage: scalars.jsonl, TensorBoard events and the progress bar.
+    """The log of one stage's scalars: scalars.jsonl, TensorBoard events and the progress bar.
 
     Args:
-      directory: of the stage; lines of an earlier try after `start` are dropped.
-      title: of the bar.
-      total: iterations of the stage.
-      start: iterations already done.
-      images: of the batches of one iteration.
-      ideal: seconds that its FLOPs take at the peak of the devices, None where that is not known.
-        The FLOPs are those that the method's own gradient has, see distill_jax.run.flops: XLA's
-        count of the compiled program has single elements too, and on GPUs lacks what libraries do.
+      directory: directory of the stage; lines of an earlier attempt after `start` are dropped.
+      title: title of the bar.
+      total: number of iterations of the stage.
+      start: number of finished iterations.
+      images: number of images in the batches of one iteration.
+      ideal: seconds that the FLOPs of an iteration take at the peak of the devices, None if that
+        is unknown. distill_jax.run.flops counts the FLOPs of the method's gradient. XLA's count
+        of the compiled program includes elementwise operations and, on GPUs, lacks library calls.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class StageLog:
             self._events = SummaryWriter(str(directory), purge_step=start + 1)
 
     def log(self, step: int, values: list[dict[str, float]]) -> None:
-        """Records the means over the iterations since last time."""
+        """Records the means over the iterations since the previous call."""
         now, cpu = time.monotonic(), time.process_time()
         mean = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
         speeds = self._speeds((step - self._step) / max(now - self._time, 1e-9))
@@ -108,15 +108,15 @@ class StageLog:
                 self._events.add_scalar(name, value, step)
 
     def _speeds(self, speed: float) -> dict[str, float]:
-        """What so many iterations per second are, and as a fraction of what the devices could."""
+        """Returns the speeds for so many iterations per second; with `ideal`, also the MFU."""
         speeds = {"updates_per_second": speed, "images_per_second": speed * self._images}
         return {**speeds, "mfu": speed * self._ideal} if self._ideal else speeds
 
     def _measure(self, mean: dict[str, float]) -> str:
-        """What tells a person how far it is: the loss, or the score gap and its trend.
+        """Returns the progress of the training in words: the loss, or the score gap and its trend.
 
-        The loss of a method that matches scores says nothing: at the optimum of its fake network
-        it is the divergence times a constant that may be zero or negative.
+        The loss of a score-matching method is no measure of progress: at the optimum of its fake
+        network it is the divergence times a constant that may be zero or negative.
         """
         if "score_gap" not in mean:
             return f"loss {mean['loss']:.4f}"
@@ -134,9 +134,9 @@ class StageLog:
 
 @contextlib.contextmanager
 def compilations(path: epath.Path) -> Iterator[None]:
-    """Appends a line {"function", "seconds"} for every program that XLA compiles within.
+    """Appends a line {"function", "seconds"} for every program that XLA compiles in the context.
 
-    With a warm persistent cache the seconds are those of reading it.
+    For a program in the persistent cache, the seconds are the time to read it.
     """
     listening = distributed.first()
 
@@ -149,11 +149,11 @@ def compilations(path: epath.Path) -> Iterator[None]:
     try:
         yield
     finally:
-        listening = False  # A listener cannot be taken back.
+        listening = False  # JAX cannot remove a listener.
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table, its columns padded to line up on a terminal."""
+    """Returns a Markdown table, whose columns are padded to align on a terminal."""
     cells = [[str(cell) for cell in row] for row in [titles, *rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(titles))]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]

@@ -1,4 +1,4 @@
-"""Options and their rules: declared where a dataclass has its fields, checked by one function."""
+"""Rules for the values of options: fields of a dataclass declare them, one function checks."""
 
 import dataclasses
 import math
@@ -12,8 +12,8 @@ class Rule(NamedTuple):
     """A condition on the value of an option.
 
     Attributes:
-      holds: whether a value does.
-      expected: the same in words, such as "a number from 0 to 1".
+      holds: function that returns whether a value satisfies the condition.
+      expected: the condition in words, such as "a number from 0 to 1".
     """
 
     holds: Callable[[Any], bool]
@@ -21,13 +21,13 @@ class Rule(NamedTuple):
 
 
 def number(low: float | int, high: float | int = math.inf) -> Rule:
-    """A number from `low` to `high`, both included."""
+    """Returns the rule for a number from `low` to `high`, both included."""
     text = f"a number from {low:g}" + ("" if high == math.inf else f" to {high:g}")
     return Rule(lambda value: low <= value <= high, text)
 
 
 def whole(low: int, step: int = 1) -> Rule:
-    """A whole number from `low`, which `step` divides."""
+    """Returns the rule for a whole number from `low` that is divisible by `step`."""
 
     def holds(value: Any) -> bool:
         return isinstance(value, (int, np.integer)) and bool(value >= low and value % step == 0)
@@ -36,17 +36,17 @@ def whole(low: int, step: int = 1) -> Rule:
 
 
 def choice(known: Iterable[str]) -> Rule:
-    """One of the known names."""
+    """Returns the rule for one of the known names."""
     return Rule(lambda value: value in known, f"one of {', '.join(known)}")
 
 
 def optional(rule: Rule) -> Rule:
-    """None, or what the rule says."""
+    """Returns the rule that also allows None."""
     return Rule(lambda value: value is None or rule.holds(value), f"None or {rule.expected}")
 
 
 def option(rule: Rule, default: Any = dataclasses.MISSING) -> Any:
-    """A field of a dataclass whose values must satisfy the rule."""
+    """Returns a field of a dataclass whose values must satisfy the rule."""
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 

@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C, SIGTERM and preemption notices set a flag that the run polls."""
+"""Preemption: Ctrl-C, SIGTERM and preemption notices set a flag that the run polls."""
 
 import os
 import signal
@@ -9,22 +9,22 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-GRACE = 20.0  # Seconds; machines are taken away 30 after the notice, most often.
+GRACE = 20.0  # In seconds; most machines stop 30 seconds after the notice.
 
 
 class StopFlag:
-    """Whether, and by which signal, the process was asked to stop.
+    """A flag that the first SIGINT or SIGTERM sets; `signal` is the number of that signal.
 
-    The first SIGINT or SIGTERM sets the flag, and the run saves at its next opportunity. A second
-    SIGINT raises KeyboardInterrupt at once. Before the first poll, while states are read and the
-    first program is compiled, there is nothing to save: after `grace` seconds of that the process
-    ends with the exit code of the signal. Later it waits for a poll however long that takes.
+    When the flag is set, the run saves at its next poll. A second SIGINT raises KeyboardInterrupt
+    at once. Before the first poll, while states are read and the first program is compiled, there
+    is nothing to save: `grace` seconds after the signal the process ends with the signal's exit
+    code. After the first poll the signal waits for the next poll, however long that takes.
 
-    In a run of several processes JAX hears SIGTERM, to any of them, and lets all of them see it at
-    the same poll; so all must poll in step. SIGINT is passed on as SIGTERM.
+    In a run of several processes, JAX catches a SIGTERM to any process and reports it to all of
+    them at the same poll, so all processes must poll equally often. SIGINT is forwarded as SIGTERM.
 
     Args:
-      grace: in seconds.
+      grace: seconds from the signal to the end of the process before the first poll.
     """
 
     def __init__(self, grace: float = GRACE):
@@ -32,14 +32,14 @@ class StopFlag:
         self._grace, self._polls, self._together = grace, 0, False
 
     def install(self) -> "StopFlag":
-        """Takes over SIGINT and SIGTERM; only from the main thread, after distributed.start."""
+        """Handles SIGINT and SIGTERM from now on; main thread only, after distributed.start."""
         self._together = jax.process_count() > 1
         if self._together:
             signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
             return self
         read, write = os.pipe()
         os.set_blocking(write, False)
-        # Python runs handlers between two lines of Python; the thread hears at once.
+        # Python runs handlers only between two bytecodes; the thread sees the signal at once.
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(read,), daemon=True).start()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -47,7 +47,7 @@ class StopFlag:
         return self
 
     def __call__(self) -> bool:
-        """Whether to stop."""
+        """Returns whether the run should stop; counts as a poll."""
         self._polls += 1
         if self._together and multihost_utils.reached_preemption_sync_point(self._polls):
             self.signal = signal.SIGTERM
@@ -60,7 +60,7 @@ class StopFlag:
         self.signal = number
 
     def _watch(self, pipe: int) -> None:
-        """Ends the process where nothing was polled within the grace after a signal."""
+        """Ends the process if there was no poll within the grace period after a signal."""
         number = os.read(pipe, 1)[0]
         threading.Event().wait(self._grace)
         if not self._polls:

@@ -1,8 +1,8 @@
-"""Names to objects: the one place where a name from a config, a flag or a file is looked up.
+"""The registry: it looks up a name from a config, a flag or a file, and builds the object.
 
-A name with a colon, `package.module:Name`, is no entry of a table but code of somebody's own, and
-is imported. That is right for what the user writes, a config or a command line, and never for a
-file that comes from elsewhere: whoever looks a name up says which such names are allowed.
+A name with a colon, `package.module:Name`, is code outside the package, and is imported. That is
+allowed for names that the user writes, in a config or on a command line, but not for names in a
+file from elsewhere. Every caller therefore passes the names with a colon that it allows.
 """
 
 import abc
@@ -18,22 +18,22 @@ class _Everything:
         return True
 
 
-EVERYTHING = _Everything()  # What is allowed in the words of the user.
+EVERYTHING = _Everything()  # For names that the user wrote.
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """A question to end a message with, did you mean X, or "" when nothing known is near."""
+    """Returns the end of a message, "; did you mean X?", or "" when no known name is similar."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def foreign(names: Iterable[Any]) -> tuple[str, ...]:
-    """The names that stand for code outside the tables, each once."""
+    """Returns the names of code outside the package, those with a colon, without duplicates."""
     return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and ":" in name))
 
 
 def check_allowed(names: Iterable[Any], allow: Container[str]) -> None:
-    """Raises ValueError unless every name with a colon is allowed, with all that are not."""
+    """Raises ValueError, which lists the names, unless every name with a colon is allowed."""
     if missing := tuple(name for name in foreign(names) if name not in allow):
         raise ValueError(
             f"{', '.join(missing)} is code outside distill_jax, and nothing is imported at the "
@@ -46,19 +46,19 @@ def check_allowed(names: Iterable[Any], allow: Container[str]) -> None:
 def lookup(
     table: Mapping[str, Any], kind: str, name: str, allow: Container[str] = (), makes: type = object
 ) -> Any:
-    """table[name], or what a name with a colon stands for.
+    """Returns table[name], or imports the object of a name with a colon.
 
     Args:
-      table: of what is in the package.
-      kind: what the table has, for messages.
-      name: an entry, or package.module:Name.
-      allow: names with a colon that may be imported; EVERYTHING where the user wrote the name.
-      makes: a name with a colon stands for a subclass, where this is an abstract class, else for
-        anything that can be called.
+      table: the objects of the package by name.
+      kind: noun for the entries of the table, for messages.
+      name: name of an entry, or package.module:Name.
+      allow: names with a colon that may be imported; EVERYTHING if the user wrote the name.
+      makes: class that the object makes. If it is abstract, a name with a colon must be a subclass
+        of it, otherwise anything callable.
 
     Raises:
-      KeyError: for an unknown name, listing the known ones.
-      ValueError: for a name with a colon that is not allowed, is not there, or is something else.
+      KeyError: for an unknown name, with the known ones.
+      ValueError: for a name with a colon that is not allowed, does not exist, or has another type.
     """
     if foreign([name]):
         check_allowed([name], allow)
@@ -106,11 +106,11 @@ def build(
     allow: Container[str] = (),
     makes: type = object,
 ) -> Any:
-    """table[spec["name"]](*args, **the other entries of spec), names looked up as by `lookup`.
+    """Looks up spec["name"], and calls the object with `args` and the other entries of `spec`.
 
     Raises:
-      KeyError: for an unknown name, or an entry that the object does not take, with a suggestion.
-      ValueError: as `lookup`, and where what is built is no instance of `makes`.
+      KeyError: for an unknown name, or for an unknown or missing option, with a suggestion.
+      ValueError: as `lookup`, and if the result is not an instance of `makes`.
     """
     options = {key: value for key, value in spec.items() if key != "name"}
     builder = lookup(table, kind, spec["name"], allow, makes)

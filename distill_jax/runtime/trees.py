@@ -1,4 +1,4 @@
-"""Trees of arrays: names and sizes of their leaves, and dataclasses that are trees."""
+"""Trees of arrays: names and sizes of their leaves, and dataclasses that are pytrees."""
 
 import dataclasses
 import re
@@ -8,25 +8,25 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 
 Class = TypeVar("Class")
-MAX_PARTS = 9  # A module with more parts than a layer has is listed by its parts.
+MAX_PARTS = 9  # A module with more parts than a layer is listed by its parts.
 
 
 def name_of(path: tuple) -> str:
-    """The name of a leaf, such as "block_0/query/kernel", from its path in a tree."""
+    """Returns the name of a leaf, such as "block_0/query/kernel", from its path in a tree."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def by_name(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by name."""
+    """Returns the leaves of a tree by name."""
     return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def by_module(params: Mapping[str, Any], most: int = 14) -> dict[str, int]:
-    """Parameters of the levels of a network, the largest first.
+    """Returns the number of parameters of each level of a network, the largest first.
 
-    down_0.block_1 and down_0_block_1 count for down_0, and a module of more than MAX_PARTS parts
-    for its parts. Levels of one size whose names differ by a number are one entry, and so are the
-    smallest where there would be more than `most`.
+    down_0.block_1 and down_0_block_1 count towards down_0, and a module of more than MAX_PARTS
+    parts is split into its parts. Levels of equal size whose names differ only by a number are one
+    entry. If there are more than `most` entries, the smallest are merged.
     """
     levels: dict[str, int] = {}
 
@@ -52,15 +52,15 @@ def by_module(params: Mapping[str, Any], most: int = 14) -> dict[str, int]:
 
 
 def span(names: Sequence[str]) -> str:
-    """The name, or of several the first, the last and how many: s02_n0016 to s06_n0001 (5)."""
+    """Returns a name, or for several names a range: s02_n0016 to s06_n0001 (5)."""
     return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]} ({len(names)})"
 
 
 @dataclass_transform(frozen_default=True)
 def traced(*names: str) -> Callable[[type[Class]], type[Class]]:
-    """Makes a class a frozen dataclass and a pytree whose leaves are the fields named here.
+    """Returns a decorator for frozen dataclasses that are pytrees with these fields as leaves.
 
-    Those fields hold numbers or tracers, so their type is Any.
+    The fields hold numbers or tracers, so their type is Any.
     """
 
     def register(cls: Any) -> Any:
