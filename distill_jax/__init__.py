@@ -24,5 +24,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Completion shows what is exported before it is imported."""
+    """Returns the exported names too, so that completion lists them before they are imported."""
     return sorted({*globals(), *__all__})

@@ -9,14 +9,14 @@ COMMANDS = ("main", "sample", "evaluate", "edit", "sweep", "spectrum", "teachers
 
 
 def summary(command: str) -> str:
-    """The first line of a command's docstring, read without importing it."""
+    """Returns the first line of a command's docstring without importing the command."""
     folder = pathlib.Path(__file__).parent / command
     path = folder / "__main__.py" if folder.is_dir() else folder.with_suffix(".py")
     return str(ast.get_docstring(ast.parse(path.read_text()))).splitlines()[0]
 
 
 def main() -> None:
-    """Prints every command with what it does."""
+    """Prints every command and its summary."""
     logging.say("python -m distill_jax.COMMAND --help shows the flags of a command:\n")
     for command in COMMANDS:
         logging.say(f"  {command:<10}{summary(command)}")

@@ -1,8 +1,8 @@
-"""Configs: plain functions that return ConfigDicts. Imports nothing of ours.
+"""Builders of configs: plain functions that return ConfigDicts. Imports no other module of ours.
 
-A config is data, the data's network, and `stages` in the order they run. Printing it prints the
-plan. Every key is named in `base` or `stage`; what a method, network or dataset takes is the
-signature of the entry of METHODS, NETWORKS or DATASETS that its `name` picks.
+A config has the data, the network, and the `stages` in their order. `base` and `stage` list every
+key. The options of a method, network or dataset are the arguments of the entry of METHODS, NETWORKS
+or DATASETS with that `name`.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 
 def load_file(path: str | os.PathLike) -> ModuleType:
-    """The module of a config or sweep, FILE.py. It is the user's own program: it runs."""
+    """Imports the module of a config or sweep, FILE.py, which is the user's own code."""
     spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{os.fspath(path)!r} is no Python file; expected FILE.py")
@@ -25,43 +25,43 @@ def load_file(path: str | os.PathLike) -> ModuleType:
 
 
 def base() -> ConfigDict:
-    """The keys of every config with their defaults; `data`, `model` and `stages` are to be set."""
+    """Returns all keys of a config with their defaults; set `data`, `model` and `stages`."""
     return ConfigDict(
         {
             "seed": 0,
             "batch_size": 128,
-            # Parts of a batch whose gradients come one after the other, where memory is short.
+            # Number of parts of a batch whose gradients are accumulated, to save memory.
             "microbatches": 1,
-            # Iterations in one compiled call; more than one for tiny networks on fast devices.
+            # Iterations per compiled call; more than one for tiny networks on fast devices.
             "updates_per_call": 1,
-            # Entries of DATASETS, NETWORKS, SCHEDULES and PARAMETERIZATIONS; but for the last
-            # also package.module:Name, code of one's own: docs/extending.md.
+            # Entries of DATASETS, NETWORKS, SCHEDULES and PARAMETERIZATIONS. All but the last may
+            # also be package.module:Name, the user's own code: docs/extending.md.
             "data": {"name": "digits"},
-            # Between images and latents: {} for pixels, an entry of CODECS, which is fitted to the
-            # data before the first stage, or {"path": DIR} of one that is finished.
+            # Maps images to latents: {} for pixels, an entry of CODECS, which is fitted to the
+            # data before the first stage, or {"path": DIR} of a finished codec.
             "codec": {},
             "model": {"name": "mlp"},
             "schedule": {"name": "cosine"},
             "parameterization": "v",
             "optimizer": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0},  # 0: not clipped.
-            # Of the frozen teacher's kernels; "bfloat16" halves its memory.
+            # Type of the frozen teacher's kernels; "bfloat16" halves their memory.
             "frozen_dtype": "float32",
-            # Of float32 matrix products and convolutions inside networks: "default" is what the
-            # device does (TF32, bfloat16), "highest" float32; see jax.default_matmul_precision.
+            # Precision of float32 matrix products and convolutions in networks. "default" is the
+            # device's choice (TF32, bfloat16), "highest" float32: jax.default_matmul_precision.
             "matmul_precision": "default",
             # Devices along each axis; -1 takes the rest.
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-            # Iterations between lines of the log, and between saved states, of which the newest
-            # `keep` stay, and for good those of multiples of `keep_every` iterations (0: none).
+            # Iterations between lines of the log, and between saved states. The newest `keep`
+            # states are kept, and every state at a multiple of `keep_every` iterations (0: none).
             "log_every": 50,
             "save_every": 1000,
             "keep": 2,
             "keep_every": 0,
-            # Guidance strengths of grids and report, the report's samples per row, and variances
-            # at which it samples the teacher by the ancestral sampler too.
+            # Guidance strengths of grids and report, the report's samples per row, and the
+            # variances at which it also samples the teacher with the ancestral sampler.
             "evaluate": {"w": (0.0, 1.0, 2.0, 4.0), "num_samples": 2000, "ancestral": ()},
-            # Names package.module:Name of code that the directory of a teacher may have imported,
-            # beside the names in this config.
+            # Names package.module:Name of code that the directory of a teacher may import, in
+            # addition to the names in this config.
             "allow": (),
             "stages": {},
         },
@@ -79,25 +79,24 @@ def stage(
     new: tuple[str, ...] = (),
     **options: Any,
 ) -> dict[str, Any]:
-    """One stage: a method, run from a finished network or from nothing.
+    """Returns the config of one stage: a method, its teacher, and its optimizer settings.
 
     Args:
-      name: of the stage; its directory is s<index>_<name>.
-      method: an entry of METHODS, or package.module:Name of a method of one's own.
-      steps: iterations.
-      learning_rate: the largest, of every network that is trained.
-      teacher: a stage's name or the path of a finished network; "" is the stage before.
+      name: name of the stage; its directory is s<index>_<name>.
+      method: an entry of METHODS, or package.module:Name of the user's own method.
+      steps: number of iterations.
+      learning_rate: the largest learning rate, for every trained network.
+      teacher: name of a stage or path of a finished network; "" is the previous stage.
       new: modules of the student that the teacher lacks.
-      **options: `warmup` (iterations), `decay_to` (fraction of the learning rate at the end),
-        `weight_decay` (decoupled), `ema_decay`, `ema_ramp` (see updates.Rates); `init`, a stage or
-        path like `teacher`, whose weights the student starts from in place of the teacher's;
-        `keep_fake=True`, to leave the fake network in final/ as well, and `init_fake`, a stage or
-        path that was left so, whose fake network this one's starts from in place of the student's;
-        `model`, a network in place of the config's; `optimizer`, keys in place of the config's;
-        `batch_size`, in place of the config's, 0 for that; `lora`, the rank of adapters that are
-        trained in place of the weights, 0 for none; `base`, the path of the network whose weights
-        the adapters of its teacher or `init` change, where that is not in their workdir. Every
-        other option is an argument of the method.
+      **options: arguments of the method, and these options of the stage. `warmup` (iterations),
+        `decay_to` (fraction of the learning rate at the end), `weight_decay` (decoupled),
+        `ema_decay` and `ema_ramp`: see update.Rates. `init`: a stage or path, whose weights the
+        student starts from instead of the teacher's. `keep_fake=True`: saves the fake network in
+        final/ too. `init_fake`: a stage or path with such a fake network, which the fake network of
+        this stage starts from. `model`: a network instead of the config's. `optimizer`: keys that
+        replace the config's. `batch_size`: replaces the config's unless 0. `lora`: rank of adapters
+        to train instead of the weights, 0 for none. `base`: path of the network whose weights the
+        adapters of the teacher or of `init` change, if it is outside their workdir.
     """
     rates: dict[str, Any] = {"warmup": 0, "decay_to": 0.0, "weight_decay": 0.0}
     rates.update({"ema_decay": 0.0, "ema_ramp": 0.0, "keep_fake": False})
@@ -125,17 +124,16 @@ def halvings(
     teacher: str = "",
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Stages of start, start / 2, ..., end steps, each the teacher of the next.
+    """Returns stages with start, start / 2, ..., end sampling steps, each the teacher of the next.
 
     Args:
       start: sampling steps of the first student.
-      end: sampling steps of the last.
-      steps: iterations of a round; a dict {num_steps: iterations} with a "default" tells rounds
-        apart.
-      method: of all rounds, an entry of METHODS.
-      prefix: of their names, before the number of steps in four digits.
-      teacher: of the first round; "" is the stage before.
-      **options: of `stage` and of the method, alike for all rounds.
+      end: sampling steps of the last student.
+      steps: iterations of a round; a dict {num_steps: iterations} with a "default" sets each round.
+      method: method of all rounds, an entry of METHODS.
+      prefix: prefix of the stages' names, before the number of steps in four digits.
+      teacher: teacher of the first round; "" is the previous stage.
+      **options: options of `stage` and of the method, for all rounds.
 
     Raises:
       ValueError: unless start is end times a power of two, or of the option `factor`.
@@ -167,7 +165,7 @@ def halvings(
     ]
 
 
-# The networks that Salimans & Ho (2022, arXiv:2202.00512) released, with their teachers' dropout.
+# Released networks of Salimans & Ho (2022, arXiv:2202.00512), with their teachers' dropout.
 _LARGE = {"embedding": 768, "blocks": 3, "attention": (8, 16, 32), "head_dim": 64, "dropout": 0.1}
 PAPER_UNETS = {
     "cifar10": {
@@ -185,12 +183,12 @@ PAPER_UNETS = {
 
 
 def paper_unet(name: str, **options: Any) -> dict[str, Any]:
-    """The `model` of a config: a network of PAPER_UNETS, with other options on top."""
+    """Returns the `model` of a config: a network of PAPER_UNETS, updated by `options`."""
     return {"name": "unet", "remat": "none", **PAPER_UNETS[name], **options}
 
 
 def cifar10(**model: Any) -> ConfigDict:
-    """`base` for CIFAR-10, with the paper's UNet and other options of it."""
+    """Returns `base` for CIFAR-10, with the paper's UNet, updated by `model`."""
     config = base()
     config.data = dict(name="tfds", dataset="cifar10", data_dir="", size=32, num_labels=10)
     config.model, config.save_every = paper_unet("cifar10", **model), 10_000
@@ -198,7 +196,7 @@ def cifar10(**model: Any) -> ConfigDict:
 
 
 def imagenet64(**model: Any) -> ConfigDict:
-    """`base` for ImageNet 64x64, with the paper's UNet, other options of it, and its batch."""
+    """Returns `base` for ImageNet 64x64, with the paper's UNet, updated by `model`, and batch."""
     config = base()
     config.data = dict(name="tfds", dataset="imagenet2012", data_dir="", size=64, num_labels=1000)
     config.data.splits = ("train", "validation")
@@ -208,13 +206,13 @@ def imagenet64(**model: Any) -> ConfigDict:
 
 
 def paper_teacher(**options: Any) -> dict[str, Any]:
-    """The stage `teacher` as Salimans & Ho train theirs: steps and learning rate are to be set."""
+    """Returns the stage `teacher` of Salimans & Ho; `steps` and `learning_rate` are required."""
     rates = dict(warmup=1000, decay_to=1.0, ema_decay=0.9999, num_steps=1024)
     return stage("teacher", "diffusion", **(rates | options))
 
 
 def digits(**model: Any) -> ConfigDict:
-    """`base` for handwritten digits, with an mlp of 1.7 million parameters, or `model`."""
+    """Returns `base` for handwritten digits, with an mlp of 1.7 million parameters, or `model`."""
     config = base()
     config.data.name = "digits"
     config.model.update(model or dict(name="mlp", width=256, blocks=3, expand=2))
@@ -223,13 +221,13 @@ def digits(**model: Any) -> ConfigDict:
 
 
 def digits_teacher(**options: Any) -> dict[str, Any]:
-    """The stage `teacher` of digits: 2500 iterations, sampled in 64 steps."""
+    """Returns the stage `teacher` of digits: 2500 iterations, and 64 sampling steps."""
     rates = dict(steps=2500, learning_rate=1e-3, ema_decay=0.995, num_steps=64)
     return stage("teacher", "diffusion", **(rates | options))
 
 
 def mixture() -> ConfigDict:
-    """`base` for eight modes in the plane, with an mlp."""
+    """Returns `base` for eight modes in the plane, with an mlp."""
     config = base()
     config.data.name = "mixture"
     config.model.update(name="mlp", width=128, blocks=3, expand=2)
@@ -239,7 +237,7 @@ def mixture() -> ConfigDict:
 
 
 def mixture_teachers() -> list[dict[str, Any]]:
-    """The stages `exact`, the mixture's own formula, and `network`, trained for seconds."""
+    """Returns the stages `exact`, the exact denoiser, and `network`, which trains for seconds."""
     formula: dict[str, Any] = dict(
         model={"name": "mixture"}, steps=1, learning_rate=0.0, num_steps=256
     )
@@ -247,25 +245,25 @@ def mixture_teachers() -> list[dict[str, Any]]:
     return [stage("exact", "diffusion", **formula), stage("network", "diffusion", **network)]
 
 
-# Options of stages that match scores or distributions, from the released code of SiD (Zhou et al.
-# 2024): the EMA grows with the run, Adam has no first moment, and gradients are not clipped.
+# Options of score and distribution matching stages, from the released code of SiD (Zhou et al.
+# 2024): the EMA's half-life grows with the run, Adam has no first moment, nothing is clipped.
 MATCHING = {"ema_ramp": 0.05, "optimizer": {"b1": 0.0, "b2": 0.999, "clip_norm": 0.0}}
 
 
 def check_size(size: str, *known: str) -> None:
-    """Raises ValueError unless the size, what follows a config file's name, is a known one."""
+    """Raises ValueError unless the size, the text after FILE.py:, is known."""
     if size not in known:
         raise ValueError(f"unknown size {size!r} of the config; known: {', '.join(known)}")
 
 
 def _smallest_unet(size: int) -> dict[str, Any]:
-    """Levels down to 32 pixels, where the middle attends."""
+    """Returns UNet options with levels down to 32 pixels, where the middle has attention."""
     levels = (1,) * (size // 32).bit_length()
     options = {"channels": 32, "embedding": 32, "blocks": 1, "attention": (), "heads": 1}
     return {**options, "multipliers": levels, "resblock_resample": False}
 
 
-# The smallest networks for images of a size.
+# Options of the smallest networks for images of a given size.
 SMALLEST = {
     "mlp": lambda size: {"width": 32, "blocks": 1},
     "dit": lambda size: {"patch": 8, "width": 32, "blocks": 2, "heads": 2},
@@ -274,13 +272,13 @@ SMALLEST = {
 
 
 def smoke_images(config: ConfigDict, size: int, network: str = "mlp", **data: Any) -> ConfigDict:
-    """`smoke` for images of `size` pixels: fake data of that shape, and the smallest network.
+    """Returns `smoke` of a config for images of `size` pixels: fake data and the smallest network.
 
     Args:
-      config: the full size.
-      size: of the images, 32 times a power of two.
-      network: a name in SMALLEST; others than a UNet compile in a moment.
-      **data: other options of the fake data.
+      config: the config at full size.
+      size: side of the images, 32 times a power of two.
+      network: a name in SMALLEST; only the UNet takes long to compile.
+      **data: further options of the fake data.
     """
     config = config.copy_and_resolve_references()
     config.data = ConfigDict({"name": "noise", "size": size, "count": 16, **data})
@@ -296,16 +294,16 @@ def smoke_images(config: ConfigDict, size: int, network: str = "mlp", **data: An
 
 
 def pipeline(*stages: dict[str, Any]) -> ConfigDict:
-    """The stages under names whose alphabetical order is the order they run in."""
+    """Returns the stages by names whose alphabetical order is the order of the run."""
     return ConfigDict({f"s{i:02d}_{entry['name']}": entry for i, entry in enumerate(stages)})
 
 
 def smoke(config: ConfigDict, **model: Any) -> ConfigDict:
-    """The same stages in seconds: a few iterations, a small batch, few samples.
+    """Returns a config of the same stages that runs in seconds: few iterations, images and samples.
 
     Args:
-      config: the full size.
-      **model: smaller sizes of the network.
+      config: the config at full size.
+      **model: options of a smaller network.
     """
     config = config.copy_and_resolve_references()
     config.model.update(model)

@@ -34,9 +34,9 @@ from distill_jax.sampling.student import Student
 def pairs(
     workdir: epath.Path, allow: Container[str] = ()
 ) -> tuple[Student, list[tuple[Student, Student]]]:
-    """The teacher of a workdir, and its encoders, each with the progressive stage of its steps.
+    """Returns a workdir's teacher, and each encoder with the decoder of the same number of steps.
 
-    `allow` has the names that they may import, see `load`.
+    The decoders are progressive stages. `allow` has the names that the networks may import: `load`.
 
     Raises:
       ValueError: when there is no such pair, or no network that was trained at all times.
@@ -62,11 +62,11 @@ def pairs(
 def compare(
     teacher: Student, both: Sequence[tuple[Student, Student]], x: np.ndarray, label: Labels
 ) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """Round trips of every pair, and of the teacher by reverse DDIM and DDIM in as many steps.
+    """Compares the round trips of every pair with those of the teacher's reverse DDIM and DDIM.
 
     Returns:
-      One row for each number of steps, with the mean PSNR in dB over x; the images, x first, then
-      for each row those of the pair and those of the teacher.
+      One row for each number of steps, with the mean PSNR in dB over x. The list of images: x, then
+      for each row the pair's round trip and the teacher's.
     """
     rows, seen = [], [x]
     for encoder, decoder in both:
@@ -80,26 +80,26 @@ def compare(
 
 
 def define_flags() -> None:
-    """The flags of the command line; not at import, for other command lines share names."""
+    """Defines the flags of the command; not at import, because commands share flag names."""
     flags.DEFINE_string("student", None, "The sampler: a workdir, a stage or a final/ directory.")
-    flags.DEFINE_string("encoder", None, "style: an encoder; without it the student backwards.")
+    flags.DEFINE_string("encoder", None, "style: an encoder; by default reverse DDIM of --student.")
     flags.DEFINE_string("workdir", None, "roundtrip: a workdir with encoders and decoders.")
-    flags.DEFINE_string("images", None, "A .npy or a folder; without it held-out images.")
+    flags.DEFINE_string("images", None, "A .npy file or a folder; by default the test split.")
     loading.define_flags()
     chosen_data.define_flags()
     flags.DEFINE_integer("source_label", None, "Class of the images.")
-    flags.DEFINE_integer("target_label", None, "Class to make of them; without it their own.")
+    flags.DEFINE_integer("target_label", None, "Class of the result; by default the source.")
     flags.DEFINE_float("w", None, "Guidance strength of sampling.")
-    flags.DEFINE_integer("num", 10, "How many images.", lower_bound=1)
-    flags.DEFINE_integer("num_steps", None, "Sampling steps, for networks that leave a choice.")
-    flags.DEFINE_float("strength", 0.5, "sdedit: t to start from, a multiple of 1 / steps.")
-    flags.DEFINE_string("mask", "left", "inpaint: left, right or center is new, or where FILE.npy.")
-    flags.DEFINE_integer("seed", 0, "Of the noise.")
+    flags.DEFINE_integer("num", 10, "Number of images.", lower_bound=1)
+    flags.DEFINE_integer("num_steps", None, "Sampling steps, for networks that allow any number.")
+    flags.DEFINE_float("strength", 0.5, "sdedit: time t to start from, a multiple of 1 / steps.")
+    flags.DEFINE_string("mask", "left", "inpaint: region to draw: left, right, center or FILE.npy.")
+    flags.DEFINE_integer("seed", 0, "Seed of the noise.")
     flags.DEFINE_string("out", "edit.png", "A .png, or a .npy array of the new images.")
 
 
 def main(task: str) -> None:
-    """The command line."""
+    """Runs the task that the command line names."""
     work, out = lookup(TASKS, "task", task), absolute(flags.FLAGS.out)
     if out.suffix not in (".png", ".npy"):
         raise ValueError(f"--out={out} ends in neither .png nor .npy")
@@ -113,7 +113,7 @@ def main(task: str) -> None:
 
 
 def save_rows(path: epath.Path, rows: Sequence[np.ndarray], columns: int = 10) -> None:
-    """Writes images that belong together below each other, `columns` at a time."""
+    """Writes a grid where corresponding images of `rows` are in one column, `columns` wide."""
     stacked = np.stack([np.asarray(row) for row in rows])
     columns = min(columns, stacked.shape[1])
     blank = np.full_like(stacked[:, : -stacked.shape[1] % columns], -1.0)
@@ -123,7 +123,7 @@ def save_rows(path: epath.Path, rows: Sequence[np.ndarray], columns: int = 10) -
 
 
 def _style(values: Any) -> Sequence[Any]:
-    """The images, and the same in the target class."""
+    """Returns the images, and their translations to the target class."""
     student = _load(needed("student"), values)
     encoder = _load(values.encoder, values) if values.encoder else student
     x, label = _images(values, student)
@@ -133,13 +133,13 @@ def _style(values: Any) -> Sequence[Any]:
 
 
 def _sdedit_images(values: Any) -> Sequence[Any]:
-    """The images, and what SDEdit makes of them."""
+    """Returns the images, and the results of SDEdit."""
     student = _load(needed("student"), values)
     x, label = _images(values, student)
     target = label if values.target_label is None else values.target_label
     n = int(student.sampler(values.num_steps).num_steps)
     start = round(values.strength * n)
-    if abs(start - values.strength * n) > max(0.05, 0.005 * n):  # 0.33 means 1 of 3.
+    if abs(start - values.strength * n) > max(0.05, 0.005 * n):  # 0.33 is taken for 1 / 3.
         steps = ", ".join(f"{i / n:g}" for i in range(1, min(n, 32) + 1))
         raise ValueError(f"--strength={values.strength:g} is no k / {n}; choose among {steps}")
     key = jax.random.key(values.seed)
@@ -147,7 +147,7 @@ def _sdedit_images(values: Any) -> Sequence[Any]:
 
 
 def _inpaint_images(values: Any) -> Sequence[Any]:
-    """The images, the same without what is masked, and the inpainted ones."""
+    """Returns the images, the masked images, and the inpainted images."""
     student = _load(needed("student"), values)
     x, label = _images(values, student)
     target = label if values.target_label is None else values.target_label
@@ -158,7 +158,7 @@ def _inpaint_images(values: Any) -> Sequence[Any]:
 
 
 def _roundtrip_images(values: Any) -> Sequence[Any]:
-    """The images, then those of each pair and of the teacher; also writes the table of PSNRs."""
+    """Returns images and round trips of each pair and the teacher; writes the table of PSNRs."""
     workdir = needed("workdir", ": of a finished run with encoders and decoders")
     teacher, both = pairs(absolute(workdir), values.allow)
     x, label = _images(values, teacher)
@@ -189,7 +189,7 @@ def _load(path: str, values: Any) -> Student:
 
 
 def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
-    """Images in [-1, 1], and their labels where the network knows any."""
+    """Returns images in [-1, 1], and their labels if the network takes labels."""
     if values.images:
         x, label = (
             read_images(absolute(values.images), student.image_shape[-1]),
@@ -211,14 +211,14 @@ def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
 
 
 def read_images(path: epath.Path, channels: int) -> np.ndarray:
-    """Images (n, h, w, c) in [-1, 1] of a .npy file or of the pictures in a folder, by name.
+    """Reads images (n, h, w, c) in [-1, 1] from a .npy file, or a folder's pictures by name.
 
     Args:
-      path: of the file or folder; hidden pictures are passed over.
-      channels: 1 or 3, which pictures are converted to; an array stays as it is.
+      path: path of the file or folder; hidden pictures are ignored.
+      channels: number of channels, 1 or 3, that pictures are converted to; arrays stay as they are.
 
     Raises:
-      ValueError: when they are no images of one size in [-1, 1] or 0 .. 255.
+      ValueError: unless they are images of one size in [-1, 1] or 0 .. 255.
     """
     x = _read_array(path, "--images") if path.suffix == ".npy" else _read_pictures(path, channels)
     x = normalise(x if x.dtype == np.uint8 else x.astype(np.float32))
@@ -231,7 +231,7 @@ def read_images(path: epath.Path, channels: int) -> np.ndarray:
 
 
 def _read_array(path: epath.Path, flag: str) -> np.ndarray:
-    """The numbers in a .npy file."""
+    """Reads an array of numbers from a .npy file."""
     with path.open("rb") as file:
         try:
             x = np.load(file)
@@ -244,7 +244,7 @@ def _read_array(path: epath.Path, flag: str) -> np.ndarray:
 
 
 def _read_pictures(path: epath.Path, channels: int) -> np.ndarray:
-    """Pictures of a folder as uint8 (n, h, w, c), sorted by name."""
+    """Reads the pictures of a folder as uint8 (n, h, w, c), sorted by name."""
     if not path.is_dir():
         raise ValueError(f"--images={path} is no folder; expected one with pictures, or a .npy")
     files = sorted(
@@ -259,17 +259,17 @@ def _read_pictures(path: epath.Path, channels: int) -> np.ndarray:
     if len(sizes) > 1:
         shown = ", ".join(f"{width}x{height}" for height, width in sizes[:5])
         raise ValueError(f"--images={path} has {len(files)} pictures, not all of one size: {shown}")
-    if channels == 1:  # As much light; a grey picture keeps its values.
+    if channels == 1:  # Luminance; a grey picture keeps its values.
         arrays = [np.asarray(PIL.Image.fromarray(x).convert("L"))[..., None] for x in arrays]
     return np.stack(arrays)
 
 
 def read_mask(name: str, shape: Sequence[int]) -> np.ndarray:
-    """0 and 1 (h, w): 1 where an image of this shape is to be made anew.
+    """Returns the mask (h, w) of an image: 1 where inpainting draws, 0 elsewhere.
 
     Args:
-      name: left, right or center (a square of half the height), or a .npy file, new where not 0.
-      shape: (h, w, c).
+      name: left, right or center (a square of half the height), or a .npy file, not 0 to draw.
+      shape: shape (h, w, c) of the image.
 
     Raises:
       ValueError: for another name or a file of another shape.

@@ -1,4 +1,4 @@
-"""Measures finished networks against data and teacher.
+"""Measures finished networks against the data and the teacher.
 
 python -m distill_jax.evaluate --student=runs/digits_guided
 python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.5 --num=5000
@@ -16,19 +16,19 @@ from distill_jax.sampling import loading
 
 
 def define_flags() -> None:
-    """The flags of the command line; not at import, for `sample` has some of the same names."""
+    """Defines the flags of the command; not at import, because commands share flag names."""
     distributed.define_flags()
     loading.define_flags()
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
-    flags.DEFINE_list("w", None, "Guidance strengths; 0, 1, 2, 4 without it.")
-    flags.DEFINE_list("ancestral", [], "Also the teacher's ancestral sampler: large variances.")
+    flags.DEFINE_list("w", None, "Guidance strengths, by default 0, 1, 2, 4.")
+    flags.DEFINE_list("ancestral", [], "Variances, 0 small to 1 large, of the teacher's sampler.")
     chosen_data.define_flags()
     flags.DEFINE_integer("num", 2000, "Samples per row.", lower_bound=2)
     flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
 
 
 def main() -> None:
-    """The command line."""
+    """Measures the network of --student, and prints the table."""
     values = flags.FLAGS
     directory = needed("student")
     strengths, ancestral = numbers("w") or [0.0, 1.0, 2.0, 4.0], numbers("ancestral")
@@ -41,11 +41,11 @@ def main() -> None:
         student.conditions(1, 0 if student.num_classes else None, w)
         if not compare.knows(student, w):
             low, high = student.trained.guidance.w_range  # type: ignore[misc]  # Others know every w.
-            raise ValueError(f"--w={w:g}, and this student knows w from {low:g} to {high:g}")
+            raise ValueError(f"--w={w:g}, and this student takes w from {low:g} to {high:g}")
     distilled = student.manifest.distilled
     teacher, students = (compare.root(student), [student]) if distilled else (student, [])
     if ancestral and teacher is None:
-        raise ValueError("--ancestral is for the student's teacher, which is not there any more")
+        raise ValueError("--ancestral samples the student's teacher, which no longer exists")
     data = chosen_data.choose(student, values)
     evaluator = make_evaluator(data) if distributed.first() else None
     planned = compare.entries(teacher, students, strengths, ancestral)

@@ -1,4 +1,4 @@
-"""Trains the chain of a config and reports on it; the same command goes on where it was stopped.
+"""Trains the stages of a config and writes a report; the same command resumes a stopped run.
 
 python -m distill_jax.main --config=configs/digits_guided.py
 python -m distill_jax.main --config=configs/digits_guided.py --config.batch_size=256 --plan
@@ -23,9 +23,9 @@ from distill_jax.training.loop import StoppedError
 from distill_jax.training.profiler import Profile
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py or FILE.py:size.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where to write; runs/<config> without it.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Output directory, by default runs/<config>.")
 _RESUME = flags.DEFINE_enum(
-    "resume", "auto", ["auto", "force"], "force: go on in a workdir begun with another config."
+    "resume", "auto", ["auto", "force"], "force: continue in a workdir of another config."
 )
 _PLAN = flags.DEFINE_flag(
     flags.Flag(
@@ -33,29 +33,29 @@ _PLAN = flags.DEFINE_flag(
         serializer=None,
         name="plan",
         default="false",
-        help_string="Print what would run and what it costs, and stop. --plan=compile adds the "
+        help_string="Print the stages and their costs, and stop. --plan=compile adds the "
         "memory of the compiled updates.",
-        boolean=True,  # So that it may stand alone.
+        boolean=True,  # So that --plan needs no value.
     )
 )
 _PLAN_FOR = flags.DEFINE_string(
     "plan_for",
     None,
-    "--plan for other devices than these: COUNTxDEVICE, such as 64xv4, 8xh100@0.35 (the fraction "
-    "of the peak that is reached) or 8x2250 (the peak in TFLOP/s).",
+    "--plan for other devices: COUNTxDEVICE, such as 64xv4, 8xh100@0.35 (the fraction of the peak "
+    "that training reaches) or 8x2250 (the peak in TFLOP/s).",
 )
 _PROFILE = flags.DEFINE_string(
     "profile",
     None,
-    "Iterations to trace for xprof, FIRST:LAST of the first stage that runs, such as 20:25, or "
+    "Iterations to trace for xprof: FIRST:LAST of the first stage that runs, such as 20:25, or "
     "STAGE@FIRST:LAST.",
 )
-flags.FLAGS["plan"].default_as_str = "'false'"  # absl takes the word for true, in --help.
+flags.FLAGS["plan"].default_as_str = "'false'"  # Otherwise --help shows the default as true.
 distributed.define_flags()
 
 
 def main() -> int:
-    """The command line; returns the exit code, 128 + n when stopped by signal n."""
+    """Trains, reports, and returns the exit code: 0, or 128 + n if signal n stopped the run."""
     needed("config", ", such as --config=configs/digits_guided.py")
     profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None
     began = time.monotonic()
@@ -98,7 +98,7 @@ def main() -> int:
 
 
 def _ideal_seconds(run: plan.Run, where: costs.Target) -> dict[str, float]:
-    """What an iteration of each stage takes at the devices' peak; {} where that is not known."""
+    """Returns the seconds of an iteration at the devices' peak, by stage; {} if it is unknown."""
     if where.peak is None:
         return {}
     peak = where.count * where.peak * 1e12
@@ -106,7 +106,7 @@ def _ideal_seconds(run: plan.Run, where: costs.Target) -> dict[str, float]:
 
 
 def _show_costs(run: plan.Run, where: costs.Target) -> int:
-    """Prints what the run would cost; the exit code is 0."""
+    """Prints the costs of the run, and returns the exit code 0."""
     compiling = _PLAN.value == "compile"
     if compiling:
         costs.check_compile(run)

@@ -21,23 +21,23 @@ from distill_jax.sampling.student import Student
 
 
 def define_flags() -> None:
-    """The flags of the command line; not at import, for `evaluate` has some of the same names."""
+    """Defines the flags of the command; not at import, because commands share flag names."""
     distributed.define_flags()
     loading.define_flags()
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
-    flags.DEFINE_integer("num", 100, "How many images.", lower_bound=1)
-    flags.DEFINE_integer("label", None, "Class of all images; without it the classes in turn.")
+    flags.DEFINE_integer("num", 100, "Number of images.", lower_bound=1)
+    flags.DEFINE_integer("label", None, "Class of all images; by default the classes in turn.")
     flags.DEFINE_float("w", None, "Guidance strength, (1 + w) cond - w uncond.")
-    flags.DEFINE_integer("num_steps", None, "Sampling steps, for networks that leave a choice.")
+    flags.DEFINE_integer("num_steps", None, "Sampling steps, for networks that allow any number.")
     flags.DEFINE_float(
-        "variance", None, "Ancestral sampling: 0 small variance, 1 large, or between."
+        "variance", None, "Ancestral sampling with this variance: 0 small, 1 large, or between."
     )
-    flags.DEFINE_integer("seed", 0, "Of the noise.")
+    flags.DEFINE_integer("seed", 0, "Seed of the noise.")
     flags.DEFINE_string("out", "grid.png", "A .png grid, or a .npy array (num, h, w, c).")
 
 
 def main() -> None:
-    """The command line."""
+    """Draws the images and writes --out."""
     values = flags.FLAGS
     directory, out = needed("student"), absolute(values.out)
     if out.suffix not in (".png", ".npy"):

@@ -1,4 +1,4 @@
-"""Measures a dataset's power spectrum and proposes times and resolutions of an SwD student.
+"""Measures a dataset's power spectrum, and proposes times and resolutions of an SwD student.
 
 python -m distill_jax.spectrum --config=configs/digits_guided.py --resolutions=4,8 --num_steps=2
 """
@@ -22,16 +22,16 @@ from distill_jax.runtime.registry import EVERYTHING, build
 
 
 def define_flags() -> None:
-    """The flags of the command line; not at import, for `main` has some of the same names."""
+    """Defines the flags of the command; not at import, because commands share flag names."""
     config_flags.DEFINE_config_file("config", None, "Config file, FILE.py or FILE.py:size.")
-    flags.DEFINE_list("resolutions", None, "Sides of the smaller images; half and all without it.")
-    flags.DEFINE_integer("num_steps", 2, "Network calls to propose times for.", lower_bound=1)
-    flags.DEFINE_integer("num", 5000, "Training images to look at.", lower_bound=1)
-    flags.DEFINE_string("out", "spectrum.png", "Where to draw it, a .png.")
+    flags.DEFINE_list("resolutions", None, "Sides of the smaller images, by default half the side.")
+    flags.DEFINE_integer("num_steps", 2, "Number of network calls of the student.", lower_bound=1)
+    flags.DEFINE_integer("num", 5000, "Number of training images to measure.", lower_bound=1)
+    flags.DEFINE_string("out", "spectrum.png", "File of the figure, a .png.")
 
 
 def main() -> None:
-    """The command line."""
+    """Prints the proposed times and resolutions, and draws the spectrum."""
     values = flags.FLAGS
     config = needed("config", ", such as --config=configs/digits_guided.py")
     out = epath.Path(values.out)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def table(power: np.ndarray, schedule: Schedule, resolutions: Sequence[int]) -> str:
-    """From which time, and which noise level sigma / alpha, each side suffices."""
+    """Returns a table: the time and noise level sigma / alpha from which each side suffices."""
     rows = []
     for side in resolutions:
         time = sufficient_time(power, schedule, side)
@@ -64,7 +64,7 @@ def table(power: np.ndarray, schedule: Schedule, resolutions: Sequence[int]) -> 
 def figure(
     power: np.ndarray, schedule: Schedule, resolutions: Sequence[int], times: Sequence[float]
 ) -> Figure:
-    """P(k) of the data, of the noise over the signal at each time, and where each side ends."""
+    """Returns the figure of the data's power P(k), the noise level at each time, and each side."""
     drawn = Figure(figsize=(5.5, 4.2), layout="constrained")
     axis = drawn.subplots()
     k = np.arange(1, len(power))

@@ -1,13 +1,13 @@
-"""Runs the configs of a sweep, one after the other, and tabulates them.
+"""Runs the configs of a sweep one after the other, and writes a table of their results.
 
 python -m distill_jax.sweep configs/sweeps/digits_heads.py
 python -m distill_jax.sweep configs/sweeps/digits_heads.py:smoke --workdir=/tmp/heads
 
-A sweep file has a function get_sweep(size) -> {name: config}. Every run is a workdir of its own
-below the sweep's, and table.md gets its row as soon as it ends; the same command goes on where it
-was stopped. A row keeps the config it was measured of: a run whose config was changed since is
-refused, and one that the file no longer has leaves the table. In a stage's `teacher`, "{sweep}"
-stands for the sweep's workdir: runs may share one.
+A sweep file has a function get_sweep(size) -> {name: config}. Every run has its own workdir inside
+the sweep's, and adds its row to table.md when it ends. The same command resumes a stopped sweep.
+Each row stores the config of its run: a run whose config has changed is refused, and a run that the
+file no longer has leaves the table. In a stage's `teacher`, "{sweep}" is the sweep's workdir, so
+that runs can share a teacher.
 """
 
 import json
@@ -35,10 +35,10 @@ Row = dict[str, Any]
 
 
 def load_sweep(path: str) -> dict[str, ConfigDict]:
-    """The configs of FILE.py or FILE.py:size by name.
+    """Returns the configs of a sweep, FILE.py or FILE.py:size, by name.
 
     Raises:
-      ValueError: when there is no such file, it is no sweep, or it has no such size.
+      ValueError: when the file does not exist, is not a sweep, or does not have that size.
     """
     file, _, size = path.partition(":")
     if not os.path.isfile(file):
@@ -54,22 +54,22 @@ def load_sweep(path: str) -> dict[str, ConfigDict]:
 def run_sweep(
     configs: Mapping[str, ConfigDict], workdir: epath.Path, stop: Callable[[], bool]
 ) -> list[Row]:
-    """Runs what is not done yet; returns the rows of all, in the order of the configs.
+    """Runs the unfinished configs, and returns the rows of all, in the order of the configs.
 
     Args:
-      configs: by name; a run may use the networks of those before it.
-      workdir: of the sweep.
-      stop: polled between iterations and measurements.
+      configs: configs by name; a run may use the networks of the runs before it.
+      workdir: workdir of the sweep.
+      stop: function that is polled between iterations and measurements.
 
     Raises:
-      ValueError: when a run that is done, or begun, had another config then.
+      ValueError: when the config of a run that has begun or ended has changed.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "rows.jsonl"
     done = _read_rows(path)
     contents = {name: _content(config) for name, config in configs.items()}
     _refuse_changes(workdir, done, contents)
-    # Planned before anything is started, but for what needs another run's network.
+    # All runs are checked before the first one starts, except those that need another's network.
     for name, config in configs.items():
         if "{sweep}" not in str(config):
             plan.make(config, workdir / name)
@@ -85,19 +85,19 @@ def run_sweep(
 
 
 def _read_rows(path: epath.Path) -> dict[str, Row]:
-    """The rows in a file by name; what a kill left of the last line is dropped from the file."""
+    """Returns the rows in a file by name, and removes an incomplete last line from the file."""
     rows = list(read_lines(path))
     replace(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
     return {row["run"]: row for row in rows}
 
 
 def _measured(row: Row) -> Row:
-    """The row without its config."""
+    """Returns the row without its config."""
     return {key: value for key, value in row.items() if key != "config"}
 
 
 def _content(config: ConfigDict) -> dict[str, Any]:
-    """What a config says, but for what makes no difference to the row, by dotted key."""
+    """Returns the values of a config that affect its row, by dotted key."""
     tree = json.loads(config.copy_and_resolve_references().to_json())
     return flat({**kept(tree), "evaluate": tree["evaluate"]})
 
@@ -105,7 +105,7 @@ def _content(config: ConfigDict) -> dict[str, Any]:
 def _refuse_changes(
     workdir: epath.Path, done: Mapping[str, Row], contents: Mapping[str, dict[str, Any]]
 ) -> None:
-    """Raises ValueError for runs that are done and whose configs were changed since."""
+    """Raises ValueError for finished runs whose configs have changed."""
     lines = []
     for name in contents.keys() & done.keys():
         found = changes(done[name]["config"], contents[name])
@@ -118,7 +118,7 @@ def _refuse_changes(
 
 
 def _measure(config: ConfigDict, workdir: epath.Path, name: str, stop: Callable[[], bool]) -> Row:
-    """Trains and measures one run: its distances by sampler, steps and w, or that it diverged."""
+    """Trains one run, and returns its row: distances by sampler, steps and w, or the divergence."""
     began = time.monotonic()
     config = config.copy_and_resolve_references()
     for stage in config.stages.values():
@@ -146,7 +146,7 @@ def _measure(config: ConfigDict, workdir: epath.Path, name: str, stop: Callable[
 
 
 def main(path: str) -> int:
-    """The command line; returns the exit code, 128 + n when stopped by signal n."""
+    """Runs a sweep, and returns the exit code: 0, or 128 + n if signal n stopped it."""
     configs = load_sweep(path)
     workdir = absolute(flags.FLAGS.workdir or default_workdir(path))
     workdir.mkdir(parents=True, exist_ok=True)
@@ -163,5 +163,5 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Where to write; runs/<sweep> without it.")
+    flags.DEFINE_string("workdir", None, "Output directory, by default runs/<sweep>.")
     run_app(main, "SWEEP")

@@ -1,4 +1,4 @@
-"""The array types every module speaks: the only file with dimension strings."""
+"""Types of arrays that all modules use; the only file with dimension strings."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ Bytes = UInt8[Array, "b *s"]
 Resized = Float[Array, "b *r"]
 # Network output; may have more channels than the image.
 Output = Float[Array, "b *o"]
-# t, s, mid in [0, 1]: 0 is clean, 1 is noise. Also everything that is one number per example.
+# t, s, mid in [0, 1]: 0 is clean, 1 is noise. Also any other array of one number per example.
 Time = Float[Array, "b"]
 # Numbers of examples.
 Index = Int[Array, "b"]
@@ -25,13 +25,13 @@ Tree = Any
 
 
 class Batch(NamedTuple):
-    """One batch: which examples, their images, their conditions, and what stands for none.
+    """One batch: the numbers of its examples, their images and conditions, and the null condition.
 
     Attributes:
-      index: numbers of the examples, (b,): the batch axis, always there.
-      x: None for data-free methods; uint8 0 .. 255 on its way to the device.
-      cond: the conditions, leaves (b, ...).
-      null: the conditions that stand for "no condition", one example, leaves (1, ...).
+      index: numbers of the examples, (b,), which every batch has.
+      x: images; None for data-free methods, uint8 0 .. 255 on the way to the device.
+      cond: conditions, leaves (b, ...).
+      null: the null condition, which means "no condition", of one example: leaves (1, ...).
     """
 
     index: Index  # type: ignore[assignment]  # Hides tuple.index, which nobody calls.
@@ -41,5 +41,5 @@ class Batch(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many examples it has."""
+        """The number of examples."""
         return len(self.index)

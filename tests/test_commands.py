@@ -143,7 +143,7 @@ def test_a_label_that_the_student_does_not_know_is_one_message(chain, tmp_path):
 
 def test_a_strength_that_the_student_does_not_know_is_one_message(chain):
     result = run("evaluate", f"--student={chain}", "--w=1,9")
-    assert "--w=9, and this student knows w from 0 to 4" in one_message(*result)
+    assert "--w=9, and this student takes w from 0 to 4" in one_message(*result)
 
 
 def test_a_full_disk_is_one_message_and_the_run_goes_on_from_there(tmp_path):

@@ -54,7 +54,7 @@ def run_app(main: Callable[..., int | None], *names: str) -> None:
 
 
 def needed(name: str, what: str = ": the directory of a finished run") -> Any:
-    """The value of a flag; raises ValueError, which says what it is, where it is not given."""
+    """Returns the value of a required flag; raises ValueError, with `what`, if it is missing."""
     if flags.FLAGS[name].value is None:
         raise ValueError(f"--{name} is needed{what}")
     return flags.FLAGS[name].value
