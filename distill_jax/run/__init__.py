@@ -1,1 +1,1 @@
-"""A config becomes finished stages: the plan, validation, costs, and the pipeline that trains."""
+"""Runs of a config: the plan, its validation and costs, and the training of all its stages."""

@@ -1,4 +1,4 @@
-"""Begins the training of a stage: restores its newest state or makes the first, loads weights."""
+"""The start of a stage: restores its newest state or makes the first one, and loads weights."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from distill_jax.typing import Tree
 
 
 def begin(run: Run, stage: Stage, states: States) -> tuple[TrainState, dict[str, Tree]]:
-    """The newest state, or that before the first iteration, and the frozen parameters by role."""
+    """Returns the newest or the first state of a stage, and its frozen parameters by role."""
     weights, roles, kept = Weights(run.layout, run.config.frozen_dtype, run.allow), stage.roles, {}
     start = fake = base = None
     if roles.trained.base:
@@ -45,14 +45,14 @@ def begin(run: Run, stage: Stage, states: States) -> tuple[TrainState, dict[str,
 
 
 class Weights:
-    """Reads the finished networks that a stage begins from, each file once."""
+    """A reader of the finished networks that a stage begins from; it reads each file once."""
 
     def __init__(self, layout: Layout, frozen_dtype: str, allow: Container[str] = ()):
         self._layout, self._dtype, self._allow = layout, frozen_dtype, allow
         self._read: dict[tuple, Tree] = {}
 
     def own(self, found: Ancestor, name: str = "params", dtype: str | None = None) -> Tree:
-        """The weights or adapters in its directory; `dtype` as in loading.load."""
+        """Returns the weights or adapters in a network's directory; `dtype` as in loading.load."""
         key = found.directory, name, dtype
         if key not in self._read:
             allow = self._allow
@@ -60,12 +60,12 @@ class Weights:
         return self._read[key]
 
     def whole(self, found: Ancestor, name: str = "params") -> Tree:
-        """Its weights, with its adapters merged into them."""
+        """Returns the network's weights, with its adapters merged into them."""
         own = self.own(found, name)
         return own if found.base is None else merged(Adapted(self.own(found.base), own))
 
     def frozen(self, found: Ancestor) -> Tree:
-        """Its weights as a network keeps them that is not trained, read so where they can be."""
+        """Returns a network's weights in the dtype of frozen networks, read in it if possible."""
         if found.base is None and (found.directory, "params", None) not in self._read:
             return self.own(found, dtype=None if self._dtype == "float32" else self._dtype)
         return rounded(self.whole(found), self._dtype)
@@ -73,7 +73,7 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class _Start:
-    """Makes the state before the first iteration where it belongs; equal ones share a program."""
+    """Makes the sharded state before the first iteration; equal instances share a program."""
 
     roles: Roles
     inputs: tuple[str, ...]

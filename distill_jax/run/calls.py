@@ -1,4 +1,4 @@
-"""The compiled calls of a stage: their iterations and batches, and the function that does them."""
+"""The compiled calls of a stage: their iterations and batches, and the function that runs them."""
 
 import functools
 import itertools
@@ -17,9 +17,9 @@ from distill_jax.typing import Batch, Tree
 
 
 def calls(run: Run, stage: Stage, cadence: Cadence, done: int) -> Generator[Call, None, None]:
-    """The calls after `done` iterations, with batches on the devices.
+    """Yields the calls after `done` iterations, with batches on the devices.
 
-    Batches are functions of seed, stage and iteration only.
+    Batches depend only on seed, stage and iteration.
     """
     layout, dataset = run.layout, run.dataset
     seed, first = run.config.seed * 1000 + stage.index, done * stage.updates
@@ -38,7 +38,7 @@ def calls(run: Run, stage: Stage, cadence: Cadence, done: int) -> Generator[Call
 def make_iterate(
     run: Run, stage: Stage, frozen: Mapping[str, Tree]
 ) -> Callable[[TrainState, Call], tuple[TrainState, dict[str, jax.Array]]]:
-    """The function that does a call: the updates of every phase, in order, each with its batch."""
+    """Returns the function that runs a call: the updates of every phase, each on its own batch."""
     phases, layout = stage.method.phases, run.layout
     made_of = phases, stage.roles, stage.tx, layout, run.config.microbatches
     method, rates = _replicated(layout, (stage.method, stage.rates))
@@ -58,5 +58,5 @@ def make_iterate(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _replicated(layout: Layout, tree: Tree) -> Tree:
-    """On every device, of every process."""
+    """Returns the tree, replicated on every device of every process."""
     return jax.lax.with_sharding_constraint(tree, layout.replicated)

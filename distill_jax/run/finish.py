@@ -1,4 +1,4 @@
-"""The end of a stage: final/, the weights and everything needed to sample them."""
+"""The end of a stage: writes final/, the weights and everything needed to sample from them."""
 
 import dataclasses
 import json
@@ -12,12 +12,12 @@ from distill_jax.sampling.manifest import Adapters, Lineage, Manifest, Reference
 from distill_jax.storage import checkpoint
 from distill_jax.typing import Tree
 
-# Keys of a config that a manifest repeats.
+# Keys of a config that a manifest copies.
 MANIFEST_KEYS = ("schedule", "parameterization", "matmul_precision", "data")
 
 
 def finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
-    """Writes final/: the weights and everything needed to sample them, and the fake's weights."""
+    """Writes final/: the weights, everything needed to sample from them, and the fake's weights."""
     spec, final = stage.spec, stage.directory / "final"
     config = json.loads(run.config.to_json())
     method = {"name": spec.method.name, **dataclasses.asdict(stage.method)}  # type: ignore[call-overload]  # Methods are dataclasses.
@@ -52,7 +52,7 @@ def _reference(directory: epath.Path, start: epath.Path) -> Reference:
 
 
 def _relative(directory: epath.Path, start: epath.Path) -> str:
-    """Its final/ seen from `start` where both lie in one workdir, so that it may be moved."""
+    """Returns the path of final/, relative to `start` if both are in one movable workdir."""
     path = find_final(directory)
     if path.parent.parent == start.parent.parent:
         return f"../../{path.parent.name}/{path.name}"

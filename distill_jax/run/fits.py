@@ -1,4 +1,4 @@
-"""Fits: what a run makes from its data before the first stage, and keeps: its codec."""
+"""The codec of a run, which is fitted to the data and saved before the first stage."""
 
 import dataclasses
 import functools
@@ -19,16 +19,16 @@ from distill_jax.sampling.codecs import CODECS, Fitted, load_codec, read_codec
 from distill_jax.sampling.loading import find_final
 from distill_jax.storage import checkpoint
 
-IMAGES = 10_000  # Of the training images that a codec is fitted to, at most.
+IMAGES = 10_000  # Largest number of training images that a codec is fitted to.
 
 
 @dataclasses.dataclass(frozen=True)
 class CodecFit:
-    """The codec of a run.
+    """The codec of a run, and the means to fit it.
 
     Attributes:
-      options: as in the config, {"name": an entry of CODECS, **options} or {"path": a directory}.
-      directory: WORKDIR/codec, or that of the path.
+      options: the config's value, {"name": an entry of CODECS, **options} or {"path": directory}.
+      directory: WORKDIR/codec, or the directory of the path.
       source: the dataset of images.
     """
 
@@ -38,19 +38,19 @@ class CodecFit:
 
     @property
     def finished(self) -> bool:
-        """Whether it is complete on disk."""
+        """Whether the codec is complete on disk."""
         return (self.directory / "final" / "manifest.json").exists()
 
     @property
     def kind(self) -> Any:
-        """The entry of CODECS, built."""
+        """The built entry of CODECS, before it is fitted."""
         if "path" in self.options:
             return read_codec(self.final)[0]
         return build(CODECS, "codec", self.options)
 
     @property
     def final(self) -> epath.Path:
-        """Its final/."""
+        """The final/ directory of the codec."""
         return find_final(self.directory)
 
     @functools.cached_property
@@ -60,15 +60,15 @@ class CodecFit:
 
     @property
     def dataset(self) -> Encoded:
-        """The dataset of latents that the networks see; its batches need the finished codec."""
+        """The dataset of latents for the networks; its batches need the finished codec."""
         spec = self.kind.latents(self.source.spec)
         return Encoded(self.source, spec, lambda images: self.codec.encode(images))
 
     def finish(self) -> bool:
-        """Fits it and writes final/, unless that is done; returns whether there was anything to do.
+        """Fits the codec and writes final/ unless it is finished; returns whether it did so.
 
         Raises:
-          ValueError: where another codec was finished there, or one for other images.
+          ValueError: when the directory has another codec, or a codec for other images.
         """
         if not distributed.broadcast_from_first(self.finished):
             images = jnp.asarray(normalise(self.source.images("train", IMAGES).x))
@@ -92,11 +92,11 @@ class CodecFit:
 
 
 def codec_fit(options: Mapping[str, Any], workdir: epath.Path, source: Dataset) -> CodecFit | None:
-    """The codec that `config.codec` names; None for pixels.
+    """Returns the codec that `config.codec` names; None for pixels.
 
     Raises:
       KeyError: for an unknown name or option.
-      ValueError: where the codec does not fit the data.
+      ValueError: when the codec does not fit the data.
     """
     if not options:
         return None
@@ -107,5 +107,5 @@ def codec_fit(options: Mapping[str, Any], workdir: epath.Path, source: Dataset) 
         )
     directory = absolute(options["path"]) if "path" in options else workdir / "codec"
     fit = CodecFit(dict(options), directory, source)
-    fit.kind.latents(source.spec)  # Refuses data that it does not fit.
+    fit.kind.latents(source.spec)  # Raises ValueError for data that the codec does not fit.
     return fit

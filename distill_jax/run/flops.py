@@ -1,4 +1,4 @@
-"""Floating-point operations of a function, counted in what JAX traces of it."""
+"""Counts the floating-point operations of a function in its jaxpr."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,17 +9,17 @@ import numpy as np
 
 
 def flops(function: Callable, *args: Any) -> int:
-    """Floating-point operations of one call, whose arguments may be abstract.
+    """Returns the floating-point operations of one call, whose arguments may be abstract.
 
-    A multiply-add is 2. Matrix products and convolutions are counted, the latter without what is
-    multiplied by padding: so XLA counts them, and so published figures were found. A branch is its
-    dearest one, a loop of unknown length one round, and what nothing depends on is counted too.
+    A multiply-add is 2. Only matrix products and convolutions count, without products with padding.
+    XLA counts in the same way, and so do published figures. A conditional counts as its most
+    expensive branch, a loop of unknown length as one iteration. Dead code counts too.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def _count(jaxpr: Any) -> int:
-    """FLOPs of a jaxpr and of the programs in it."""
+    """Returns the FLOPs of a jaxpr, including the jaxprs inside it."""
     total = 0
     for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
@@ -36,7 +36,7 @@ def _count(jaxpr: Any) -> int:
 
 
 def _jaxprs(value: Any) -> Iterable[Any]:
-    """The programs within a parameter of an operation."""
+    """Yields the jaxprs inside a parameter of an operation."""
     for each in value if isinstance(value, (tuple, list)) else (value,):
         each = getattr(each, "jaxpr", each)
         if hasattr(each, "eqns"):
@@ -44,7 +44,7 @@ def _jaxprs(value: Any) -> Iterable[Any]:
 
 
 def _convolution(eqn: Any) -> int:
-    """2 (images) (channels out) (channels in per group) prod over axes of (taps on the image)."""
+    """Returns 2 (images) (channels out) (channels in per group) prod over axes (taps in image)."""
     params, (x, kernel) = eqn.params, (v.aval.shape for v in eqn.invars)
     out, numbers = eqn.outvars[0].aval.shape, params["dimension_numbers"]
     total = 2 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]

@@ -1,4 +1,4 @@
-"""A run: the unfinished stages of a config, in order, each from the finished network before it."""
+"""Runs a plan: trains the unfinished stages in order, then draws their pictures."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -22,14 +22,14 @@ def run(
     profile: Profile | None = None,
     ideal: Mapping[str, float] | None = None,
 ) -> bool:
-    """Runs the unfinished stages.
+    """Runs the unfinished stages of a plan.
 
     Args:
-      planned: from plan.make.
-      stop: polled between iterations; see train.train.
-      force: goes on in a workdir that was begun with another config.
-      profile: iterations that are traced into the workdir's folder profile.
-      ideal: seconds that an iteration of each stage takes at the devices' peak; see logs.StageLog.
+      planned: the plan, from plan.make.
+      stop: function that is polled between iterations; see loop.train.
+      force: whether to continue in a workdir of another config.
+      profile: iterations to trace; the traces are written to the workdir's folder profile.
+      ideal: seconds of an iteration of each stage at the devices' peak; see logging.StageLog.
 
     Returns:
       Whether there was anything to do.
@@ -38,7 +38,7 @@ def run(
         stage for stage in planned.stages if not distributed.broadcast_from_first(stage.finished)
     ]
     if todo:
-        for split in ("train", "test"):  # Data that are missing end a run before it begins.
+        for split in ("train", "test"):  # Fails before the training if data are missing.
             planned.dataset.images(split, 1)
     if profile:
         steps = {stage.name: stage.spec.steps for stage in planned.stages}
@@ -60,7 +60,7 @@ def run(
 
 
 def draw_grids(planned: Run, stop: Callable[[], bool]) -> None:
-    """Writes the pictures of all stages that have none."""
+    """Draws the pictures of all stages that lack one."""
     for stage in planned.stages:
         if stop():
             raise InterruptedError("stopped while drawing grids")

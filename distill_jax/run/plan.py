@@ -1,4 +1,4 @@
-"""A config, checked: every name looked up and every number tried, before anything is started."""
+"""The plan of a run: looks up every name and checks every number before anything starts."""
 
 import dataclasses
 import re
@@ -46,7 +46,7 @@ from distill_jax.typing import Tree
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A checked config: everything has been looked up, nothing has been started."""
+    """A checked config, with its dataset, codec, layout and stages; nothing has started."""
 
     config: ConfigDict
     workdir: epath.Path
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def parts(self) -> tuple[epath.Path, ...]:
-        """Directories of the codec and of the weights under adapters, see loading.load."""
+        """Directories of the codec and of the networks that adapters change, see loading.load."""
         bases = [stage.start.weights for stage in self.stages if stage.roles.trained.base]
         places = [base.directory for base in bases]
         if self.codec:
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def allow(self) -> tuple[str, ...]:
-        """Names that the run's own networks may import: the config's, and its methods' samplers."""
+        """Names that the run's networks may import: the config's, and those of its samplers."""
         samplers = (name_of(type(stage.trained.sampler)) for stage in self.stages)
         return (*named(self.config), *foreign(samplers))
 
@@ -75,12 +75,12 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     """Looks up every name and checks every number of a config, and starts nothing.
 
     Args:
-      config: one that no one has checked.
-      workdir: of the run; it need not exist.
-      devices: to plan for; a run for another number than are here can be looked at alone.
+      config: an unchecked config.
+      workdir: workdir of the run; it need not exist.
+      devices: number of devices to plan for, None for those here; another number is only a plan.
 
     Raises:
-      KeyError: for a key or name that nobody knows, with a suggestion.
+      KeyError: for an unknown key or name, with a suggestion.
       ValueError: for numbers that do not fit each other.
     """
     check_keys(config, configs.base(), "config")
@@ -108,12 +108,12 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
 def _plan_stage(
     config: ConfigDict, name: str, before: list[Stage], dataset: Dataset, workdir: epath.Path
 ) -> Stage:
-    """The stage of one entry of config.stages, checked against those before it."""
+    """Returns the stage of one entry of config.stages, checked against the stages before it."""
     spec = config.stages[name]
     if not re.fullmatch(r"s\d+_\w+", name):
         raise ValueError(
-            f"expected a name such as s00_{name}, whose number says when it runs; "
-            "config.pipeline gives stages theirs"
+            f"expected a name such as s00_{name}, whose number is the stage's place; "
+            "config.pipeline adds these numbers"
         )
     check_keys(spec, configs.stage("", "", steps=1, learning_rate=1.0), f"stages.{name}")
     check_rules(spec, "")
@@ -130,7 +130,7 @@ def _plan_stage(
     method.check(None if teacher is None else teacher.trained)
     if start is not None:
         role = "init" if spec.init else "teacher"
-        # A teacher that is trained on may learn to predict something else.
+        # A teacher that is only fine-tuned may change its parameterization.
         head = ("parameterization",) if method.needs_teacher else ()
         check_alike(network_spec, start.network_spec, role, ("schedule", *head))
     if teacher is not None:
@@ -157,7 +157,7 @@ def _shapes(
     start: Ancestor | None,
     fake: Ancestor | None,
 ) -> dict[str, Tree]:
-    """Shapes and types of the parameters of every role."""
+    """Returns the shapes and types of the parameters of every role."""
 
     def frozen(found: Ancestor) -> Tree:
         whole = found.stored
@@ -186,27 +186,27 @@ def _student_network(
     method: Method,
     dataset: Dataset,
 ) -> NetworkSpec:
-    """What the student of a stage is; its method must be able to work with that."""
+    """Returns the student's NetworkSpec after checking that the method can train it."""
     heads, name = method.parameterizations, spec.method.name
     if heads and config.parameterization not in heads:
         raise ValueError(
             f"config.parameterization is {config.parameterization!r}; method {name!r} "
-            f"works with {', '.join(heads)} alone, in its teacher too"
+            f"works only with {', '.join(heads)}, in its teacher too"
         )
     described = {"schedule": config.schedule.to_dict(), "parameterization": config.parameterization}
     network_spec = make_network({**described, "model": model}, dataset.spec, EVERYTHING)
     needed = method.needs_features or method.has_discriminator
     if needed and network_spec.network.features is None:
         raise ValueError(
-            f"method {name!r} looks into the middle of its networks, and network "
-            f"{model['name']!r} offers no features; take one that does, such as mlp, dit and unet"
+            f"method {name!r} needs the features of its networks, and network "
+            f"{model['name']!r} has no features; take one that does, such as mlp, dit and unet"
         )
     _check_resolutions(method, network_spec)
     return network_spec
 
 
 def _check_resolutions(method: Method, network_spec: NetworkSpec) -> None:
-    """A method that trains on smaller images ends with the data's, and its network takes them."""
+    """Checks that a multi-resolution method ends at full size, and that its network takes them."""
     height, width, channels = network_spec.spec.shape
     if method.resolutions and (height, max(method.resolutions)) != (width, height):
         raise ValueError(
@@ -222,20 +222,20 @@ def _check_resolutions(method: Method, network_spec: NetworkSpec) -> None:
 
 
 def named(config: ConfigDict) -> tuple[str, ...]:
-    """The names of code of the user's own in a config, and those that its `allow` adds."""
+    """Returns the names of the user's own code in a config, including those in `allow`."""
     names = [value for key, value in flat(config.to_dict()).items() if key.endswith(".name")]
     return foreign((*names, *config.allow))
 
 
 def _check_sampler(trained: Trained) -> None:
-    """Raises ValueError for a sampler that no finished network could name."""
+    """Raises ValueError for a sampler that cannot be imported by its name."""
     kind = type(trained.sampler)
     if lookup(SAMPLERS, "sampler", name_of(kind), EVERYTHING, Sampler) is not kind:
         raise ValueError(f"sampler {name_of(kind)} names another class; define it in a module")
 
 
 def show(run: Run) -> str:
-    """The plan as text: one line per stage, then the totals."""
+    """Returns the plan as text: one line per stage, then the totals."""
     rows = []
     for stage in run.stages:
         low_high = stage.trained.guidance.w_range
@@ -272,7 +272,7 @@ def show(run: Run) -> str:
 
 
 def _rounding(run: Run) -> list[str]:
-    """A warning where a low precision ends in a loss that multiplies its rounding."""
+    """Returns a warning for losses that amplify the rounding of a low precision, if any."""
     head = run.config.parameterization
     names = [stage.name for stage in run.stages if stage.model.get("dtype", "float32") != "float32"]
     if head not in ("x", "both") or not names:

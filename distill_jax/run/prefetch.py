@@ -1,4 +1,4 @@
-"""Batches on the devices before they are asked for; data.images reads and decodes further ahead."""
+"""Prefetches batches to the devices; data.images reads and decodes files further ahead."""
 
 import collections
 from collections.abc import Generator
@@ -9,15 +9,15 @@ Item = TypeVar("Item")
 
 
 def prefetch(items: Generator[Item, None, None], count: int) -> Generator[Item, None, None]:
-    """The same items in their order, made on a thread, at most `count` of them too early.
+    """Iterates over `items` with a background thread that keeps up to `count` of them ready.
 
-    What making an item raises is raised where it would have been yielded. The thread begins with
-    the first item that is asked for, and ends with the items or when this iterator is closed, which
-    waits for the item being made and closes `items` too.
+    An exception of `items` is raised in place of its item. The thread starts at the first `next`.
+    It ends after the last item, or when this iterator is closed, which waits for the current item
+    and closes `items`.
 
     Args:
-      items: made by a function of their number, not of when they are asked for.
-      count: from 1.
+      items: generator whose items do not depend on the time of the call.
+      count: largest number of items ready, at least 1.
     """
     thread, end = ThreadPoolExecutor(1, "prefetch"), object()
     try:

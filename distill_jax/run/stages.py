@@ -1,4 +1,4 @@
-"""A planned stage, and the finished networks that it begins from: found, and checked against it."""
+"""Planned stages, and the search for the finished networks that they begin from."""
 
 import dataclasses
 from collections.abc import Container, Mapping
@@ -22,25 +22,25 @@ from distill_jax.typing import Tree
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One checked entry of config.stages.
+    """A checked entry of config.stages.
 
     Attributes:
-      name: such as s02_n0032.
-      index: from 0.
-      spec: its entry in the config.
-      method: what its losses are.
-      trained: what its finished network is.
-      roles: its networks.
-      shapes: of what its roles train, and of what they are called with beside that.
-      directory: where it writes.
-      teacher: its teacher, a finished network; None without one.
-      start: the finished network its student starts from, the teacher but for the option `init`;
-        None for a fresh start.
-      fake_start: the finished network whose fake its fake starts from; None where that is the
-        student's start.
-      batch_size: of its updates, the config's but for the option `batch_size`.
-      model: what its network is made from, the config's but for the option `model`.
-      tx: its optimizer, the config's but for the option `optimizer`.
+      name: name, such as s02_n0032.
+      index: number of the stage, from 0.
+      spec: entry in the config.
+      method: method, with its losses.
+      trained: description of the finished network.
+      roles: networks of the stage.
+      shapes: shapes of the parameters by role, both trained and frozen.
+      directory: output directory.
+      teacher: finished network that is the teacher; None without one.
+      start: finished network whose weights the student starts from: the teacher, or the option
+        `init`; None for fresh weights.
+      fake_start: finished network whose fake network the stage's starts from; None if it starts
+        like the student.
+      batch_size: batch size, from the option `batch_size` or the config.
+      model: options of the network, from the option `model` or the config.
+      tx: optimizer, from the config and the option `optimizer`.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Stage:
 
     @property
     def updates(self) -> int:
-        """Updates, and batches, of one iteration."""
+        """Number of updates, and of batches, in one iteration."""
         return sum(phase.updates_per_iteration for phase in self.method.phases)
 
     @property
     def rates(self) -> Rates:
-        """The numbers of its optimizer."""
+        """Learning rate, EMA decay and other settings of the optimizer."""
         spec = self.spec
         return Rates(
             learning_rate=spec.learning_rate,
@@ -79,21 +79,21 @@ class Stage:
 
     @property
     def finished(self) -> bool:
-        """Whether its network is complete on disk."""
+        """Whether the finished network is complete on disk."""
         return (self.directory / "final" / "manifest.json").exists()
 
 
 @dataclasses.dataclass(frozen=True)
 class Ancestor:
-    """A network that a stage begins from, described before it is trained.
+    """A network that a stage begins from, described even before it is trained.
 
     Attributes:
-      directory: of its stage, or its final/.
-      network_spec: what it is.
-      trained: what it was trained to do.
-      base: the network whose weights it has adapters of; None without adapters.
-      rank: of its adapters.
-      full: modules that stand among its adapters in full.
+      directory: directory of the stage, or final/.
+      network_spec: network, parameterization and shapes.
+      trained: description of the task that the network was trained for.
+      base: network whose weights the adapters change; None without adapters.
+      rank: rank of the adapters.
+      full: modules that are trained in full among the adapters.
     """
 
     directory: epath.Path
@@ -105,27 +105,27 @@ class Ancestor:
 
     @property
     def like(self) -> Like:
-        """The description that decides the shapes of its parameters."""
+        """The description that determines the shapes of the network's parameters."""
         base = None if self.base is None else self.base.like
         return Like(self.network_spec, self.trained.inputs, base, self.rank, self.full)
 
     @property
     def stored(self) -> Tree:
-        """Shapes and types of its parameters: in its final/, or float32 in a stage of the run."""
+        """Shapes and types of the parameters: as in final/, or float32 for a stage of this run."""
         final = (self.directory / "manifest.json").exists()
         shapes = self.like.shapes
         return trees.as_stored(self.directory / "params", shapes) if final else shapes
 
     @property
     def weights(self) -> "Ancestor":
-        """The network whose frozen weights adapters on this one change."""
+        """The network with the frozen weights: `base`, or this network if it has no adapters."""
         return self.base or self
 
 
 def check_alike(
     student: NetworkSpec, other: NetworkSpec, role: str, names: tuple[str, ...]
 ) -> None:
-    """Raises ValueError unless both mean the same by a time, or by what else is named."""
+    """Raises ValueError unless both networks have the same schedule, or other named attributes."""
     heads = {head: name for name, head in PARAMETERIZATIONS.items()}
     for name in names:
         mine, theirs = getattr(student, name), getattr(other, name)
@@ -138,12 +138,12 @@ def check_alike(
 
 
 def check_conditions(method: Method, mine: DataSpec, theirs: DataSpec) -> None:
-    """Raises ValueError unless both have the conditions that the method calls them with."""
+    """Raises ValueError unless data and teacher have the conditions that the method needs."""
     if method.needs_teacher and mine.cond != theirs.cond:
         raise ValueError(
             f"the data has {_shown(mine)}, the teacher {_shown(theirs)}; take data with the "
-            "teacher's, or first fine-tune the teacher with a diffusion stage on these, its module "
-            "for them in `new`"
+            "teacher's conditions, or first fine-tune the teacher on this data: a diffusion stage "
+            "whose `new` names the module of its conditions"
         )
     if method.guides and not mine.cond:
         raise ValueError(
@@ -153,7 +153,7 @@ def check_conditions(method: Method, mine: DataSpec, theirs: DataSpec) -> None:
 
 
 def _shown(spec: DataSpec) -> str:
-    """The conditions of a dataset or network in words."""
+    """Returns the conditions of a dataset or network in words."""
     words = [
         f"{leaf.classes} classes of {name}" if leaf.classes else f"{name} {leaf.shape}"
         for name, leaf in spec.cond
@@ -164,7 +164,7 @@ def _shown(spec: DataSpec) -> str:
 def find_teacher(
     spec: ConfigDict, method: Method, before: list[Stage], allow: Container[str]
 ) -> Ancestor | None:
-    """The finished network that a stage learns from; None for a stage without."""
+    """Returns the network that is a stage's teacher; None for a stage without a teacher."""
     if not spec.teacher and not method.needs_teacher:
         return None
     if not spec.teacher and not before:
@@ -178,13 +178,13 @@ def find_teacher(
 def find_network(
     name: str, option: str, before: list[Stage], base: str = "", allow: Container[str] = ()
 ) -> Ancestor:
-    """The finished network that an option names: an earlier stage, or a directory.
+    """Returns the network that an option names: an earlier stage, or a directory.
 
     Args:
       name: value of the option.
-      option: its name.
+      option: name of the option, for messages.
       before: earlier stages.
-      base: the directory of the weights that its adapters change; "" for one in its workdir.
+      base: directory of the network that the adapters change; "" to find it in the workdir.
       allow: names that a directory may import, see `load`.
     """
     named = {stage.name: stage for stage in before}
@@ -213,10 +213,10 @@ def find_network(
 def find_roles(
     spec: ConfigDict, method: Method, roles: Roles, teacher: Ancestor | None, start: Ancestor | None
 ) -> Roles:
-    """The roles of a stage with what they keep: weights, or adapters of a network's that is frozen.
+    """Returns the roles of a stage, each with its own weights or with adapters of a frozen network.
 
-    There is one copy of the frozen weights: where teacher and student have adapters of the same
-    network, or where the student has adapters of the teacher's own.
+    The frozen weights exist once if teacher and student have adapters of the same network, or if
+    the student has adapters of the teacher's weights.
     """
     if not spec.lora:
         return roles
@@ -239,7 +239,7 @@ def find_roles(
 def find_fake(
     spec: ConfigDict, roles: Roles, before: list[Stage], allow: Container[str]
 ) -> Ancestor | None:
-    """The finished network whose fake the stage's starts from; None without `init_fake`."""
+    """Returns the network whose fake the stage's fake starts from; None without `init_fake`."""
     for option in ("init_fake", "keep_fake"):
         if spec[option] and not roles.fake:
             raise ValueError(
@@ -251,7 +251,7 @@ def find_fake(
     if spec.lora:
         raise ValueError(
             f"init_fake is {spec.init_fake!r} and lora {spec.lora}: adapters of student and fake "
-            "stand on the same weights; leave out one of the two"
+            "share the same frozen weights; leave out one of the two"
         )
     found = find_network(spec.init_fake, "init_fake", before, allow=allow)
     _check_kept(spec.init_fake, found.directory, before)
@@ -260,7 +260,7 @@ def find_fake(
 
 
 def _check_kept(name: str, directory: epath.Path, before: list[Stage]) -> None:
-    """Raises ValueError unless the stage leaves its fake network there, or has done so."""
+    """Raises ValueError unless the directory has a fake network, or its stage will save one."""
     stage = next((stage for stage in before if stage.directory == directory), None)
     if stage is not None and not stage.finished:
         if not stage.spec.keep_fake:
@@ -271,6 +271,6 @@ def _check_kept(name: str, directory: epath.Path, before: list[Stage]) -> None:
     elif checkpoint.read_manifest(find_final(directory)).get("fake") is None:
         raise ValueError(
             f"init_fake is {name!r}, and the final/ there has no fake network; set keep_fake=True "
-            "in its stage, move its final/ away and run it again with --resume=force: it is "
-            "written anew from the last state"
+            "in its stage, move final/ away and run the stage again with --resume=force: it writes "
+            "final/ again from the last state"
         )

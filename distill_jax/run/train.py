@@ -1,4 +1,4 @@
-"""The training of one stage, from what it begins with to its last iteration."""
+"""The training of one stage, from its first or newest state to its last iteration."""
 
 import contextlib
 from collections.abc import Callable
@@ -22,9 +22,9 @@ def train_stage(
     profile: Profile | None,
     ideal: float | None,
 ) -> tuple[Tree, Tree | None]:
-    """The running mean of the student's weights after the last iteration, and the fake's weights.
+    """Trains a stage, and returns the EMA of the student's weights and the fake's weights.
 
-    The latter are None unless the stage is to keep them.
+    The fake's weights are None unless the stage has keep_fake=True.
     """
     config, spec = run.config, stage.spec
     states = States(stage.directory / "states", config.keep, config.keep_every)

@@ -1,4 +1,4 @@
-"""What the keys and numbers of a config must satisfy, each with one message."""
+"""Validation of the keys and values of a config; every error is one message."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from distill_jax.runtime.files import write_json
 from distill_jax.runtime.options import Rule, check, choice, number, whole
 from distill_jax.runtime.registry import suggestion
 
-# Rules of keys of a config, and of its stages.
+# Rules for keys of a config and of its stages.
 RULES = {
     **dict.fromkeys(
         ("log_every", "save_every", "microbatches", "updates_per_call", "steps"), whole(1)
@@ -30,7 +30,7 @@ RULES_OF_EVALUATE = {
     "w": Rule(lambda w: bool(w) and min(w) >= 0, "at least one w, each from 0"),
     "ancestral": Rule(lambda v: all(0 <= each <= 1 for each in v), "variances from 0 to 1"),
 }
-# What a value may be, by the type of its default.
+# The allowed types of a value and their name, by the type of the default.
 TYPES: dict[type, tuple[Any, str]] = {
     ConfigDict: ((ConfigDict, dict), "a dict"),
     dict: ((ConfigDict, dict), "a dict"),
@@ -41,7 +41,7 @@ TYPES: dict[type, tuple[Any, str]] = {
     bool: (bool, "True or False"),
 }
 
-# Keys of a config that change a network by rounding at most: a run may go on with others.
+# Keys of a config that may change in a resumed run: networks stay the same, up to rounding.
 RESUMABLE = (
     "allow",
     "evaluate",
@@ -55,20 +55,20 @@ RESUMABLE = (
 
 
 def flat(tree: Any, path: str = "config") -> dict[str, Any]:
-    """The values of a config as plain data, by dotted key."""
+    """Returns the values of a config as plain data, by dotted key."""
     if not isinstance(tree, Mapping):
         return {path: tree}
     return {k: v for key, value in tree.items() for k, v in flat(value, f"{path}.{key}").items()}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """A line for every key of two flat configs whose values differ, what is there first."""
+    """Returns a line for every key whose values differ between two flat configs, old first."""
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     return [f"{key}: {old.get(key)} there, {new.get(key)} now" for key in keys]
 
 
 def check_keys(config: ConfigDict, known: ConfigDict | dict[str, Any], path: str) -> None:
-    """Raises KeyError for a key that is not in `known`, ValueError for another type than there."""
+    """Raises KeyError for a key that `known` lacks, and ValueError for a value of another type."""
     for key, value in config.items():
         if key not in known:
             raise KeyError(
@@ -80,7 +80,7 @@ def check_keys(config: ConfigDict, known: ConfigDict | dict[str, Any], path: str
 
 
 def _check_type(value: Any, known: Any, path: str) -> None:
-    """Raises ValueError unless the value has the type of the default."""
+    """Raises ValueError unless the value has the type of its default."""
     types, expected = TYPES[type(known)]
     if isinstance(value, bool) != isinstance(known, bool) or not isinstance(value, types):
         raise ValueError(f"{path} is {value!r}; expected {expected}")
@@ -94,7 +94,7 @@ def check_rules(config: ConfigDict, path: str, rules: Mapping[str, Rule] = RULES
 
 
 def check_config(config: ConfigDict) -> None:
-    """Raises ValueError for values of a config outside its stages that make no sense."""
+    """Raises ValueError for invalid values of a config outside its stages."""
     check_rules(config, "config.")
     for key in ("log_every", "save_every"):
         if config[key] % config.updates_per_call:
@@ -106,7 +106,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def check_microbatches(size: int, parts: int, ways: int) -> None:
-    """Raises ValueError unless a batch of `size` is divided by its parts and by the devices."""
+    """Raises ValueError unless microbatches times devices divide a batch of `size`."""
     if size % (parts * ways):
         raise ValueError(
             f"batch_size {size} is not divisible by microbatches x data x fsdp = {parts} x {ways}; "
@@ -115,7 +115,7 @@ def check_microbatches(size: int, parts: int, ways: int) -> None:
 
 
 def claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
-    """Writes config.json, or makes sure that the one there says the same."""
+    """Writes config.json, or checks the existing one against the config."""
     path = workdir / "config.json"
     new = json.loads(config.to_json())
     if path.exists():
@@ -136,5 +136,5 @@ def claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
 
 
 def kept(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a config, as plain data, that must not change when a run goes on."""
+    """Returns the values of a config, as plain data, that must not change in a resumed run."""
     return {key: value for key, value in config.items() if key not in RESUMABLE}

@@ -209,7 +209,7 @@ BAD = {
     "encoder with a head that loses eps at t = 0": (
         config_of(TEACHER, ENCODER, parameterization="x"),
         ValueError,
-        "parameterization is 'x'; method 'encoder' works with v, eps, flow, edm alone",
+        "parameterization is 'x'; method 'encoder' works only with v, eps, flow, edm",
     ),
     "decoder from an encoder": (
         config_of(TEACHER, ENCODER, stage("half", "progressive", num_steps=4, **RATES)),
@@ -241,12 +241,12 @@ BAD = {
     "features of a network that has none": (
         config_of(TEACHER, SWD, model=SONG),
         ValueError,
-        "method 'swd' looks into the middle .* 'song_unet' offers no features; take one that",
+        "method 'swd' needs the features .* 'song_unet' has no features; take one that",
     ),
     "discriminator on a network without features": (
         config_of(TEACHER, stage("dmd2", "dmd2", gan_weight=0.1, **RATES), model=SONG),
         ValueError,
-        "'song_unet' offers no features",
+        "'song_unet' has no features",
     ),
     "fake network kept of a method without one": (
         config_of({**TEACHER, "keep_fake": True}),
@@ -265,7 +265,7 @@ BAD = {
             {**SID, "teacher": "teacher", "init_fake": "sid", "lora": 1},
         ),
         ValueError,
-        "init_fake is 'sid' and lora 1: adapters of student and fake stand on the same weights",
+        "init_fake is 'sid' and lora 1: adapters of student and fake share the same frozen weights",
     ),
     "number where True or False is expected": (
         config_of(TEACHER, {**SID, "keep_fake": 1}),
