@@ -206,7 +206,7 @@ def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
     if values.source_label is not None:
         x, label = x[label == values.source_label], label[label == values.source_label]
     if not len(x):
-        raise ValueError(f"no held-out image has --source_label={values.source_label}")
+        raise ValueError(f"no test image has --source_label={values.source_label}")
     return x[: values.num], label[: values.num] if student.num_classes else None
 
 

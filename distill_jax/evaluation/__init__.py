@@ -1,1 +1,1 @@
-"""Finished networks are measured and drawn: comparisons, protocols, reports, pictures."""
+"""Evaluation of finished networks: comparisons, protocols, reports, pictures."""

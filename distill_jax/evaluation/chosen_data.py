@@ -1,7 +1,7 @@
-"""The dataset that a command reads beside a finished network, chosen by the user.
+"""The user's choice of the dataset that a command reads for a finished network.
 
-A student directory may come from anybody, and its manifest names a dataset: a folder, a bucket or a
-TFDS name. Nothing outside the package is read at the word of such a file alone.
+The manifest of a student names a dataset: a folder, a bucket or a TFDS name. A student directory
+may come from anybody, so data outside the package is read only if the user agrees.
 """
 
 import json
@@ -17,8 +17,8 @@ from distill_jax.sampling.student import Student
 
 
 def define_flags() -> None:
-    """The flags --config and --data; not at import, for other command lines share names."""
-    flags.disclaim_key_flags()  # They are the command's, so that its --help shows them.
+    """Defines the flags --config and --data; not at import, because commands share flag names."""
+    flags.disclaim_key_flags()  # So that the flags are key flags of the command that calls this.
     config_flags.DEFINE_config_file("config", None, "Config whose data to use.")
     flags.DEFINE_enum(
         "data", None, ["manifest"], "manifest: use the data that the student's manifest names."
@@ -26,17 +26,17 @@ def define_flags() -> None:
 
 
 def choose(student: Student, values: Any) -> Mapping[str, Any]:
-    """The options of a dataset, as in a config: those of --config, or of the student's manifest.
+    """Returns the options of the dataset, from --config or from the student's manifest.
 
-    The manifest's are used where the package holds the data, or where --data=manifest says so.
+    The manifest's dataset is used if it is part of the package, or with --data=manifest.
 
     Args:
-      student: whose network was trained on them.
-      values: of the flags.
+      student: the network that was trained on the data.
+      values: the values of the flags.
 
     Raises:
-      ValueError: where the user has to choose, with what the manifest names; for data of another
-        shape than the network's; for a dataset that would be imported and is not in --allow.
+      ValueError: when the user has to choose; for data of another shape than the network's; for a
+        dataset that would be imported and is not in --allow.
     """
     data = student.manifest.data or {}
     if values.config is not None:
@@ -48,8 +48,8 @@ def choose(student: Student, values: Any) -> Mapping[str, Any]:
     name = data.get("name")
     if name is None:
         raise ValueError(
-            "this network was imported and does not say what its data were; name a config that "
-            "does, such as --config=configs/cifar10_guided.py --config.data.data_dir=DIR"
+            "the manifest of this imported network names no data; name a config with its data, "
+            "such as --config=configs/cifar10_guided.py --config.data.data_dir=DIR"
         )
     if name in EMBEDDED or values.data == "manifest":
         check_allowed([name], values.allow)

@@ -1,4 +1,4 @@
-"""Measures finished networks against data and teacher."""
+"""Measures finished networks against the data and the teacher."""
 
 import contextlib
 import functools
@@ -22,9 +22,9 @@ from distill_jax.storage import checkpoint
 
 
 class Entry(NamedTuple):
-    """One row to be measured; of several variances the one with the smallest distance counts.
+    """A row to measure; the best of several variances has the smallest distance.
 
-    `role` is "teacher" or "student", `sampler` what a row calls it.
+    `role` is "teacher" or "student", `sampler` the name of the sampler in the row.
     """
 
     role: str
@@ -41,18 +41,18 @@ def entries(
     strengths: Sequence[float],
     ancestral: Sequence[float] = (),
 ) -> list[Entry]:
-    """The rows of a comparison; for every w the first is the teacher's at its own steps.
+    """Returns the rows of a comparison; for every w the first is the teacher at its own steps.
 
     Args:
-      teacher: a network without w, sampled at the step counts of the students and at its own,
-        which is the reference of the others; it is guided when students know w. None leaves the
-        columns that need it out.
-      students: those that take w, or can be guided, get the strengths of their range, the others
-        the one in their weights.
-      strengths: values of w for the former, and the smallest of a student that knows none of
-        them; without a w in any student, one row without.
-      ancestral: weights of the large variance at which the teacher is sampled by the ancestral
-        sampler too, () for none.
+      teacher: a network that takes no w. It is sampled at the step counts of the students and at
+        its own, which is the reference for all rows. It is guided if students take w. Without a
+        teacher (None), the columns that need one are missing.
+      students: networks to measure. A student that takes w, or can be guided, is measured at each
+        of the strengths in its range; any other student at the w in its weights.
+      strengths: values of w. A student whose range has none of them is measured at its smallest w.
+        If no student has any w, there is one row per number of steps, without w.
+      ancestral: weights of the large variance, at which the teacher is also sampled with the
+        ancestral sampler; () for none.
     """
     free = [s.takes_w or s.can_be_guided for s in students or [teacher]]
     pairs = list(zip(students or [teacher], free, strict=True))
@@ -67,7 +67,7 @@ def entries(
         strengths = (None,)
     counts, found = {student.trained.num_steps for student in students}, []
     for w in strengths:
-        # Less than no guidance may be in a student's weights, and is nothing to guide a teacher by.
+        # A student's weights may have w < 0, but a teacher cannot be guided by it.
         absent = teacher is None or (w is not None and w < 0)
         for n in () if absent else sorted({*counts, teacher.trained.num_steps})[::-1]:
             found.append(Entry("teacher", "teacher", teacher, w, n))
@@ -84,12 +84,12 @@ def entries(
 
 
 def _baked(student: Student) -> float:
-    """The strength in the weights, without the rounding of what it was computed from."""
+    """Returns the w in a student's weights, rounded to six digits."""
     return round(student.trained.guidance.fixed_w, 6)
 
 
 def knows(student: Student, w: float | None) -> bool:
-    """Whether the student can be sampled at guidance strength `w`; None, without, always."""
+    """Returns whether the student can be sampled at guidance strength `w`; None is always True."""
     baked = _baked(student)
     low, high = student.trained.guidance.w_range or (
         (0.0, math.inf) if student.can_be_guided else [baked] * 2
@@ -103,16 +103,16 @@ def compare(
     num: int,
     start: int = 0,
 ) -> Iterator[Row]:
-    """The measured rows of `entries`; the reference itself has no distance to the reference.
+    """Yields the measured rows of `entries`; the reference has no distance to the reference.
 
-    Two networks at most are on the devices at once, so rows of the same one should follow each
-    other. The samples that others are compared with stay in the host's memory.
+    At most two networks are on the devices at once, so rows of the same network should be adjacent.
+    The reference samples stay in the host's memory.
 
     Args:
-      evaluator: what measures; None in processes that only take part in the drawing.
-      planned: from `entries`.
-      num: samples of each.
-      start: rows before that one were measured earlier.
+      evaluator: evaluator of the samples; None in processes that only help to draw them.
+      planned: rows to measure, from `entries`.
+      num: number of samples per row.
+      start: index of the first row to measure; earlier rows exist already.
     """
     networks = {entry.network.directory: entry.network for entry in planned}
     loaded = functools.lru_cache(maxsize=2)(lambda directory: read(networks[directory]))
@@ -150,16 +150,16 @@ def compare(
 
 
 def _reference(planned: Sequence[Entry], w: float | None) -> Entry | None:
-    """The teacher at its own number of steps, which the rows of a w are compared with."""
+    """Returns the entry of the teacher at its own number of steps: the reference for w."""
     paired = any(entry.role == "student" for entry in planned)
     teachers = (entry for entry in planned if entry.w == w and entry.sampler == "teacher")
     return next(teachers, None) if paired else None
 
 
 def _compile(draw: Draw, network: Student, w: float | None, variance: float | None) -> None:
-    """Draws once with a program, so that no row's time includes its compilation.
+    """Draws once to compile the program, so that no row's time includes the compilation.
 
-    In one step, whatever the network was made for: the number of steps is traced.
+    One sampling step is enough, because the number of steps is traced.
     """
     once = network.trained.sampler.with_steps(1)
     if once is not None and network.trained.sampler.on_grid:
@@ -168,12 +168,12 @@ def _compile(draw: Draw, network: Student, w: float | None, variance: float | No
 
 
 def _given(entry: Entry) -> float | None:
-    """The w that the network is called with: none for one that knows none."""
+    """Returns w as passed to the network; None if the network takes no guidance."""
     return entry.w if entry.network.takes_w or entry.network.can_be_guided else None
 
 
 def _cost(entry: Entry, seconds: float) -> Row:
-    """Network calls and seconds for one image."""
+    """Returns the network calls and the seconds per image."""
     calls = entry.network.calls(_given(entry), entry.num_steps)
     return {"calls": calls, "seconds_per_image": seconds}
 
@@ -187,24 +187,24 @@ def write_report(
     parts: Sequence[epath.Path] = (),
     allow: Container[str] = (),
 ) -> bool:
-    """Writes report.json, report.md and report.png over the finished stages of a workdir.
+    """Writes report.json, report.md and report.png about the finished stages of a workdir.
 
-    Rows that are measured are kept in report.rows.json until all are.
+    report.rows.json has the measured rows until the report is complete.
 
     Args:
-      workdir: of a run whose stages are finished.
-      data: the dataset to compare with, as in the run's config. The manifests are not asked: what
-        lies in a workdir may come from elsewhere.
+      workdir: workdir of a run whose stages are finished.
+      data: options of the dataset to compare with, from the run's config. Manifests do not count:
+        files in a workdir may come from elsewhere.
       settings: "w", "num_samples" and "ancestral" of the config's `evaluate`.
-      stop: polled between rows; true raises InterruptedError.
-      layout: of the devices that samples are drawn on; None is the first.
-      parts: what networks in it may be made of outside of it, see loading.load.
+      stop: function that is polled between rows; if it returns true, InterruptedError is raised.
+      layout: layout of the devices that draw samples; None is the first device.
+      parts: directories of codecs and base networks outside the workdir, see loading.load.
       allow: names that the networks may import, see loading.load.
 
     Returns:
-      Whether there was anything to do: not when the files there are of the same networks.
+      Whether there was anything to do; False if the report is of the same networks and settings.
     """
-    # An unfinished one is of an earlier config, which --resume=force left behind.
+    # An unfinished stage belongs to an earlier config, before --resume=force.
     manifests = sorted(workdir.glob("s[0-9]*_*/final/manifest.json"))
     finals = [manifest.parent for manifest in manifests]
     prints = {final.parent.name: checkpoint.fingerprint(final) for final in finals}
@@ -218,7 +218,7 @@ def write_report(
     students = [network for network in decoders if network.manifest.distilled]
     teacher = root(students[-1]) if students else decoders[-1]
     planned = entries(teacher, students, settings["w"], settings["ancestral"])
-    # In the order of the networks, each of which is then loaded once.
+    # Sorted by network, so that each network is loaded once.
     places = {id(network): place for place, network in enumerate([teacher, *students])}
     order = sorted(range(len(planned)), key=lambda i: places[id(planned[i].network)])
     ordered = [planned[i] for i in order]
@@ -249,7 +249,7 @@ def write_report(
 
 
 def _rows(path: epath.Path, made_of: Mapping[str, Any]) -> list[Row] | None:
-    """The rows in a file, None where it is not there or of other networks or settings."""
+    """Returns the rows in a file; None if it is missing, or of other networks or settings."""
     with contextlib.suppress(FileNotFoundError, KeyError, ValueError):
         content = json.loads(path.read_text())
         return content["rows"] if content["made_of"] == made_of else None
@@ -262,14 +262,14 @@ def _record(
     rows: Sequence[Row],
     protocol: str,
 ) -> None:
-    """Puts the rows of every student into its manifest."""
+    """Writes the rows of every student to its manifest."""
     for student in students:
         mine = [row for entry, row in zip(planned, rows, strict=True) if entry.network is student]
         checkpoint.record(student.directory, {"protocol": protocol, "rows": mine})
 
 
 def root(student: Student) -> Student | None:
-    """The undistilled network at the start of the lineage, None when it is not there any more."""
+    """Returns the undistilled network at the start of the lineage; None if it no longer exists."""
     while student.manifest.distilled:
         parent = student.manifest.lineage.parent
         if parent is None or not (student.directory / parent / "manifest.json").exists():

@@ -20,24 +20,24 @@ from distill_jax.typing import Batch, Tree
 # (channels, stride) of the 3x3 convolutions; the mean over the last one's pixels is the features.
 LAYERS = ((32, 2), (64, 2), (128, 1), (128, 2))
 EPOCHS, BATCH, LEARNING_RATE = 3, 128, 4e-3
-MIN_UPDATES, MOST_EPOCHS = 300, 30  # Updates; fewer where they would be more than so many epochs.
+MIN_UPDATES, MOST_EPOCHS = 300, 30  # Small data get MIN_UPDATES, but at most MOST_EPOCHS epochs.
 ADAM = optimizer(b1=0.9, b2=0.999, clip_norm=0.0)
-TURNS = 4  # Quarter turns, the classes of images without any.
+TURNS = 4  # Number of quarter turns, which are the classes of images without labels.
 
 
 class ConvNet:
-    """The feature network where images are too large for a perceptron: see features.Classifier.
+    """The feature network for images that are too large for a perceptron: see features.Classifier.
 
-    Without labels it learns to tell by how many quarter turns an image was rotated (Gidaris et al.
-    2018, arXiv:1803.07728), which needs features of what is to be seen as well.
+    Without labels it learns to predict by how many quarter turns an image was rotated (Gidaris et
+    al. 2018, arXiv:1803.07728), which needs features of the content, too.
 
-    Whatever the devices of a run are, it is trained and used on the CPU in float32, so that a
-    distance means the same everywhere: accelerators multiply with fewer bits.
+    It always runs on the CPU in float32, whatever the devices of the run, so that distances are
+    comparable: accelerators multiply with fewer bits.
 
     Args:
       x: training images (n, h, w, c), square, float32 in [-1, 1] or uint8.
-      label: their classes (n,), None where there are none.
-      least: updates of small data; the protocol's is MIN_UPDATES.
+      label: classes (n,) of the images, None without labels.
+      least: number of updates for small data; MIN_UPDATES in the protocol.
     """
 
     def __init__(self, x: np.ndarray, label: np.ndarray | None, least: int = MIN_UPDATES):
@@ -56,20 +56,20 @@ class ConvNet:
         self._params = state.params["student"]
 
     def features(self, x: np.ndarray) -> np.ndarray:
-        """The mean activations of the last layer, (n, 128)."""
+        """Returns the mean activations of the last layer, (n, 128)."""
         return self._apply(x)[0]
 
     def accuracy(self, x: np.ndarray, label: np.ndarray) -> float:
-        """The fraction of images that it puts into the class they are meant to show."""
+        """Returns the fraction of images that are classified as their labels."""
         return float(np.mean(self._apply(x)[1].argmax(-1) == label))
 
     def rotation_accuracy(self, x: np.ndarray) -> float:
-        """Without labels: the fraction of images whose turn it tells, a quarter by chance."""
+        """Returns, without labels, the fraction of correctly predicted turns; chance is 0.25."""
         turns = np.arange(len(x)) % TURNS
         return self.accuracy(_turned(x, turns), turns)
 
     def _apply(self, x: np.ndarray, size: int = 500) -> tuple[np.ndarray, ...]:
-        """Features and logits of all images, `size` at a time."""
+        """Returns features and logits of all images, computed `size` at a time."""
         with _on_cpu():
             parts = [_apply(self._params, x[i : i + size]) for i in range(0, len(x), size)]
         return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
@@ -77,7 +77,7 @@ class ConvNet:
 
 @contextlib.contextmanager
 def _on_cpu() -> Iterator[None]:
-    """Computes on the CPU in float32; with a warning elsewhere, where JAX was given no CPU."""
+    """Computes on the CPU in float32, or on another device with a warning if JAX has no CPU."""
     try:
         device = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -92,17 +92,17 @@ def _on_cpu() -> Iterator[None]:
 
 
 def _updates(n: int, least: int) -> int:
-    """As many as EPOCHS of n images are, and of small data up to `least`."""
+    """Returns the number of updates: EPOCHS epochs of n images, or for small data up to `least`."""
     return max(1, EPOCHS * n // BATCH, min(least, MOST_EPOCHS * n // BATCH))
 
 
 def _turned(x: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """Images, each rotated by so many quarter turns."""
+    """Rotates each image by its number of quarter turns."""
     return np.stack([np.rot90(image, k) for image, k in zip(x, turns, strict=True)])
 
 
 def _calls(x: np.ndarray, label: np.ndarray | None, updates: int) -> Iterator[Call]:
-    """A batch for each update, every epoch a permutation; without labels its images are turned."""
+    """Yields a batch per update, from shuffled epochs; without labels, images are rotated."""
     rng = np.random.default_rng(0)
     epochs = [rng.permutation(len(x)) for _ in range(-(-updates * BATCH // len(x)))]
     for step, rows in enumerate(np.concatenate(epochs)[: updates * BATCH].reshape(-1, BATCH)):
@@ -114,7 +114,7 @@ def _calls(x: np.ndarray, label: np.ndarray | None, updates: int) -> Iterator[Ca
 
 
 def _init(key: jax.Array, channels: int, classes: int) -> Tree:
-    """(kernel, bias) of each layer, and of the classifier, which starts at 0."""
+    """Returns (kernel, bias) of each layer, and of the classifier, which starts at 0."""
     params, normal = [], jax.nn.initializers.he_normal()
     for i, (width, _) in enumerate(LAYERS):
         shape = 3, 3, channels, width
@@ -125,7 +125,7 @@ def _init(key: jax.Array, channels: int, classes: int) -> Tree:
 
 @jax.jit
 def _apply(params: Tree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Means over pixels of the last convolution, (n, 128), and logits of the classes."""
+    """Returns the last convolution's means over pixels, (n, 128), and the logits."""
     h, (*layers, (weights, offset)) = normalise(x), params
     for (kernel, bias), (_, stride) in zip(layers, LAYERS, strict=True):
         h = jax.lax.conv_general_dilated(
@@ -137,7 +137,7 @@ def _apply(params: Tree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def cross_entropy(method: None, key: jax.Array, batch: Batch, params: Tree) -> tuple[Any, dict]:
-    """The mean over the images: the loss of the only phase."""
+    """Returns the mean cross-entropy of the images: the loss of the only phase."""
     _, logits = _apply(params, batch.x)
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch.cond["label"]).mean(), {}
 

@@ -13,10 +13,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 Row = dict[str, Any]
-# Samples this near are the same; how near, which may be rounding, would squash a logarithmic axis.
+# Smaller distances are rounding errors, which would squash a logarithmic axis.
 SAME = 1e-6
-# What a panel shows, and a note that says how it is measured, by measure; {0} is the name of the
-# distance, {1} the teacher's number of steps, {2} the distance between halves of the data.
+# Title of a panel and note about its measure, by measure. {0} is the name of the distance, {1} the
+# teacher's number of steps, {2} the distance between halves of the data.
 PANELS = {
     "FD": (
         "{0}: distance to the data",
@@ -43,7 +43,7 @@ STUDENTS = tuple(("-", marker) for marker in "os^DvPX*<>hp")
 
 
 class Look(NamedTuple):
-    """How the line of a sampler is drawn; its colour says w."""
+    """The style of a sampler's line; its colour shows w."""
 
     sampler: str
     linestyle: str
@@ -51,7 +51,7 @@ class Look(NamedTuple):
     hollow: bool
 
     def line(self, color: Any) -> dict[str, Any]:
-        """The properties of a Line2D."""
+        """Returns the properties of a Line2D."""
         return {
             "color": color,
             "linestyle": self.linestyle,
@@ -65,7 +65,7 @@ class Look(NamedTuple):
 
 
 def looks(rows: Sequence[Row]) -> list[Look]:
-    """Broken lines and hollow markers for samplers of the teacher, full ones for students."""
+    """Returns dashed lines with hollow markers for the teacher's samplers, solid for students."""
     hollow = {row["sampler"]: row["sampler"].startswith("teacher") for row in rows}
     styles = {True: itertools.cycle(TEACHERS), False: itertools.cycle(STUDENTS)}
     names = sorted(hollow, key=lambda name: (not hollow[name], name))
@@ -73,10 +73,10 @@ def looks(rows: Sequence[Row]) -> list[Look]:
 
 
 def quality(content: dict[str, Any]) -> Figure:
-    """Every distance of a report against sampling steps, one panel each.
+    """Returns the figure of every distance in a report against sampling steps, one panel each.
 
     Args:
-      content: of report.json: "name" and "floor" of the distance, and "rows".
+      content: content of report.json: "name" and "floor" of the distance, and "rows".
     """
     name, rows = content["name"], content["rows"]
     measures = [name, f"{name}-to-teacher", "l2"]
@@ -108,32 +108,32 @@ def quality(content: dict[str, Any]) -> Figure:
 
 
 def _drawn(value: float | None) -> float | None:
-    """The value, None where there is none that a logarithmic axis can show."""
+    """Returns the value, or None if a logarithmic axis cannot show it."""
     return value if value is not None and SAME < value < math.inf else None
 
 
 def _label(sampler: str, rows: Sequence[Row]) -> str:
-    """The name of a sampler, and that it makes two calls in each of its steps where it does."""
+    """Returns the name of a sampler, with a note if each step makes two network calls."""
     mine = [row for row in rows if row["sampler"] == sampler]
     twice = all(row["calls"] == 2 * row["num_steps"] for row in mine)
     return f"{sampler} (2 network calls a step)" if twice else sampler
 
 
 def _describe(axes: Sequence[Axes], measures: Sequence[str], content: dict[str, Any]) -> None:
-    """Says in words what every panel shows."""
+    """Adds the title and note of every panel."""
     texts = [_words(measure, content) for measure in measures]
     most = max(note.count("\n") for _, note in texts)
     place: dict[str, Any] = {"xy": (0, 1), "xytext": (0, 6), "textcoords": "offset points"}
     style: dict[str, Any] = {"va": "bottom", "fontsize": 8.5, "color": "0.3"}
     for axis, measure, (title, note) in zip(axes, measures, texts, strict=True):
         axis.set_title(title, loc="left", fontsize=11, pad=20 + 12 * most)
-        note += "\n" * (most - note.count("\n"))  # So that all begin at one height.
+        note += "\n" * (most - note.count("\n"))  # So that all notes begin at the same height.
         axis.annotate(note, **place, xycoords="axes fraction", **style)
         axis.set_ylabel(f"{measure} (lower is better)")
 
 
 def _words(measure: str, content: dict[str, Any]) -> tuple[str, str]:
-    """The title of a panel, and the lines below it."""
+    """Returns the title of a panel, and the note below it."""
     name, rows = content["name"], content["rows"]
     kind = "to-teacher" if measure.endswith("-to-teacher") else measure.partition("-")[0]
     most = max((row["num_steps"] for row in rows if row["sampler"] == "teacher"), default=0)
@@ -147,7 +147,7 @@ def _words(measure: str, content: dict[str, Any]) -> tuple[str, str]:
 
 
 def _scale(axis: Axes, rows: Sequence[Row], measure: str) -> None:
-    """Logarithmic axes with numbers, whatever range their values have."""
+    """Sets logarithmic axes with plain numbers for any range of values."""
     axis.set(xscale="log", yscale="log", xlabel="sampling steps")
     counts = sorted({row["num_steps"] for row in rows})
     margin = max(1.1, (counts[-1] / counts[0]) ** 0.05)
@@ -166,7 +166,7 @@ def _scale(axis: Axes, rows: Sequence[Row], measure: str) -> None:
 
 
 def _apart(counts: Sequence[int]) -> list[int]:
-    """Those of many ascending numbers whose labels do not cover each other."""
+    """Returns the ascending numbers whose labels do not overlap."""
     least = (counts[-1] / counts[0]) ** (1 / 16) if len(counts) > 8 else 1.0
     kept = [counts[0]]
     for count in counts[1:]:
@@ -176,9 +176,9 @@ def _apart(counts: Sequence[int]) -> list[int]:
 
 
 def ticks(low: float, high: float) -> np.ndarray:
-    """At least three round numbers from `low` to `high` for a logarithmic axis.
+    """Returns at least three round numbers from `low` to `high` for a logarithmic axis.
 
-    Powers of ten where there are as many; else these times 1, 2 and 5; else equal steps.
+    They are powers of ten, or these times 1, 2 and 5, or multiples of a step, in this order.
     """
     decades = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 2, 5)):

@@ -1,4 +1,4 @@
-"""Pictures of finished networks: grids of images, scatters of points, codes of an encoder."""
+"""Pictures of finished networks: grids of images, scatter plots, codes of an encoder."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from distill_jax.sampling.student import Student
 def save_grid(path: epath.Path, x: np.ndarray, columns: int, side: int = 48) -> None:
     """Writes images (n, h, w, c), c 1 or 3, as a PNG with `columns` per row.
 
-    Images under `side` pixels are enlarged by whole factors, without smoothing.
+    Images smaller than `side` pixels are enlarged by a whole factor, without smoothing.
     """
     _, height, width, channels = x.shape
     factor = max(1, side // height)
@@ -38,13 +38,13 @@ def save_grid(path: epath.Path, x: np.ndarray, columns: int, side: int = 48) -> 
 def save_scatter(
     path: epath.Path, samples: Mapping[str, np.ndarray], label: np.ndarray | None, data: np.ndarray
 ) -> None:
-    """Writes points (n, 2), coloured by class, over those of the data in grey, as a PNG.
+    """Writes a PNG of points (n, 2), coloured by class, over the data's points in grey.
 
     Args:
-      path: of the file.
+      path: path of the file.
       samples: points by the title of their panel.
-      label: the classes (n,) in every panel, None for one colour.
-      data: points (m, 2).
+      label: classes (n,) of the points in every panel, None for one colour.
+      data: points (m, 2) of the data.
     """
     figure = Figure(figsize=(4 * len(samples), 4), layout="constrained")
     axes = figure.subplots(1, len(samples), squeeze=False, sharex=True, sharey=True)[0]
@@ -66,7 +66,7 @@ def draw(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Data
 
 
 def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Dataset) -> None:
-    """Writes the same noise at every w (rows) and the first classes (columns), or a scatter."""
+    """Writes samples from the same noise by w (rows) and class (columns), or a scatter plot."""
     strengths: Sequence[float | None] = w
     if student.trained.guidance.w_range is not None:
         low, high = student.trained.guidance.w_range
@@ -85,7 +85,7 @@ def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset:
 def _draw_points(
     student: Student, path: epath.Path, w: Sequence[float | None], data: np.ndarray
 ) -> None:
-    """Writes 2,000 points at every w over as many of the data."""
+    """Writes a scatter plot of 2,000 samples at every w over 2,000 points of the data."""
     label = student.conditioner.in_turn(2000)
     samples = {}
     for strength in w:
@@ -96,7 +96,7 @@ def _draw_points(
 
 
 def draw_codes(student: Student, path: epath.Path, images: Source) -> None:
-    """Writes an image of each of the first classes, and below it the noise that an encoder finds.
+    """Writes an image of each of the first classes, above the noise that an encoder maps it to.
 
     The noise is divided by 3, so that black and white are three standard deviations.
     """
@@ -108,6 +108,6 @@ def draw_codes(student: Student, path: epath.Path, images: Source) -> None:
 
 
 def _write(path: epath.Path, content: bytes) -> None:
-    """Writes the file in one step, from process 0."""
+    """Writes a file atomically, from process 0."""
     if distributed.first():
         replace(path, content)

@@ -1,4 +1,4 @@
-"""What samples of a dataset are measured by, and what its real images get."""
+"""Protocols that measure samples against a dataset, and real images for comparison."""
 
 import abc
 from collections.abc import Mapping
@@ -18,22 +18,22 @@ from distill_jax.metrics.sliced import by_class
 from distill_jax.runtime.registry import EVERYTHING, build
 
 Row = dict[str, Any]
-MAX_REFERENCE_IMAGES = 50_000  # Images of a split that statistics are made of.
-MLP_MAX_PIXELS = 1024  # Numbers in an image up to which the classifier is a perceptron.
-NEIGHBOURS = 5_000  # Points of a plane that recall is a fraction of, and samples that cover them.
+MAX_REFERENCE_IMAGES = 50_000  # Largest number of images of a split in the statistics.
+MLP_MAX_PIXELS = 1024  # Largest number of values in an image for the perceptron as classifier.
+NEIGHBOURS = 5_000  # Number of points, and of samples, for the recall of points.
 
 
 class Evaluator(abc.ABC):
-    """Everything that samples of one dataset are compared with.
+    """The protocol of one dataset: its distance, its statistics, and the measures of real images.
 
     Attributes:
-      name: of its distance, which is a key of every row.
-      floor: distances between real images: two halves of the training images, and training
-        against held-out images.
-      real_recall: of one half of the training images by the other.
-      real_accuracy: of the classifier on held-out images, None where there is none.
-      rotation_accuracy: of a classifier of quarter turns on held-out images, 0.25 by chance: what
-        its features are worth where the data have no labels. None where they have.
+      name: name of the distance, a key of every row.
+      floor: distances between real images: two halves of the training images ("halves"), and
+        training against test images ("test").
+      real_recall: recall of one half of the training images by the other.
+      real_accuracy: accuracy of the classifier on test images, None without labels.
+      rotation_accuracy: accuracy of a classifier of quarter turns on test images, 0.25 by chance,
+        for data without labels; it shows how good the features are. None with labels.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Evaluator(abc.ABC):
     rotation_accuracy: float | None = None
 
     def summary(self) -> dict[str, Any]:
-        """The name of the distance and what real images get."""
+        """Returns the name of the distance and the measures of real images."""
         return {
             "name": self.name,
             "floor": self.floor,
@@ -54,13 +54,13 @@ class Evaluator(abc.ABC):
 
     @threadpool_limits.wrap(limits=1)  # Matrices this small are slower on several threads.
     def measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
-        """Distances, accuracy and recall of samples of these labels.
+        """Returns the distances, accuracy and recall of samples.
 
         Args:
           x: samples.
-          label: what they are meant to show, None for a network without labels.
-          target: the guided teacher's samples from the same noise; None when there is no teacher,
-            and for those samples themselves, whose distance would be rounding.
+          label: labels of the samples, None for a network without labels.
+          target: the guided teacher's samples from the same noise; None without a teacher, and for
+            the teacher's own samples, whose distance would be a rounding error.
         """
         row = self._measure(x, label, target)
         if target is not None:
@@ -69,14 +69,14 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
-        """The row without l2."""
+        """Returns the row without l2."""
 
 
 def make_evaluator(data: Mapping[str, Any]) -> Evaluator:
-    """The evaluator of a dataset: of its pixels if they are one point.
+    """Returns the evaluator of a dataset; images of one pixel are points.
 
-    `data` is as in a config: a dataset of one's own is imported, so take no words of a manifest for
-    it that nobody has looked at, see chosen_data.
+    `data` is the `data` of a config. A user's own dataset is imported, so `data` must not come from
+    an unchecked manifest, see chosen_data.
     """
     dataset = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset)
     if is_point(dataset.spec.x.shape):
@@ -86,12 +86,14 @@ def make_evaluator(data: Mapping[str, Any]) -> Evaluator:
 
 
 class ImageEvaluator(Evaluator):
-    """Frechet distance and recall in the features of a classifier trained on the dataset.
+    """The evaluator of images: Frechet distance and recall in the features of a classifier.
+
+    The classifier is trained on the dataset.
 
     Args:
-      dataset: of images.
-      name: of the distance.
-      least: updates of a ConvNet of small data.
+      dataset: dataset of images.
+      name: name of the distance.
+      least: number of updates of a ConvNet for small data.
     """
 
     def __init__(self, dataset: Dataset, name: str, least: int = MIN_UPDATES):
@@ -118,7 +120,7 @@ class ImageEvaluator(Evaluator):
             self.rotation_accuracy = self._classifier.rotation_accuracy(test.x)
 
     def _distance(self, features: np.ndarray) -> float:
-        """Frechet distance of features to those of the training images."""
+        """Returns the Frechet distance of features to the features of the training images."""
         return frechet_distance(moments(features), self._moments)
 
     def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
@@ -134,7 +136,7 @@ class ImageEvaluator(Evaluator):
 
 
 class PointEvaluator(Evaluator):
-    """Sliced Wasserstein-2 distance by class, and recall, of points: images of one pixel."""
+    """The evaluator of points, images of one pixel: sliced Wasserstein-2 by class, and recall."""
 
     name = "SW2"
 
@@ -149,7 +151,7 @@ class PointEvaluator(Evaluator):
         self.real_recall = recall(points[0][:NEIGHBOURS], points[1][:NEIGHBOURS])
 
     def _distances(self, x: np.ndarray, label: np.ndarray | None) -> dict[int, float]:
-        """Sliced W2 to the training points by class; of all together without labels."""
+        """Returns the sliced W2 to the training points by class, or to all without labels."""
         if label is None:
             label, real = np.zeros(len(x)), np.zeros(len(self._real))
         else:
@@ -167,16 +169,16 @@ class PointEvaluator(Evaluator):
 
 
 def _halves(x: np.ndarray) -> list[np.ndarray]:
-    """Two random halves of the rows, always the same."""
+    """Returns two random halves of the rows, always the same ones."""
     order = np.random.default_rng(0).permutation(len(x))
     return [x[part] for part in np.array_split(order, 2)]
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
-    """Images as vectors (n, h w c), in [-1, 1]."""
+    """Returns images as vectors (n, h w c), in [-1, 1]."""
     return normalise(x).reshape(len(x), -1)
 
 
 def _mean(values: dict[int, float]) -> float:
-    """The mean over classes."""
+    """Returns the mean over classes."""
     return float(np.mean(list(values.values())))

@@ -10,59 +10,60 @@ from distill_jax.runtime import logging
 from distill_jax.runtime.files import write_json
 
 Row = dict[str, Any]
-# What the distance of an evaluator is, by its name; {0} is the name, {1} the number of samples.
+# Definition of an evaluator's distance, by kind; {0} is its name, {1} the number of samples.
 DISTANCES = {
     "SW2": "{0}: sliced Wasserstein-2 distance to the training points of a class, mean over "
-    "classes, {1} samples, classes in turn. {0} worst class: the largest of them. recall: the "
-    "fraction of training points within the balls around samples, 5,000 of each, that reach to "
-    "their third neighbour.",
+    "classes, {1} samples, classes in turn. {0} worst class: the largest of these distances. "
+    "recall: the fraction of training points that are in the ball of some sample, whose radius is "
+    "the distance to its third neighbour, with 5,000 of each.",
     "FD": "{0}: Frechet distance to the training images in the features of a classifier trained "
     "on them, on the CPU in full precision, {1} samples, classes in turn; not FID. "
-    "{0}-to-teacher: to the guided teacher's samples at its full number of steps. accuracy: of "
-    "that classifier on the classes asked for. recall: the fraction of training images within the "
-    "balls around samples, in its features, that reach to their third neighbour.",
+    "{0}-to-teacher: the distance to the guided teacher's samples at its full number of steps. "
+    "accuracy: the classifier's accuracy on the requested classes. recall: the fraction of "
+    "training images that are in the ball of some sample, in the classifier's features, whose "
+    "radius is the distance to its third neighbour.",
 }
 
 
-# What stands between the table and the pictures of the stages, by the same names.
+# Text between the table and the pictures of the stages, by kind.
 NOTES = {
     "FD": (
-        "From 16 steps on a student need not be nearer to the teacher (l2) than the teacher's own "
-        "DDIM at that number of steps: absorbing guidance leaves an error that halvings keep, and "
-        "longer guided training lowers.",
+        "From 16 steps on, a student may be farther from the teacher (l2) than the teacher's own "
+        "DDIM at the same number of steps: the guided stage leaves an error, which halvings keep "
+        "and longer guided training reduces.",
         "## Samples",
-        "One row for each w, one column for each class, the same noise in every stage; of an "
-        "encoder, held-out images above the noise they are taken to.",
+        "One row per w, one column per class, with the same noise in every stage. For an encoder: "
+        "test images above their encoded noise.",
     ),
     "SW2": (
         "## Samples",
-        "One panel for each w, samples coloured by class over held-out points in grey; the same "
+        "One panel per w, with samples coloured by class over test points in grey, and the same "
         "noise in every stage.",
     ),
 }
 
 
 def protocol(name: str, num: int) -> str:
-    """What the numbers mean, in a few sentences."""
+    """Returns the definitions of all measures in a few sentences."""
     return DISTANCES[_kind(name)].format(name, num) + (
         " l2: root mean square difference per pixel, in [-1, 1], to the guided teacher's sample "
         "from the same noise. calls: network calls per image. seconds per image: wall clock of the "
-        "whole set over its size, compiled. variance: of the ancestral sampler, the weight of the "
-        "large one in [0, 1], the best of those tried. student: DDIM with its own number of steps; "
-        "student, stochastic: the sampler of long steps and fresh noise; student, another name: "
-        "that method's own sampler."
+        "whole set over its size, compiled. variance: the weight in [0, 1] of the ancestral "
+        "sampler's large variance, the best of those tried. student: DDIM with the student's own "
+        "number of steps; student, stochastic: the sampler of long steps and fresh noise; student, "
+        "another name: that method's own sampler."
     )
 
 
 def _kind(name: str) -> str:
-    """The kind of a distance, such as FD of FD-digits."""
+    """Returns the kind of a distance, such as FD for FD-digits."""
     return name.partition("-")[0]
 
 
 def rows_table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table, with a column for everything that any of them has.
+    """Returns the rows as a Markdown table, with a column for every key of any row.
 
-    A column that earlier rows lack stands before the one that follows it in its own row.
+    A key that earlier rows lack is placed before the key that follows it in its own row.
     """
     titles: list[str] = []
     for row in rows:
@@ -77,7 +78,7 @@ def rows_table(rows: Sequence[Row]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A cell of the table; numbers with three digits."""
+    """Returns the text of a cell; floats have three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -85,8 +86,8 @@ def write(workdir: epath.Path, content: dict[str, Any]) -> None:
     """Writes report.png, report.md and, last, report.json.
 
     Args:
-      workdir: of the run.
-      content: the summary of the evaluator, "rows" and "made_of".
+      workdir: workdir of the run.
+      content: summary of the evaluator, "rows" and "made_of".
     """
     with (workdir / "report.png").open("wb") as file:
         figures.quality(content).savefig(file, dpi=110)
@@ -95,16 +96,16 @@ def write(workdir: epath.Path, content: dict[str, Any]) -> None:
 
 
 def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
-    """The report in Markdown."""
+    """Returns the report in Markdown."""
     name, rows, floor = content["name"], content["rows"], content["floor"]
     grids = [path for path in sorted(workdir.glob("s[0-9]*_*/grid.png"))]
     parts = [
         f"# {workdir.name}",
         protocol(name, content["made_of"]["num_samples"]),
         f"Floor of {name}: {floor['halves']:.3g} between two halves of the training images, "
-        f"{floor['test']:.3g} between training and held-out images. {_real(content)}"
-        "Guidance (w > 0) moves samples away from the data on purpose, so there the distance to "
-        "the teacher is the one to read.",
+        f"{floor['test']:.3g} between training and test images. {_real(content)}"
+        "Guidance (w > 0) moves samples away from the data on purpose, so for w > 0 read the "
+        "distance to the teacher.",
         "![quality against steps](report.png)",
         *_headlines(name, rows),
         rows_table(rows),
@@ -118,27 +119,27 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
 
 
 def _real(content: dict[str, Any]) -> str:
-    """What real images get beside the floor of the distance."""
+    """Returns the recall and accuracy of real images in words."""
     found, accuracy = content["real_recall"], content["real_accuracy"]
     text = f"The recall of one half of the training images by the other is {found:.3f}. "
     if accuracy is None and content["rotation_accuracy"] is None:
         return text
     if accuracy is None:
         return (
-            f"{text}The data have no labels: the classifier learned to tell quarter turns, and is "
-            f"right about {content['rotation_accuracy']:.3f} of held-out images (by chance 0.25: "
-            "then its features say nothing). "
+            f"{text}The data have no labels, so the classifier was trained on quarter turns. It is "
+            f"right about {content['rotation_accuracy']:.3f} of test images (chance is 0.25, where "
+            "its features would be useless). "
         )
-    return f"{text}The classifier's accuracy on held-out images is {accuracy:.3f}. "
+    return f"{text}The classifier's accuracy on test images is {accuracy:.3f}. "
 
 
 def _in_calls(row: Row, name: str) -> str:
-    """A distance and the network calls that it took."""
+    """Returns a distance and the number of network calls in words."""
     return f"{row[name]:.3g} in {logging.counted(row['calls'], 'call')}"
 
 
 def _headlines(name: str, rows: Sequence[Row]) -> list[str]:
-    """The fewest-step students beside the teacher at the same steps and at its own, per w."""
+    """Returns a line per w: the fewest-step students and the teacher, at equal and full steps."""
     students = [row for row in rows if row["role"] == "student"]
     teachers = [row for row in rows if row["sampler"] == "teacher"]
     if not students or not teachers:

@@ -54,7 +54,7 @@ def test_data_of_another_shape_are_refused(choose):
 
 @pytest.mark.parametrize("data", [{}, None, {"name": None}])
 def test_a_manifest_that_names_no_data_asks_for_a_config(choose, data):
-    with pytest.raises(ValueError, match="name a config that does, such as --config="):
+    with pytest.raises(ValueError, match="name a config with its data, such as --config="):
         choose(data, data="manifest")
 
 
