@@ -1,4 +1,4 @@
-"""The network families by name, (spec, **options) -> Network, and the discriminators' heads."""
+"""Networks by name, as functions (spec, **options) -> Network, and discriminator heads by name."""
 
 from distill_jax.models.adm_unet import adm_unet
 from distill_jax.models.discriminators import DISCRIMINATORS

@@ -1,7 +1,7 @@
-"""The ADM UNet of Dhariwal & Nichol (2021, arXiv:2105.05233), as they and as EDM trained it.
+"""The ADM UNet of Dhariwal & Nichol (2021, arXiv:2105.05233), for ADM and EDM checkpoints.
 
-One network for both: their checkpoints embed the index of a table of 1,000 noise levels, those of
-Karras et al. (2022, arXiv:2206.00364, appendix F.2) the logarithm of sigma.
+ADM checkpoints embed the index in a table of 1,000 noise levels. EDM checkpoints (Karras et al.
+2022, arXiv:2206.00364, appendix F.2) embed the logarithm of sigma.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from distill_jax.models.residual_unet import MULTIPLIERS, Architecture, Residual
 from distill_jax.runtime.options import choice, option, whole
 from distill_jax.typing import Cond, Image, Output, Time
 
-# (arch, t) -> the number that is embedded.
+# Functions (arch, t) -> the number to embed.
 NOISE_INPUTS = {
     "logsigma": noise_level,
     # Entry k of a table is t = (k + 1) / 1000.
@@ -30,15 +30,15 @@ NOISE_INPUTS = {
 
 @dataclasses.dataclass(frozen=True)
 class AdmArchitecture(Architecture):
-    """The numbers of an ADM UNet, beside those that every residual UNet has.
+    """The options of an ADM UNet, in addition to those of every residual UNet.
 
     Attributes:
-      heads: of every attention; None: as many as there are
-      head_dim: channels of a head in the width of the layer.
-      group_dim: channels at least in each of the 32 groups of a normalisation; with fewer, there
-        are fewer groups. 4 in EDM's networks, 1 in the released ADM ones.
+      heads: number of heads of every attention; None: width of the layer over `head_dim`.
+      head_dim: channels of a head if `heads` is None.
+      group_dim: smallest number of channels in each of the 32 groups of a normalisation; narrow
+        layers have fewer groups. 4 in EDM's networks, 1 in the released ADM networks.
       noise_input: a name in NOISE_INPUTS: "logsigma" is log(sigma / alpha) / 4, "index" 1000 t - 1.
-      w_scale: the w that is embedded like t = 1.
+      w_scale: the w whose embedding is that of t = 1.
     """
 
     channels: int = option(whole(4, 2), 192)
@@ -59,29 +59,29 @@ class AdmArchitecture(Architecture):
 
     @property
     def first(self) -> int:
-        """Channels after the first convolution: those of the first level."""
+        """Channels after the first convolution, the width of the first level."""
         return self.widths[0]
 
     def groups_of(self, width: int) -> int:
-        """Groups of a normalisation: 32, but of at least group_dim channels each."""
+        """Returns the groups of a normalisation: at most 32, of group_dim channels or more each."""
         return min(32, max(width // self.group_dim, 1))
 
     def heads_of(self, width: int) -> int:
-        """`heads`, or as many of head_dim channels as there are."""
+        """Returns `heads`, or the width over head_dim."""
         return self.heads or width // self.head_dim
 
 
 def cosines_and_sines(u: Time, dim: int) -> jax.Array:
-    """[cos(u f_k), sin(u f_k)], f_k = 10000^(-2 k / dim): (b,) -> (b, dim), dim even.
+    """Returns [cos(u f_k), sin(u f_k)], f_k = 10000^(-2 k / dim): (b,) -> (b, dim), dim even.
 
-    The order and the ladder, which stops short of 1e-4, of Dhariwal & Nichol's released networks.
+    Order and frequencies, which end before 1e-4, are those of Dhariwal & Nichol's networks.
     """
     angle = u[:, None] * jnp.exp(-math.log(10000.0) * jnp.arange(dim // 2) / (dim // 2))
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
 class AdmUNet(nn.Module):
-    """The embedding of ADM, and the U."""
+    """The network: ADM's embedding of noise level and conditions, and a ResidualUNet."""
 
     arch: AdmArchitecture
 
@@ -99,17 +99,17 @@ class AdmUNet(nn.Module):
 
 
 def adm_unet(spec: Spec, **options: Any) -> Network:
-    """The ADM UNet for the images of a spec; the defaults are the ImageNet 64x64 network.
+    """Returns the ADM UNet for the images of a spec; by default the ImageNet 64x64 network.
 
     Args:
-      spec: what it must fit.
+      spec: spec of the images and conditions.
       **options: the other attributes of AdmArchitecture.
 
     Raises:
-      ValueError: when they do not fit each other.
+      ValueError: when the options do not fit the spec or each other.
     """
     return as_network(AdmUNet(AdmArchitecture(spec, **options)))
 
 
-# What tables.build lets a config set.
+# The options that registry.build accepts from a config.
 vars(adm_unet)["__signature__"] = inspect.signature(AdmArchitecture)

@@ -21,17 +21,17 @@ from distill_jax.typing import Tree
 def make_network(
     described: Mapping[str, Any], data: DataSpec, allow: Container[str] = ()
 ) -> NetworkSpec:
-    """Network, parameterization and schedule of a config or manifest; equal ones are identical.
+    """Returns the NetworkSpec of a config or manifest; equal descriptions give the same object.
 
     Args:
-      described: with "model", "schedule" and "parameterization"; the order of keys is no matter.
-      data: what the network is called with.
+      described: mapping with "model", "schedule" and "parameterization", in any order.
+      data: images and conditions of the network.
       allow: names of models and schedules that may be imported, see registry.lookup.
 
     Raises:
       KeyError: for an unknown name.
-      ValueError: for a parameterization that the schedule or the network does not go with, and for
-        a name that may not be imported, even where it was before.
+      ValueError: for a parameterization that does not fit the schedule or the network, and for a
+        name that is not in `allow`, even if it was imported before.
     """
     check_allowed((described[key].get("name") for key in ("model", "schedule")), allow)
     names = ("model", "schedule", "parameterization")
@@ -41,7 +41,7 @@ def make_network(
 
 @functools.lru_cache(maxsize=64)
 def _make_network(text: str, data: DataSpec) -> NetworkSpec:
-    """make_network of the JSON text of what is described."""
+    """Returns make_network of a description in JSON; cached by that text."""
     described = as_tuples(json.loads(text))
     name = described["parameterization"]
     parameterization = lookup(PARAMETERIZATIONS, "parameterization", name)
@@ -58,9 +58,9 @@ def _make_network(text: str, data: DataSpec) -> NetworkSpec:
 
 
 def matmul_precision(name: str) -> contextlib.AbstractContextManager:
-    """Within it, float32 matrix products and convolutions are computed as config says.
+    """Returns a context that sets the precision of float32 matrix products and convolutions.
 
-    "default" leaves what is set: the device's way, or JAX_DEFAULT_MATMUL_PRECISION.
+    "default" changes nothing: the device or JAX_DEFAULT_MATMUL_PRECISION decides.
     """
     if name == "default":
         return contextlib.nullcontext()
@@ -68,13 +68,13 @@ def matmul_precision(name: str) -> contextlib.AbstractContextManager:
 
 
 def initial_params(key: jax.Array, network_spec: NetworkSpec, inputs: tuple[str, ...]) -> Tree:
-    """Fresh parameters of a network with these inputs beside z, t and label."""
+    """Returns fresh parameters of a network; `inputs` are those other than z, t and label."""
     return network_spec.network.init(key, *network_spec.spec.example(inputs))
 
 
-@functools.lru_cache(maxsize=64)  # All halvings of a chain have the same.
+@functools.lru_cache(maxsize=64)  # All halvings of a chain share an entry.
 def abstract_params(network_spec: NetworkSpec, inputs: tuple[str, ...]) -> Tree:
-    """Shapes and types of `initial_params`, computed without making any."""
+    """Returns the shapes and types of `initial_params` without computing the parameters."""
     return jax.eval_shape(lambda key: initial_params(key, network_spec, inputs), jax.random.key(0))
 
 
@@ -86,10 +86,10 @@ def fresh_adapters(
     rank: int,
     full: tuple[str, ...],
 ) -> Tree:
-    """Adapters of a network with these inputs that change nothing yet; see adapters.new_adapters.
+    """Returns new adapters of a network, which change nothing yet; see adapters.new_adapters.
 
     Raises:
-      ValueError: also for a network without layers that adapters can change.
+      ValueError: as new_adapters, and for a network without layers that adapters can change.
     """
     if network_spec.network.input_axes is None:
         raise ValueError(f"lora is {rank}, and this network has no layers for adapters; take 0")
@@ -101,7 +101,7 @@ def fresh_adapters(
 def adapter_shapes(
     network_spec: NetworkSpec, inputs: tuple[str, ...], rank: int, full: tuple[str, ...]
 ) -> Tree:
-    """Shapes and types of `fresh_adapters`."""
+    """Returns the shapes and types of `fresh_adapters`."""
 
     def make(key: jax.Array, params: Tree) -> Tree:
         return fresh_adapters(key, network_spec, inputs, params, rank, full)
@@ -110,23 +110,23 @@ def adapter_shapes(
 
 
 def rounded(params: Tree, dtype: str) -> Tree:
-    """Parameters as a network that is not trained keeps them, where they are: in `dtype`.
+    """Casts the matrices in the parameters of a frozen network to `dtype`, in their sharding.
 
-    Vectors and scalars stay as they are, for they are few: biases, scales of normalisations, and
-    frequencies, of which eight bits are too little. "float32" leaves all in the types that they
-    are stored in: wider ones would say no more.
+    Vectors and scalars keep their type: biases, scales of normalisations, and frequencies, for
+    which bfloat16 is too coarse. They are few. "float32" keeps the stored type of all parameters,
+    because wider types add no precision.
     """
     return params if dtype == "float32" else _rounded(params, dtype)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _rounded(params: Tree, dtype: str) -> Tree:
-    """Kernels in the dtype, vectors as they are."""
+    """Casts kernels to the dtype; vectors stay."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
 
 
 def as_tuples(spec: Any) -> Any:
-    """JSON lists back to tuples, which are hashable."""
+    """Converts lists, as in JSON, to hashable tuples."""
     if isinstance(spec, Mapping):
         return {key: as_tuples(value) for key, value in spec.items()}
     return tuple(as_tuples(value) for value in spec) if isinstance(spec, list) else spec

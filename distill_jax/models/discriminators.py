@@ -1,4 +1,4 @@
-"""The heads that tell noisy data from noisy samples, by name, for the shape of the images."""
+"""Discriminator heads by name, as functions of the images' shape."""
 
 import math
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from distill_jax.diffusion.denoiser import Head
 from distill_jax.models.pooled import as_head, pooled_head
 from distill_jax.typing import Time
 
-# PyTorch's for convolutions: uniform, of variance 1 / (3 fan_in).
+# PyTorch's initialisation of convolutions: uniform, of variance 1 / (3 fan_in).
 uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class SpatialDiscriminator(nn.Module):
-    """Two strided convolutions, each normalised, then one number for each place that is left.
+    """Two strided, normalised convolutions, and the mean of one logit per remaining position.
 
     Attributes:
-      grid: (rows, columns) of the positions of the features.
+      grid: (rows, columns) of the features' positions.
     """
 
     grid: tuple[int, int]
@@ -27,7 +27,7 @@ class SpatialDiscriminator(nn.Module):
     def __call__(self, features: jax.Array) -> Time:
         channels = features.shape[-1]
         h = features.reshape(-1, *self.grid, channels)
-        # A side of one position has nothing to halve.
+        # A side of one position cannot be halved.
         taps, pads = zip(*((4, 1) if side > 1 else (1, 0) for side in self.grid), strict=True)
         padding = [(pad, pad) for pad in pads]
         h = nn.Conv(channels, taps, 2, padding, kernel_init=uniform, name="conv_0")(h)
@@ -39,16 +39,16 @@ class SpatialDiscriminator(nn.Module):
         return h.mean(axis=(1, 2, 3))
 
     def _norm(self, h: jax.Array, name: str) -> jax.Array:
-        """A group normalisation."""
+        """Applies a group normalisation."""
         groups = groups_of(h.shape[-1])
         return nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, name=name)(h)
 
 
 def groups_of(channels: int) -> int:
-    """Groups of a normalisation: the most up to 32 that divide the channels, of 4 at least.
+    """Returns the groups of a normalisation: the largest divisor up to 32 with 4 channels each.
 
     Raises:
-      ValueError: where a group would see so few numbers that it keeps little but signs.
+      ValueError: for fewer than 4 channels, where a normalised group would keep little but signs.
     """
     if channels < 4:
         raise ValueError(
@@ -59,10 +59,10 @@ def groups_of(channels: int) -> int:
 
 
 def grid_of(positions: int, shape: tuple[int, ...]) -> tuple[int, int]:
-    """(rows, columns) of so many positions on images (h, w, c): rows / columns = h / w.
+    """Returns the (rows, columns) of the positions on images (h, w, c): rows / columns = h / w.
 
     Raises:
-      ValueError: where there is no such grid.
+      ValueError: when there is no such grid.
     """
     height, width = shape[:2]
     if positions == 1:
@@ -78,21 +78,21 @@ def grid_of(positions: int, shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def spatial_head(shape: tuple[int, ...]) -> Head:
-    """Convolution 4x4 of stride 2, convolution 4x4 of stride 4, convolution 1x1, one logit.
+    """Returns the head of DMD2: 4x4 convolutions of stride 2 and 4, a 1x1 convolution, one logit.
 
-    GroupNorm of 32 groups and SiLU follow the first two. Yin et al. (2024, arXiv:2405.14867), as
-    released for ImageNet 64 (edm_guidance.py), on features of 8x8 positions and 768 channels. On
-    other grids the second kernel is what is left of the grid where that is smaller than 4x4,
-    several places that are left give the mean of their logits, and features of one position pass
-    dense layers. Fewer than 128 channels are in groups of at least 4.
+    GroupNorm of 32 groups and SiLU follow the first two convolutions. Yin et al. (2024,
+    arXiv:2405.14867), as released for ImageNet 64 (edm_guidance.py), on features of 8x8 positions
+    and 768 channels. On smaller grids the second kernel has the size of its input. On larger grids
+    the logit is the mean over positions. For features of one position the convolutions are dense
+    layers. Fewer than 128 channels are in groups of at least 4.
 
     Args:
-      shape: (h, w, c) of the images, of which the features are a grid.
+      shape: shape (h, w, c) of the images; the features are a grid of positions on them.
     """
     return as_head(lambda features: SpatialDiscriminator(grid_of(features.shape[1], shape)))
 
 
 DISCRIMINATORS: dict[str, Callable[[tuple[int, ...]], Head]] = {
-    "pooled": lambda shape: pooled_head(),  # SwD's, for images of any shape.
+    "pooled": lambda shape: pooled_head(),  # The head of SwD, for images of any shape.
     "spatial": spatial_head,
 }

@@ -1,4 +1,4 @@
-"""A network that needs no training: the exact denoiser of the toy mixture, as parameters."""
+"""The exact denoiser of the toy mixture as a network, which needs no training."""
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,15 @@ from distill_jax.typing import Cond, Image, Output, Time, Tree
 
 
 def mixture(spec: Spec) -> Network:
-    """The exact denoiser of diffusion.analytic.ring, for the parameterization "v" alone.
+    """Returns the exact denoiser of diffusion.analytic.ring, only for the parameterization "v".
 
-    v = alpha eps - sigma x loses nothing at either end of any schedule, where x says nothing of eps
-    or eps nothing of x. The parameters are means (k, 2), log std and log weights (k,), and start at
-    the mixture's own, so a stage of one step with learning rate 0 makes a finished teacher.
+    v = alpha eps - sigma x is well conditioned at both ends of every schedule, where x does not
+    determine eps or eps does not determine x. The parameters are means (k, 2), log std and log
+    weights (k,). They start at the mixture's values, so a stage of one step with learning rate 0
+    makes a finished teacher.
 
     Args:
-      spec: of the dataset "mixture".
+      spec: spec of the dataset "mixture".
 
     Raises:
       ValueError: for the spec of other data.

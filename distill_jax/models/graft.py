@@ -1,4 +1,4 @@
-"""A student's first parameters: the teacher's, and fresh ones for new modules."""
+"""First parameters of a student: the teacher's, and fresh parameters for new modules."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,9 +10,9 @@ from distill_jax.typing import Tree
 
 
 def graft(fresh: Tree, teacher: Tree, new: Iterable[str] = ()) -> Tree:
-    """The teacher's parameters in the structure of `fresh`, with fresh ones where named in `new`.
+    """Returns the teacher's parameters in the structure of `fresh`, with fresh `new` modules.
 
-    They get the types of the fresh ones: a student of a teacher in bfloat16 trains float32 copies.
+    The result has the types of `fresh`: the student of a bfloat16 teacher trains float32 copies.
 
     Args:
       fresh: newly initialised parameters of the student.
@@ -20,7 +20,7 @@ def graft(fresh: Tree, teacher: Tree, new: Iterable[str] = ()) -> Tree:
       new: names of modules, anywhere on a path, that the teacher may lack.
 
     Raises:
-      ValueError: naming the first leaf that does not fit.
+      ValueError: for the first leaf that does not fit, with its name.
     """
     have = by_name(teacher)
     new = tuple(new)

@@ -1,9 +1,9 @@
 """A residual MLP with adaLN conditioning, for images of a few hundred numbers.
 
-The network of the digits demo. On a CPU it trains an order of magnitude faster than a transformer
-of as many parameters (`python benchmarks/networks.py`; figures in docs/results.md), for its work is
-a few large matrix products and not many small ones, and at 64 pixels it is enough. For larger
-images take the transformer.
+This is the network of the digits demo. On a CPU it trains an order of magnitude faster than a
+transformer of as many parameters (`python benchmarks/networks.py`; figures in docs/results.md),
+because its work is a few large matrix products instead of many small ones. It is good enough for
+64 pixels; use the transformer for larger images.
 """
 
 import flax.linen as nn
@@ -17,7 +17,7 @@ from distill_jax.typing import Cond, Image, Output, Time
 
 
 class MLP(nn.Module):
-    """Flattened image -> residual blocks -> image."""
+    """The network: residual blocks on the flattened image."""
 
     spec: Spec
     width: int
@@ -55,12 +55,12 @@ def mlp(
     blocks: int = 3,
     expand: int = 2,
 ) -> Network:
-    """The residual MLP for the images of a spec, and for no others.
+    """Returns the residual MLP for images of the spec's shape only.
 
     Args:
-      spec: what it must fit; label num_classes is the null label.
-      width: of the residual stream, even.
-      blocks: residual blocks.
+      spec: spec of the images and conditions; label num_classes is the null label.
+      width: width of the residual stream, even.
+      blocks: number of residual blocks.
       expand: hidden width of a block over the width of the stream.
     """
     return as_network(MLP(spec, width, blocks, expand), features=True)

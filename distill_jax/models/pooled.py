@@ -1,4 +1,4 @@
-"""The head that tells noisy data from noisy samples by the features of a diffusion network."""
+"""The discriminator head of SwD, on the pooled features of a diffusion network."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ EPSILON = 1e-5  # PyTorch's default, as is the exact GELU.
 
 
 class PooledDiscriminator(nn.Module):
-    """The mean over positions, then layers that narrow evenly to one number."""
+    """The mean over positions, then layers of evenly decreasing width down to one logit."""
 
     @nn.compact
     def __call__(self, features: jax.Array) -> Time:
@@ -26,12 +26,12 @@ class PooledDiscriminator(nn.Module):
 
 
 def widths(channels: int) -> tuple[int, ...]:
-    """From `channels` to 1 in even steps, rounded down: what enters each layer, and the logit.
+    """Returns the input width of each layer, in even steps from `channels` down to the logit's 1.
 
-    A layer takes 3 numbers or more, for a normalisation of 2 keeps nothing but signs.
+    Widths are rounded down, but at least 3, because a normalisation of 2 numbers keeps only signs.
 
     Raises:
-      ValueError: for so few channels that most layers would be as narrow as that.
+      ValueError: for so few channels that most layers would have the least width.
     """
     if channels < 6:
         raise ValueError(
@@ -42,7 +42,7 @@ def widths(channels: int) -> tuple[int, ...]:
 
 
 def pooled_head() -> Head:
-    """Mean over positions, then 4 x (LayerNorm, GELU, Linear) of widths linspace(C, 1, 5).
+    """Returns SwD's head: mean over positions, 4 x (LayerNorm, GELU, Linear), linspace(C, 1, 5).
 
     Starodubcev et al. (2025), Scale-wise Distillation of Diffusion Models, arXiv:2503.16397, as
     released.
@@ -51,7 +51,7 @@ def pooled_head() -> Head:
 
 
 def as_head(make: Callable[[jax.Array], nn.Module]) -> Head:
-    """The functions of the module that is made for features (b, positions, channels)."""
+    """Returns the Head of a module, which `make` makes for features (b, positions, channels)."""
 
     def init(key: jax.Array, features: jax.Array) -> Tree:
         return make(features).init(key, features)["params"]

@@ -1,8 +1,9 @@
-"""What the UNets of foreign teachers share: resampling, residual blocks, attention, the U.
+"""The residual UNet of foreign teachers: resampling, residual blocks, attention, skip connections.
 
-Song et al. (2021, arXiv:2011.13456) and Dhariwal & Nichol (2021, arXiv:2105.05233) in the one form
-of Karras et al. (2022, arXiv:2206.00364), appendix F.2. The two families differ in what enters the
-blocks (song_unet.py, adm_unet.py) and in the constants of an Architecture.
+Karras et al. (2022, arXiv:2206.00364), appendix F.2, write the UNets of Song et al. (2021,
+arXiv:2011.13456) and Dhariwal & Nichol (2021, arXiv:2105.05233) in this common form. The two
+families differ in their embeddings (song_unet.py, adm_unet.py) and in the constants of an
+Architecture.
 """
 
 import dataclasses
@@ -25,21 +26,22 @@ MULTIPLIERS = Rule(lambda value: min(value, default=0) > 0, "a positive number f
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """The numbers of a UNet, checked against each other; a family adds its own.
+    """The options of a UNet, checked against each other; each family adds its own.
 
     Attributes:
-      spec: what it must fit; label num_classes is the null label, a vector of zeros.
-      channels: that the multipliers multiply, even.
-      multipliers: channels of each level over `channels`; a level halves the sides of the last.
-      blocks: residual blocks of a level on the way down; one more on the way up.
-      attention: heights of the levels that have attention; the middle always has.
-      dropout: probability in [0, 1) inside every residual block, where a key is passed.
-      dtype: of the computation, "float32" or "bfloat16"; parameters, statistics, softmax,
+      spec: spec of the images and conditions; label num_classes is the null label, a zero vector.
+      channels: base width, which the multipliers multiply; even.
+      multipliers: width of each level over `channels`; a level has half the sides of the previous.
+      blocks: residual blocks of a level on the way down; there is one more on the way up.
+      attention: heights of the levels with attention; the middle always has attention.
+      dropout: probability in [0, 1) inside every residual block; it is active if a key is passed.
+      dtype: type of the computation, "float32" or "bfloat16"; parameters, statistics, softmax,
         embeddings and the output are float32.
-      remat: what the blocks keep for the backward pass, see layers.remat: "none", "dots", "full".
+      remat: activations that blocks store for the backward pass: "none", "dots", "full", see
+        layers.remat.
 
     Raises:
-      ValueError: when they do not fit each other.
+      ValueError: when the options do not fit each other.
     """
 
     spec: Spec
@@ -51,12 +53,12 @@ class Architecture:
     dtype: str = option(choice(DTYPES), "float32")
     remat: str = option(choice(REMAT), "none")
 
-    epsilon: ClassVar[float]  # Of the group normalisations.
-    gain: ClassVar[float]  # On every sum of a layer's input and output.
-    modulated: ClassVar[bool]  # Whether the embedding scales features too, or only shifts them.
-    projected: ClassVar[bool]  # Whether a skip connection that is resampled is also mixed.
-    attends_last: ClassVar[bool]  # On the way up: only after the last block of a level.
-    filter: ClassVar[Taps] = (1, 1)  # Of the resampling: means and copies.
+    epsilon: ClassVar[float]  # Epsilon of the group normalisations.
+    gain: ClassVar[float]  # Factor on the sum of a block's input and output.
+    modulated: ClassVar[bool]  # Whether the embedding also scales features, or only shifts them.
+    projected: ClassVar[bool]  # Whether a resampled skip connection has a dense layer.
+    attends_last: ClassVar[bool]  # Whether attention on the way up follows only the last block.
+    filter: ClassVar[Taps] = (1, 1)  # Resampling filter; this one is means and copies.
     pyramid: ClassVar[bool] = False  # Whether every level adds the image again on the way down.
 
     def __post_init__(self) -> None:
@@ -81,7 +83,7 @@ class Architecture:
 
     @property
     def heights(self) -> tuple[int, ...]:
-        """Of the image at every level."""
+        """Height of the image at every level."""
         return tuple(self.spec.shape[0] >> level for level in range(len(self.multipliers)))
 
     @property
@@ -90,27 +92,27 @@ class Architecture:
         return self.channels
 
     def groups_of(self, width: int) -> int:
-        """Groups of a normalisation of so many channels: 32, but of at least 4 channels each."""
+        """Returns the groups of a normalisation: at most 32, of at least 4 channels each."""
         return min(32, max(width // 4, 1))
 
     def heads_of(self, width: int) -> int:
-        """Heads of an attention among so many channels."""
+        """Returns the number of attention heads for a layer of that width."""
         return 1
 
 
 def noise_level(arch: Architecture, t: Time) -> Time:
-    """c_noise = log(sigma / alpha) / 4 = -logsnr / 8, the input of EDM's networks.
+    """Returns c_noise = log(sigma / alpha) / 4 = -logsnr / 8, the input of EDM's networks.
 
-    Karras et al. (2022), Table 1, for a schedule with any alpha. Clipped at logsnr = +-20, where
-    other schedules are infinite: EDM samples between 12.4 and -8.8.
+    Karras et al. (2022), Table 1, for a schedule with any alpha. logsnr is clipped to [-20, 20],
+    because it is infinite at the ends of some schedules; EDM samples between 12.4 and -8.8.
     """
     return -jnp.clip(arch.spec.schedule.logsnr(t), -20.0, 20.0) / 8
 
 
 def downsample(h: jax.Array, taps: Taps, pad: int | None = None) -> jax.Array:
-    """Filtered and every second pixel kept: (b, h, w, c) -> (b, h/2, w/2, c).
+    """Filters h and keeps every second pixel: (b, h, w, c) -> (b, h/2, w/2, c).
 
-    `pad` is the zeros around it; None keeps the filter centred.
+    `pad` is the number of zeros around h; None centres the filter.
     """
     pad = (len(taps) - 1) // 2 if pad is None else pad
     weights = [tap / sum(taps) for tap in taps]
@@ -120,7 +122,7 @@ def downsample(h: jax.Array, taps: Taps, pad: int | None = None) -> jax.Array:
 
 
 def upsample(h: jax.Array, taps: Taps) -> jax.Array:
-    """Zeros between the pixels, then filtered: (b, h, w, c) -> (b, 2h, 2w, c)."""
+    """Puts zeros between the pixels of h and filters: (b, h, w, c) -> (b, 2h, 2w, c)."""
     pad = (len(taps) - 1) // 2
     weights = [2 * tap / sum(taps) for tap in reversed(taps)]
     for axis in (1, 2):
@@ -131,9 +133,9 @@ def upsample(h: jax.Array, taps: Taps) -> jax.Array:
 def _filter(
     h: jax.Array, weights: list[float], axis: int, padding: tuple[int, int, int], stride: int
 ) -> jax.Array:
-    """sum_k weights[k] h[stride i + k] after padding, as shifted sums: no convolution is as fast.
+    """Returns sum_k weights[k] h[stride i + k] after padding, as shifted sums.
 
-    `padding` is the zeros before, behind and between.
+    Convolutions were slower. `padding` is the number of zeros before, after and between pixels.
     """
     config = [padding if i == axis else (0, 0, 0) for i in range(h.ndim)]
     h = jax.lax.pad(h, jnp.zeros((), h.dtype), config)
@@ -146,7 +148,7 @@ def _filter(
 
 
 def _norm(arch: Architecture, h: jax.Array, name: str) -> jax.Array:
-    """A group normalisation in the architecture's dtype."""
+    """Applies a group normalisation in the architecture's dtype."""
     width = h.shape[-1]
     groups = arch.groups_of(width)
     if width % groups:
@@ -165,12 +167,12 @@ def _norm(arch: Architecture, h: jax.Array, name: str) -> jax.Array:
 
 
 def _unchanged(h: jax.Array, taps: Taps) -> jax.Array:
-    """h itself."""
+    """Returns h."""
     return h
 
 
 class Attention(nn.Module):
-    """h + self-attention among its pixels."""
+    """Self-attention over the pixels of h, plus h."""
 
     arch: Architecture
 
@@ -188,7 +190,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """h + two convolutions of h that the embedding modulates, then perhaps attention."""
+    """A residual block of two convolutions, modulated by the embedding; optional attention."""
 
     arch: Architecture
     width: int
@@ -219,7 +221,7 @@ class Block(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """Down through the levels, across the middle, up again along the skip connections."""
+    """The U: levels on the way down, the middle, and levels on the way up with skip connections."""
 
     arch: Architecture
 
@@ -239,12 +241,12 @@ class ResidualUNet(nn.Module):
                 attends &= i == arch.blocks or not arch.attends_last
                 h = self._block(h, emb, width, f"up_{level}_block_{i}", attention=attends)
         h = nn.swish(_norm(arch, h, "norm"))
-        # In float32, for a few channels cost nothing and the output is not rounded.
+        # In float32, which is cheap for few channels and avoids rounding the output.
         output = nn.Conv(arch.spec.channels_out, (3, 3), kernel_init=zeros, name="output")
         return output(h.astype(jnp.float32))
 
     def _down(self, z: Image, emb: jax.Array) -> list[jax.Array]:
-        """The skip connections, the last of which goes on to the middle."""
+        """Returns the skip connections; the last one is the input of the middle."""
         arch, dtype = self.arch, jnp.dtype(self.arch.dtype)
         skips = [nn.Conv(arch.first, (3, 3), dtype=dtype, name="input")(z)]
         pyramid = z
@@ -262,16 +264,16 @@ class ResidualUNet(nn.Module):
         return skips
 
     def _smaller(self, pyramid: jax.Array, h: jax.Array, level: int) -> jax.Array:
-        """The pyramid at the resolution of h and with its channels.
+        """Returns the pyramid at the resolution and with the channels of h.
 
-        The convolution is padded by the filter's share too, so at the border the filter sees what
-        the convolution makes of zeros, and not zeros.
+        The padding of the convolution includes the filter's padding, so at the border the filter
+        sees outputs of the convolution instead of zeros.
         """
         pad, dtype = 1 + (len(self.arch.filter) - 1) // 2, jnp.dtype(self.arch.dtype)
         conv = nn.Conv(h.shape[-1], (3, 3), padding=pad, dtype=dtype, name=f"pyramid_{level}")
         return downsample(conv(pyramid), self.arch.filter, pad=0)
 
     def _block(self, h: jax.Array, emb: jax.Array, width: int, name: str, **kind: Any) -> jax.Array:
-        """One residual block, recomputed in the backward pass as arch.remat says."""
+        """Applies one residual block, which arch.remat may recompute in the backward pass."""
         block = remat(Block, self.arch.remat)
         return block(self.arch, width, name=name, **kind)(h, emb)

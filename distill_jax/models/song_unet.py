@@ -1,4 +1,4 @@
-"""DDPM++ and NCSN++, the UNets of Song et al. (2021, arXiv:2011.13456) as EDM trained them.
+"""DDPM++ and NCSN++, the UNets of Song et al. (2021, arXiv:2011.13456), for EDM checkpoints.
 
 Karras et al. (2022, arXiv:2206.00364), appendix F.2 and Table 7. DDPM++ is the default; NCSN++ has
 embedding "fourier", noise_multiplier 2, filter (1, 3, 3, 1) and pyramid True.
@@ -28,15 +28,15 @@ FILTER = Rule(
 
 @dataclasses.dataclass(frozen=True)
 class SongArchitecture(Architecture):
-    """The numbers of DDPM++ and NCSN++, beside those that every residual UNet has.
+    """The options of DDPM++ and NCSN++, in addition to those of every residual UNet.
 
     Attributes:
-      embedding: of the noise level, "positional" or "fourier" (fixed random frequencies, which are
-        kept with the parameters and get no gradient).
+      embedding: embedding of the noise level, "positional" or "fourier" (fixed random frequencies,
+        which are parameters without a gradient).
       noise_multiplier: width of that embedding over `channels`.
-      filter: of the resampling, symmetric and of even length.
-      pyramid: whether the image is added again at every level on the way down ("residual").
-      w_scale: the w that is embedded like t = 1.
+      filter: resampling filter, symmetric and of even length.
+      pyramid: whether every level adds the image again on the way down ("residual").
+      w_scale: the w whose embedding is that of t = 1.
     """
 
     embedding: str = option(choice(("positional", "fourier")), "positional")
@@ -53,7 +53,7 @@ class SongArchitecture(Architecture):
 
 
 class SongUNet(nn.Module):
-    """The embedding of DDPM++ and NCSN++, and the U."""
+    """The network: the embedding of DDPM++ and NCSN++, and a ResidualUNet."""
 
     arch: SongArchitecture
 
@@ -71,7 +71,7 @@ class SongUNet(nn.Module):
         return ResidualUNet(arch, name="unet")(z, nn.swish(emb))
 
     def _noise(self, c_noise: Time) -> jax.Array:
-        """The noise level embedded, (b, channels noise_multiplier)."""
+        """Returns the embedded noise level, (b, channels noise_multiplier)."""
         width = self.arch.channels * self.arch.noise_multiplier
         if self.arch.embedding == "positional":
             return sinusoid(c_noise / 1000, width)
@@ -81,17 +81,17 @@ class SongUNet(nn.Module):
 
 
 def song_unet(spec: Spec, **options: Any) -> Network:
-    """DDPM++ or NCSN++ for the images of a spec.
+    """Returns DDPM++ or NCSN++ for the images of a spec.
 
     Args:
-      spec: what it must fit.
+      spec: spec of the images and conditions.
       **options: the other attributes of SongArchitecture.
 
     Raises:
-      ValueError: when they do not fit each other.
+      ValueError: when the options do not fit the spec or each other.
     """
     return as_network(SongUNet(SongArchitecture(spec, **options)))
 
 
-# What tables.build lets a config set.
+# The options that registry.build accepts from a config.
 vars(song_unet)["__signature__"] = inspect.signature(SongArchitecture)

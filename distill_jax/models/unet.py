@@ -1,8 +1,8 @@
-"""The pixel UNet of the papers, parameter for parameter.
+"""The pixel UNet of the progressive distillation papers, parameter for parameter.
 
-Salimans & Ho (2022), Progressive Distillation, arXiv:2202.00512: the network they released, with
-its parameter names, so that their checkpoints load as they are. Labels enter as one-hot vectors,
-and the null label as the zero vector, which adds no parameter.
+This is the released network of Salimans & Ho (2022), Progressive Distillation, arXiv:2202.00512.
+It has the same parameter names, so that their checkpoints load unchanged. Labels enter as one-hot
+vectors, and the null label as the zero vector, which adds no parameter.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from distill_jax.models.residual_unet import DROPOUT
 from distill_jax.runtime.options import Rule, check_options, choice, option, whole
 from distill_jax.typing import Cond, Image, Output, Time
 
-# logsnr -> u, which is embedded; inv_cos recovers the time of the cosine schedule.
+# Functions logsnr -> u, the number to embed; inv_cos is the time of the cosine schedule.
 LOGSNR_INPUTS = {
     "inv_cos": lambda logsnr: jnp.arctan(jnp.exp(-logsnr / 2)) / (math.pi / 2),
     "sigmoid": jax.nn.sigmoid,
@@ -44,28 +44,28 @@ MULTIPLIERS = Rule(lambda value: min(value, default=0) >= 1, "a number from 1 fo
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """The UNet's numbers, checked against each other.
+    """The options of the UNet, checked against each other.
 
     Attributes:
-      spec: what it must fit; label num_classes is the null label.
-      channels: of the first level, divisible by 32 (the groups of every normalisation).
-      embedding: width of the vector that times and conditions become, even; usually 4 channels.
-      multipliers: channels of each level over `channels`; a level halves the side of the last.
-      blocks: residual blocks of a level on the way down; one more on the way up.
-      attention: sides, at the size of `spec`, of the levels whose blocks are followed by
-        attention.
-      heads: of every attention; or else
-      head_dim: channels of a head.
-      dropout: probability in [0, 1) inside every residual block, where a key is passed.
+      spec: spec of the images and conditions; label num_classes is the null label.
+      channels: width of the first level, divisible by 32 (the groups of every normalisation).
+      embedding: width of the embedding of times and conditions, even; usually 4 channels.
+      multipliers: width of each level over `channels`; a level has half the side of the previous.
+      blocks: residual blocks of a level on the way down; there is one more on the way up.
+      attention: sides, at the size of `spec`, of the levels where attention follows each block.
+      heads: number of heads of every attention; None if head_dim is set.
+      head_dim: channels of a head; None if heads is set.
+      dropout: probability in [0, 1) inside every residual block; it is active if a key is passed.
       resblock_resample: whether residual blocks change the resolution, or single convolutions.
       logsnr_input: a name in LOGSNR_INPUTS.
-      dtype: of the computation, "float32" or "bfloat16"; parameters, statistics of the
+      dtype: type of the computation, "float32" or "bfloat16"; parameters, statistics of the
         normalisations, softmax, embeddings and the output are float32.
-      remat: what the blocks keep for the backward pass, see layers.remat: "none", "dots", "full".
-      w_scale: the w that is embedded like t = 1.
+      remat: activations that blocks store for the backward pass: "none", "dots", "full", see
+        layers.remat.
+      w_scale: the w whose embedding is that of t = 1.
 
     Raises:
-      ValueError: when they do not fit each other.
+      ValueError: when the options do not fit each other.
     """
 
     spec: Spec
@@ -104,7 +104,7 @@ class Architecture:
             )
 
     def _check_heads(self) -> None:
-        """Raises ValueError unless heads, or head_dim, divide the channels that attend."""
+        """Raises ValueError unless heads, or head_dim, divide the channels of every attention."""
         if (self.heads is None) == (self.head_dim is None):
             raise ValueError(
                 f"heads is {self.heads} and head_dim {self.head_dim}; set one of them and leave "
@@ -112,7 +112,7 @@ class Architecture:
             )
         name = "heads" if self.head_dim is None else "head_dim"
         by: int = getattr(self, name)
-        # The middle attends at the last level whatever `attention` says.
+        # The middle always has attention, at the sides of the last level.
         for side, multiplier in zip(self.sides, self.multipliers, strict=True):
             width = multiplier * self.channels
             if side in (*self.attention, self.sides[-1]) and (by < 1 or width % by):
@@ -122,12 +122,12 @@ class Architecture:
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Of the image at every level."""
+        """Side of the image at every level."""
         return tuple(self.spec.shape[0] >> level for level in range(len(self.multipliers)))
 
 
 def _check_halvings(shape: tuple[int, ...], halvings: int) -> None:
-    """Raises ValueError unless both sides of an image (b, h, w, c) can be halved so often."""
+    """Raises ValueError unless `halvings` can halve both sides of an image (b, h, w, c)."""
     if shape[1] % 2**halvings or shape[2] % 2**halvings:
         raise ValueError(
             f"the image is {shape[1]}x{shape[2]}; this unet halves its sides {halvings} times, so "
@@ -136,23 +136,23 @@ def _check_halvings(shape: tuple[int, ...], halvings: int) -> None:
 
 
 def unchanged(h: jax.Array) -> jax.Array:
-    """h itself."""
+    """Returns h."""
     return h
 
 
 def halved(h: jax.Array) -> jax.Array:
-    """Means over 2x2 pixels: (b, h, w, c) -> (b, h/2, w/2, c)."""
+    """Returns the means over 2x2 pixels: (b, h, w, c) -> (b, h/2, w/2, c)."""
     batch, height, width, channels = h.shape
     return h.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
 def doubled(h: jax.Array) -> jax.Array:
-    """Every pixel repeated 2x2: (b, h, w, c) -> (b, 2h, 2w, c)."""
+    """Repeats every pixel 2x2: (b, h, w, c) -> (b, 2h, 2w, c)."""
     return h.repeat(2, axis=1).repeat(2, axis=2)
 
 
 class ResBlock(nn.Module):
-    """x + convolutions of x that the embedding modulates, at this or the next resolution."""
+    """A residual block of two convolutions, modulated by the embedding; optional resampling."""
 
     channels: int
     arch: Architecture
@@ -176,7 +176,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """x + self-attention among its pixels."""
+    """Self-attention over the pixels of x, plus x."""
 
     arch: Architecture
 
@@ -195,7 +195,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down through the levels, across the middle, up again along the skip connections."""
+    """The network: levels on the way down, the middle, and levels up with skip connections."""
 
     arch: Architecture
 
@@ -230,14 +230,14 @@ class UNet(nn.Module):
                 h = self._resample(h, emb, doubled, f"up_{level}.upsample")
 
         h = nn.swish(nn.GroupNorm(dtype=dtype, name="norm_out")(h))
-        # In float32, for three or six channels cost nothing and the output is not rounded.
+        # In float32, which is cheap for three or six channels and avoids rounding the output.
         out = nn.Conv(arch.spec.channels_out, (3, 3), kernel_init=zeros, name="conv_out")
         return out(h.astype(jnp.float32))
 
     def _embed(self, t: Time, cond: Cond) -> jax.Array:
-        """One vector per example from the noise level and the conditions, in float32."""
+        """Returns one float32 vector per example, which embeds noise level and conditions."""
         arch = self.arch
-        # The released schedule ends at +-20; others may be infinite at their ends.
+        # The released schedule ends at +-20; other schedules may be infinite at their ends.
         logsnr = jnp.clip(arch.spec.schedule.logsnr(t), -20.0, 20.0)
         emb = sinusoid(LOGSNR_INPUTS[arch.logsnr_input](logsnr), arch.channels)
         emb = nn.Dense(arch.embedding, name="dense0")(emb)
@@ -250,7 +250,7 @@ class UNet(nn.Module):
     def _blocks(
         self, h: jax.Array, emb: jax.Array, width: int, place: tuple[str, int, int]
     ) -> jax.Array:
-        """A residual block, and attention at the levels that have it, whatever their sides."""
+        """Applies a residual block, and attention if the level has it at the size of `spec`."""
         way, level, block = place
         h = self._block(h, emb, width, f"{way}_{level}.block_{block}")
         if self.arch.sides[level] in self.arch.attention:
@@ -258,11 +258,11 @@ class UNet(nn.Module):
         return h
 
     def _block(self, h: jax.Array, emb: jax.Array, width: int, name: str) -> jax.Array:
-        """One residual block."""
+        """Applies one residual block."""
         return self._remat(ResBlock)(width, self.arch, name=name)(h, emb)
 
     def _attend(self, h: jax.Array, name: str) -> jax.Array:
-        """Attention among all pixels."""
+        """Applies attention over all pixels."""
         return self._remat(Attention)(self.arch, name=name)(h)
 
     def _resample(
@@ -278,25 +278,25 @@ class UNet(nn.Module):
         return nn.Conv(width, (3, 3), strides=strides, dtype=dtype, name=name)(h)
 
     def _remat(self, block: type[nn.Module]) -> type[nn.Module]:
-        """The module, recomputed in the backward pass as arch.remat says."""
+        """Returns the module with the rematerialisation of arch.remat."""
         return remat(block, self.arch.remat)
 
 
 def unet(spec: Spec, **options: Any) -> Network:
-    """The UNet for the images of a spec.
+    """Returns the UNet for the images of a spec.
 
-    With the same parameters it takes images of every other size whose sides its levels can halve;
-    the levels that attend stay the same.
+    With the same parameters it also takes images of other sizes, if its levels can halve their
+    sides; attention stays at the same levels.
 
     Args:
-      spec: what it must fit.
+      spec: spec of the images and conditions.
       **options: the other attributes of Architecture.
 
     Raises:
-      ValueError: when they do not fit each other.
+      ValueError: when the options do not fit the spec or each other.
     """
     return as_network(UNet(Architecture(spec, **options)), features=True)
 
 
-# What tables.build lets a config set.
+# The options that registry.build accepts from a config.
 vars(unet)["__signature__"] = inspect.signature(Architecture)
