@@ -1,1 +1,1 @@
-"""Numbers from arrays: nothing here knows of training."""
+"""Metrics of arrays of samples: distances, recall, and a feature network."""

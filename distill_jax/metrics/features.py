@@ -8,20 +8,20 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 WIDTHS = (256, 64)
-COPIES = 4  # of every image, with noise of NOISE: small blemishes should not confuse it.
+COPIES = 4  # Noisy copies of every training image, so that small blemishes do not matter.
 NOISE = 0.25
 
 
 class Classifier:
     """A two-layer perceptron on flattened images; its second hidden layer gives the features.
 
-    A measure for one dataset: a Frechet distance in its features is `FD-<dataset>`, comparable
-    within the same protocol and with nothing else, and never FID.
+    The Frechet distance in its features is `FD-<dataset>`. It is comparable only within the same
+    protocol, and it is not FID.
 
     Args:
       x: training images (n, h, w, c) in [-1, 1].
-      label: their classes (n,).
-      seed: of its initialisation, order and noise; the protocol's is 0.
+      label: classes (n,) of the images.
+      seed: seed of initialisation, order and noise; 0 in the protocol.
     """
 
     def __init__(self, x: np.ndarray, label: np.ndarray, seed: int = 0):
@@ -34,7 +34,7 @@ class Classifier:
             self._network.fit(_flat(np.concatenate([x, *noisy])), np.tile(label, 1 + COPIES))
 
     def features(self, x: np.ndarray) -> np.ndarray:
-        """The activations of the second hidden layer, (n, 64) and at least 0."""
+        """Returns the activations of the second hidden layer, (n, 64) and at least 0."""
         hidden = _flat(x)
         layers = zip(self._network.coefs_[:-1], self._network.intercepts_[:-1], strict=True)
         for weights, bias in layers:
@@ -42,10 +42,10 @@ class Classifier:
         return hidden
 
     def accuracy(self, x: np.ndarray, label: np.ndarray) -> float:
-        """The fraction of images that it puts into the class they are meant to show."""
+        """Returns the fraction of images that are classified as their labels."""
         return float(np.mean(self._network.predict(_flat(x)) == label))
 
 
 def _flat(x: np.ndarray) -> np.ndarray:
-    """Images as vectors (n, h w c), float64."""
+    """Returns images as vectors (n, h w c), float64."""
     return np.asarray(x, np.float64).reshape(len(x), -1)

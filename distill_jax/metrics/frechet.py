@@ -13,7 +13,7 @@ class Moments(NamedTuple):
 
 
 def moments(features: np.ndarray) -> Moments:
-    """Mean and unbiased covariance of features (n, d), n > 1."""
+    """Returns the mean and unbiased covariance of features (n, d), n > 1."""
     features = np.asarray(features, np.float64)
     return Moments(
         features.mean(axis=0), np.cov(features, rowvar=False).reshape(2 * features.shape[1:])
@@ -21,11 +21,11 @@ def moments(features: np.ndarray) -> Moments:
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), at least 0.
+    """Returns |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), at least 0.
 
-    The squared 2-Wasserstein distance of two Gaussians; Heusel et al. (2017, arXiv:1706.08500),
-    equation 6, call it FID when the features are Inception's. The trace of the root is taken from
-    the eigenvalues of C_a^(1/2) C_b C_a^(1/2), which is symmetric.
+    This is the squared 2-Wasserstein distance of two Gaussians. Heusel et al. (2017,
+    arXiv:1706.08500), equation 6, call it FID if the features are Inception's. The trace of the
+    root comes from the eigenvalues of the symmetric matrix C_a^(1/2) C_b C_a^(1/2).
     """
     values, vectors = np.linalg.eigh(a.covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

@@ -6,17 +6,17 @@ import numpy as np
 def sliced_wasserstein(
     a: np.ndarray, b: np.ndarray, num_projections: int = 128, seed: int = 0
 ) -> float:
-    """The root of the mean over directions of W2^2 between the projections on them.
+    """Returns the root mean square over directions of W2 between the projections on them.
 
-    Bonneel et al. (2015, doi:10.1007/s10851-014-0506-3). On a line the best plan joins quantiles,
-    so sorting solves it. Estimated from n points each, it is above 0 for one distribution too: a
-    floor to be measured beside it.
+    Bonneel et al. (2015, doi:10.1007/s10851-014-0506-3). On a line the optimal plan matches
+    quantiles, so sorting solves it. The estimate from finite sets is above 0 even for equal
+    distributions, so measure this floor, too.
 
     Args:
       a: points (n, d).
-      b: points (m, d), as many as a or not.
-      num_projections: directions, uniform on the sphere.
-      seed: of the directions.
+      b: points (m, d); m may differ from n.
+      num_projections: number of directions, uniform on the sphere.
+      seed: seed of the directions.
     """
     directions = np.random.default_rng(seed).normal(size=(a.shape[1], num_projections))
     directions /= np.linalg.norm(directions, axis=0)
@@ -31,6 +31,6 @@ def sliced_wasserstein(
 def by_class(
     a: np.ndarray, a_label: np.ndarray, b: np.ndarray, b_label: np.ndarray
 ) -> dict[int, float]:
-    """The distance between the points of each class that both sets have, by label."""
+    """Returns the distance between the points of each class that both sets have, by label."""
     classes = np.intersect1d(a_label, b_label)
     return {int(c): sliced_wasserstein(a[a_label == c], b[b_label == c]) for c in classes}
