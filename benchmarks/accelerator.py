@@ -27,16 +27,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))  # This file is a script, and the processes that it starts are too.
+sys.path.insert(0, str(ROOT))  # This file and the processes that it starts are scripts.
 
 from benchmarks.accelerator_table import as_table  # noqa: E402
 
-GAIN = 1.05  # A batch twice as large is worth it from so many times the images a second on.
+GAIN = 1.05  # Least gain in images per second for which a batch is doubled.
 SMOKE = 2  # Images of an update at smoke size.
-MIN_SECONDS = 20  # Seconds in which no process gets anywhere.
+MIN_SECONDS = 20  # Processes with fewer seconds are not started.
 MARGIN = 15  # Seconds to finish an update and save its state.
 NO_MEMORY = ("resource_exhausted", "out of memory", "memoryerror")  # XLA, PyTorch, Python.
-FINAL = ("measured", "does not fit", "not installed")  # What is not tried again.
+FINAL = ("measured", "does not fit", "not installed")  # Results that are not tried again.
 
 
 class Row(NamedTuple):
@@ -82,7 +82,7 @@ def torch_update(name, config, stage, size="full", **options):
     )
 
 
-# By worth. A new line is a Row whose function is in a file beside this one.
+# Rows in the order of their importance. The function of a Row is in another file of this folder.
 IMAGENET, CIFAR = "ImageNet 64 UNet, stage 1", ("cifar10_guided", "s00", "gpu")
 ROWS = (
     jax_update(IMAGENET, "imagenet64_guided", "s01", share=0.45, batch=32, grows=True),
@@ -122,7 +122,7 @@ class Bench:
         if self._here["status"] != "measured":
             raise SystemExit(f"no device: {self._here['status']}; see {self._out / 'log.txt'}")
         rows = [row for row in ROWS if re.search(self._args.rows, row.name)]
-        for share in (True, False):  # First each within its share, then what is left over.
+        for share in (True, False):  # First every row has its share of time, then all that is left.
             for row in rows:
                 self._measure(row, row.share * self._total if share else self._total)
         if self._args.data_dir or self._args.size == "smoke":
@@ -137,7 +137,7 @@ class Bench:
         while (batch := self._next_batch(row)) is not None:
             before = [line for line in self._of(row) if line["asked"] == batch]
             if any(line["status"] == "failed" and not line["old"] for line in before):
-                return  # Another time.
+                return  # The next call tries it again.
             seconds = min(share - (time.monotonic() - began), self.left)
             needed = [line["seconds"] for line in before or self._of(row)[-1:]]
             if seconds < max([MIN_SECONDS, *needed]) and self._args.size == "full":
@@ -249,7 +249,7 @@ def start(measure, task, seconds, out, environment=()):
     result.unlink(missing_ok=True)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(out / "compilation_cache"))
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    given = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **os.environ}  # No other process is there.
+    given = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **os.environ}  # There is no other process.
     given.update({"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": path}, **dict(environment))
     words = json.dumps({"measure": measure, "task": task, "result": str(result)})
     command = [sys.executable, str(ROOT / "benchmarks" / "accelerator.py"), f"--one={words}"]

@@ -21,7 +21,7 @@ from distill_jax.models.dit import Architecture as Transformer
 from distill_jax.models.unet import Architecture as UNet
 
 TWINS = {"unet": (torch_twin.UNet, UNet), "dit": (torch_twin.DiT, Transformer)}
-AGREE = 1e-4  # Relative, in float32: a thousand roundings.
+AGREE = 1e-4  # Largest relative difference, in float32: a thousand roundings.
 
 
 def twin_of(stage, params):

@@ -23,7 +23,7 @@ from distill_jax.storage.states import States
 from distill_jax.training.loop import StoppedError
 
 SHOWN = ("loss", "updates_per_second", "images_per_second", "mfu", "input_seconds")
-SAVE_EVERY = 1000  # A kill then costs less than a minute on an accelerator; presets have 10,000.
+SAVE_EVERY = 1000  # A kill costs less than a minute on an accelerator; presets have 10,000.
 
 
 class Deadline:
@@ -55,7 +55,7 @@ def make_run(size, data_dir, workdir):
 def train(size, data_dir, workdir, seconds):
     """Continues the run for `seconds`, with compilation, and saves its state."""
     deadline, run = Deadline(seconds), make_run(size, data_dir, workdir)
-    if size != "smoke":  # Tests run that in their own process, whose signals are theirs.
+    if size != "smoke":  # Tests run this in their process, whose signal handlers must stay.
         deadline.stopped = StopFlag().install()
     run.workdir.mkdir(parents=True, exist_ok=True)
     where, ideal = costs.target(None), {}

@@ -28,8 +28,8 @@ from distill_jax.training.update import make_update
 from distill_jax.typing import Batch
 
 ROOT = pathlib.Path(__file__).parent.parent
-# (width, blocks, heads, patch), side of the image, classes: DiT-B of Peebles & Xie (2023) with the
-# 256 tokens of 32x32 latents in patches of 2, here of 64x64 pixels in patches of 4.
+# (width, blocks, heads, patch), side of the image, classes: DiT-B of Peebles & Xie (2023). It has
+# 256 tokens, as for 32x32 latents in patches of 2, but from 64x64 pixels in patches of 4.
 DIT = {"full": ((768, 12, 12, 4), 64, 1000), "smoke": ((32, 1, 2, 8), 16, 10)}
 
 
@@ -111,8 +111,8 @@ def arguments(run, stage):
         key=jax.device_put(jax.random.key(0), state.key.sharding),
     )
     rng, size = np.random.default_rng(1), run.config.batch_size
-    x = rng.integers(256, size=(size, *run.dataset.shape), dtype=np.uint8)  # As images travel.
-    x = normalise(x) if run.config.data.name == "digits" else x  # Which are float32 all the way.
+    x = rng.integers(256, size=(size, *run.dataset.shape), dtype=np.uint8)  # Images are bytes,
+    x = normalise(x) if run.config.data.name == "digits" else x  # except digits, in float32.
     label = rng.integers(run.dataset.num_classes, size=size, dtype=np.int32)
     null = layout.replicate(dict(run.dataset.null))
     batch = Batch(*layout.shard_batch((np.arange(size), x, {"label": label})), null)

@@ -22,7 +22,7 @@ from distill_jax.training.update import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
 
 ROOT = pathlib.Path(__file__).parent.parent
-BATCH = 1000  # Images per sampling call: larger ones leave a CPU's caches.
+BATCH = 1000  # Images per sampling call: larger batches exceed a CPU's caches.
 
 
 def train_chain(workdir):

@@ -1,10 +1,10 @@
-"""What the devices of a compiled program send each other, read from its text (XLA's HLO)."""
+"""Reads from a compiled program's text (XLA's HLO) which data its devices send each other."""
 
 import math
 import re
 from typing import NamedTuple
 
-# Bytes that a device of n sends in the ring algorithm, where `size` bytes enter on each.
+# Bytes that each of n devices sends in the ring algorithm, for an input of `size` bytes on each.
 RING = {
     "all-gather": lambda size, n: (n - 1) * size,
     "reduce-scatter": lambda size, n: (n - 1) * size // n,
@@ -22,12 +22,12 @@ _CALLED = re.compile(r"\b(?:calls|to_apply|condition|body|branch_computations)=(
 
 
 class Collective(NamedTuple):
-    """One array of an exchange between devices.
+    """An array that devices exchange in a collective operation.
 
     Attributes:
       kind: a key of RING.
-      array: the array that enters on one device: f32[192,384].
-      devices: number of devices that exchange it.
+      array: input on one device, such as f32[192,384].
+      devices: number of devices in the exchange.
       times: number of exchanges in one call of the program.
     """
 
@@ -38,7 +38,7 @@ class Collective(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """Elements that enter on one device, each time."""
+        """Number of elements of the input on one device."""
         return math.prod(int(n) for n in _ARRAY.match(self.array)[2].split(",") if n)
 
     @property
@@ -50,16 +50,16 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-    """The exchanges of a compiled program, with those in loops and in asynchronous operations.
+    """Returns the exchanges of a compiled program, also in loops and asynchronous operations.
 
     Args:
-      text: of jax.stages.Compiled.as_text().
+      text: result of jax.stages.Compiled.as_text().
 
     Raises:
-      ValueError: for an exchange in a loop whose length the text does not say.
+      ValueError: for an exchange in a loop of unknown length.
     """
     partitions = re.search(r"num_partitions=(\d+)", text)
-    inside, named = {}, {}  # Names by computation, and the text of an instruction or computation.
+    inside, named = {}, {}  # Names by computation, and texts of instructions and computations.
     for entry, computation, body in _COMPUTATION.findall(text):
         lines = _LINE.findall(body)
         inside[entry or computation] = [name for _, name, _ in lines]
@@ -68,14 +68,14 @@ def collectives(text: str) -> list[Collective]:
     seen: set[tuple[str, ...]] = set()
 
     def arrays(computation: str, kind: str, operands: str, rest: str) -> list[Collective]:
-        # XLA for TPUs runs an exchange beside other work in parts, each with the text of the
-        # whole. A channel by itself does not say that: sums share theirs.
+        # XLA for TPUs overlaps an exchange with other work in parts, each of which has the text of
+        # the whole exchange. The channel does not identify the parts, because sums share channels.
         part = (kind, *re.findall(r"channel_id=\d+", rest))
         in_parts = "async_collective_fusion_config" in rest
         if in_parts and part in seen:
             return []
         seen.update([part] if in_parts else [])
-        # So it names the fusion of an all-reduce with the slice of each device.
+        # This is its name for the fusion of an all-reduce with the slice of each device.
         if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
             kind = "reduce-scatter"
         devices = _group(rest, int(partitions[1]) if partitions else 1)
@@ -97,7 +97,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def _group(rest: str, everyone: int) -> int:
-    """The number of devices that exchange with each other."""
+    """Returns the number of devices in an exchange."""
     if mesh := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
         parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2])
@@ -109,7 +109,7 @@ def _group(rest: str, everyone: int) -> int:
 
 
 def _rounds(named: dict[str, str], loop: str) -> int:
-    """The rounds of a loop, as its text says or, for TPUs, from a constant up to a constant."""
+    """Returns the rounds of a loop, from its text or, for TPUs, from its constant bounds."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', named[loop]):
         return int(known[1])
 

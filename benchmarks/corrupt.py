@@ -98,7 +98,7 @@ def other_params(folder):
     replace(folder / STAGE / "final/params", folder / OTHER / "final/params")
 
 
-# What is done | where | to the folder of both stages | what must happen.
+# Kind of damage | damaged file | function of the folder of both stages | required outcome.
 CASES = [
     ("file cut short", "newest state", lambda f: cut(biggest(f / NEWEST)), PASSED),
     ("byte flipped", "newest state", lambda f: flip(biggest(f / NEWEST)), PASSED),

@@ -28,7 +28,7 @@ from distill_jax.run.plan import Roles
 from distill_jax.training.update import Rates, make_update, new_state, optimizer
 from distill_jax.typing import Batch
 
-FILES = 600  # In the folders, with (256, 256) images.
+FILES = 600  # Number of (256, 256) images in the folders.
 
 
 def per_second(batches, count, size):
@@ -78,7 +78,7 @@ def speeds(data, size):
     if data is not None:
         batches = data.batches(0, 0, size)
         yield "cifar10, decoding", per_second(batches, 100, size)
-        data.images("train")  # Now all are in memory.
+        data.images("train")  # Reads all images into memory.
         yield "cifar10, from the cache", per_second(batches, 400, size)
     for suffix in (".png", ".jpg"):
         with tempfile.TemporaryDirectory() as root:

@@ -1,26 +1,26 @@
-"""Kills the digits chain at random moments and compares its results with an undisturbed run.
+"""Kills the digits chain at random moments, and compares its results with an undisturbed run.
 
     python benchmarks/kill.py                                # 50 SIGKILLs, 50 SIGTERMs; an hour
     python benchmarks/kill.py --kills=5 --terms=5 --processes=2
     python benchmarks/kill.py --config=configs/digits_guided.py --config.keep=3    # the full size
 
-For each number of processes an undisturbed run first. Then the same command is started again and
-again, each time signalled at a random moment, until it ends by itself; then in a new workdir, until
-the signals are used up. A run meets signals of one kind. Every final weight must be bitwise that of
-the undisturbed run, every row of the report the same but for its seconds, and no finished stage may
-be lost. What it does not know of is passed on to the command.
+For each number of processes there is first an undisturbed run. Then the same command is started
+repeatedly, and each time gets a signal at a random moment, until it ends by itself. This is
+repeated in new workdirs until all signals are sent. A run gets signals of one kind. Every final
+weight must equal that of the undisturbed run bit for bit, every row of the report must be equal
+except for its seconds, and no finished stage may be lost. Unknown arguments go to the command.
 
-Half of the moments are drawn uniformly over what an undisturbed run has still to do; the others
-are drawn over its first seconds, or follow, by up to a tenth of a second, a sign of something: a
-line about a program (compilation) or a scalar (training), the directory of an unfinished state or
-network (saving), a row of the report (evaluation). Of several processes a random one is signalled.
-After a SIGKILL the others have a minute to end by themselves; then they are killed, as a launcher
-does. After a SIGTERM all must end within two minutes; while they start, the one that got it alone.
+Half of the moments are uniform over the remaining time of an undisturbed run. The others are in its
+first seconds, or up to a tenth of a second after a sign: a line about a program (compilation) or a
+scalar (training), the directory of an unfinished state or network (saving), a row of the report
+(evaluation). A random one of several processes gets the signal. After a SIGKILL the others have a
+minute to end by themselves; then they are killed, as by a launcher. After a SIGTERM all must end
+within two minutes, or during the start only the process that got it.
 
-The phase in the table is what the workdir says at that moment: `start` before config.json is
-written, `save` while a half-written directory is there, `evaluate` once all stages are finished,
-`compile` while programs are the last thing that the stage has written about, else `train`. Every
-second run shares one compilation cache with those before it, the others compile all anew.
+The phase in the table follows from the workdir at that moment: `start` before config.json exists,
+`save` while there is a half-written directory, `evaluate` after all stages are finished, `compile`
+if the newest line of the stage is about a program, otherwise `train`. Every second run shares one
+compilation cache with earlier runs; the others compile everything.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from distill_jax.runtime import logging
 
 ROOT = pathlib.Path(__file__).parent.parent
 PHASES = ("start", "compile", "train", "save", "evaluate")
-SIGNS = {  # Of what is going on: files that a run makes.
+SIGNS = {  # Files that a run writes, by phase.
     "compile": ("config.json", "compilations.jsonl"),
     "train": ("s*/scalars.jsonl",),
     "save": ("s*/states/*orbax-checkpoint-tmp", "s*/final/params*"),
@@ -171,7 +171,7 @@ def wait_for_moment(command, seconds, start, rng):
     kind = rng.choice(PHASES) if rng.random() < 0.5 else None
     signs = SIGNS.get(kind, ())
     pause = rng.uniform(0, 0.1 if signs else start if kind == "start" else seconds)
-    skip = rng.randrange(6) if signs else 0  # So that not always the first stage is hit.
+    skip = rng.randrange(6) if signs else 0  # So that any stage may get the signal.
     seen, when = {}, None if signs else time.monotonic() + pause
     while command.running() and (when is None or time.monotonic() < when):
         for path in (path for pattern in signs for path in command.workdir.glob(pattern)):
@@ -216,7 +216,7 @@ def disturb(command, number, left, undisturbed, tally, rng):
         tally.codes[codes[index]] += 1
         if number == signal.SIGTERM:
             tally.codes.update(others)
-            if where == "start":  # Before they have joined they do not hear of each other.
+            if where == "start":  # Before they join, processes do not get each other's signals.
                 tally.ended += others.count(None)
             else:
                 tally.hung += codes.count(None)

@@ -25,14 +25,14 @@ from distill_jax.sampling.loading import load
 ROOT = pathlib.Path(__file__).parent.parent
 FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
-# Pixels: the side of an image at least, the gap between two, the height of letters.
+# In pixels: the smallest side of an image, the gap between images, the height of letters.
 SIDE, GAP, LETTER = 48, 6, 26
 
 
 def same_noise(workdir):
     """Returns samples (strengths, classes, h, w, c) by title, all from the same noise.
 
-    Those of the teacher in all of its steps and in one, and of the last student.
+    They are samples of the teacher, in all of its steps and in one, and of the last student.
     """
     student = load(workdir)
     teacher = load(compare.root(student).directory)
@@ -98,7 +98,7 @@ def edited(task, *flags):
     """Returns a function that draws a picture with distill_jax.edit; {run} is the workdir."""
 
     def make(workdir, out):
-        with tempfile.TemporaryDirectory() as folder:  # A round trip writes its table beside it.
+        with tempfile.TemporaryDirectory() as folder:  # A round trip also writes a table.
             path = pathlib.Path(folder) / out.name
             given = [flag.format(run=workdir) for flag in flags]
             command = [sys.executable, "-m", "distill_jax.edit", task, *given, f"--out={path}"]
@@ -109,7 +109,7 @@ def edited(task, *flags):
 
 
 STYLE = ("--encoder={run}/s07_e0001", "--student={run}/s13_n0001", "--source_label=3")
-# Each picture: the config of its run, and what makes it.
+# The config of the run, and the function that draws it, for each picture.
 PICTURES = {
     "digits_grids": ("digits_guided", digits_grids),
     "digits_report": ("digits_guided", digits_report),

@@ -1,19 +1,20 @@
-"""What n devices keep, send and compute in one update, from compiled programs alone.
+"""Tabulates what n devices keep, send and compute in one update, from compiled programs.
 
     python benchmarks/scaling.py                                    # imagenet64, 1 to 8 CPU devices
     python benchmarks/scaling.py --config=configs/digits_guided.py  # seconds
     pip install libtpu                                              # jax[tpu] names its version
     python benchmarks/scaling.py --topology=v5e:2x4 --config.batch_size=64    # no TPU is needed
 
-Nothing is allocated or run. Each row is compiled in a process of its own, for CPU devices that
-stand in or for a slice of TPUs that is not there. Bytes sent are those of the ring algorithm, and
-stand beside the fewest: over `data`, the gradients summed; over `fsdp`, the parameters of student
-and teacher gathered once each, and the gradients summed into the parts that are kept; in float32.
+Nothing is allocated or run. Each row is compiled in a separate process, for simulated CPU devices
+or for an absent TPU slice. Bytes sent are those of the ring algorithm, and are compared with the
+fewest possible, in float32. Over `data` these are an all-reduce of the gradients. Over `fsdp` they
+are one all-gather each of the student's and teacher's parameters, and a reduce-scatter of the
+gradients.
 
-"as compiled" counts the bytes in the program. "as needed" is what the target is for. It counts
-elements, so that sending bfloat16 does not make up for sending twice, and the sum of the gradient
-of a parameter that is split as a reduce-scatter. XLA for GPUs and TPUs makes one of it; XLA for
-CPUs has no such pass and sends twice as much. Exits with 1 where a target is missed.
+"as compiled" counts the bytes in the program. "as needed", which has the target, counts elements,
+so that bfloat16 does not hide a second exchange. It counts the all-reduce of a sharded parameter's
+gradient as a reduce-scatter: XLA for GPUs and TPUs replaces it by one, but XLA for CPUs has no such
+pass and sends twice as much. The exit code is 1 if a target is missed.
 """
 
 import dataclasses
@@ -35,15 +36,15 @@ _CONFIG = config_flags.DEFINE_config_file(
 _DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of devices.")
 _STAGES = flags.DEFINE_list("stages", ["1", "2"], "From 0; 1 is guided, 2 a halving.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "A slice of TPUs, such as v5e:2x4.")
-_ONE = flags.DEFINE_string("one", None, "One row, such as fsdp:8:1, as JSON.")
-KEPT, SENT = 1.05, 1.1  # Targets, of the parts of total / n, and of the fewest bytes.
-# For TPUs, minutes against hours: with 0, JAX's default, gathers may become those of bfloat16 too.
+_ONE = flags.DEFINE_string("one", None, "Print only one row, such as fsdp:8:1, as JSON.")
+KEPT, SENT = 1.05, 1.1  # Targets: kept bytes over total / n, and sent elements over the fewest.
+# Effort of the TPU compiler: minutes instead of hours. At 0, the default, gathers may use bfloat16.
 QUICK = {"JAX_EXEC_TIME_OPTIMIZATION_EFFORT": "-1", "JAX_MEMORY_FITTING_EFFORT": "-1"}
 CHEAP = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def layout_of(axis, count):
-    """All devices along one axis."""
+    """Returns the layout with all devices along one axis."""
     import jax
 
     from distill_jax.runtime.sharding import make_layout
@@ -59,7 +60,7 @@ def layout_of(axis, count):
 
 
 def one(axis, count, index):
-    """A row: what one device keeps, sends and computes in the update of a stage."""
+    """Returns a row: what one device keeps, sends and computes in the update of a stage."""
     import jax
     from collectives import RING, collectives
 
@@ -79,7 +80,7 @@ def one(axis, count, index):
     gradients = Counter(sizes(run.layout, stage, "student", split=True))
     for each in collectives(compiled.as_text()):
         sent[each.kind] += each.sent
-        whole = each.times * each.elements  # Of a loop over layers, all of them.
+        whole = each.times * each.elements  # All layers, for a loop over layers.
         scattered = each.kind == "all-reduce" and gradients[whole] > 0
         gradients[whole] -= scattered
         kind = "reduce-scatter" if scattered else each.kind
@@ -98,7 +99,7 @@ def one(axis, count, index):
 
 
 def sizes(layout, stage, role, split):
-    """Elements of the parameters of a role that are split over fsdp, or of those that are not."""
+    """Returns the sizes of a role's parameters that are sharded over fsdp, or that are not."""
     import jax
 
     shapes = jax.tree.leaves(stage.shapes.get(role, ()))
@@ -108,20 +109,20 @@ def sizes(layout, stage, role, split):
 
 
 def fewest(layout, stage, count):
-    """Bytes that a device must send, of four to an element: see the top of the file."""
+    """Returns the fewest bytes that a device must send, in float32; see the top of the file."""
     cases = (("student", False, 2), ("student", True, 2), ("teacher", True, 1))
     total = sum(n * sum(sizes(layout, stage, role, split)) for role, split, n in cases)
     return 4 * total * (count - 1) / count
 
 
 def start(axis, count, index):
-    """The row, from a process that has so many devices."""
+    """Returns the row from a new process with `count` devices."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "false",
-        "TPU_SKIP_MDS_QUERY": "1",  # There is no TPU that could be asked what it is,
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nor one that processes could fight for.
+        "TPU_SKIP_MDS_QUERY": "1",  # There is no TPU to query,
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # and none that processes would compete for.
     }
     if _TOPOLOGY.value:
         environment = {**QUICK, **environment}
@@ -134,7 +135,7 @@ def start(axis, count, index):
 
 
 def row(axis, count, index, single):
-    """A line of the table, and the targets that it misses."""
+    """Returns a line of the table, and the targets that it misses."""
     got = start(axis, count, index)
     if count == 1:
         single[index] = got["flops"]

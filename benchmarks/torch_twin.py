@@ -1,7 +1,7 @@
 """The project's pixel UNet and transformer in PyTorch, with the same weights, for benchmarks only.
 
-As a user of PyTorch would write them: images NCHW in channels-last memory, fused attention, and
-mixed precision left to autocast. Teachers alone are written: a network that takes w is not.
+They are written in PyTorch's style: NCHW images in channels-last memory, fused attention, and mixed
+precision by autocast. They are only for teachers, which do not take w.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - its common name.
 
 from distill_jax.models.dit import centres, position_embedding
 
-GROUPS, EPSILON = 32, 1e-6  # Of Flax's normalisations.
+GROUPS, EPSILON = 32, 1e-6  # Defaults of Flax's normalisations.
 
 
 def sinusoid(u, dim):
@@ -85,7 +85,7 @@ class UNet(nn.Module):
     def __init__(self, arch):
         super().__init__()
         if not arch.resblock_resample and len(arch.multipliers) > 1:
-            raise ValueError("the twin changes the resolution in residual blocks alone")
+            raise ValueError("the twin changes the resolution only in residual blocks")
         self.arch, self.parts, self.order = arch, nn.ModuleDict(), []
         self.parts["dense0"] = nn.Linear(arch.channels, arch.embedding)
         self.parts["dense1"] = nn.Linear(arch.embedding, arch.embedding)
@@ -217,7 +217,7 @@ class DiT(nn.Module):
         return h.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
-# What PyTorch calls a parameter, and what Flax may call it.
+# Name of a parameter in PyTorch, and its possible names in Flax.
 LEAVES = {"bias": ("bias",), "weight": ("kernel", "scale", "embedding")}
 
 
