@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Runs one command on this machine beyond the end of the ssh session that started it. tpu_pod.sh
-# calls it on every worker. Log, process id and exit code lie in run.log, run.pid and run.exit.
-#   launch/background.sh start COMMAND...   ends what an earlier start left, then starts the command
+# Runs one command on this machine in the background, so that it outlives the ssh session. tpu_pod.sh
+# calls it on every worker. It writes log, process id and exit code to run.log, run.pid and run.exit.
+#   launch/background.sh start COMMAND...   ends the command of an earlier start, then starts this one
 #   launch/background.sh follow             prints the log until the command ends
 #   launch/background.sh code               prints "code=N", "code=running", or "code=lost" after a
 #                                           reboot or a SIGKILL of everything
-#   launch/background.sh stop               SIGTERM, which saves; SIGKILL after GRACE seconds
-# --dry-run, before COMMAND, prints what would be started and does nothing.
+#   launch/background.sh stop               sends SIGTERM, which saves, and SIGKILL after GRACE seconds
+# --dry-run, before COMMAND, prints the command and runs nothing.
 set -euo pipefail
 # shellcheck source=launch/words.sh
 . "$(dirname "$0")/words.sh"
 GRACE="${GRACE:-120}"
 
-# COMMAND and the words after it are its own.
+# COMMAND and all words after it belong to the command.
 ours=()
 started=0
 while [ "$#" -gt 0 ]; do
@@ -37,8 +37,8 @@ running() { [ -e run.pid ] && kill -0 -- "-$(cat run.pid)" 2> /dev/null; }
 start() {
   stop
   rm -f run.exit
-  # A new session, so that it has a process group of its own; the trap keeps the shell waiting for
-  # the command when the whole group is told to stop.
+  # A new session has its own process group. The trap keeps the shell waiting for the command when
+  # the whole group gets a signal.
   # shellcheck disable=SC2016
   setsid nohup bash -c '
     trap : TERM INT

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: makes .venv when there is none, installs the package with the extra
-# named in $1 ("" for none) when setup.py changed since last time, and activates it.
-# PYTHON picks the interpreter; an active virtual environment is used instead of .venv.
-# Returns 75, which launchers try again, when something cannot be installed.
+# Sourced by the other scripts: creates .venv if there is none, activates it, and installs the
+# package with the extra in $1 ("" for none) if setup.py has changed since the last installation.
+# PYTHON sets the interpreter; an active virtual environment is used instead of .venv.
+# Returns 75, after which launchers try again, if the installation fails.
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 extra="${1:-}"
 if [ -z "${VIRTUAL_ENV:-}" ]; then
@@ -18,7 +18,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
       echo "error: no Python 3.11 or newer with venv found; install one, or set PYTHON to it" >&2
       exit 1
     fi
-    echo "making $root/.venv with $("$python" --version)"
+    echo "creating $root/.venv with $("$python" --version)"
     "$python" -m venv "$root/.venv" || return 75
   fi
   # shellcheck disable=SC1091
@@ -26,7 +26,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
 fi
 stamp="$VIRTUAL_ENV/.distill_jax_$(cksum < "$root/setup.py" | tr -d ' ')_$extra"
 if [ ! -e "$stamp" ]; then
-  echo "installing distill_jax and what it needs (a minute or two, once)"
+  echo "installing distill_jax and its dependencies (a minute or two, once)"
   python -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}" ||
     return 75
   touch "$stamp"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Fills in gke_jobset.yaml and starts it on the cluster that kubectl speaks to.
+# Fills in gke_jobset.yaml and starts it on the current cluster of kubectl.
 #   WORKDIR=gs://my-bucket/guided SOURCE=https://github.com/my-name/distill_jax launch/gke.sh
 #   launch/gke.sh --dry-run    prints the finished YAML, runs nothing
-# The variables are at the top of this file. Watch it, end it:
+# The variables are at the top of this file. These commands watch it and end it:
 #   kubectl get jobset
 #   kubectl logs -f --tail=-1 -l jobset.sigs.k8s.io/jobset-name=distill,batch.kubernetes.io/job-completion-index=0
 #   kubectl delete jobset distill
-# After that the same command goes on in the same WORKDIR; a JobSet of the name must not be there.
+# Then the same command resumes the run in WORKDIR; a JobSet of that name must not exist.
 set -euo pipefail
 # shellcheck source=launch/words.sh
 . "$(dirname "$0")/words.sh"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is missing and trains a config on this machine; arguments go to distill_jax.main.
+# Installs the package if needed, and trains a config on this machine; arguments go to distill_jax.main.
 #   launch/local.sh --config=configs/digits_guided.py
 #   launch/local.sh --dry-run --config=configs/digits_guided.py    prints the command, runs nothing
 # EXTRA=cuda, cuda12 (drivers before 580) or tpu installs JAX for that accelerator.
-# The flags of distill_jax.main: python -m distill_jax.main --help
+# python -m distill_jax.main --help lists the flags.
 set -euo pipefail
 # shellcheck source=launch/words.sh
 . "$(dirname "$0")/words.sh"

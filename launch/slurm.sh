@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Trains a config under SLURM and goes back into the queue when it is stopped; from a checkout on a
-# file system that all nodes see. Options of sbatch may follow, written --NAME or --NAME=VALUE:
+# Trains a config under SLURM and requeues a stopped job. Run it in a checkout on a file system that
+# all nodes share. Options of sbatch may follow, as --NAME or --NAME=VALUE:
 #   NODES=2 CONFIG=configs/imagenet64_guided.py:deterministic launch/slurm.sh --partition=gpu --time=8:00:00
 #   launch/slurm.sh --dry-run    prints the commands, runs nothing
 # The variables are at the top of this file.
-# After the run it ends with 0. After a mistake (1) the job ends with 1 and is not queued again;
-# after 143 and 130 (stopped, state saved) it is, and after a crash too, up to MAX_RESTARTS times.
-# `scancel JOB` ends it for good; launch/slurm.sh with the same WORKDIR goes on.
+# The exit code is 0 after a complete run, and 1 after a user error, which is not requeued. The job
+# is requeued after 143 and 130 (stopped, state saved), and up to MAX_RESTARTS times after a crash.
+# `scancel JOB` ends it for good; launch/slurm.sh with the same WORKDIR resumes the run.
 #SBATCH --job-name=distill
 #SBATCH --exclusive
 #SBATCH --mem=0
@@ -45,11 +45,11 @@ case "$PER" in
   gpu) tasks="$GPUS" ;;
   *) fail "PER is $PER; expected node or gpu" ;;
 esac
-# Under SLURM JAX gives a process the one GPU of its rank on the node, SLURM_LOCALID
-# (jax/_src/clusters/cluster.py, auto_detect_unset_distributed_params): a process per node would see
-# GPU 0 alone. jax/_src/distributed.py reads this variable before it asks SLURM.
+# Under SLURM, JAX gives each process the one GPU of its rank on the node, SLURM_LOCALID
+# (jax/_src/clusters/cluster.py, auto_detect_unset_distributed_params). A process per node would see
+# only GPU 0. jax/_src/distributed.py reads this variable before SLURM's.
 [ "$PER" = gpu ] || export JAX_LOCAL_DEVICE_IDS="${JAX_LOCAL_DEVICE_IDS:-$(seq -s, 0 $((GPUS - 1)))}"
-# No binding: every process sees all GPUs of its node, which those numbers count, and all its CPUs.
+# Without binding every process sees all CPUs of its node and all GPUs, which those numbers index.
 # shellcheck disable=SC2206
 command=(srun --nodes="$NODES" --ntasks="$((NODES * tasks))" --ntasks-per-node="$tasks"
   --cpu-bind=none --gpu-bind=none
@@ -72,8 +72,8 @@ fi
 # shellcheck source=launch/xla_gpu.sh
 . launch/xla_gpu.sh
 
-# SIGTERM reaches this shell alone, 120 s before the time is up. srun would answer it with SIGKILL to
-# its tasks, so scancel passes it on: with --signal it reaches the tasks of the job and not this shell.
+# SIGTERM reaches only this shell, 120 s before the time limit. srun would send SIGKILL to its tasks,
+# so scancel forwards SIGTERM: with --signal it reaches the tasks of the job, but not this shell.
 asked=0
 trap 'asked=1; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
 "${command[@]}" &
@@ -91,12 +91,12 @@ case "$code" in
   130 | 143) again=1 ;;
   *) [ "${SLURM_RESTART_COUNT:-0}" -ge "$MAX_RESTARTS" ] || again=1 ;;
 esac
-# Whoever cancelled the job does not want it back.
+# A cancelled job is not requeued.
 case "$(scontrol show job "$SLURM_JOB_ID")" in
   *JobState=CANCELLED*) again=0 ;;
 esac
 if [ "$again" = 1 ]; then
-  echo "slurm: exit code $code, back into the queue after ${SLURM_RESTART_COUNT:-0} restarts"
+  echo "slurm: exit code $code, requeued after ${SLURM_RESTART_COUNT:-0} restarts"
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what is missing and runs the checks and tests; arguments go to pytest.
-#   launch/test.sh              one config for every method and network runs at its smoke size
-#   launch/test.sh --all        every config and every run of the sweeps does
+# Installs the package if needed, and runs the checks and tests; arguments go to pytest.
+#   launch/test.sh              runs one config for every method and network at its smoke size
+#   launch/test.sh --all        runs every config and every run of the sweeps
 #   launch/test.sh --cov=distill_jax    prints the lines and branches that no test reaches
 #   launch/test.sh --dry-run    prints the commands, runs nothing
 set -euo pipefail
@@ -17,7 +17,7 @@ fi
 run ruff check .
 run ruff format --check .
 run mypy
-# CPU-seconds say more than the time where cores are shared; most of them are compilation.
+# On shared cores, CPU-seconds are a better measure than wall time; most of them are compilation.
 TIMEFORMAT="tests: %U + %S CPU-seconds (user, system)"
 [ "$DRY_RUN" != 1 ] || TIMEFORMAT=""
 time run python -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${words[@]+"${words[@]}"}

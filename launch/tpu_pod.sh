@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Trains a config on a Cloud TPU slice and starts again when it is taken away; run it on any machine
-# that has gcloud, where it must stay up (the training itself goes on without it).
+# Trains a config on a Cloud TPU slice and restarts after a preemption. Run it on any machine with
+# gcloud, and keep it running; the training itself continues without it.
 #   PROJECT=my-project WORKDIR=gs://my-bucket/guided launch/tpu_pod.sh
 #   launch/tpu_pod.sh --dry-run    prints the commands, runs nothing
-#   launch/tpu_pod.sh up | install | start | logs | codes | stop | down    one part of it
+#   launch/tpu_pod.sh up | install | start | logs | codes | stop | down    runs one part
 #   launch/tpu_pod.sh down --yes   deletes the slice without asking
-# The variables are at the top of this file. Without SOURCE the last commit of this checkout is sent.
-# Ends with 0 when the run is complete and with 1 after a mistake in the command, which starting
-# again would not mend. Everything else starts again: 143 and 130 (stopped, state saved), a crash,
-# a worker or a slice that is gone. The same WORKDIR goes on where it was.
+# The variables are at the top of this file. Without SOURCE it sends the last commit of this checkout.
+# The exit code is 0 after a complete run, and 1 after a user error, which a restart would not fix.
+# It restarts after 143 and 130 (stopped, state saved), a crash, and the loss of a worker or slice.
+# A restart with the same WORKDIR resumes the run.
 set -euo pipefail
 # shellcheck source=launch/words.sh
 . "$(dirname "$0")/words.sh"
@@ -23,24 +23,24 @@ for word in ${words[@]+"${words[@]}"}; do
   esac
 done
 part="${part:-all}"
-[ "$yes" = 0 ] || [ "$part" = down ] || fail "--yes is for down, which asks; '$part' does not"
+[ "$yes" = 0 ] || [ "$part" = down ] || fail "--yes is only for down, which asks; '$part' does not"
 
 PROJECT="${PROJECT:-my-project}"                        # Google Cloud project
 ZONE="${ZONE:-us-west4-a}"                              # a zone that has the accelerator
-NAME="${NAME:-distill}"                                 # of the queued resource and of its TPU VM
+NAME="${NAME:-distill}"                                 # name of the queued resource and its TPU VM
 ACCELERATOR_TYPE="${ACCELERATOR_TYPE:-v5litepod-64}"    # gcloud compute tpus accelerator-types list
-RUNTIME_VERSION="${RUNTIME_VERSION:-v2-alpha-tpuv5-lite}"    # the image that fits it: tpu-ubuntu2204-base for v4
-SPOT="${SPOT:-1}"                                       # 1: cheaper, may be taken away; 0: on demand
+RUNTIME_VERSION="${RUNTIME_VERSION:-v2-alpha-tpuv5-lite}"    # its image; tpu-ubuntu2204-base for v4
+SPOT="${SPOT:-1}"                                       # 1: cheaper, may be preempted; 0: on demand
 CONFIG="${CONFIG:-configs/imagenet64_guided.py:deterministic}"
 WORKDIR="${WORKDIR:-gs://my-bucket/imagenet64_guided}"  # a bucket in the same region
 ARGS="${ARGS:---config.mesh.fsdp=8}"                    # further flags of distill_jax.main
 SOURCE="${SOURCE:-}"                                    # git URL to install from; empty: send a commit of this checkout
-REF="${REF:-HEAD}"                                      # commit, tag or branch of it, looked up once
-MAX_RESTARTS="${MAX_RESTARTS:-100}"                     # give up after so many
-MAX_FAILURES="${MAX_FAILURES:-10}"                      # and after so many failed requests for a slice in a row
-POLL="${POLL:-30}"                                      # seconds between two looks
-KEEP="${KEEP:-0}"                                       # 1: leave the slice when the run has ended
-ALLOW_DIRTY="${ALLOW_DIRTY:-0}"                         # 1: send HEAD although there are changes beside it
+REF="${REF:-HEAD}"                                      # its commit, tag or branch, resolved once
+MAX_RESTARTS="${MAX_RESTARTS:-100}"                     # largest number of restarts
+MAX_FAILURES="${MAX_FAILURES:-10}"                      # largest number of consecutive failed requests for a slice
+POLL="${POLL:-30}"                                      # seconds between two polls
+KEEP="${KEEP:-0}"                                       # 1: keep the slice after the run
+ALLOW_DIRTY="${ALLOW_DIRTY:-0}"                         # 1: send HEAD despite uncommitted changes
 
 cd "$(dirname "$0")/.."
 place=(--project="$PROJECT" --zone="$ZONE")
@@ -50,7 +50,7 @@ say() { echo "tpu_pod: $*" >&2; }
 # on WORKER COMMAND: runs a shell command on one worker (0) or all of them.
 on() { run gcloud compute tpus tpu-vm ssh "$NAME" "${place[@]}" --worker="$1" --command="$2"; }
 
-# request VERB OPTION...: a command about the request for the slice.
+# request VERB OPTION...: runs a gcloud command on the request for the slice.
 request() { run gcloud compute tpus queued-resources "$1" "$NAME" "${place[@]}" "${@:2}"; }
 describe() { request describe --format="value(state.state)"; }
 down() { request delete --force --quiet; }
@@ -61,13 +61,13 @@ create() {
   request create "${options[@]}"
 }
 
-# The state of the request: NONE when there is none, UNKNOWN when gcloud could not say.
+# Prints the state of the request: NONE if it does not exist, UNKNOWN if gcloud fails.
 state() {
   describe 2> "$scratch/error" && return
   if grep -q NOT_FOUND "$scratch/error"; then echo NONE; else cat "$scratch/error" >&2 && echo UNKNOWN; fi
 }
 
-# Waits until the slice is there; makes it when there is none, and anew when it was taken away.
+# Waits until the slice is active; requests it if there is none, and again after a preemption.
 up() {
   local now last="" failed=0
   while [ "$failed" -lt "$MAX_FAILURES" ]; do
@@ -84,10 +84,10 @@ up() {
     esac
     sleep "$POLL"
   done
-  fail "no slice after $failed tries; the last lines of gcloud say why"
+  fail "no slice after $failed attempts; see the last lines of gcloud"
 }
 
-# The image's own Python is too old, so uv brings one; environment.sh installs the rest.
+# The image's Python is too old, so uv installs another; environment.sh installs the rest.
 install() {
   local fetch="mkdir -p distill_jax && tar -xzf distill_jax.tar.gz -C distill_jax"
   if [ -n "$SOURCE" ]; then
@@ -110,7 +110,7 @@ logs() { on 0 "distill_jax/launch/background.sh follow"; }
 codes() { on all "distill_jax/launch/background.sh code"; }
 stop() { on all "distill_jax/launch/background.sh stop"; }
 
-# Installs and starts on all workers; new machines may not answer at once.
+# Installs and starts on all workers; new machines may need some attempts.
 begin() {
   for _ in 1 2 3; do
     install && start && return
@@ -120,9 +120,9 @@ begin() {
   return 1
 }
 
-mistake() { fail "a mistake, see above; mend it and start again. $NAME is still up: launch/tpu_pod.sh down"; }
+mistake() { fail "the command failed, see above; fix it and start again. $NAME is still up: launch/tpu_pod.sh down"; }
 
-# Follows the run until it has to start again; ends the script where the run is complete or cannot.
+# Follows the run until it needs a restart; ends the script after a complete run or a user error.
 watch() {
   local found silent=0
   while true; do
@@ -132,7 +132,7 @@ watch() {
       found="$(codes | grep -o 'code=[0-9a-z]*' | sort -u | xargs)" || found=silent
     fi
     case " $found " in
-      # The run goes on where the network between here and there does not.
+      # The run continues while this machine has no network.
       " UNKNOWN ") ;;
       " silent ")
         silent=$((silent + 1))
@@ -144,10 +144,10 @@ watch() {
         say "complete: $WORKDIR/report.md"
         exit
         ;;
-      # A mistake ends one worker with 1, and the others, who lose it, with something else.
+      # A user error ends one worker with 1; the others lose it and end with another code.
       *" code=1 "*) say "workers ended with $found" && mistake ;;
       *" code="*) say "workers ended with $found" && return ;;
-      *) say "the slice was taken away" && return ;;
+      *) say "the slice was preempted" && return ;;
     esac
     sleep "$POLL"
   done
@@ -162,9 +162,9 @@ all() {
       ran=1
       watch
     elif [ "$(state)" != ACTIVE ]; then
-      say "the slice was taken away"
+      say "the slice was preempted"
     elif [ "$ran" = 1 ]; then
-      say "a worker is lost; making the slice anew"
+      say "a worker is lost; requesting a new slice"
       down || true
     else
       mistake
@@ -173,12 +173,12 @@ all() {
   fail "gave up after $MAX_RESTARTS restarts. $NAME is still up: launch/tpu_pod.sh down"
 }
 
-# Deleting a slice ends a run on it, and nothing brings it back.
+# Asks before the deletion, which ends a run on the slice and cannot be undone.
 confirm() {
-  [ -t 0 ] || fail "down deletes $NAME and asks first; without a terminal add --yes"
+  [ -t 0 ] || fail "down deletes $NAME and asks first; add --yes if there is no terminal"
   local answer
-  read -r -p "Delete the slice $NAME in $ZONE of $PROJECT, and what runs on it? [yes/no] " answer || true
-  [ "$answer" = yes ] || fail "answered '$answer', not yes: $NAME is left as it is"
+  read -r -p "Delete the slice $NAME in $ZONE of $PROJECT, and the run on it? [yes/no] " answer || true
+  [ "$answer" = yes ] || fail "answered '$answer', not yes: $NAME stays"
 }
 
 scratch=/tmp
@@ -186,7 +186,7 @@ if [ "$DRY_RUN" = 1 ]; then
   up() { create && describe; }
   all() { up && install && start && logs && codes && { [ "$KEEP" = 1 ] || down; }; }
 else
-  # What the part needs is checked before the first call of a cloud.
+  # The variables of this part are checked before the first call of a cloud.
   refuse_placeholders PROJECT ZONE NAME ACCELERATOR_TYPE RUNTIME_VERSION
   case "$part" in all | start) refuse_placeholders CONFIG WORKDIR ARGS ;; esac
   case "$part" in all | install) pin_ref ;; esac

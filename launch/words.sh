@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the other scripts, which read all words of a command before they do anything.
-# ALLOW_MY=1: takes values that begin with my-, which are placeholders of the documents otherwise.
+# Sourced by the other scripts: reads and checks all words of a command before anything runs.
+# ALLOW_MY=1 accepts values that begin with my-; otherwise they are placeholders of the documents.
 DRY_RUN="${DRY_RUN:-0}"
 words=()
 
@@ -9,11 +9,11 @@ fail() {
   exit 1
 }
 
-# The comment at the top of the script that was called.
+# Prints the comment at the top of the called script.
 usage() { awk 'NR > 1 { if (!/^#( |$)/) exit; sub(/^# ?/, ""); print }' "$0"; }
 
-# read_words WORD...: prints the usage and ends where one is --help or -h, notes --dry-run wherever it
-# stands, and keeps the others in `words`.
+# read_words WORD...: for --help or -h prints the usage and ends. --dry-run at any place sets DRY_RUN,
+# and `words` gets all other words.
 read_words() {
   local word help=0
   words=()
@@ -30,7 +30,7 @@ read_words() {
   fi
 }
 
-# expect KNOWN...: refuses a word that is none of these.
+# expect KNOWN...: fails for any other word.
 expect() {
   local word
   for word in ${words[@]+"${words[@]}"}; do
@@ -41,7 +41,7 @@ expect() {
   done
 }
 
-# Refuses words meant for this script in another spelling, where the others go to another program.
+# Fails for misspelt --dry-run and --help in scripts whose other words go to another program.
 pass_on() {
   local word
   for word in ${words[@]+"${words[@]}"}; do
@@ -53,7 +53,7 @@ pass_on() {
   done
 }
 
-# refuse_placeholders NAME...: ends where one of these variables has a value of the documents.
+# refuse_placeholders NAME...: fails if one of these variables has a placeholder of the documents.
 refuse_placeholders() {
   local name
   [ "${ALLOW_MY:-0}" != 1 ] || return 0
@@ -61,14 +61,14 @@ refuse_placeholders() {
     case "${!name:-}" in
       my-* | *://my-* | http*://*/my-*/* | *@*:my-*/*)
         fail "$name is ${!name}, a placeholder of the documents; set $name to your own" \
-          "(ALLOW_MY=1 where it is really called my-...)"
+          "(or ALLOW_MY=1 if that is its name)"
         ;;
     esac
   done
 }
 
-# Makes REF the full name of a commit, so that a restart runs the same code: of the repository SOURCE
-# or, where that is empty, of this checkout with no changes beside it.
+# Resolves REF to the full name of a commit, so that a restart runs the same code: a commit of the
+# repository SOURCE or, if that is empty, of this checkout, which must have no uncommitted changes.
 pin_ref() {
   local found
   refuse_placeholders SOURCE REF
@@ -77,7 +77,7 @@ pin_ref() {
     found="$(git ls-remote "$SOURCE" "$REF")" || fail "git cannot read SOURCE, $SOURCE"
     REF="$(awk -v ref="$REF" '$2 == ref || $2 == "refs/heads/" ref || $2 == "refs/tags/" ref { print $1 }' <<< "$found")"
     REF="${REF%%$'\n'*}"
-    [ -n "$REF" ] || fail "$SOURCE has no such branch or tag as REF; a commit is named in full"
+    [ -n "$REF" ] || fail "$SOURCE has no branch or tag REF; for a commit give its full name"
     return
   fi
   found="$(git status --porcelain)" || fail "this is no git checkout to send; set SOURCE to a git URL"
@@ -88,7 +88,7 @@ pin_ref() {
   REF="$(git rev-parse --verify "$REF^{commit}")" || fail "REF is no commit of this checkout"
 }
 
-# Prints a command as it could be typed.
+# Prints a command with shell quoting.
 show() {
   local word line=""
   for word in "$@"; do

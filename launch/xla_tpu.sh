@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# Sourced by the launchers for TPUs: adds to LIBTPU_INIT_ARGS what is not set there already, so a
-# flag of your own wins. libtpu 0.0.42 takes them all (it ends with the name of one that it does not
-# know); nothing here has been timed by this project.
+# Sourced by the launchers for TPUs: adds flags to LIBTPU_INIT_ARGS that are not set yet, so your own
+# flags win. libtpu 0.0.42 accepts all of them (it fails for an unknown flag). This project has not
+# timed them.
 #   . launch/xla_tpu.sh
 flags=(
-  # Gradients are reduced while the TPU computes; the guide for v5e suggests both together, the
+  # Gradients are reduced while the TPU computes. The guide for v5e suggests both flags together; the
   # second is off by default. https://openxla.org/xla/flags_guidance
   --xla_tpu_enable_async_collective_fusion=true
   --xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true
-  # Reductions between slices, over the data centre's network, overlap with computation; no effect
-  # on one slice. https://docs.jax.dev/en/latest/xla_flags.html
+  # Reductions between slices, over the data centre's network, overlap with computation. They have no
+  # effect on one slice. https://docs.jax.dev/en/latest/xla_flags.html
   --xla_tpu_enable_data_parallel_all_reduce_opt=true
   --xla_tpu_data_parallel_opt_different_sized_ops=true
 )
