@@ -2,13 +2,13 @@ import os
 import pathlib
 import tempfile
 
-# Programs that tests compile are kept between them, and between runs, in the system's temp folder.
+# The compilation cache of all tests, which stays in the system's temp folder between runs.
 CACHE = pathlib.Path(tempfile.gettempdir()) / "distill_jax_test_compilations"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiling is most of what the tests cost, and a fifth of it without LLVM's optimizations.
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do.
+# Compilation is most of the tests' time; without LLVM's optimizations it takes a fifth.
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as for users.
 UNOPTIMIZED = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
 if UNOPTIMIZED:
     flags = os.environ.get("XLA_FLAGS", "")
@@ -24,14 +24,14 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first: the other process has the short ones meanwhile."""
+    """Orders the longest files first, so that both processes end at about the same time."""
     longest = ("test_smoke.py", "test_chain.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Linux allows a process 65,530 memory maps, and programs are such: then XLA crashes."""
+    """Clears compiled programs after a module: each is a memory map, and XLA crashes at 65,530."""
     yield
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_text().count("\n") > 20_000:
@@ -40,7 +40,7 @@ def forget_programs():
 
 @pytest.fixture(scope="module")
 def optimized():
-    """Programs as users have them, for what runs longer than it compiles: trained convolutions."""
+    """Compiles with optimizations, for tests that run longer than they compile."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", UNOPTIMIZED)
@@ -48,14 +48,14 @@ def optimized():
 
 @pytest.fixture
 def x64():
-    """Float64 for the test: golden values have more digits than float32."""
+    """Enables float64, because golden values have more digits than float32."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory):
-    """The workdir of the finished digits chain at smoke size, with its report."""
+    """Returns the workdir of a finished digits chain at smoke size, with its report."""
     from distill_jax.evaluation import compare
     from distill_jax.run import pipeline, plan
     from tests.toys import smoke_config

@@ -1,6 +1,6 @@
-"""Runs commands of the package in forks of one process, which spares each of them its imports.
+"""Runs commands of the package in forks of one process, so that each saves the imports.
 
-`run` is called by tests; `python -m tests.forks` is the process that is forked.
+Tests call `run`; `python -m tests.forks` is the process that forks.
 """
 
 import atexit
@@ -20,7 +20,7 @@ from tests.toys import ROOT
 
 @functools.cache
 def _server():
-    """Starts the process to fork, which ends with this one. It starts no backend of JAX."""
+    """Starts the process that forks, without a backend of JAX; it ends with this process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.forks"],
         cwd=ROOT,
@@ -39,7 +39,7 @@ def _server():
 
 
 def run(module, *flags):
-    """Runs `python -m MODULE *flags` to its end: returns exit code, standard output and error."""
+    """Runs `python -m MODULE *flags`, and returns its exit code, standard output and error."""
     server = _server()
     with tempfile.TemporaryDirectory() as folder:
         paths = [pathlib.Path(folder, name) for name in ("stdout", "stderr")]
@@ -72,7 +72,7 @@ def _serve():
     from distill_jax.evaluation import compare  # noqa: F401 - imported once, before the forks.
     from distill_jax.run import costs, pipeline  # noqa: F401 - as above.
 
-    # What a command does on one thread is done before it starts others.
+    # A fork has one thread, and starts others only later.
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
     for line in sys.stdin:
         child = os.fork()

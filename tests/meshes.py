@@ -1,4 +1,4 @@
-"""Arrays on several devices and processes; each of these ends with an error or well.
+"""Checks of arrays on several devices and processes; each command exits with 0 or an error.
 
 python -m tests.meshes rows                      one process with 8 devices
 python -m tests.meshes eight DIRECTORY           one process with 8 devices
@@ -21,28 +21,28 @@ from distill_jax.runtime.sharding import AXES, make_layout
 from distill_jax.storage import checkpoint, writing
 from distill_jax.storage.states import States
 
-SHAPE = (64, 128)  # Large enough to be split by the rules of sharding.py.
+SHAPE = (64, 128)  # Large enough for the rules of sharding.py to split it.
 
 
 def values(step):
-    """A training state of that iteration, in this process's memory."""
+    """Returns a training state of that iteration, in this process's memory."""
     rng = np.random.default_rng(step)
     kernel = rng.standard_normal(SHAPE, np.float32)
     return {"kernel": kernel, "bias": kernel[0], "step": np.int32(step)}
 
 
 def layout_of(count):
-    """All parameters split over the first devices."""
+    """Returns the layout that splits all parameters over the first devices."""
     return make_layout({"fsdp": count}, jax.devices()[:count])
 
 
 def like(count):
-    """What a state is restored to on the first devices."""
+    """Returns the abstract state to restore into, on the first devices."""
     return layout_of(count).abstract(values(0))
 
 
 def placed(step, count):
-    """The state on the first devices."""
+    """Returns the state on the first devices."""
 
     def put(array, shape):
         return jax.make_array_from_callback(shape.shape, shape.sharding, lambda at: array[at])
@@ -51,7 +51,7 @@ def placed(step, count):
 
 
 def check(state, step):
-    """Raises AssertionError unless all that this process has is that state bit for bit."""
+    """Raises AssertionError unless this process's shards equal that state bit for bit."""
     assert state is not None
     for name, array in values(step).items():
         for shard in state[name].addressable_shards:
@@ -67,7 +67,7 @@ def write(directory, steps, count):
 
 
 def flip(directory):
-    """Changes a bit in the middle of the largest file."""
+    """Flips a bit in the middle of the largest file."""
     path = max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -75,7 +75,7 @@ def flip(directory):
 
 
 def eight(folder):
-    """From 8 devices to 1, 2, 4 and back."""
+    """Checks that states move from 8 devices to 1, 2, 4 and back."""
     for there, here in ((8, 1), (8, 2), (8, 4), (1, 8), (2, 8), (4, 8)):
         directory = folder / f"{there}_{here}" / "states"
         write(directory, [3], there)
@@ -87,7 +87,7 @@ def eight(folder):
 
 
 def rows():
-    """Batches of 1 to 17 rows on meshes of three axes: padded, split, and cut back."""
+    """Checks that batches of 1 to 17 rows are padded, sharded and unpadded on three-axis meshes."""
     for sizes in ((8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8), (3, 1, 2)):
         devices = jax.devices()[: math.prod(sizes)]
         layout = make_layout(dict(zip(AXES, sizes, strict=True)), devices)
@@ -105,7 +105,7 @@ def rows():
 
 
 def pair(folder, port, index):
-    """What one process wrote is read by two, and what two wrote when half of it is damaged."""
+    """Checks that two processes read the state of one, and a state of two with a damaged half."""
     distributed.start(f"localhost:{port}", 2, int(index))
     assert jax.device_count() == 4
     assert writing.share(placed(0, 4)["kernel"]) == 4 * SHAPE[0] * SHAPE[1] // 2
@@ -136,10 +136,10 @@ def pair(folder, port, index):
         raise AssertionError("a damaged final was read")
     stop = StopFlag().install()
     assert not stop()
-    write(folder / "late" / "states", [5003], 4)  # Of a run that went on: more than polls.
+    write(folder / "late" / "states", [5003], 4)  # A resumed run: more iterations than polls.
     if not distributed.first():
         os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(2)  # The notice reaches all, who asked last before they saved.
+    time.sleep(2)  # Until the notice reaches all processes, whose last poll was before they saved.
     for _ in range(100):
         if stop():
             return

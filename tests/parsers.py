@@ -1,8 +1,8 @@
 """Parses command lines as their programs do: `python -m tests.parsers < [[program, words], ...]`.
 
-A program is a module of the package, or a file of benchmarks/. Each command is run, up to the line
-that parses its words, in a process that is forked from one with the imports that most programs have
-in common. Prints JSON: [[program, words, message], ...] of the commands that are refused.
+A program is a module of the package, or a file of benchmarks/. Each command runs up to the line
+that parses its words, in a forked process that shares the imports of most programs. Prints JSON:
+[[program, words, message], ...] of the refused commands.
 """
 
 import argparse
@@ -23,39 +23,39 @@ known_of = argparse.ArgumentParser.parse_known_args
 
 
 class Taken(BaseException):
-    """The words are parsed: what is left would do something."""
+    """The program has parsed its words, and its work would begin now."""
 
 
 def run_app(_, *names):
-    """Parses as the commands of the package do."""
+    """Parses flags as the commands of the package do."""
     sys.argv = [sys.argv[0], *map(ours._underscored, sys.argv[1:])]
     ours._arguments(flags.FLAGS(sys.argv)[1:], names)
     if "config" in flags.FLAGS and flags.FLAGS.config is not None:
-        _ = flags.FLAGS.config.stages  # A file that is not there is missed where it is read.
+        _ = flags.FLAGS.config.stages  # Raises for a missing file, which is read only here.
     raise Taken
 
 
 def parse_args(parser):
-    """Parses as argparse does."""
+    """Parses arguments as argparse does."""
     if rest := known_of(parser)[1]:
         raise ValueError(f"unrecognized arguments {rest}")
     raise Taken
 
 
 def parse_known_args(parser):
-    """Parses what is known; the rest is for the trainings that the program starts."""
+    """Parses known arguments; the others are for the runs that the program starts."""
     known, rest = known_of(parser)
     flags.FLAGS.unparse_flags()
     run("distill_jax.main", [f"--config={known.config}", *rest])
 
 
 def error(_, message):
-    """What a parser of argparse finds."""
+    """Raises the error that a parser of argparse reports."""
     raise ValueError(message)
 
 
 def run(program, words):
-    """Raises Taken where the program takes the words, and another exception where it does not."""
+    """Raises Taken if the program accepts the words, and another exception if it does not."""
     sys.argv, path = [program, *words], ROOT / program
     if not path.is_file():
         runpy.run_module(program, run_name="__main__")
@@ -67,7 +67,7 @@ def run(program, words):
 
 
 def refusal(program, words):
-    """The message of a command that its program does not take, "" for one that it takes."""
+    """Returns the program's message if it refuses the command, "" if it accepts it."""
     reads, writes = os.pipe()
     child = os.fork()
     if not child:

@@ -1,4 +1,4 @@
-"""The benchmark of accelerators (benchmarks/accelerator.py), at smoke size and in its decisions."""
+"""Tests of benchmarks/accelerator.py, at smoke size, and of its decisions."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from benchmarks.accelerator_update import load_config, planned
 from distill_jax.models.build import abstract_params
 from tests.toys import ROOT, inputs_of
 
-# Three calls of the command; measurements in this one process, for each start takes seconds.
+# Three calls of the command. Measurements run in this process, because a start takes seconds.
 CALLS = """
 import json, pathlib, sys
 from benchmarks import accelerator
@@ -41,7 +41,7 @@ print(json.dumps(seen))
 
 
 def cells_of(table):
-    """The cells of the rows of a Markdown table by the titles of its columns."""
+    """Returns the rows of a Markdown table, as cells by the titles of its columns."""
     lines = [line for line in table.splitlines() if line.startswith("|")]
     titles, _, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in lines)
     assert rows and all(len(row) == len(titles) for row in rows)
@@ -134,7 +134,7 @@ def test_the_full_size_transformer_has_130_million_parameters():
     assert 1.25e8 < sum(leaf.size for leaf in jax.tree.leaves(shapes)) < 1.35e8
 
 
-def test_a_process_that_takes_too_long_or_fails_is_told_apart(tmp_path):
+def test_a_timeout_and_a_failure_of_a_process_are_distinguished(tmp_path):
     slow = accelerator.start("accelerator_update:device", {}, 0.05, tmp_path)
     assert slow["status"] == "timed out" and slow["seconds"] < 10
     wrong = accelerator.start("accelerator_table:no_such_function", {}, 60, tmp_path)
@@ -146,9 +146,7 @@ def test_a_process_that_takes_too_long_or_fails_is_told_apart(tmp_path):
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory")]
 )
-def test_what_exhausts_the_memory_is_a_result_and_other_errors_are_not(
-    error, monkeypatch, tmp_path
-):
+def test_out_of_memory_is_a_result_and_other_errors_are_not(error, monkeypatch, tmp_path):
     def raising():
         raise error
 

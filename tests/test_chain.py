@@ -1,4 +1,4 @@
-"""The digits chain at smoke size: complete, readable, restartable, the same on any devices."""
+"""Tests of the digits chain at smoke size: its files, restarts, and results on any devices."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def never():
 
 
 def run_main(workdir, *flags, **variables):
-    """The command line to its end: exit code and everything it printed."""
+    """Runs the command, and returns its exit code and output."""
     command = [*COMMAND, f"--workdir={workdir}", *flags]
     environment = {**os.environ, **variables}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -53,7 +53,7 @@ def run_main(workdir, *flags, **variables):
 
 
 def weights(workdir):
-    """All final parameters, by stage and leaf, as bytes."""
+    """Returns all final parameters, by stage and leaf, as bytes."""
     found = {}
     for name in STAGES:
         params = load(workdir / name).params
@@ -92,7 +92,7 @@ def test_every_stage_leaves_a_network_a_grid_and_its_scalars(chain):
         assert size_of(chain / name / "grid.png") == (10 * 50, 4 * 50)
 
 
-def test_manifests_tell_steps_times_range_and_lineage(chain):
+def test_manifests_have_steps_times_range_and_lineage(chain):
     manifest = checkpoint.read_manifest(chain / "s05_n0004" / "final")
     trained, lineage = manifest["trained"], manifest["lineage"]
     assert trained["sampler"] == {"name": "ddim", "num_steps": 4}
@@ -213,7 +213,7 @@ def test_a_report_that_was_stopped_goes_on_where_it_was(chain, tmp_path):
     assert compare.write_report(workdir, DIGITS, settings, never)
     assert not (workdir / "report.rows.json").exists()
     rows, whole = (json.loads((path / "report.json").read_text()) for path in (workdir, chain))
-    assert all(row in rows["rows"] for row in kept)  # Measured network by network.
+    assert all(row in rows["rows"] for row in kept)  # Rows are measured network by network.
     for row in rows["rows"] + whole["rows"]:
         del row["seconds_per_image"]
     assert rows == whole
@@ -231,7 +231,7 @@ def test_a_stage_that_diverges_names_stage_iteration_and_last_good_state(tmp_pat
 
 
 def wait_for(pattern, workdir, process, seconds=120):
-    """Waits until a file matches, or the process ends."""
+    """Waits until a file matches the pattern, or the process ends."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         if list(workdir.glob(pattern)):
@@ -241,7 +241,7 @@ def wait_for(pattern, workdir, process, seconds=120):
 
 @pytest.fixture(scope="module")
 def disturbed(chain, tmp_path_factory):
-    """A chain stopped by Ctrl-C, by SIGTERM, and by SIGKILL while training and while saving."""
+    """Returns a chain that Ctrl-C, SIGTERM and SIGKILL stopped, while training and while saving."""
     workdir = tmp_path_factory.mktemp("disturbed") / "digits"
     codes = []
     for number, pattern in (
@@ -288,13 +288,13 @@ def test_two_processes_of_four_devices_and_then_one_of_one_have_the_losses_of_on
     assert "on 8 cpu device(s), mesh: data 2, fsdp 4, tensor 1" in output
     assert "s02_n0032: finished" in output
     assert "finished" not in other
-    # What eight devices of two processes wrote is continued by one that has one.
+    # One process with one device continues the run of two processes with eight devices.
     code, output = run_main(workdir)
     assert code == 0, output
-    # The notice takes its time from one process to the other: the stop may be in a later stage.
+    # The notice takes time to reach the other process, so the run may stop in a later stage.
     stopped = re.search(r"(s\d\d_n\d+): going on after iteration", output)
     for name, one, moved in zip(STAGES, losses(chain), losses(workdir), strict=True):
-        if not (stopped and name == stopped[1]):  # Its lines are means over other iterations.
+        if not (stopped and name == stopped[1]):  # Lines there are means over other iterations.
             np.testing.assert_allclose(moved, one, atol=1e-5)
     x = [load(path).sample(jax.random.key(0), 4, w=1.0) for path in (chain, workdir)]
     np.testing.assert_allclose(x[0], x[1], atol=1e-3)

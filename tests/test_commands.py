@@ -1,4 +1,4 @@
-"""The command lines: what they print, what they write, and how a mistake ends."""
+"""Tests of the commands: their output, their files, and the messages of user errors."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ CONFIG = "--config=configs/digits_guided.py:smoke"
 
 
 def run(module, *flags, **options):
-    """A command to its end: exit code, standard output and standard error."""
+    """Runs a command, and returns its exit code, standard output and standard error."""
     if not options:
         return forks.run(f"distill_jax.{module}", *flags)
     command = [sys.executable, "-m", f"distill_jax.{module}", *flags]
@@ -28,7 +28,7 @@ def run(module, *flags, **options):
 
 
 def one_message(code, stdout, stderr):
-    """The single message of a mistake; fails where there is a traceback or success."""
+    """Returns the single message of a user error; fails for a traceback or a success."""
     assert code == 1
     assert "Traceback" not in stderr
     lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
@@ -120,12 +120,12 @@ def raised(action):
         return error
 
 
-def test_only_what_a_user_can_mend_is_a_message_for_him():
+def test_only_errors_that_a_user_can_fix_are_messages():
     assert app.is_message(raised(lambda: find_final("/nowhere")))
     assert app.is_message(OSError(28, "No space left on device"))
     for lost in (ConnectionResetError(), TimeoutError(), requests.ConnectionError()):
         assert not app.is_message(lost)
-    # Raised by Python in a line of the package, which says nothing to a user.
+    # Python raises this error in a line of the package, so its text is no message for the user.
     assert not app.is_message(raised(lambda: validation.check_microbatches(8, 0, 1)))
 
 
@@ -135,13 +135,13 @@ def test_a_mistake_is_one_message_without_traceback_and_exit_code_1(kind):
     assert message in one_message(*run(module, *flags))
 
 
-def test_a_label_that_the_student_does_not_know_is_one_message(chain, tmp_path):
+def test_an_unknown_label_is_one_message(chain, tmp_path):
     result = run("sample", f"--student={chain}", "--label=10", f"--out={tmp_path / 'x.png'}")
     assert "trained on 0 to 9" in one_message(*result)
     assert not (tmp_path / "x.png").exists()
 
 
-def test_a_strength_that_the_student_does_not_know_is_one_message(chain):
+def test_a_w_outside_the_students_range_is_one_message(chain):
     result = run("evaluate", f"--student={chain}", "--w=1,9")
     assert "--w=9, and this student takes w from 0 to 4" in one_message(*result)
 
@@ -156,7 +156,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_from_there(tmp_path):
     done = subprocess.run(["bash", "-c", command], **options)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    # Compiled programs that cannot be kept are warnings beside it.
+    # Programs that cannot be cached only cause warnings.
     messages = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(messages) == 1, done.stderr
     assert "cannot write" in messages[0]

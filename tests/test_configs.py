@@ -1,4 +1,4 @@
-"""Every config file: it loads at both sizes, is planned, and none of its keys goes unread."""
+"""Tests of every config: it loads and is planned at both sizes, and all of its keys are read."""
 
 import sys
 
@@ -38,7 +38,7 @@ def test_a_config_is_planned_at_both_sizes(name, size, tmp_path):
 
 
 def test_no_round_starts_with_nothing_to_learn():
-    """A student that starts as its teacher, a curved function, is some way from its target."""
+    """A student that starts as a copy of a nonlinear teacher differs from its target."""
 
     def predict(z, t, cond, key=None):
         x = jnp.tanh(2 * z + t[:, None])
@@ -54,11 +54,11 @@ def test_no_round_starts_with_nothing_to_learn():
             if entry.method.name in ("encoder", "progressive", "stochastic"):
                 seen[entry.method.name, entry.method.num_steps] = None
             elif entry.method.name == "guided":
-                assert max(entry.method.w_range) > 0  # At w = 0 it is what it starts as.
-    for method, num_steps in seen:  # What else they are given bends no target.
+                assert max(entry.method.w_range) > 0  # At w = 0 the student equals its start.
+    for method, num_steps in seen:  # Other options do not change the target.
         seen[method, num_steps] = float(loss(METHODS[method](num_steps=num_steps)))
     assert len(seen) > 20
-    # Longer steps have more to learn; the shortest, 1 / 4096, are 2e-7 from it.
+    # Longer steps have larger differences; that of the shortest, 1 / 4096, is 2e-7.
     assert min(seen.values()) > 1e-8, min(seen, key=seen.get)
 
 
@@ -79,7 +79,7 @@ def test_a_config_names_its_paper_and_its_command(name):
 
 
 class Recorded(dict):
-    """A copy of a part of a config, whose keys are recorded where they are looked up."""
+    """A copy of a part of a config that records the keys which are read."""
 
     def __init__(self, content, path="", reads=None):
         super().__init__(content)
@@ -95,9 +95,9 @@ class Recorded(dict):
 
 
 class Reads:
-    """Dotted keys of one config that the package reads by name, as config.key or config["key"].
+    """The recorded dotted keys of a config that the package reads, as config.key or config["key"].
 
-    What checks a value or copies it reads nothing. Every stage is called "stage".
+    Checks and copies of a value do not count as reads. Every stage is called "stage".
     """
 
     GETITEM, GETATTR = ConfigDict.__getitem__, ConfigDict.__getattr__
@@ -120,7 +120,7 @@ class Reads:
             self.keys.add(f"{path}.{key}")
 
     def record(self, monkeypatch):
-        """From here on."""
+        """Starts to record."""
 
         def getitem(config, key):
             self.note(config, key)
@@ -140,14 +140,14 @@ class Reads:
 
 
 def leaves(tree, path):
-    """Dotted keys of a config's values, where a name and the options of what it picks are one."""
+    """Yields dotted keys of a config's values; a name and its options are one key."""
     if not isinstance(tree, (ConfigDict, dict)) or not tree or ("name" in tree and "." in path):
         return {path}
     return {key for name, value in tree.items() for key in leaves(value, f"{path}.{name}")}
 
 
 def test_every_key_is_read(monkeypatch, tmp_path):
-    """By its name, in the run of two stages or in its report."""
+    """The run of two stages or its report reads every key by its name."""
     rates = {"steps": 1, "learning_rate": 1e-3}
     config = base()
     config.data = {"name": "mixture", "count": 64}

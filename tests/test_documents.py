@@ -1,4 +1,4 @@
-"""Every command of the documents is taken by the program that it is for."""
+"""Tests of the documents: programs accept the commands in them, and the files exist."""
 
 import ast
 import importlib.util
@@ -33,7 +33,7 @@ NAMED = re.compile(r"(?<![\w/.-])(?:launch|configs|docs|benchmarks|notebooks|tes
 
 
 def text_of(path):
-    """The text of a document, the docstring of a program, the commands at the top of a script."""
+    """Returns the text of a document: for code the docstring, for a script its usage comment."""
     text = path.read_text()
     if path.suffix == ".py":
         text = ast.get_docstring(ast.parse(text)) or ""
@@ -45,10 +45,10 @@ def text_of(path):
 
 
 def commands_of(text):
-    """(variables, program, words) of every command in a text.
+    """Yields (variables, program, words) of every command in a text.
 
-    Two spaces end it, for a remark follows; words that leave something open, "--config=..." and
-    "--config=FILE.py", are left out, and for "COMMAND..." stands one.
+    Two spaces end a command, because a remark follows. Placeholders such as "--config=..." and
+    "--config=FILE.py" are left out, and "COMMAND..." is one command.
     """
     for found in COMMAND.finditer(text):
         words = shlex.split(re.split(r"  (?!-)", found["words"])[0])
@@ -69,7 +69,7 @@ COMMANDS = [
 
 
 def refused(commands):
-    """[program, words, message] of those commands that tests.parsers does not take."""
+    """Returns [program, words, message] of the commands that tests.parsers refuses."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.parsers"],
         input=json.dumps(commands),
@@ -96,7 +96,7 @@ def test_commands_are_found_in_every_kind_of_document():
 
 
 def test_every_command_of_the_documents_is_taken_by_its_program(nothing):  # noqa: F811 - the fixture.
-    """Launchers as dry runs, and then by the program that trains what these would start."""
+    """Launchers are called as dry runs; the training command must accept what they would start."""
     parsed = {}
     for path, variables, program, words in COMMANDS:
         if program.startswith("launch/"):

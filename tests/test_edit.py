@@ -1,4 +1,4 @@
-"""Edits of the smoke chain's networks, with encoders of two rounds beside them."""
+"""Tests of edits with the smoke chain's networks, and with two rounds of encoders."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ def never():
 
 @pytest.fixture(scope="module")
 def workdir(chain, tmp_path_factory):
-    """Encoders of 2 steps and 1 from the chain's guided stage, beside its teacher and decoders."""
+    """Returns a workdir with the chain's teacher and decoders, and encoders of 2 steps and 1."""
     config = smoke_config()
     rates = {"steps": 2, "learning_rate": 1e-3, "w_range": (0.0, 4.0)}
     workdir = epath.Path(tmp_path_factory.mktemp("edit") / "digits")
@@ -49,7 +49,7 @@ def workdir(chain, tmp_path_factory):
     shutil.copytree(chain / "s01_guided" / "final", guided)
     manifest = json.loads((guided / "manifest.json").read_text())
     del manifest["checksum"]
-    manifest["trained"]["saturated"] = False  # Encoders take no other; these few updates do.
+    manifest["trained"]["saturated"] = False  # Encoders need it; harmless after few updates.
     (guided / "manifest.json").write_text(json.dumps(manifest))
     options = {"method": "encoder", "teacher": str(guided)}
     config.stages = pipeline_of(*halvings(2, 1, **options, **rates))
@@ -74,7 +74,7 @@ def teacher(chain):
     return distill_jax.load(chain / "s00_teacher")
 
 
-def test_an_encoder_leaves_its_times_and_a_picture_of_images_and_noise(workdir, encoder):
+def test_an_encoder_saves_its_times_and_a_picture_of_images_and_noise(workdir, encoder):
     assert encoder.trained.sampler.times == (0.0, 0.5)
     assert encoder.trained.num_steps == 2
     with Image.open(workdir / "s00_n0002" / "grid.png") as image:
@@ -88,7 +88,7 @@ def test_an_encoder_draws_no_images_and_a_decoder_encodes_none(encoder, decoder)
         decoder.encode(X, LABEL)
 
 
-def test_what_an_encoder_does_not_know_is_refused(encoder):
+def test_arguments_that_an_encoder_does_not_take_are_refused(encoder):
     for arguments, message in (
         ((X, None), "label is None; say what the images show"),
         ((X, 10), "label is 10; this network was trained on 0 to 9"),
@@ -124,8 +124,8 @@ def test_style_transfer_is_the_source_encoded_and_the_target_decoded(encoder, de
     assert not np.allclose(y, editing.style(encoder, decoder, X, LABEL, 3, w=1.0))
 
 
-def test_edits_listen_to_label_w_and_noise_and_compile_once(decoder):
-    decoder = dataclasses.replace(decoder, params=filled(decoder.params))  # It was hardly trained.
+def test_edits_depend_on_label_w_and_noise_and_compile_once(decoder):
+    decoder = dataclasses.replace(decoder, params=filled(decoder.params))  # Hardly trained.
 
     def both(label, w, key):
         first = editing.sdedit(decoder, key, X, 1, label, w)
@@ -168,7 +168,7 @@ def test_psnr_counts_decibels_per_image():
     np.testing.assert_allclose(editing.psnr(X, y), [40, 20, 0, 20], atol=1e-3)
 
 
-def test_the_report_is_of_the_samplers_alone(workdir):
+def test_the_report_has_rows_of_decoders_only(workdir):
     settings = {"w": (0.0,), "num_samples": 40, "ancestral": ()}
     assert compare.write_report(workdir, {"name": "digits"}, settings, never)
     rows = json.loads((workdir / "report.json").read_text())["rows"]
@@ -189,7 +189,7 @@ def test_roundtrip_writes_a_table_and_a_picture_beside_reverse_ddim(workdir, tmp
         assert image.size == (10 * 50, 5 * 50)
 
 
-def test_the_command_of_the_issue_transfers_held_out_images(workdir, tmp_path):
+def test_the_style_command_transfers_test_images(workdir, tmp_path):
     out = tmp_path / "x.npy"
     flags = ("--source-label=3", "--target-label", "8", "--num=6", f"--out={out}")
     networks = (f"--encoder={workdir / 's00_n0002'}", f"--student={workdir / 's06_n0002'}")
@@ -210,12 +210,12 @@ def test_sdedit_begins_at_a_step_of_the_student(workdir, tmp_path):
     assert "--strength=0.3 is no k / 2; choose among 0.5, 1" in message
 
 
-def test_a_task_that_nobody_knows_is_one_message():
+def test_an_unknown_task_is_one_message():
     message = one_message(*run("edit", "stile"))
     assert "unknown task 'stile'; known: inpaint, roundtrip, sdedit, style; did you" in message
 
 
-def test_masks_are_the_half_or_square_to_make_anew(tmp_path):
+def test_masks_are_the_half_or_square_to_draw(tmp_path):
     assert LEFT[:, :4].all()
     assert not LEFT[:, 4:].any()
     np.testing.assert_array_equal(edit.read_mask("right", (8, 8, 1)), 1 - LEFT)

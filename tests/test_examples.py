@@ -1,6 +1,6 @@
-"""Code of one's own: the files of examples/, run as their docstrings say, and a sampler of a test.
+"""Tests of users' code: the files of examples/, run as their docstrings say, and a sampler.
 
-The config runs at its smoke size; what its networks name is imported where it is allowed only.
+The config runs at its smoke size. Names in its networks are imported only where they are allowed.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ def never():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The run of examples/my_config.py:smoke, with its report."""
+    """Returns the run of examples/my_config.py:smoke, with its report."""
     workdir = epath.Path(tmp_path_factory.mktemp("examples") / "my_config")
     run = plan.make(load_file(CONFIG).get_config("smoke"), workdir)
     assert running.run(run, never)
@@ -48,7 +48,7 @@ def finished(tmp_path_factory):
     return run
 
 
-def test_the_config_of_ones_own_runs_to_its_report(finished):
+def test_a_users_config_runs_to_its_report(finished):
     content = json.loads((finished.workdir / "report.json").read_text())
     assert content["name"] == "FD-Shapes"
     assert {row["sampler"] for row in content["rows"]} == {"teacher", "student"}
@@ -56,13 +56,13 @@ def test_the_config_of_ones_own_runs_to_its_report(finished):
         assert (each.directory / "grid.png").exists()
     manifest = describe(finished.workdir, allow=[NETWORK]).manifest
     assert manifest.lineage.method["name"] == "examples.my_method:Direct"
-    assert manifest.imports == (NETWORK,)  # The method and the data are not needed to sample.
+    assert manifest.imports == (NETWORK,)  # Sampling needs neither the method nor the data.
 
 
-def test_a_student_of_ones_own_network_loads_where_it_is_allowed_only(finished):
+def test_a_student_with_a_users_network_loads_only_where_it_is_allowed(finished):
     student = load(finished.workdir, allow=(NETWORK,))
     assert student.sample(jax.random.key(0), 2).shape == (2, 8, 8, 1)
-    # What was made before is not handed out either.
+    # An object in the cache is refused too.
     for allow in ((), ("examples.my_network:other",)):
         with pytest.raises(ValueError, match=rf"load\(DIR, allow=\('{NETWORK}',\)\)"):
             load(finished.workdir, allow=allow)
@@ -80,7 +80,7 @@ def test_the_commands_import_what_their_flag_allows(finished, tmp_path):
     assert "--allow=examples.my_dataset:Shapes on the command line" in message
 
 
-def test_the_format_of_ones_own_is_imported_by_the_command(finished, tmp_path):
+def test_a_users_format_is_imported_by_the_command(finished, tmp_path):
     params = load(finished.stages[0].directory, allow=finished.allow).params
     np.savez(tmp_path / "teacher.npz", **by_name(params))
     flags = (f"--config={CONFIG}:smoke", f"--out={tmp_path / 'mine'}")
@@ -93,7 +93,7 @@ def test_the_format_of_ones_own_is_imported_by_the_command(finished, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_dataset_of_ones_own_keeps_the_contract():
+def test_a_users_dataset_keeps_the_contract():
     data = Shapes(size=8, count=50)
     assert isinstance(data, Dataset)
     whole = next(data.batches(seed=3, start=5, size=8))
@@ -104,12 +104,12 @@ def test_the_dataset_of_ones_own_keeps_the_contract():
     train, test = (data.images(split) for split in ("train", "test"))
     assert -1 == train.x.min() < train.x.max() == 1
     assert not np.array_equal(train.x, test.x)
-    # At one radius a square has 4 / pi of a disc's light.
+    # The area of a square is 4 / pi of that of its disc.
     light = [(1 + train.x[train.label == label]).sum() for label in (0, 1)]
     np.testing.assert_allclose(light[1] / light[0], 4 / np.pi, rtol=0.2)
 
 
-def test_the_method_of_ones_own_has_no_loss_where_the_student_lands_with_its_teacher():
+def test_a_users_method_has_no_loss_where_the_student_lands_with_its_teacher():
     batch = make_batch(None, {"label": jnp.zeros(4, int)}, {"label": jnp.full(1, 2)})
     for value, expected in ((0.25, 0.0), (0.75, 0.25)):
         student, teacher = (constant_denoiser(Cosine(), x) for x in (0.25, value))
@@ -159,7 +159,7 @@ class Hidden(Diffusion):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Configs whose first stage has a sampler of its own; the name of that sampler."""
+    """Returns configs whose first stage has a user's sampler, and the name of that sampler."""
     (tmp_path / "own_sampler.py").write_text(SAMPLER)
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -173,7 +173,7 @@ def own(tmp_path, monkeypatch):
     del sys.modules["own_sampler"]
 
 
-def test_a_sampler_of_ones_own_goes_on_in_its_run_and_elsewhere_where_it_is_allowed(own, tmp_path):
+def test_a_users_sampler_works_in_its_run_and_elsewhere_if_allowed(own, tmp_path):
     config, name = own
     still = stage("still", "own_sampler:Still", **RATES)
     guided = stage("guided", "guided", w_range=(0.0, 1.0), new=("w_embed",), **RATES)

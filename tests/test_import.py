@@ -1,4 +1,4 @@
-"""What importing the package costs, in a fresh interpreter."""
+"""Tests of the modules that an import of the package loads, in a fresh interpreter."""
 
 import json
 import subprocess

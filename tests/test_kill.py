@@ -1,4 +1,4 @@
-"""Two processes lose one of them, and the run ends as if nothing had been."""
+"""Test of a run of two processes that loses one of them, and still ends with the same results."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ def test_two_processes_that_lose_one_end_with_every_stage_and_bit_of_an_undistur
     command = kill.Command(tmp_path / "disturbed", flags, 2, cache, patience=3)
     command.start()
     wait_for(command, "s00_teacher/states/2")
-    assert command.signal(signal.SIGTERM, 1)[0] == [143, 143]  # Both save, whoever was told.
+    assert command.signal(signal.SIGTERM, 1)[0] == [143, 143]  # Both save if one gets the signal.
     command.start()
     wait_for(command, "s01_n0001/states/2*")
     done = kill.finished(command.workdir)

@@ -1,4 +1,4 @@
-"""The scripts of launch/ and .ci/: they lint, print what they would run, start again or stop."""
+"""Tests of the scripts in launch/ and .ci/: lint, dry runs, usage, errors, restarts and stops."""
 
 import itertools
 import os
@@ -25,7 +25,7 @@ TRAINING = f"--config={CHOSEN['CONFIG']} --workdir={CHOSEN['WORKDIR']} {CHOSEN['
 
 
 def environment(commands=None, **variables):
-    """Of a script, where the programs of a cloud are `commands` (name to text) and no others."""
+    """Returns a script's environment, where the folder `commands` is in front of PATH."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     if commands is not None:
         kept["PATH"] = f"{commands}:{kept['PATH']}"
@@ -34,7 +34,7 @@ def environment(commands=None, **variables):
 
 @pytest.fixture
 def clouds(tmp_path):
-    """A folder to put before PATH: programs of clouds that note their calls and fail."""
+    """Returns a folder of cloud programs, to put before PATH, that record their calls and fail."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("gcloud", "kubectl", "sbatch", "srun", "scontrol", "scancel", "sky", "git"):
@@ -43,7 +43,7 @@ def clouds(tmp_path):
 
 
 def program(folder, name, text):
-    """Puts a program there; it notes each call in the file `calls` beside it."""
+    """Writes a program to the folder; it records each call in the file `calls` there."""
     path = folder / name
     path.write_text(f'#!/usr/bin/env bash\necho "{name} $*" >> "{folder}/calls"\n{text}\n')
     path.chmod(0o755)
@@ -181,8 +181,8 @@ def test_the_skypilot_job_recovers_when_stopped_but_not_from_mistakes():
     assert {"CONFIG", "WORKDIR", "ARGS"} <= set(task["envs"])
 
 
-def test_the_skypilot_job_tells_each_node_who_it_is(tmp_path):
-    """Its run section, with echo in python's place."""
+def test_the_skypilot_job_sets_the_rank_of_each_node(tmp_path):
+    """The run section is executed with echo instead of python."""
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     assert all("launch/words.sh" in task[section].splitlines()[1] for section in ("setup", "run"))
     lines = [line for line in task["run"].splitlines() if not line.startswith(". launch/env")]
@@ -204,10 +204,10 @@ def test_the_skypilot_job_tells_each_node_who_it_is(tmp_path):
     )
 
 
-# What must ask no cloud for anything
+# Calls that must not reach any cloud
 
 
-# The words that a script takes, beside --help and --dry-run.
+# Words that a script accepts, in addition to --help and --dry-run.
 TAKES = {
     "background.sh": [("stop",), ("follow",), ("code",), ("start",)],
     "gke.sh": [()],
@@ -221,13 +221,13 @@ TAKES = {
 READY = CHOSEN | {"PROJECT": "p", "SOURCE": "https://host/it.git"}
 
 
-def test_every_script_that_is_executed_is_asked_for_help():
+def test_every_executable_script_is_tested():
     assert TAKES.keys() == {path.name for path in LAUNCH.glob("*.sh")} - {*SOURCED}
 
 
 @pytest.fixture
 def nothing(clouds):
-    """Stand-ins of everything that a script starts."""
+    """Returns a folder of failing substitutes for every program that a script starts."""
     for name in ("python", "python3", "ruff", "mypy", "uv", "setsid", "mktemp"):
         program(clouds, name, "exit 99")
     return clouds
@@ -292,7 +292,7 @@ def test_a_mistake_is_one_message_and_does_nothing_in_any_order(nothing, name):
             assert (done.stdout, calls(nothing)) == ("", []), order
 
 
-def test_a_value_that_is_really_called_so_may_be_used(clouds):
+def test_a_value_like_a_placeholder_may_be_allowed(clouds):
     program(clouds, "kubectl", "")
     chosen = READY | {"WORKDIR": "gs://my-bucket/guided", "REF": "1" * 40, "ALLOW_MY": "1"}
     assert script("gke.sh", env=environment(clouds, **chosen)).returncode == 0
@@ -310,7 +310,7 @@ def test_a_value_that_is_really_called_so_may_be_used(clouds):
         (("down", "--yes"), None, True),
     ],
 )
-def test_a_slice_is_deleted_only_where_yes_is_the_answer(clouds, words, answer, deleted):
+def test_a_slice_is_deleted_only_if_the_answer_is_yes(clouds, words, answer, deleted):
     program(clouds, "gcloud", "")
     ours, theirs = os.openpty()
     if answer:
@@ -332,7 +332,7 @@ esac
 """
 
 
-def test_a_pod_is_sent_one_commit_and_never_a_tree_with_changes_beside_it(clouds):
+def test_a_pod_gets_one_commit_and_never_uncommitted_changes(clouds):
     program(clouds, "git", GIT.format(clouds))
     program(clouds, "gcloud", "")
     (clouds / "changed").write_text(" M configs/digits_guided.py\n")
@@ -366,7 +366,7 @@ def test_a_branch_or_tag_of_a_url_is_made_a_commit_before_anything_starts(clouds
         program(clouds, cloud, f"echo $* >> {tmp_path}/sent; cat >> {tmp_path}/sent")
 
     def fetched(ref):
-        """The exit code, and what the machines are told to fetch."""
+        """Returns the exit code, and the commits that the machines fetch."""
         (tmp_path / "sent").write_text("")
         words = ("install",) if name == "tpu_pod.sh" else ()
         chosen = environment(clouds, **READY, REF=ref)
@@ -416,7 +416,7 @@ def test_a_preset_adds_each_flag_once_and_leaves_those_that_are_set(name, variab
     assert preset(name, **{variable: f"--other=1 {mine}"}) == ["--other=1", mine, *whole[1:]]
 
 
-def test_jaxlib_knows_every_flag_of_the_gpu_preset(tmp_path):
+def test_jaxlib_accepts_every_flag_of_the_gpu_preset(tmp_path):
     command = ["python", "-c", "import jax; jax.devices()"]
 
     def starts(chosen):
@@ -429,7 +429,7 @@ def test_jaxlib_knows_every_flag_of_the_gpu_preset(tmp_path):
     assert not starts([*chosen, "--xla_gpu_flag_that_does_not_exist=true"])
 
 
-# Starting again: programs of the clouds that answer what a test says
+# Restarts: programs of the clouds with the answers of a test
 
 
 POD = """
@@ -450,7 +450,7 @@ esac
 
 
 def pod(clouds, codes, states=("ACTIVE",), **variables):
-    """Runs tpu_pod.sh where workers end with `codes`, a line for each look at them."""
+    """Runs tpu_pod.sh, whose workers have `codes` at each poll; returns exit code and counts."""
     (clouds / "states").write_text("\n".join(states) + "\n")
     (clouds / "codes").write_text("\n".join(codes) + "\n")
     program(clouds, "gcloud", POD.format(clouds))
@@ -482,12 +482,12 @@ def test_a_pod_starts_again_unless_all_workers_are_done_or_refuse(clouds, codes,
     assert pod(clouds, codes) == ends
 
 
-def test_a_pod_that_is_taken_away_is_made_anew(clouds):
+def test_a_preempted_pod_is_requested_again(clouds):
     states = ("NONE", "WAITING_FOR_RESOURCES", "ACTIVE", "SUSPENDED", "SUSPENDED", "NONE", "ACTIVE")
     assert pod(clouds, ["0 0"], states) == (0, 2, 2, 2)
 
 
-def test_a_pod_trains_on_while_it_cannot_be_asked(clouds):
+def test_a_pod_continues_while_gcloud_has_no_network(clouds):
     assert pod(clouds, ["0 0"], ("ACTIVE", "UNKNOWN", "UNKNOWN", "ACTIVE")) == (0, 0, 1, 1)
 
 
@@ -505,11 +505,11 @@ def test_a_failed_installation_is_tried_again_and_not_taken_for_done(tmp_path):
     assert len(calls(tmp_path)) == 2
 
 
-def test_a_pod_that_always_crashes_is_given_up(clouds):
+def test_a_pod_that_always_crashes_ends_with_an_error(clouds):
     assert pod(clouds, ["134 134"] * 9, MAX_RESTARTS="2") == (1, 0, 3, 0)
 
 
-def test_a_pod_that_cannot_be_had_is_given_up(clouds):
+def test_an_unavailable_pod_ends_with_an_error(clouds):
     assert pod(clouds, ["0 0"], ["FAILED"], MAX_FAILURES="3") == (1, 0, 0, 3)
 
 
@@ -522,11 +522,11 @@ exit {1}
 
 
 def slurm(clouds, code, state="RUNNING", **variables):
-    """The command of a job whose srun ends with `code`."""
+    """Returns the command of a job whose srun ends with `code`."""
     program(clouds, "srun", SRUN.format(clouds, code))
     program(clouds, "scontrol", f"echo JobState={state}")
     program(clouds, "scancel", f"kill -TERM $(cat {clouds}/srun.pid)")
-    program(clouds, "python", "")  # The environment's installation.
+    program(clouds, "python", "")  # For the installation by environment.sh.
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_SUBMIT_DIR": str(ROOT)}
     venv = clouds.parent / "venv"
     venv.mkdir(exist_ok=True)
@@ -574,12 +574,12 @@ def test_a_slurm_job_passes_sigterm_to_its_tasks_and_waits_for_them(clouds):
     ]
 
 
-# What runs on a worker
+# The script on a worker
 
 
 @pytest.fixture
 def worker(tmp_path):
-    """A copy of background.sh in a folder of its own; what it left running is ended afterwards."""
+    """Returns a function that runs a copy of background.sh; its commands are ended afterwards."""
     path = tmp_path / "launch" / "background.sh"
     path.parent.mkdir()
     for name in ("background.sh", "words.sh"):
@@ -600,14 +600,14 @@ def worker(tmp_path):
     run("stop", GRACE="0")
 
 
-def test_a_worker_follows_the_log_and_tells_the_exit_code(worker):
+def test_a_worker_follows_the_log_and_prints_the_exit_code(worker):
     assert worker("code") == "code=lost\n"
     worker("start", "bash", "-c", "echo one; sleep 0.5; echo two >&2; exit 143")
     assert worker("follow") == "one\ntwo\n"
     assert worker("code") == "code=143\n"
 
 
-def test_a_worker_stops_what_runs_before_it_starts_anew(worker, tmp_path):
+def test_a_worker_stops_the_old_command_before_it_starts_another(worker, tmp_path):
     trap = f"trap 'touch {tmp_path}/saved; exit 143' TERM"
     saves = f"{trap}; touch {tmp_path}/up; while :; do sleep .1; done"
     worker("start", "bash", "-c", saves)

@@ -1,4 +1,4 @@
-"""The architecture: who may import whom, what no file may do, and how large files may grow."""
+"""Tests of the architecture: imports between folders, forbidden imports, and sizes of files."""
 
 import ast
 import pathlib
@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "distill_jax"
-# From the top; a command or folder imports from lines below its own, a folder also from itself.
+# From the top. A command or folder may import from lines below, and a folder from itself.
 LINES = [
     {"main", "sample", "evaluate", "edit", "sweep", "spectrum"},
     {"run"},
@@ -20,8 +20,8 @@ LINES = [
     {"typing"},
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-CONFIGS = sorted((ROOT / "configs").rglob("*.py"))  # The sweeps too.
-SHARED = ("base", "checks", "matching")  # What a file in methods/ may import from there.
+CONFIGS = sorted((ROOT / "configs").rglob("*.py"))  # Including the sweeps.
+SHARED = ("base", "checks", "matching")  # Files of methods/ that methods may import.
 FORBIDDEN = {"tensorflow", "torch", "tensorflow_probability"}
 
 
@@ -30,14 +30,14 @@ def layer(name):
 
 
 def unit(path):
-    """The name in LINES that a file belongs to; a __main__ is a command."""
+    """Returns the name in LINES that a file belongs to; a __main__ is a command."""
     if path.name == "__main__.py":
         return "main"
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(path):
-    """Every module that a file imports, wherever in it."""
+    """Yields every module that a file imports, at any place."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -62,14 +62,14 @@ def test_a_file_imports_only_from_below(path):
         assert layer(other) > layer(unit(path)), f"{path} imports {other}"
 
 
-def test_few_files_know_the_configs():
-    """The plan, the loader of sweeps, and one that shares the table of published networks."""
+def test_few_files_import_the_config_functions():
+    """They are the plan, the sweeps, and the teachers with the table of published networks."""
     users = [path.name for path in FILES if "config" in ours(path)]
     assert users == ["plan.py", "sweep.py", "google_research.py"]
 
 
 def reads_of_a_config(tree):
-    """What is read of anything that is called config: config.key, run.config.key, config["key"]."""
+    """Yields the keys that are read from a `config`: config.key, run.config.key, config["key"]."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Attribute, ast.Subscript)):
             name = getattr(node.value, "id", getattr(node.value, "attr", ""))
@@ -87,8 +87,8 @@ def test_reads_of_a_config_are_found(text, count):
     assert len(list(reads_of_a_config(ast.parse(text)))) == count
 
 
-def test_keys_of_a_config_are_read_in_run_and_by_the_commands_only():
-    """But for the choice of a dataset by --config, and a published network that a config tells."""
+def test_only_run_and_the_commands_read_keys_of_a_config():
+    """Exceptions are the dataset of --config, and the published network that a config names."""
     others = [path for path in FILES if unit(path) != "config"]
     readers = {path for path in others if any(reads_of_a_config(ast.parse(path.read_text())))}
     below = {path for path in readers if layer(unit(path)) > layer("run")}
@@ -107,7 +107,7 @@ def test_methods_do_not_import_each_other():
             assert within <= {f"distill_jax.methods.{name}" for name in SHARED}
 
 
-def test_flax_is_known_to_the_models_alone():
+def test_only_models_import_flax():
     users = {
         unit(path) for path in FILES if any(name.split(".")[0] == "flax" for name in imports(path))
     }
@@ -144,7 +144,7 @@ def test_files_functions_and_signatures_stay_small(path):
         assert count <= 7, node.name
 
 
-def test_the_top_has_few_files_and_every_folder_says_what_lives_there():
+def test_the_top_has_few_files_and_every_folder_has_a_docstring():
     assert len(list(PACKAGE.glob("*.py"))) <= 16
     for folder in {path.parent for path in FILES} - {PACKAGE}:
         docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))

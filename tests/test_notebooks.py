@@ -1,4 +1,4 @@
-"""The notebooks: stored clean, and run from top to bottom at smoke size as Colab would."""
+"""Tests of the notebooks: stored without outputs, and run at smoke size as on Colab."""
 
 import os
 import pathlib
@@ -38,7 +38,7 @@ def test_a_notebook_is_stored_without_outputs_and_as_nbformat_writes_it(name):
     assert path_of(name).read_text() == nbformat.writes(book) + "\n"
     ids = [cell["id"] for cell in book.cells]
     assert len(set(ids)) == len(ids)
-    assert all(re.fullmatch("[a-z-]+", key) for key in ids)  # Named, not drawn anew by an editor.
+    assert all(re.fullmatch("[a-z-]+", key) for key in ids)  # Names, not random ids of an editor.
     for cell in code_cells(book).values():
         assert (cell.outputs, cell.execution_count) == ([], None)
     assert book.metadata.kernelspec.name == "python3"
@@ -67,7 +67,7 @@ def test_badges_and_links_lead_to_files_that_are_there(name):
 
 
 class Executed:
-    """A notebook after all its cells, then trained again, stopped in its last stage, resumed."""
+    """An executed notebook, whose training was then repeated, stopped and resumed."""
 
     def __init__(self, name, folder, environment):
         self.book = read(name)
@@ -100,7 +100,7 @@ class Executed:
 
     @property
     def widgets(self):
-        """What stands in the boxes of widgets: an error there does not stop the notebook."""
+        """Returns the text in output widgets, where an error does not stop the notebook."""
         states = self.book.metadata.widgets[WIDGETS]["state"].values()
         return [out for state in states for out in state["state"].get("outputs", ())]
 
@@ -122,7 +122,7 @@ def text_of(outputs):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Variables of a kernel that imports this checkout from elsewhere, and leaves no traces."""
+    """Returns the variables of a kernel that imports this checkout and leaves no files."""
     folder = str(tmp_path_factory.mktemp("jupyter"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_RUNTIME_DIR", folder)
@@ -143,7 +143,7 @@ def imagenet(environment, tmp_path_factory):
 
 
 def check_all(done):
-    """What both promise: a device, no complaints, sliders that draw."""
+    """Checks what both notebooks have: a device, no warnings, and sliders that draw."""
     assert re.search(r"^1 device\(s\): cpu, JAX \d", done.text("install"))
     assert "fetching" not in done.text("install")
     assert "Runtime > Change runtime type" in done.text("install")
@@ -210,19 +210,19 @@ def test_without_the_package_the_first_cell_fetches_and_installs_it(tmp_path):
     libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     environment = {
         **os.environ,
-        # Folders of PYTHONPATH run no .pth files: an editable install of this checkout is unseen.
+        # Python ignores .pth files in PYTHONPATH, so an editable install of it is hidden.
         "PYTHONPATH": os.pathsep.join([str(site), *libraries]),
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.file://{origin}.insteadOf",
         "GIT_CONFIG_VALUE_0": REPOSITORY,
         "PIP_TARGET": str(site),
         "PIP_NO_DEPS": "1",
-        "PIP_NO_BUILD_ISOLATION": "0",  # Of a flag that begins with no: it is not isolated.
+        "PIP_NO_BUILD_ISOLATION": "0",  # 0 disables isolation: the flag is negated.
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }
     source = code_cells(read("quickstart"))["install"].source
     source += "\nimport distill_jax\nprint(distill_jax.__file__, ROOT)"
-    for fresh in (True, False):  # The second time all is there.
+    for fresh in (True, False):  # The second time the package is installed.
         done = subprocess.run(
             [sys.executable, "-S", "-c", source],
             cwd=tmp_path,

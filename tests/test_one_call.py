@@ -1,4 +1,4 @@
-"""One-call students beyond their presets: other teachers, other starts, adapters."""
+"""Tests of one-call students beyond their presets: other teachers, other starts, adapters."""
 
 import dataclasses
 import json
@@ -23,10 +23,10 @@ RATES = {"steps": 2, "learning_rate": 1e-3}
 
 @pytest.fixture(scope="module")
 def students(chain, tmp_path_factory):
-    """BOOT from a halving, SiD between students that take w, DMD2 by adapters."""
+    """Returns a run of BOOT from a halving, SiD between students that take w, and adapted DMD2."""
     config = smoke_config()
     options = {"absorbed": True, "w_range": (0.0, 4.0), "teacher_steps": 4, "solver": "euler"}
-    options["clip_target"] = True  # As its teacher was trained.
+    options["clip_target"] = True  # The teacher was trained with it.
     config.stages = in_order(
         stage(
             "guided",
@@ -84,7 +84,7 @@ def test_a_student_may_start_from_any_finished_stage(students, index):
 
 
 def test_a_student_may_start_from_another_network_than_its_teacher(students):
-    """Two updates at a rate of 1e-3 leave the student nearer to its start."""
+    """After two updates at a learning rate of 1e-3, the student is nearer to its start."""
     stage = students.stages[2]
     mine, *others = (
         jax.tree.leaves(load(path).params)
@@ -119,7 +119,7 @@ def test_adapters_are_few_numbers_that_change_few_weights(students):
 
 
 def test_a_stopped_run_of_two_roles_goes_on_bit_for_bit(students, tmp_path):
-    """The fake, its discriminator and both optimizers are in the state."""
+    """The state has the fake network, its discriminator and both optimizers."""
     config = students.config.copy_and_resolve_references()
     config.stages = {"s00_dmd2": config.stages.s03_dmd2}
     whole, stopped = (plan.make(config, tmp_path / name) for name in ("whole", "stopped"))
@@ -133,7 +133,7 @@ def test_a_stopped_run_of_two_roles_goes_on_bit_for_bit(students, tmp_path):
 
 
 def under(student, guidance):
-    """The student, as if it had been trained under another guidance."""
+    """Returns the student with the manifest of another guidance."""
     trained = student.trained._replace(guidance=guidance)
     return dataclasses.replace(
         student, manifest=dataclasses.replace(student.manifest, trained=trained)
@@ -153,7 +153,7 @@ def test_a_report_compares_a_student_at_the_strength_in_its_weights(students, ch
     assert found == [
         *((sampler, 0.0, n) for sampler, n in per_teacher),
         ("student, dmd2", 0.0, 1),
-        ("student, sid_lsg", 0.0, 1),  # The one that takes w, in [0, 2].
+        ("student, sid_lsg", 0.0, 1),  # This student takes w in [0, 2].
         *((sampler, 1.0, n) for sampler, n in per_teacher),
         ("student, sid_lsg", 1.0, 1),
         *((sampler, 2.0, n) for sampler, n in per_teacher),
@@ -164,7 +164,7 @@ def test_a_report_compares_a_student_at_the_strength_in_its_weights(students, ch
     assert [entry.w for entry in entries(teacher, [student], strengths=(0.0, 4.0))] == [None] * 3
     short = under(student, Guidance(fixed_w=-0.5))
     found = [(entry.sampler, entry.w) for entry in entries(teacher, [short], strengths=())]
-    assert found == [("student, dmd2", -0.5)]  # Nothing that a teacher can be guided by.
+    assert found == [("student, dmd2", -0.5)]  # A teacher cannot be guided by w < 0.
 
 
 def test_a_report_has_a_row_of_every_network(students, chain):

@@ -1,4 +1,4 @@
-"""Every option of a method, network, dataset, schedule or optimizer does more than be checked."""
+"""Tests that code outside checks reads every option of methods, networks, data and schedules."""
 
 import ast
 import dataclasses
@@ -32,7 +32,7 @@ ENTRIES = [
 
 
 class WithoutChecks(ast.NodeTransformer):
-    """Takes out what only refuses a value: functions and calls named check, and `if: raise`."""
+    """Removes the checks of values: functions and calls named check, and `if: raise`."""
 
     def visit_If(self, node):  # noqa: N802 - ast's name.
         refuses = isinstance(node.body[-1], ast.Raise) and not node.orelse
@@ -48,17 +48,17 @@ class WithoutChecks(ast.NodeTransformer):
 
 @functools.cache
 def nodes(text):
-    """Of a source without its checks."""
+    """Yields the AST nodes of a source without its checks."""
     return list(ast.walk(WithoutChecks().visit(ast.parse(textwrap.dedent(text)))))
 
 
 def names(text):
-    """Variables that are read."""
+    """Returns the variables that are read."""
     return {node.id for node in nodes(text) if isinstance(node, ast.Name) and load(node)}
 
 
 def attributes(text, owners):
-    """Attributes that are read of something with one of these names, such as self.arch.width."""
+    """Returns attributes that are read from one of these names, such as self.arch.width."""
     return {
         node.attr
         for node in nodes(text)
@@ -73,7 +73,7 @@ def load(node):
 
 
 def read(kind, entry):
-    """Names of the options that the code of an entry reads."""
+    """Returns the options that the code of an entry reads."""
     if inspect.isfunction(entry) and not hasattr(entry, "__signature__"):
         return names(inspect.getsource(entry).removeprefix("@functools.cache\n"))
     described = [entry] if inspect.isclass(entry) else architectures(entry)
@@ -81,16 +81,16 @@ def read(kind, entry):
         each for kind in described for each in kind.__mro__ if "distill_jax" in each.__module__
     ]
     found = {name for each in classes for name in attributes(inspect.getsource(each), {"self"})}
-    if kind == "network":  # Its modules have what describes them as the attribute `arch`.
+    if kind == "network":  # Modules keep their options in the attribute `arch`.
         files = {pathlib.Path(inspect.getsourcefile(each)) for each in classes}
         found.update(*(attributes(file.read_text(), {"arch"}) for file in files))
-    if kind == "method":  # Heads, and what is trained beside the losses, are the planner's.
+    if kind == "method":  # The plan reads the options of discriminators and trained roles.
         found |= attributes(inspect.getsource(plan), {"method"})
     return found
 
 
 def architectures(function):
-    """The dataclass whose attributes are the options of a network's function."""
+    """Returns the dataclass whose attributes are the options of a network's function."""
     module = vars(sys.modules[function.__module__]).values()
     known = [kind for kind in module if inspect.isclass(kind) and dataclasses.is_dataclass(kind)]
     return [kind for kind in known if inspect.signature(kind) == function.__signature__]

@@ -27,7 +27,7 @@ def test_a_sheet_holds_every_image_enlarged_by_a_whole_factor_without_smoothing(
             y, z = top + step * j, left + width * i + step * k
             seen[y : y + len(large), z : z + len(large)] = large
     np.testing.assert_array_equal(sheet[top:, left:], seen[top:, left:])
-    # Titles and names of columns are above every panel, names of rows beside every row.
+    # Titles and names of columns are above every panel, names of rows to the left of every row.
     assert all(part.min() < 50 for part in np.split(sheet[:top, left:], len(panels), axis=1))
     assert all(part.min() < 50 for part in np.split(sheet[top:, :left], len(ROWS)))
 

@@ -1,4 +1,4 @@
-"""The project around the code: one version, a typed package, workflows whose commands are there."""
+"""Tests of the project around the code: its version, its types, and its workflows' commands."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 
 
 def bounds():
-    """The lower bounds of setup.py, with and without extras, by package."""
+    """Returns the lower bounds of setup.py by package, with and without extras."""
     found = {}
     text = (ROOT / "setup.py").read_text()
     for name, version in re.findall(r'"([\w-]+)(?:\[[\w-]+\])?>=([\d.]+)"', text):
@@ -33,7 +33,7 @@ def jobs(path):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The files of the built package."""
+    """Returns the name of the built wheel, and its files."""
     folder = tmp_path_factory.mktemp("build")
     shutil.copytree(ROOT / "distill_jax", folder / "distill_jax")
     for name in ("setup.py", "pyproject.toml", "README.md"):

@@ -1,9 +1,9 @@
-"""Presets against the configs that the papers' authors released, value by value.
+"""Tests of presets against the configs that the papers' authors released, value by value.
 
 The values were read from the files named here: google-research/google-research, folder
 diffusion_distillation/diffusion_distillation (configs at 30adf0e, ff09859; dpm.py at 1d4d2f1);
-mingyuanzhou/SiD at 01fbb13; mingyuanzhou/SiD-LSG at 709fc22. What differs on purpose is listed in
-DIFFERS, each with words that the preset's docstring or docs/reference_differences.md has.
+mingyuanzhou/SiD at 01fbb13; mingyuanzhou/SiD-LSG at 709fc22. DIFFERS lists deliberate differences,
+each with words that are in the preset's docstring or in docs/reference_differences.md.
 """
 
 import inspect
@@ -18,14 +18,14 @@ from distill_jax.runtime.registry import build
 from tests.test_configs import load_config
 from tests.toys import ROOT
 
-# What all four pairs of configs of Salimans & Ho have in common: *_base.py, *_distill.py.
+# Values that all four pairs of configs of Salimans & Ho share: *_base.py, *_distill.py.
 BASE = {
     "model.name": "unet",
     "model.blocks": 3,
     "model.logsnr_input": "inv_cos",
     "model.resblock_resample": True,
     "data.flip": True,
-    "schedule": {"name": "cosine"},  # Its defaults are the ends of theirs, -20 and 20.
+    "schedule": {"name": "cosine"},  # The default ends are the released ones, -20 and 20.
     "optimizer": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0},
     "teacher.weighting": "snr_trunc",
     "teacher.all_times": True,  # train_num_steps=0
@@ -183,14 +183,14 @@ DIFFERS = {
 
 
 def options(table, spec, *given):
-    """A spec with the defaults of what it names."""
+    """Returns a spec with the default options of the object that it names."""
     known = inspect.signature(table[spec["name"]]).parameters
     defaults = {name: p.default for name, p in known.items() if p.default is not p.empty}
     return {**defaults, **spec}
 
 
 def values(config, key):
-    """All that a preset has under a key of the tables: one value, or one of every round."""
+    """Returns a preset's values under a key of the tables: one value, or one per round."""
     where, _, name = key.partition(".")
     if key == "stage optimizer":
         last = config.stages[max(config.stages)]

@@ -1,4 +1,4 @@
-"""Sharded updates: their numbers, and what their devices keep and send (benchmarks/scaling.py)."""
+"""Tests of sharded updates: their results, and the bytes that devices keep and send."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tests.toys import ROOT
 
 
 def on_devices(count, *command):
-    """The last line that a Python process with so many CPU devices prints."""
+    """Returns the last line, as JSON, of a Python process with so many CPU devices."""
     environment = {
         **os.environ,
         "JAX_NUM_CPU_DEVICES": str(count),
@@ -26,7 +26,7 @@ def on_devices(count, *command):
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_fsdp_halves_the_state_and_sends_no_more_than_it_must():
+def test_fsdp_halves_the_state_and_sends_the_fewest_bytes():
     got = on_devices(
         2,
         "benchmarks/scaling.py",
@@ -36,9 +36,9 @@ def test_fsdp_halves_the_state_and_sends_no_more_than_it_must():
     )
     state = sum(got["kept"][name] for name in ("parameters", "optimizer", "EMA"))
     assert state <= 1.05 * 4 * got["whole"] / 2
-    # What the program is called with, beside it: the numbers of the method and its rates.
+    # The arguments also have the numbers of the method and its rates.
     assert 0 <= got["arguments"] - sum(got["kept"].values()) < 100
-    # Beside it: biases of the teacher, and a few norms.
+    # The rest is biases of the teacher, and a few norms.
     assert got["fewest"] <= got["needed"] <= 1.02 * got["fewest"]
     assert set(got["sent"]) <= {"all-gather", "all-reduce", "reduce-scatter"}
 
@@ -61,7 +61,7 @@ filled = jax.tree.map(
     lambda leaf: 0.1 * np.random.default_rng(1).standard_normal(leaf.shape, np.float32),
     stage.shapes,
 )
-# Adam would divide rounding by itself where a gradient is small; small steps would be rounded.
+# Adam amplifies the rounding of small gradients, and small steps would be rounded themselves.
 tx, rates, ends = optax.identity(), stage.rates._replace(learning_rate=1.0), []
 for sizes, devices in (({}, 1), ({"fsdp": 2, "tensor": 2}, 4)):
     layout = make_layout(sizes, jax.devices()[:devices])
@@ -77,7 +77,7 @@ for sizes, devices in (({}, 1), ({"fsdp": 2, "tensor": 2}, 4)):
     specs = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(state.params)}
 
 def error(start, one, split):
-    # Of the two steps, over the longest step of the array.
+    # The error of the two steps, over the longest step of the array.
     return float(np.abs(split - one).max() / np.abs(one - start).max())
 
 worst = jax.tree.leaves(jax.tree.map(error, filled, *ends))
@@ -86,10 +86,10 @@ print(json.dumps({"worst": max(worst), "specs": sorted(specs)}))
 
 
 def test_a_transformer_split_over_fsdp_and_tensor_has_the_numbers_of_one_device():
-    """The steps of two updates without Adam, which are sums of gradients.
+    """Compares the steps of two updates without Adam, which are sums of gradients.
 
-    Their sums are taken in another order: a few units in the last place of float32 (6e-8), over
-    the part of a sum that does not cancel; 5.3e-7 was measured with and without AVX-512.
+    The order of the sums differs, so the error is a few units in the last place of float32 (6e-8),
+    relative to sums that partly cancel; 5.3e-7 was measured with and without AVX-512.
     """
     got = on_devices(4, "-c", COMPARE)
     assert any("fsdp" in spec and "tensor" in spec for spec in got["specs"])
@@ -196,7 +196,7 @@ def test_parts_of_one_exchange_count_once_and_two_that_share_a_channel_twice():
 
 
 def test_loops_that_do_not_name_their_length_are_counted_by_their_condition():
-    # 0, 2, 4, 6: so compilers for TPUs write the ring that sums the gradient of a kernel.
+    # 0, 2, 4, 6: compilers for TPUs write the ring that sums a kernel's gradient in this way.
     (found,) = collectives(COUNTED)
     assert (found.times, found.sent, found.elements) == (4, 4 * 16, 4)
 

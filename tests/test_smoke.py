@@ -1,6 +1,6 @@
-"""Configs at their smoke size, from nothing to the report: one for every method and network.
+"""Tests of configs at their smoke size, up to the report: one for every method and network.
 
-With --all every config and sweep is run.
+With --all every config and sweep runs.
 """
 
 import functools
@@ -21,8 +21,8 @@ from distill_jax.sweep import load_sweep, run_sweep
 from tests.test_configs import CONFIGS, SWEEPS, load_config
 from tests.toys import ROOT
 
-CHAIN, DMD2 = "digits_guided", "imagenet64_dmd2"  # Run by tests of their own.
-# Of configs with the same methods and networks one is here.
+CHAIN, DMD2 = "digits_guided", "imagenet64_dmd2"  # These have their own tests.
+# One config for each set of methods and networks.
 RUN = (
     "cifar10_boot",
     "cifar10_sid_lsg",
@@ -32,7 +32,7 @@ RUN = (
     "imagenet64_guided",
     "mixture_dmd2",
 )
-# Networks that compile for long, or that no config names: one stage, on images of 8x8.
+# Networks that take long to compile, or that no config names: one stage, on images of 8x8.
 UNETS = {
     "adm_unet": {"channels": 32, "blocks": 1, "multipliers": (1,), "attention": (), "heads": 1},
     "song_unet": {"channels": 8, "blocks": 1, "multipliers": (1,), "attention": ()},
@@ -67,7 +67,7 @@ def test_every_method_and_network_is_run_at_smoke_size():
 
 
 def run_smoke(name, workdir, **changes):
-    """Runs a config to its report; returns the plan, the report's rows and two samples."""
+    """Runs a config up to its report, and returns the plan, the report's rows and two samples."""
     _, config = load_config(name, "smoke")
     config.update_from_flattened_dict(changes)
     run = plan.make(config, workdir)
@@ -144,7 +144,7 @@ def test_the_second_stage_of_dmd2_starts_from_both_networks_that_the_first_left(
     begun = second.start.directory, second.fake_start.directory
     assert begun == (first.directory, first.directory)
     assert second.roles.discriminator == "spatial"
-    # A rate of 0 changes nothing, so what the second stage ends with is what it began with.
+    # A learning rate of 0 changes nothing, so the second stage ends with its first weights.
     students, fakes = (
         [read(stage.directory, run.layout) for stage in (first, second)]
         for read in (load_own, functools.partial(load_own, name="fake"))

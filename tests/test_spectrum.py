@@ -11,12 +11,12 @@ POWER = 4.0 / np.maximum(np.arange(17), 1) ** 2  # P(k) = (2 / k)^2 of images of
 
 def test_white_noise_has_its_variance_at_every_frequency():
     x = 0.5 * np.random.default_rng(0).standard_normal((2000, 8, 8, 3))
-    # The least of the rings, k = 0, has 6,000 values: a standard error of 2 %.
+    # The smallest ring, k = 0, has 6,000 values: a standard error of 2 %.
     np.testing.assert_allclose(rapsd(x), 0.25, rtol=0.06)
 
 
 @pytest.mark.parametrize(("side", "k"), [(8, 1), (8, 3), (8, 4), (9, 2)])
-def test_a_wave_has_power_at_its_own_frequency_alone(side, k):
+def test_a_wave_has_power_only_at_its_own_frequency(side, k):
     wave = np.cos(2 * np.pi * k * np.arange(side) / side)
     power = rapsd(np.broadcast_to(wave[:, None, None], (1, side, side, 1)))
     assert len(power) == side // 2 + 1
@@ -31,15 +31,15 @@ def test_images_that_are_not_square_are_refused():
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("side", [4, 8, 16])
-def test_a_side_suffices_from_where_noise_hides_the_first_frequency_it_lacks(name, side):
+def test_a_side_suffices_once_noise_hides_the_first_frequency_it_lacks(name, side):
     schedule = SCHEDULES[name]()
     time = sufficient_time(POWER, schedule, side)
     level = schedule.sigma(jnp.asarray(time)) / schedule.alpha(jnp.asarray(time))
-    # The first whole ring beyond side / 2, where the level has to be 2 / k.
+    # k is the first whole ring beyond side / 2, where the noise level has to be 2 / k.
     np.testing.assert_allclose(level, 2 / (side // 2 + 1), rtol=1e-4)
 
 
-def test_the_own_side_suffices_always_and_a_small_one_never_where_there_is_no_noise():
+def test_the_full_side_always_suffices_and_a_small_one_never_without_noise():
     assert sufficient_time(POWER, RectifiedFlow(), 32) == 0
     assert sufficient_time(POWER, Karras(sigma_max=0.3), 8) == np.inf
 
@@ -54,7 +54,7 @@ def test_each_step_has_the_smallest_side_that_suffices_when_its_x_is_noised_agai
 
 
 @pytest.mark.parametrize("resolutions", [(), (8, 4, 32), (8, 16), (8, 8, 32)])
-def test_sides_that_do_not_grow_to_the_own_are_refused(resolutions):
+def test_sides_that_do_not_grow_to_the_full_side_are_refused(resolutions):
     with pytest.raises(ValueError, match="expected growing ones, the last one 32"):
         propose(POWER, Cosine(), resolutions, 2)
 

@@ -1,4 +1,4 @@
-"""Sweeps: every file plans, rows come one by one, a second run does nothing."""
+"""Tests of sweeps: every file is planned, rows come one by one, a second run does nothing."""
 
 import json
 import subprocess
@@ -69,14 +69,14 @@ def test_rows_are_written_one_by_one_and_a_second_run_does_nothing(tmp_path):
 
 
 def done_row(name, config):
-    """A line that a run of this config left."""
+    """Returns the line of a finished run of this config."""
     return json.dumps({"run": name, "x": 0.5, "config": sweep._content(config)}) + "\n"
 
 
 def test_a_run_whose_config_was_changed_is_refused_and_named(tmp_path):
     workdir, configs = epath.Path(tmp_path), tiny_sweep()
     (workdir / "rows.jsonl").write_text("".join(done_row(*item) for item in configs.items()))
-    configs["teacher"].log_every = 1  # Makes no difference to a row.
+    configs["teacher"].log_every = 1  # Does not affect a row.
     assert [row["x"] for row in run_sweep(configs, workdir, never)] == [0.5, 0.5]
     configs["halved"].stages.s00_n0001.learning_rate = 2e-3
     configs["halved"].evaluate.num_samples = 30

@@ -17,7 +17,7 @@ from distill_jax.typing import Batch
 
 
 def gaussian_denoiser(schedule, std, mean=0.0):
-    """The exact denoiser of data N(mean, std^2): E[x | z_t], a straight line in z_t."""
+    """Returns the exact denoiser of data N(mean, std^2): E[x | z_t], which is linear in z_t."""
 
     def predict(z, t, cond, key=None):
         alpha, sigma = expand(schedule.alpha(t), z), expand(schedule.sigma(t), z)
@@ -29,7 +29,7 @@ def gaussian_denoiser(schedule, std, mean=0.0):
 
 
 def constant_denoiser(schedule, value):
-    """The exact denoiser of a data set of one image."""
+    """Returns the exact denoiser of a dataset of one image."""
 
     def predict(z, t, cond, key=None):
         x = jnp.full_like(z, value)
@@ -39,29 +39,29 @@ def constant_denoiser(schedule, value):
 
 
 def tiny_network(parameterization="v", schedule=None):
-    """A 4x4 network of a few hundred parameters, 3 classes."""
+    """Returns a network for 4x4 images of 3 classes, with a few hundred parameters."""
     head = PARAMETERIZATIONS[parameterization]
     spec = image_spec((4, 4, 1), 3, head.channels, schedule)
     return NetworkSpec(mlp(spec, width=8, blocks=1), head, spec)
 
 
 def inputs_of(method):
-    """What a network of the method takes beside z, t and the conditions of the data."""
+    """Returns the inputs of a method's network beyond z, t and the conditions of the data."""
     return method.trained(Cosine()).inputs
 
 
 def check(method, teacher):
-    """Method.check against what the teacher's method trains, None for no teacher."""
+    """Calls Method.check with the teacher's Trained, or with None for no teacher."""
     method.check(teacher and teacher.trained(Cosine()))
 
 
 def sample(method, key, student, z, cond):
-    """Samples of a denoiser, as the method's finished network is sampled."""
+    """Returns samples of a denoiser, drawn with the sampler of the method's finished network."""
     return method.sampler(student.schedule)(key, student, z, cond)
 
 
 def manifest_of(method, shape=(4, 4, 1), num_classes=3, schedule=None, **fields):
-    """The manifest of a network that the method trained on images."""
+    """Returns the manifest of a network that the method trained on images."""
     given = {
         "stage": "s00_toy",
         "trained": method.trained(schedule or Cosine()),
@@ -77,14 +77,14 @@ def manifest_of(method, shape=(4, 4, 1), num_classes=3, schedule=None, **fields)
 
 
 def make_batch(x, cond, null):
-    """A batch of so many examples as x, or else a condition, has."""
+    """Returns a batch with the number of examples in x, or else in a condition."""
     rows = jax.tree.leaves((x, cond, null))
     return Batch(np.arange(len(rows[0])), x, cond, null)
 
 
 def filled(params, scale=0.3):
-    """Parameters that are not zero anywhere, so that zero-initialised layers take part."""
-    rng = np.random.default_rng(7)  # Compiles nothing, unlike jax.random for every new shape.
+    """Returns parameters that are not zero anywhere, so that zero-initialised layers count."""
+    rng = np.random.default_rng(7)  # jax.random would compile a program per shape.
 
     def fill(leaf):
         return jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32)
@@ -93,7 +93,7 @@ def filled(params, scale=0.3):
 
 
 def jitted(network):
-    """The network with its functions compiled, where it has them."""
+    """Returns the network with compiled functions."""
     return Network(*(function and jax.jit(function) for function in network))
 
 
@@ -101,11 +101,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def smoke_config(name="digits_guided"):
-    """A config file at its smoke size."""
+    """Returns a config at its smoke size."""
     return load_file(ROOT / "configs" / f"{name}.py").get_config("smoke")
 
 
-# A config file: two stages that take seconds.
+# A config file of two stages that take seconds.
 TINY_CHAIN = """
 from distill_jax.config import load_file, base, pipeline, stage
 

@@ -317,7 +317,7 @@ BAD = {
         lambda root: Tfds("lsun/bedroom", 8, str(root / "nothing")),
         r"'lsun/bedroom' is not prepared in /.*/nothing; .*t.builder\('lsun/bedroom', ",
     ),
-    "dataset that nobody knows": (
+    "unknown dataset": (
         lambda root: Tfds("imagenet_resize/64x64", 8, str(root)),
         "unknown dataset 'imagenet_resize/64x64': .*; did you mean 'imagenet_resized'",
     ),

@@ -50,7 +50,7 @@ def test_weights_mirror_those_of_the_sampler_on_a_cosine_schedule(x64):
     d = weight_of_first(up, jnp.float64)
     t, mid, s = (jnp.asarray(1 - time) for time in up)
     c = ddim_target(Cosine(), jnp.ones_like(d), jnp.zeros_like(d), t, mid, s)
-    # At s = 0 the sampler returns x itself, and its target is the second x alone.
+    # At s = 0 the sampler returns x itself, and its target is only the second x.
     np.testing.assert_allclose(d[:-1], c[:-1], rtol=1e-9)
     assert float(c[-1, 0]) == 0 < float(d[-1, 0]) < 1e-3
 

@@ -1,4 +1,4 @@
-"""Which data a command reads beside a finished network: none outside the package unasked."""
+"""Tests of the data that a command reads: none outside the package without the user's flag."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ OUTSIDE = {"name": "tfds", "dataset": "cifar10", "size": 8, "data_dir": "gs://so
 
 @pytest.fixture
 def choose(chain):
-    """The data of a command, by what the student's manifest names and by the flags."""
+    """Returns the data that a command chooses for a student's manifest and the flags."""
     student = describe(chain)
 
     def choose(named, config=None, data=None, allow=()):
@@ -32,7 +32,7 @@ def choose(chain):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_only_data_of_the_package_are_used_unasked(choose, name):
+def test_only_data_of_the_package_are_used_without_a_flag(choose, name):
     if name in EMBEDDED:
         assert choose({"name": name}) == {"name": name}
     else:
@@ -63,7 +63,7 @@ FORGED = {"pythonClassName": "forged_feature.X", "text": {}}
 
 @pytest.fixture
 def forged(chain, tmp_path):
-    """A student whose manifest names a TFDS folder, whose description names a module beside it."""
+    """Returns a student whose manifest names a TFDS folder that names a module beside it."""
     shutil.copytree(chain / "s07_n0001" / "final", tmp_path / "student" / "final")
     path = tmp_path / "student" / "final" / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -80,7 +80,7 @@ def forged(chain, tmp_path):
 
 
 @pytest.mark.parametrize("command", [("evaluate",), ("edit", "sdedit", "--w=1")])
-def test_a_student_from_anybody_runs_nothing_and_ends_with_one_message(forged, command):
+def test_a_forged_student_runs_nothing_and_ends_with_one_message(forged, command):
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join([str(forged), *sys.path])}
     done = run(*command, f"--student={forged / 'student'}", env=variables)
     assert "names data that are not in the package" in one_message(*done)

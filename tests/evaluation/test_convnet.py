@@ -11,7 +11,7 @@ RNG = np.random.default_rng(0)
 
 
 def stripes(count, kinds=4):
-    """Images with stripes of one of four widths, in uint8, and which."""
+    """Returns uint8 images with stripes of one of four widths, and the number of the width."""
     label = RNG.integers(0, kinds, count).astype(np.int32)
     x = np.arange(16)[None, :] // (2 ** label[:, None]) % 2
     x = np.broadcast_to(x[:, None, :, None], (count, 16, 16, 3)) * 120
@@ -37,7 +37,7 @@ def test_two_classifiers_of_images_alike_share_their_programs(classifier):
     assert update._cache_size() == compiled > 0
 
 
-def test_it_computes_on_the_cpu_in_float32_whatever_the_defaults_are(classifier, monkeypatch):
+def test_the_network_computes_on_the_cpu_in_float32_for_all_defaults(classifier, monkeypatch):
     seen, x = [], stripes(20)[0]
 
     @jax.jit
@@ -64,7 +64,7 @@ def test_bytes_and_floats_of_the_same_images_have_the_same_features(classifier):
     assert classifier.features(x).shape == (20, 128)
 
 
-def test_the_distance_in_its_features_grows_with_noise(classifier):
+def test_the_distance_in_the_features_grows_with_noise(classifier):
     real = moments(classifier.features(stripes(500)[0]))
     distances = []
     for noise in (0, 40, 80):
@@ -74,7 +74,7 @@ def test_the_distance_in_its_features_grows_with_noise(classifier):
     assert distances[0] < distances[1] < distances[2]
 
 
-def test_without_labels_it_learns_to_tell_quarter_turns():
+def test_without_labels_the_network_learns_quarter_turns():
     x, _ = stripes(1000, kinds=1)
     x[..., 8:, :] //= 2  # Darker on the right: every turn looks different.
     classifier = ConvNet(x, None, least=0)

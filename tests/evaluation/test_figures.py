@@ -10,7 +10,7 @@ NAMES = ("FD-digits", "FD-digits-to-teacher", "l2")
 
 
 def row_of(sampler, num_steps, w, *values, name="FD-digits"):
-    """A row with the distance, and as many of the other two as are given."""
+    """Returns a row with the distance, and the given ones of the other two."""
     calls = num_steps * (2 if sampler.startswith("teacher") else 1)
     names = (name, f"{name}-to-teacher", "l2")
     found = dict(zip(names, values, strict=False))
@@ -25,7 +25,7 @@ def row_of(sampler, num_steps, w, *values, name="FD-digits"):
 
 
 def chain(samplers, strengths, counts):
-    """Rows of all samplers at all w and numbers of steps; the teacher's first has one distance."""
+    """Returns rows of all samplers, w and step counts; the teacher's first has one distance."""
     return [
         row_of(sampler, n, w, *((w + 8 / n, (w + 1) / n, 0.4 / n)[: 1 if alone else 3]))
         for w in strengths
@@ -51,7 +51,7 @@ ROWS = {
 
 
 def drawn(rows, name="FD-digits"):
-    """The figure and its panels, after it has been drawn: a warning is an error."""
+    """Draws the figure, where a warning is an error, and returns it with its panels."""
     figure = figures.quality({"name": name, "rows": rows, "floor": {"halves": 0.42}})
     figure.savefig(io.BytesIO(), format="png", dpi=40)
     return figure, figure.axes
@@ -110,7 +110,7 @@ def test_a_distance_that_is_rounding_is_neither_drawn_nor_sets_the_axis():
         assert with_rounding.get_ylim() == without.get_ylim()
         for line, same in zip(with_rounding.lines, without.lines, strict=True):
             np.testing.assert_array_equal(line.get_ydata(), same.get_ydata())
-    # Of networks that are all alike there is nothing to compare.
+    # Without larger distances to the teacher there is no panel about it.
     assert len(drawn(rounding)[1]) == 1
 
 
@@ -128,7 +128,7 @@ def test_the_words_of_a_panel_say_what_it_measures():
 
 def test_values_that_cannot_be_drawn_are_counted():
     _, axes = drawn(ROWS["nan"])
-    assert len(axes) == 1  # No distance to the teacher is left.
+    assert len(axes) == 1  # There is no distance to the teacher.
     assert texts_of(axes[0])[1].endswith("not finite, and not drawn: 1 of 2")
 
 
@@ -142,7 +142,7 @@ def test_points_have_their_own_words():
     assert "sliced Wasserstein-2" in texts_of(axes[0])[1]
 
 
-def test_the_style_says_who_draws_and_the_colour_says_w():
+def test_the_style_shows_the_sampler_and_the_colour_shows_w():
     figure, axes = drawn(ROWS["many samplers"])
     for axis in axes:
         lines = np.array(axis.lines).reshape(3, len(MANY))

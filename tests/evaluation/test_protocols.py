@@ -18,16 +18,16 @@ def points():
 
 
 def drawn(label, seed=5):
-    """Points of the mixture that nobody has seen."""
+    """Returns new points of the mixture."""
     return ring().sample(np.random.default_rng(seed), label).reshape(-1, 1, 1, 2)
 
 
-def test_what_real_points_get_is_near_zero_and_one(points):
+def test_real_points_have_distances_near_zero_and_recall_near_one(points):
     found = points.summary()
     assert list(found) == ["name", "floor", "real_recall", "real_accuracy", "rotation_accuracy"]
     assert found["name"] == "SW2"
     assert found["real_accuracy"] is None
-    assert max(found["floor"].values()) < 0.04  # Chance in the shares of the modes.
+    assert max(found["floor"].values()) < 0.04  # Due to random shares of the modes.
     assert found["real_recall"] > 0.95
 
 
@@ -37,7 +37,7 @@ def test_points_are_compared_class_by_class(points):
     row = points.measure(x, label, None)
     assert list(row) == ["SW2", "SW2 worst class", "recall"]
     assert row["SW2"] < row["SW2 worst class"] < 0.04
-    # The same points under other labels are as good a sample of all, and a bad one of each class.
+    # With permuted labels the points still match all data, but no class.
     wrong = points.measure(x, (label + 1) % 4, None)
     assert wrong["SW2"] > 0.2
     assert wrong["recall"] == row["recall"] > 0.95
@@ -92,7 +92,7 @@ ROWS = [
 ]
 
 
-def test_headlines_say_what_is_there_and_no_more():
+def test_headlines_compare_only_rows_that_were_measured():
     (text,) = report._headlines("SW2", ROWS)
     assert text == (
         "* w = 0, student, boot: SW2 0.1 in 1 call; the teacher has 6.4 in 64 calls, "
@@ -101,7 +101,7 @@ def test_headlines_say_what_is_there_and_no_more():
     # The student's number of steps is the teacher's own.
     (text,) = report._headlines("SW2", [row_of("teacher", 1, 0.0), ROWS[1]])
     assert text.endswith("SW2 0.1 in 1 call; the teacher has 0.1 in 1 call.")
-    # No row of the teacher's has this w.
+    # The teacher has no row at this w.
     (text,) = report._headlines("SW2", [ROWS[0], ROWS[2]])
     assert text == "* w = 0.5, student, swd: SW2 0.2 in 2 calls."
 

@@ -38,7 +38,7 @@ def test_one_iteration_changes_the_trained_roles_and_nothing_else(name, sharded)
     assert set(got["trained"]) == trained == set(got["roles"])
     assert got["frozen"], "the teacher is as it was"
     assert got["others"], "an update leaves the roles that it does not train, bit for bit"
-    assert got["ema"], "the running mean is of the student alone, once"
+    assert got["ema"], "the EMA is of the student only, once"
     assert got["step"] == 1
     assert got["donated"]
     assert got["finite"]

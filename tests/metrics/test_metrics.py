@@ -61,11 +61,11 @@ def classifier(digits):
     return Classifier(digits.train.x, digits.train.label)
 
 
-def test_the_classifier_knows_digits_it_has_not_seen(digits, classifier):
+def test_the_classifier_is_right_about_unseen_digits(digits, classifier):
     assert classifier.accuracy(digits.test.x, digits.test.label) > 0.97
 
 
-def test_its_features_are_those_it_classifies_by(digits, classifier):
+def test_the_features_are_those_that_the_classifier_uses(digits, classifier):
     features = classifier.features(digits.test.x)
     network = classifier._network
     scores = features @ network.coefs_[-1] + network.intercepts_[-1]

@@ -7,7 +7,7 @@ RNG = np.random.default_rng(0)
 
 
 def covered(points, centres, k):
-    """The definition, point by point: within the ball of some centre."""
+    """Returns by definition, point by point, whether some centre's ball contains the point."""
     found = []
     for point in points:
         inside = []
@@ -20,7 +20,7 @@ def covered(points, centres, k):
 
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("dimension", [2, 20])  # In few dimensions a tree finds the neighbours.
-def test_it_is_the_fraction_of_points_within_balls(k, dimension):
+def test_recall_is_the_fraction_of_points_within_balls(k, dimension):
     real, fake = RNG.normal(size=(40, dimension)), 0.8 * RNG.normal(size=(30, dimension)) + 0.2
     assert recall(real, fake, k) == covered(real, fake, k)
     assert 0 < recall(real, fake, k) < 1

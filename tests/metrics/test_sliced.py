@@ -13,7 +13,7 @@ def test_the_distance_of_a_set_to_itself_is_zero():
 
 
 @pytest.mark.parametrize(("n", "m"), [(7, 7), (2, 6), (4, 6), (5, 3)])
-def test_on_a_line_it_is_the_cheapest_plan(n, m):
+def test_on_a_line_the_distance_is_that_of_the_cheapest_plan(n, m):
     a, b = RNG.normal(size=(n, 1)), RNG.normal(size=(m, 1))
     # A plan between n and m points is one between lcm(n, m) equal shares of each.
     shares = np.lcm(n, m)

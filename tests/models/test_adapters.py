@@ -36,7 +36,7 @@ OPTIONS = {
 
 @functools.cache
 def network_of(name):
-    """A network, its parameters, none of them zero everywhere, and what it is called with."""
+    """Returns a network, its parameters, no array of which is zero, and its arguments."""
     network, (z, t, cond) = NETWORKS[name](SIZES, **OPTIONS[name]), SIZES.example(("target",), 2)
     given = jax.random.normal(KEY, z.shape), t + 0.3, cond
     return network, filled(jax.eval_shape(network.init, KEY, *given)), given
@@ -50,7 +50,7 @@ def adapters_of(name, rank=2, full=()):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_network_with_adapters_is_the_network_with_w_plus_a_b(name):
-    """To rounding: x W + (x a) b on one side, x (W + a b) on the other, in float32."""
+    """Equal up to float32 rounding: x W + (x a) b on one side, x (W + a b) on the other."""
     network, params, given = network_of(name)
     adapted = Adapted(params, filled(adapters_of(name, full=("target_embed",))))
     theirs, mine = (jax.jit(network.apply)(p, *given) for p in (merged(adapted), adapted))
@@ -76,12 +76,12 @@ def test_new_adapters_change_nothing(name):
     axes = network.input_axes(params, *given)
     new = jax.jit(lambda p: new_adapters(KEY, p, axes, 2, ("target_embed",)))(params)
     before, after = (jax.jit(network.apply)(p, *given) for p in (params, Adapted(params, new)))
-    # Other fusions round otherwise.
+    # Different fusions round differently.
     np.testing.assert_allclose(after, before, atol=5e-6 * float(jnp.abs(before).max()))
 
 
 def test_no_gradient_has_the_shape_of_a_frozen_kernel():
-    """Nor has anything else that is computed: neither W + a b nor a gradient of W is made."""
+    """Nor has any other intermediate array: neither W + a b nor a gradient of W is computed."""
     network, params, given = network_of("dit")
     new = filled(adapters_of("dit"))
 
@@ -102,7 +102,7 @@ def test_no_gradient_has_the_shape_of_a_frozen_kernel():
 
 
 class Layers(nn.Module):
-    """One layer of every kind that may have adapters, and those that may not."""
+    """A network with one layer of every kind, with and without adapters."""
 
     @nn.compact
     def __call__(self, x, ids):
@@ -165,13 +165,13 @@ def test_a_is_noise_that_keeps_the_size_of_its_input_and_b_is_zero():
     new = new_adapters(KEY, params, {"x/kernel": 2, "y/kernel": 2}, 50)
     a = new["x"]["kernel"]["lora_a"]
     assert a.shape == (20, 20, 50)
-    # 20,000 draws: the spread is known to half a per cent.
+    # 20,000 draws estimate the standard deviation to half a per cent.
     np.testing.assert_allclose(float(a.std()) * 400**0.5, 1, atol=0.03)
     assert not np.array_equal(a, new["y"]["kernel"]["lora_a"])
     assert not new["x"]["kernel"]["lora_b"].any()
 
 
-def test_only_kernels_that_a_pair_is_smaller_than_get_one():
+def test_only_kernels_larger_than_a_pair_get_adapters():
     params = {
         "dense": {"kernel": jnp.ones((16, 16)), "bias": jnp.ones((16,))},
         "output": {"kernel": jnp.ones((16, 12))},
@@ -186,7 +186,7 @@ def test_only_kernels_that_a_pair_is_smaller_than_get_one():
     assert six.keys() == {*seven, "output/kernel/lora_a", "output/kernel/lora_b"}
 
 
-def test_modules_in_full_stand_in_place_of_the_weights_and_need_not_be_among_them():
+def test_modules_in_full_replace_the_weights_and_may_be_new():
     network, params, given = network_of("dit")
     new = filled(adapters_of("dit", full=("target_embed", "output")))
     full = {path for path in by_name(params) if "target_embed" in path or "output" in path}
@@ -212,7 +212,7 @@ def test_the_gradient_reaches_the_adapters_and_starts_in_b():
         assert bool(jnp.abs(gradient).max() > 1e-6) == path.endswith("lora_b"), path
 
 
-def test_adapters_of_shapes_are_planned_and_placed_without_making_any():
+def test_adapters_are_planned_and_sharded_from_shapes_only():
     shapes = adapters_of("dit", full=("target_embed",))
     assert "conditioning/target_embed/Dense_1/bias" in by_name(shapes)
     mesh = AbstractMesh((1, 4, 2), AXES, axis_types=(AxisType.Auto,) * 3)
@@ -230,7 +230,7 @@ def test_adapters_of_shapes_are_planned_and_placed_without_making_any():
         (12, "lora rank is 12, which saves nothing .*; expected at most 9"),
     ],
 )
-def test_a_rank_that_makes_no_sense_is_refused(rank, message):
+def test_an_invalid_rank_is_refused(rank, message):
     params = {"a": {"kernel": jnp.ones((16, 24)), "bias": jnp.ones((64,))}}
     with pytest.raises(ValueError, match=message):
         new_adapters(KEY, params, {"a/kernel": 1}, rank)

@@ -13,7 +13,7 @@ FEATURES = np.random.default_rng(0).standard_normal((2, 64, 64)).astype(np.float
 
 
 def shapes_of(name, features, image=SHAPE):
-    """Of the parameters of a head, by path; nothing is compiled."""
+    """Returns the shapes of a head's parameters by path, without compilation."""
     head = DISCRIMINATORS[name](image)
     shapes = jax.eval_shape(head.init, jax.random.key(0), jnp.zeros(features))
     logits = jax.eval_shape(head.apply, shapes, jnp.zeros(features))
@@ -25,7 +25,7 @@ def shapes_of(name, features, image=SHAPE):
 
 
 def convolved(x, layer, stride, padding):
-    """A convolution of (b, h, w, c) by its definition, in float64."""
+    """Returns a convolution of (b, h, w, c) by its definition, in float64."""
     kernel, bias = np.float64(layer["kernel"]), np.float64(layer["bias"])
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     windows = sliding_window_view(x, kernel.shape[:2], axis=(1, 2))[:, ::stride, ::stride]
@@ -33,7 +33,7 @@ def convolved(x, layer, stride, padding):
 
 
 def activated(x, layer, groups):
-    """SiLU of a group normalisation with PyTorch's epsilon."""
+    """Returns SiLU of a group normalisation with PyTorch's epsilon."""
     parts = x.reshape(*x.shape[:3], groups, -1)
     mean, var = parts.mean((1, 2, 4), keepdims=True), parts.var((1, 2, 4), keepdims=True)
     x = ((parts - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
@@ -43,7 +43,7 @@ def activated(x, layer, groups):
 
 @pytest.fixture(scope="module")
 def spatial():
-    """Parameters of the spatial head on 8x8 positions, and its logits and their gradients."""
+    """Returns parameters of the spatial head on 8x8 positions, its logits and their gradients."""
     head = DISCRIMINATORS["spatial"](SHAPE)
     shapes = jax.eval_shape(head.init, jax.random.key(0), FEATURES)
     params = filled(shapes, 0.1)
@@ -64,7 +64,7 @@ def test_the_spatial_head_is_the_released_one(spatial):
     h = activated(convolved(h, params["conv_1"], 4, 0), params["norm_1"], 16)
     expected = convolved(h, params["logit"], 1, 0)
     assert expected.shape == (2, 1, 1, 1)
-    # Sums of 1,024 products in float32, of a convolution that may use other orders.
+    # Sums of 1,024 products in float32, which the convolution may add in another order.
     np.testing.assert_allclose(logits, expected[:, 0, 0, 0], rtol=1e-4, atol=1e-4)
 
 

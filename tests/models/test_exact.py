@@ -20,7 +20,7 @@ LABEL = {"label": jnp.asarray([0, 1, 2, 3, 4], jnp.int32)}
 
 @functools.cache
 def made(schedule):
-    """The network as a denoiser, its parameters, and points at the noise levels of T."""
+    """Returns the network as a denoiser, its parameters, and points at the noise levels of T."""
     network_spec = NetworkSpec(
         NETWORKS["mixture"](SIZES._replace(schedule=schedule)),
         PARAMETERIZATIONS["v"],
@@ -32,7 +32,7 @@ def made(schedule):
 
 
 @pytest.mark.parametrize("name", ["cosine", "karras", "rectified_flow"])
-def test_with_v_it_is_the_exact_denoiser_at_both_ends_of_time(name):
+def test_with_v_the_network_is_the_exact_denoiser_at_both_ends_of_time(name):
     schedule = SCHEDULES[name]()
     network_spec, params, z = made(schedule)
     found = jax.jit(lambda p, z: network_spec(p)(z, T, LABEL))(params, z)
@@ -41,7 +41,7 @@ def test_with_v_it_is_the_exact_denoiser_at_both_ends_of_time(name):
         np.testing.assert_allclose(a, b, atol=3e-6)
 
 
-def test_an_update_with_learning_rate_zero_leaves_it_exact():
+def test_an_update_with_learning_rate_zero_keeps_the_network_exact():
     network_spec, params, z = made(Cosine())
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     tx = optax.adam(0.0)

@@ -1,4 +1,4 @@
-"""Contracts: what holds for every entry of NETWORKS."""
+"""Contracts that hold for every entry of NETWORKS."""
 
 import functools
 
@@ -18,7 +18,7 @@ from tests.toys import filled, jitted
 SMALL = {
     "mlp": {"width": 16, "blocks": 1},
     "dit": {"width": 16, "blocks": 1, "heads": 2, "patch": 2},
-    # 64 channels are two to a group: alone in its group, a channel would not feel its bias.
+    # 64 channels are two per group: a group of one channel would remove its bias.
     "unet": {
         "channels": 64,
         "embedding": 16,
@@ -36,7 +36,7 @@ T = jnp.linspace(0, 1, 5)
 LABEL = {"label": jnp.asarray([0, 1, 2, 3, 0], jnp.int32)}
 ALL = {**LABEL, "w": jnp.linspace(0, 4, 5), "target": jnp.linspace(1, 0, 5)}
 FEATURES = {"mlp": (5, 1, 16), "dit": (5, 6, 16), "unet": (5, 16, 64)}
-# What comes before the middle of a network of 3 blocks, and what comes after it.
+# Modules before the middle of a network of 3 blocks, and modules after it.
 AROUND_THE_MIDDLE = {
     "mlp": ("down_1", "down_2"),
     "dit": ("block_1", "block_2"),
@@ -45,7 +45,7 @@ AROUND_THE_MIDDLE = {
 
 
 def images(name):
-    """What the network is called with: the UNet takes squares alone."""
+    """Returns the arguments of a network; the UNet takes only squares."""
     return Z[:, :, :4] if name == "unet" else Z
 
 
@@ -55,19 +55,19 @@ def make(name, channels=3):
 
 @functools.cache
 def compiled(name):
-    """The network that takes everything, compiled once for all tests, and its parameters."""
+    """Returns a network that takes every condition, compiled once for all tests, and parameters."""
     network = jitted(make(name))
     key = jax.random.key(0, impl="unsafe_rbg")  # Half the time to compile.
     return network, network.init(key, images(name), T, ALL)
 
 
 def test_every_network_is_tried_here():
-    # The exact one knows one shape, and starts with weights that mean something: test_exact.py.
+    # The exact network has one shape, and does not start at zero: test_exact.py.
     assert SMALL.keys() | {"mixture"} == NETWORKS.keys()
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_output_has_the_images_shape_and_the_channels_asked_for(name):
+def test_output_has_the_images_shape_and_the_specs_channels(name):
     network, z = make(name, channels=6), images(name)
     params = jax.eval_shape(network.init, jax.random.key(0), z, T, LABEL)
     output = jax.eval_shape(network.apply, params, z, T, LABEL)
@@ -104,31 +104,31 @@ def test_a_new_w_and_a_new_target_have_modules_of_their_own_and_no_effect(name):
 
 
 def test_targets_a_25th_apart_are_embedded_further_apart_than_rounding():
-    # Of the adjacent targets of a student that bootstraps in steps of 1/25 (Gu et al. 2023).
+    # The step between adjacent targets of a BOOT student is 1/25 (Gu et al. 2023).
     embedded = sinusoid(jnp.linspace(0, 1, 26), 16)
     distances = jnp.linalg.norm(embedded[:, None] - embedded[None], axis=-1)
     assert float((distances + 9 * jnp.eye(26)).min()) > 1
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_new_network_puts_out_zero_and_learns_in_every_parameter(name):
+def test_a_new_network_returns_zero_and_learns_in_every_parameter(name):
     (network, params), z = compiled(name), images(name)
     np.testing.assert_array_equal(network.apply(params, z, T, ALL), jnp.zeros_like(z))
     grads = jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, z, T, ALL) ** 2)))(filled(params))
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
-        if "['k']['bias']" not in jax.tree_util.keystr(path):  # The softmax does not see it.
+        if "['k']['bias']" not in jax.tree_util.keystr(path):  # The softmax cancels it.
             assert float(jnp.abs(grad).max()) > 1e-5, jax.tree_util.keystr(path)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", SMALL)
-def test_parameters_in_half_precision_count_as_the_same_numbers_in_single(name, dtype):
+def test_half_precision_parameters_give_the_output_of_their_float32_values(name, dtype):
     (network, params), z = compiled(name), images(name)
     half = jax.tree.map(lambda leaf: leaf.astype(dtype), filled(params))
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
     output = network.apply(half, z, T, ALL)
     assert output.dtype == jnp.float32
-    # They are widened where they are used, so only the order of sums may differ.
+    # They are cast to float32 where they are used, so only the order of sums may differ.
     expected = network.apply(single, z, T, ALL)
     np.testing.assert_allclose(output, expected, atol=1e-5 * float(jnp.abs(expected).max()))
 
@@ -140,13 +140,12 @@ def test_a_transformer_in_bfloat16_keeps_float32_parameters_and_agrees():
     made = jax.eval_shape(half.init, jax.random.key(0), Z, T, LABEL)
     assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype("float32")}
     a, b = (jax.jit(network.apply)(params, Z, T, LABEL) for network in (single, half))
-    # bfloat16 has 8 bits: a few per cent of the output's spread.
+    # bfloat16 has 8 bits: a few per cent of the output's standard deviation.
     assert float(jnp.abs(a - b.astype(jnp.float32)).max()) < 0.05 * float(a.std()) * 4
 
 
 def test_a_transformer_moves_patches_and_puts_them_back(monkeypatch):
-    # Without blocks, zero modulation and an identity output the network would be a permutation:
-    # swapping two patches of the input swaps the same two of the output, position aside.
+    # With a zero input kernel the output depends on positions, and not on the image.
     network = make("dit")
     params = filled(jax.eval_shape(network.init, jax.random.key(0), Z, T, LABEL))
     params["input"]["kernel"] = jnp.zeros_like(params["input"]["kernel"])
@@ -166,8 +165,8 @@ def gradient(name, remat):
 
 
 @pytest.mark.parametrize("name", ["dit", "adm_unet", "song_unet", "unet"])
-def test_the_more_is_forgotten_the_more_is_computed(name):
-    # "dots" computes again what is neither a matrix product nor a convolution.
+def test_more_rematerialisation_means_more_computation(name):
+    # "dots" recomputes all but matrix products and convolutions.
     none, dots, full = (flops(*gradient(name, remat)) for remat in ("none", "dots", "full"))
     assert none == dots < full < 2 * none
     none, dots, full = (
@@ -177,7 +176,7 @@ def test_the_more_is_forgotten_the_more_is_computed(name):
     assert none < dots == full
 
 
-def test_what_is_computed_again_does_not_change_gradients():
+def test_rematerialisation_does_not_change_gradients():
     pairs = (gradient("dit", remat) for remat in ("none", "full"))
     kept, again = (jax.jit(function)(params) for function, params in pairs)
     for one, other in zip(jax.tree.leaves(kept), jax.tree.leaves(again), strict=True):
@@ -274,14 +273,14 @@ def test_an_image_of_a_size_that_a_network_cannot_take_is_refused(name, side, me
 
 def test_positions_are_places_in_the_image_at_every_size():
     np.testing.assert_array_equal(centres(4, 4), [0, 1, 2, 3])
-    # Two patches cover what four did: the centre of the first is between those of 0 and 1.
+    # Two patches cover the area of four: the centre of the first is between those of 0 and 1.
     np.testing.assert_array_equal(centres(2, 4), [0.5, 2.5])
     np.testing.assert_array_equal(centres(1, 4), [1.5])
     np.testing.assert_array_equal(centres(8, 4)[:3], [-0.25, 0.25, 0.75])
 
 
-def test_a_transformer_knows_where_the_patches_of_a_smaller_image_are():
-    # Where all parameters are zero, nothing but the positions comes through.
+def test_a_transformer_places_the_patches_of_a_smaller_image():
+    # With all parameters zero, only the positions have an effect.
     network = jitted(dit(SQUARE, **SMALL["dit"]))
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)), T[:1], {})
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), shapes)

@@ -17,11 +17,11 @@ def made():
 
 
 def test_layers_narrow_evenly_to_one_logit():
-    # What torch.linspace(C, 1, 5, dtype=int) of torch 2.13 gives, as in the released code.
+    # Results of torch.linspace(C, 1, 5, dtype=int) of torch 2.13, as in the released code.
     assert widths(1536) == (1536, 1152, 768, 384, 1)
     assert widths(65) == (65, 49, 33, 17, 1)
     assert widths(12) == (12, 9, 6, 3, 1)
-    assert widths(8) == (8, 6, 4, 3, 1)  # There it has 2 in place of 3.
+    assert widths(8) == (8, 6, 4, 3, 1)  # torch has 2 instead of 3.
     _, params = made()
     kernels = [params[f"dense_{layer}"]["kernel"].shape for layer in range(4)]
     assert kernels == [(12, 9), (9, 6), (6, 3), (3, 1)]
@@ -29,8 +29,8 @@ def test_layers_narrow_evenly_to_one_logit():
 
 
 def test_layers_are_those_of_pytorch():
-    # The head in numpy: LayerNorm with torch's epsilon, 1e-5, of numbers so near to each other that
-    # it matters, and the exact GELU, which is 5e-4 from its approximation.
+    # The head in numpy: LayerNorm of nearly equal numbers, so that torch's epsilon of 1e-5 matters,
+    # and the exact GELU, which differs by 5e-4 from its approximation.
     apply, params = made()
     h = 3e-3 * np.asarray(FEATURES, np.float64).mean(axis=1)
     erf = np.vectorize(math.erf)
@@ -43,7 +43,7 @@ def test_layers_are_those_of_pytorch():
     np.testing.assert_allclose(apply(params, 3e-3 * FEATURES), h[:, 0], atol=1e-5)
 
 
-def test_a_logit_is_one_examples_and_knows_no_order_of_positions():
+def test_a_logit_depends_on_one_example_and_no_order_of_positions():
     apply, params = made()
     logits = apply(params, FEATURES)
     assert logits.shape == (3,)
@@ -60,7 +60,7 @@ def test_every_parameter_and_every_feature_gets_a_gradient():
         assert float(jnp.abs(grad).max()) > 1e-4, jax.tree_util.keystr(path)
 
 
-def test_features_too_few_for_a_normalisation_are_refused():
+def test_too_few_features_for_a_normalisation_are_refused():
     head = pooled_head()
     with pytest.raises(ValueError, match="have 5 channels, too few for a discrim.* at least 6"):
         jax.eval_shape(head.init, jax.random.key(0), FEATURES[:, :, :5])

@@ -1,4 +1,4 @@
-"""What EDM's and ADM's UNets share; their outputs are compared in tests/teachers."""
+"""Tests of the parts of EDM's and ADM's UNets; tests/teachers compares their outputs."""
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +32,10 @@ def test_the_shortest_filter_takes_means_and_copies():
 def test_a_longer_filter_weighs_four_pixels_one_three_three_one():
     row = jnp.arange(1.0, 7.0).reshape(1, 1, 6, 1)
     row = row.repeat(2, axis=1)
-    # Zeros beyond the border: (0 + 3 1 + 3 2 + 3) / 8 along a row, and 6 / 8 across two rows.
+    # With zeros beyond the border: (0 + 3 1 + 3 2 + 3) / 8 along a row, 6 / 8 across two rows.
     expected = np.asarray([(0 + 3 + 6 + 3), (2 + 9 + 12 + 5), (4 + 15 + 18 + 0)]) / 8
     np.testing.assert_allclose(downsample(row, (1, 3, 3, 1))[0, 0, :, 0], 0.75 * expected)
-    # Upsampled, a pixel is three quarters of the nearest and one quarter of the next.
+    # An upsampled pixel is three quarters of the nearest pixel and one quarter of the next.
     wide = upsample(row, (1, 3, 3, 1))[0, 1, :, 0]
     np.testing.assert_allclose(wide[1:5], [1.25, 1.75, 2.25, 2.75])
     np.testing.assert_allclose([wide[0], wide[-1]], [0.75, 4.5])
@@ -62,7 +62,7 @@ def test_the_noise_level_is_finite_where_a_schedule_is_not():
     np.testing.assert_allclose(noise_level(spec, jnp.asarray([0.0, 1.0])), [-2.5, 2.5])
 
 
-def test_cosines_come_before_sines_and_the_ladder_stops_short_of_its_end():
+def test_cosines_come_before_sines_and_frequencies_end_before_1e_4():
     # 10000^(-k / 2) for k = 0, 1 is 1, 0.01.
     expected = np.concatenate([np.cos([999, 9.99]), np.sin([999, 9.99])])
     np.testing.assert_allclose(cosines_and_sines(jnp.asarray([999.0]), 4)[0], expected, atol=2e-5)
@@ -75,7 +75,7 @@ def test_bfloat16_keeps_float32_parameters_and_output_and_agrees():
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
     a, b = (jax.jit(network.apply)(params, Z, T, LABEL) for network in (single, half))
     assert b.dtype == jnp.float32
-    # bfloat16 has 8 bits: a few per cent of the output's spread.
+    # bfloat16 has 8 bits: a few per cent of the output's standard deviation.
     assert 0 < float(jnp.abs(a - b).max()) < 0.2 * float(a.std())
 
 

@@ -1,4 +1,4 @@
-"""The papers' UNet against the one they released."""
+"""Tests of the papers' UNet against the released network."""
 
 import functools
 import gzip
@@ -61,7 +61,7 @@ LABEL = {"label": jnp.asarray([0, 2], jnp.int32)}
 
 
 def named(tree):
-    """Path -> leaf."""
+    """Returns the leaves of a tree by path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -83,9 +83,9 @@ def test_parameters_are_those_of_the_released_checkpoints(name):
 
 
 def golden(sizes, options, power):
-    """The output of section 8.6: element k of a leaf is 0.05 sin(0.37 k^power + h).
+    """Returns the output of section 8.6: element k of a leaf is 0.05 sin(0.37 k^power + h).
 
-    h comes from the bytes of the leaf's path, so that a wrong name is a wrong output.
+    h depends on the bytes of the leaf's path, so that a wrong name gives a wrong output.
     """
 
     def fill(path, leaf):
@@ -130,18 +130,18 @@ def test_golden_output_with_resampling_convolutions():
     ],
 )
 def test_golden_output_with_labels_and_resampling_blocks(logsnr_input, first, second):
-    # Power 1 makes channels so alike that 32 groups of one amplify rounding to 1e-1: the released
-    # network differs by that much from itself under jit. With power 2, whose values were computed
-    # with the released network, it is 7e-6.
+    # Power 1 makes channels so similar that 32 groups of one channel amplify rounding to 1e-1: the
+    # released network with and without jit differs by as much. With power 2 the difference is 7e-6;
+    # its golden values were computed with the released network.
     options = {**GOLDEN_A, "logsnr_input": logsnr_input}
     output = golden(image_spec((16, 16, 3), 10, 6), options, power=2)
     np.testing.assert_allclose(output[0, 0, 0], first, atol=2e-5)
     np.testing.assert_allclose(output[1, 8, 5], second, atol=2e-5)
 
 
-def test_golden_output_whose_rounding_is_amplified_is_met_as_far_as_it_means_anything():
+def test_golden_output_with_amplified_rounding_is_matched_up_to_that_rounding():
     output = golden(image_spec((16, 16, 3), 10, 6), GOLDEN_A, power=1)
-    # The released network misses these by as much itself when it is compiled.
+    # The compiled released network has the same error.
     np.testing.assert_allclose([output.mean(), output.std()], [-0.0122, 0.0688], rtol=0.1)
     first = [0.03414, 0.02125, 0.00548, -0.01103, -0.02605, -0.03754]
     np.testing.assert_allclose(output[0, 0, 0], first, atol=0.013)
@@ -149,7 +149,7 @@ def test_golden_output_whose_rounding_is_amplified_is_met_as_far_as_it_means_any
 
 @functools.cache
 def small(**options):
-    """A tiny network, its functions compiled, and parameters that are not zero."""
+    """Returns a tiny network with compiled functions, and parameters that are not zero."""
     network = jitted(unet(SIZES, **{**SMALL, **options}))
     return network, filled(shapes(network, SIZES))
 
@@ -174,7 +174,7 @@ def test_infinite_logsnr_at_the_ends_is_a_legal_input():
 
 
 def test_dropout_needs_a_key_and_is_a_function_of_it():
-    # That it does nothing without one is part of the golden test.
+    # The golden test covers that dropout without a key does nothing.
     network, params = small()
     still = network.apply(params, Z, T, LABEL)
     first, again, other = (
@@ -192,7 +192,7 @@ def test_in_bfloat16_parameters_and_output_stay_float32_and_agree():
     assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype("float32")}
     single, rounded = (made.apply(params, Z, T, LABEL) for made in (network, half))
     assert rounded.dtype == jnp.float32
-    # 8 bits are steps of 0.4%; a dozen layers of them add up to about 1% of the output's spread.
+    # 8 bits are steps of 0.4%, which add up to about 1% of the output's standard deviation.
     error = float(jnp.sqrt(jnp.mean((single - rounded) ** 2)) / single.std())
     assert 1e-4 < error < 0.04
 
@@ -206,13 +206,13 @@ def gradient(remat):
     return jax.grad(loss), params
 
 
-def test_gradients_are_the_same_when_blocks_are_computed_again():
-    # With dropout: the second computation must drop what the first did.
+def test_gradients_do_not_change_with_remat():
+    # With dropout, the recomputation must drop the same activations.
     pairs = map(gradient, ("none", "full"))
     kept, again = (named(jax.jit(function)(params, KEY)) for function, params in pairs)
     assert kept.keys() == again.keys()
     for path, grad in kept.items():
-        # Some biases have no effect but rounding, 1e-8: the next layer takes the mean away.
+        # Some biases only change rounding, 1e-8, because the next layer subtracts the mean.
         np.testing.assert_allclose(again[path], grad, rtol=1e-4, atol=1e-7, err_msg=path)
 
 
@@ -254,7 +254,7 @@ def test_sizes_that_do_not_fit_are_refused(options, message):
         unet(**{"spec": SIZES, **SMALL, **options})
 
 
-def test_a_config_is_told_what_the_unet_takes():
+def test_a_wrong_option_of_a_unet_is_refused_with_a_suggestion():
     with pytest.raises(KeyError, match="does not take 'chanels'.*did you mean 'channels'"):
         build(NETWORKS, "network", {"name": "unet", "chanels": 32}, SIZES)
     with pytest.raises(KeyError, match="needs a value for 'channels'"):

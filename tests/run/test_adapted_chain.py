@@ -1,4 +1,4 @@
-"""Chains of stages that train adapters: one copy of the frozen weights, on disk and in memory."""
+"""Tests of stages that train adapters on one copy of the frozen weights, on disk and in memory."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ W = {"w_range": (0.0, 4.0), "lora": 2}
 
 
 def adapted_config(teacher):
-    """Guided and two halvings by adapters, SiD between two of them, and a halving in full."""
+    """Returns a config of adapted stages (guided, SiD, two halvings) and a halving in full."""
     config = smoke_config()
     config.stages = in_order(
         stage(
@@ -68,12 +68,12 @@ def test_all_stages_have_adapters_of_the_same_frozen_weights(run, chain):
 
 
 def test_frozen_bytes_are_one_copy(run):
-    """The weights once; beside them a teacher of a chain has its adapters only."""
+    """Frozen bytes are the weights once, and the adapters of a teacher within the chain."""
     network = sum(leaf.nbytes for leaf in jax.tree.leaves(load(run.parts[0]).params))
     for each, cost in zip(run.stages, costs.measure(run).values(), strict=True):
         adapters = sum(leaf.size * 4 for leaf in jax.tree.leaves(each.shapes["student"]))
         more = adapters if each.roles.frozen.base else 0
-        if each.name == "s04_whole":  # Merged, and with what stage 1 added.
+        if each.name == "s04_whole":  # Its weights are merged, and include the modules of stage 1.
             more = cost.kept["EMA"] - network
         assert cost.kept["frozen"] == network + more, each.name
         if each.roles.trained.base:
@@ -81,7 +81,7 @@ def test_frozen_bytes_are_one_copy(run):
 
 
 def test_a_chain_goes_on_from_the_adapters_of_its_teacher(run):
-    """Two updates of 1e-2 move no number by more than about 2e-2."""
+    """Two updates at a learning rate of 1e-2 change every number by at most about 2e-2."""
     first, second = (by_name(load_own(stage.directory, run.layout)) for stage in run.stages[:2])
     assert first.keys() == second.keys()
     assert any("w_embed" in name for name in first)
@@ -113,7 +113,7 @@ def test_an_adapted_student_samples_as_its_merged_weights_do(run):
     assert np.abs(x - base).max() > 1e-2
 
 
-def test_weights_outside_the_workdir_are_not_followed_unasked(run):
+def test_weights_outside_the_workdir_are_not_loaded_without_parts(run):
     with pytest.raises(ValueError, match=r"needs .*s00_teacher/final, .*nowhere.*--base=DIR"):
         load(run.stages[0].directory)
     other = run.stages[-1].directory
@@ -122,7 +122,7 @@ def test_weights_outside_the_workdir_are_not_followed_unasked(run):
     assert load(run.stages[0].directory, parts=[other, *run.parts]).params
 
 
-def test_a_run_with_its_base_beside_it_may_be_moved(chain, tmp_path):
+def test_a_run_may_be_moved_with_its_base(chain, tmp_path):
     config = adapted_config("teacher")
     config.stages = in_order(
         stage("teacher", "diffusion", label_dropout=0.1, num_steps=4, **RATES),
@@ -157,7 +157,7 @@ def test_the_report_of_an_adapted_run_is_written(run):
     assert (run.workdir / "report.md").exists()
 
 
-def test_another_rank_than_the_adapters_that_are_trained_on_is_refused(run, chain, tmp_path):
+def test_another_rank_than_that_of_the_first_adapters_is_refused(run, chain, tmp_path):
     config = adapted_config(str(chain / "s00_teacher"))
     config.stages.s02_n0001.lora = 3
     with pytest.raises(ValueError, match=r"lora is 3, .*adapters of rank 2, .*take 2, or 0"):

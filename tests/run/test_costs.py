@@ -1,4 +1,4 @@
-"""What a plan says of a run's cost, against sums by hand and against the compiled program."""
+"""Tests of a plan's costs, against sums by hand and against the compiled program."""
 
 import jax
 import jax.numpy as jnp
@@ -27,22 +27,22 @@ def run_of(*stages, tmp_path, devices=None, **changes):
     return plan.make(config, tmp_path / "run", devices)
 
 
-# Multiply-adds per image of the MLP with one block: layers that see the image, the time or w
-# itself, which need no gradient to their input; and all others.
+# Multiply-adds per image of the MLP with one block: first the layers on the image, the time or w,
+# whose inputs need no gradient, then all other layers.
 FIRST = PIXELS * WIDTH + WIDTH**2
 LATER = WIDTH**2 + 3 * WIDTH**2 + 2 * 2 * WIDTH**2 + 2 * WIDTH**2 + WIDTH * PIXELS
 W_FIRST = W_LATER = WIDTH**2
 
 
-def test_updates_cost_what_the_layers_of_the_mlp_add_up_to(tmp_path):
+def test_the_flops_of_updates_are_the_sum_over_the_layers_of_the_mlp(tmp_path):
     run = run_of(TEACHER, GUIDED, halved(4), halved(2), tmp_path=tmp_path)
     got = {name: cost.flops for name, cost in costs.measure(run).items()}
     teacher, student = FIRST + LATER, FIRST + LATER + W_FIRST + W_LATER
-    # Backward: a product for the gradient of the weights, one for that of the layer's input.
+    # The backward pass has a product for the weights' gradient, and one for the input's.
     teacher_update = 3 * teacher - FIRST
     student_update = 3 * student - FIRST - W_FIRST
     assert got["s00_teacher"] == (2 * BATCH * teacher_update,)
-    # With and without the label, or before and at the middle of a step: two calls of the teacher.
+    # The teacher has two calls: with and without the label, or at the start and middle of a step.
     assert got["s01_guided"] == (2 * BATCH * (student_update + 2 * teacher),)
     assert got["s02_half"] == (2 * BATCH * (student_update + 2 * student),)
 
@@ -56,13 +56,13 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_networks_of_the_papers_cost_what_their_code_does(name):
+def test_the_networks_of_the_papers_have_the_flops_of_their_code(name):
     shape, num_classes, parameters, gflop = PUBLISHED[name]
     head = "x" if name == "cifar10" else "both"
     spec = {"model": paper_unet(name), "schedule": {"name": "cosine"}, "parameterization": head}
     network_spec = make_network(spec, image_data(shape, num_classes))
     assert sum(by_module(abstract_params(network_spec, ())).values()) == parameters
-    # XLA's count, which they are from, has single elements beside products and convolutions.
+    # The published figures are XLA's counts, which include elementwise operations.
     assert costs.forward_flops(network_spec, ()) == pytest.approx(gflop * 1e9, rel=0.01)
 
 
@@ -73,7 +73,7 @@ def test_halvings_share_their_costs_so_that_a_chain_is_planned_in_seconds(tmp_pa
     assert measured["s01_guided"] is not measured["s02_half"]
 
 
-def test_a_stage_with_a_batch_size_of_its_own_is_planned_and_fed_with_it(tmp_path):
+def test_a_stage_is_planned_and_trained_with_its_own_batch_size(tmp_path):
     run = run_of(TEACHER, {**TEACHER, "batch_size": BATCH // 4}, tmp_path=tmp_path)
     whole, quarter = costs.measure(run).values()
     assert whole.flops[0] == 4 * quarter.flops[0]
@@ -99,14 +99,14 @@ def test_the_compiled_update_has_the_flops_and_bytes_of_the_plan(tmp_path):
     run = run_of(TEACHER, tmp_path=tmp_path, model__width=256, batch_size=256)
     stage, cost = run.stages[0], costs.measure(run)["s00_teacher"]
     compiled = costs.compile_update(run, stage, 0)
-    # XLA also counts what is done for single elements.
+    # XLA also counts elementwise operations.
     assert cost.flops[0] == pytest.approx(compiled.cost_analysis()["flops"], rel=0.05)
     memory = compiled.memory_analysis()
-    # Beside what is kept: a few numbers of the method and its rates.
+    # The arguments also have a few numbers of the method and its rates.
     assert 0 <= memory.argument_size_in_bytes - sum(cost.kept.values()) < 100
-    assert memory.temp_size_in_bytes > cost.kept["parameters"]  # Gradients are among them.
+    assert memory.temp_size_in_bytes > cost.kept["parameters"]  # They include the gradients.
 
-    # It is the program of the run: it takes what the run has.
+    # It is the program of the run, so it accepts the run's arguments.
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), stage.shapes)
     state = new_state(jax.random.key(0), params, optimizer(**run.config.optimizer))
     source = next(run.dataset.batches(0, 0, 256))
@@ -127,12 +127,12 @@ def test_stages_of_one_program_are_compiled_once_and_shown_in_one_row(tmp_path):
     assert costs.scaled(measured["s00_teacher"].flops[0], costs.FLOP) in rows[0]
 
 
-def test_devices_that_share_a_network_each_keep_their_part(tmp_path):
+def test_each_device_keeps_its_shard_of_a_network(tmp_path):
     run = run_of(TEACHER, GUIDED, tmp_path=tmp_path, devices=8, mesh__fsdp=4)
     kept = costs.measure(run)["s01_guided"].kept
 
     def bytes_of(tree):
-        # All matrices of the MLP have axes that 4 divides; its labels are 11 rows of 64.
+        # All matrices of the MLP have an axis divisible by 4; its labels are 11 rows of 64.
         sizes = [leaf.size for leaf in jax.tree.leaves(tree)]
         return sum(4 * size // (4 if size >= run.layout.min_size else 1) for size in sizes)
 
@@ -140,8 +140,8 @@ def test_devices_that_share_a_network_each_keep_their_part(tmp_path):
     assert kept["parameters"] == kept["EMA"] == bytes_of(shapes["student"])
     assert kept["parameters"] < sum(leaf.size for leaf in jax.tree.leaves(shapes["student"])) * 2
     assert kept["frozen"] == bytes_of(shapes["teacher"])
-    assert kept["optimizer"] == 2 * kept["parameters"] + 4  # Two means of Adam, one counter.
-    assert kept["batch"] == BATCH // 8 * (4 * PIXELS + 4) + 4  # The null label is whole on each.
+    assert kept["optimizer"] == 2 * kept["parameters"] + 4  # Two moments of Adam, one counter.
+    assert kept["batch"] == BATCH // 8 * (4 * PIXELS + 4) + 4  # The null label is replicated.
 
 
 def test_a_frozen_teacher_in_bfloat16_takes_half_the_bytes_and_trains_alike(tmp_path):
@@ -169,12 +169,12 @@ def test_a_frozen_teacher_in_bfloat16_takes_half_the_bytes_and_trains_alike(tmp_
         state = new_state(jax.random.key(0), {"student": params["student"]}, stage.tx)
         batch = Batch(np.arange(BATCH), x, label, {"label": np.full(1, 10, np.int32)})
         ends.append(update(stage.method, stage.rates, state, frozen, batch)[1]["loss"])
-    # The target of the loss is off by some 8 bits.
+    # The target of the loss has the rounding of 8 bits.
     assert 0 < abs(ends[1] / ends[0] - 1) < 0.02
     assert ends[1].dtype == jnp.float32
 
 
-def test_a_plan_says_what_devices_that_share_a_network_each_keep_whole(tmp_path):
+def test_a_plan_lists_the_replicated_arrays_of_a_sharded_network(tmp_path):
     run = run_of(TEACHER, tmp_path=tmp_path, devices=8, mesh__fsdp=4)
     text = costs.show(run, costs.measure(run), costs.target("8xh100"))
     sizes = run.layout.replicated_bytes(run.stages[0].shapes["student"])
@@ -185,8 +185,8 @@ def test_a_plan_says_what_devices_that_share_a_network_each_keep_whole(tmp_path)
     assert "whole on each" not in costs.show(alone, costs.measure(alone), costs.target("1xh100"))
 
 
-def test_hours_are_flops_over_what_all_devices_do_in_one():
-    # 8 devices that do 2.5 of 10 TFLOP/s do 20e12 * 3600 FLOP in an hour.
+def test_hours_are_flops_over_the_flops_per_hour_of_all_devices():
+    # 8 devices that reach 2.5 of 10 TFLOP/s compute 20e12 * 3600 FLOP in an hour.
     assert costs.hours(20e12 * 3600 * 7, Target(8, "a", 10.0, 0.25)) == pytest.approx(7)
 
 
@@ -206,7 +206,7 @@ def test_devices_are_named_by_their_number_and_kind_or_peak(text):
 @pytest.mark.parametrize(
     "text", ["8", "h100", "8xh10", "0xh100", "8x0", "8xh100@0", "8xh100@2", "8xh100@", "8xh100@.."]
 )
-def test_devices_of_another_form_are_refused_with_one_that_is_right(text):
+def test_devices_of_another_form_are_refused_with_a_valid_example(text):
     with pytest.raises(ValueError, match=f"--plan_for is '{text}'; expected .* such as 8xh100"):
         costs.target(text)
 
@@ -216,11 +216,11 @@ def test_a_misspelt_device_is_refused_with_a_suggestion():
         costs.target("8xh10")
 
 
-def test_without_a_name_it_is_the_devices_here_that_are_planned_for():
+def test_without_a_name_the_plan_is_for_the_devices_here():
     assert costs.target(None) == Target(jax.device_count(), jax.devices()[0].device_kind, None)
 
 
-def test_the_plan_says_hours_where_it_knows_a_peak_and_how_to_get_them_elsewhere(tmp_path):
+def test_the_plan_shows_hours_for_a_known_peak_and_else_how_to_get_them(tmp_path):
     run = run_of({**TEACHER, "steps": 10_000_000}, tmp_path=tmp_path)
     measured = costs.measure(run)
     measured = {"s00_teacher": measured["s00_teacher"]._replace(flops=(2_000_000_000,))}
@@ -232,7 +232,7 @@ def test_the_plan_says_hours_where_it_knows_a_peak_and_how_to_get_them_elsewhere
     assert "on 1 devices at 40% of 10 TFLOP/s each" in text
 
 
-def test_modules_are_grouped_by_prefix_and_likeness_and_the_small_ones_together():
+def test_modules_are_grouped_by_prefix_and_size_and_small_ones_are_merged():
     def dense(*shape):
         return {"kernel": jax.ShapeDtypeStruct(shape, np.float32)}
 
@@ -262,7 +262,7 @@ def test_numbers_are_shown_in_the_unit_that_suits():
     assert costs.scaled(3 * 2**29, costs.BYTES) == "1.5 GiB"
 
 
-def test_programs_for_devices_that_are_not_here_are_not_compiled(tmp_path):
+def test_programs_for_absent_devices_are_not_compiled(tmp_path):
     costs.check_compile(run_of(TEACHER, tmp_path=tmp_path))
     with pytest.raises(ValueError, match="1 device.* here, and 8 .* JAX_NUM_CPU_DEVICES=8"):
         costs.check_compile(run_of(TEACHER, tmp_path=tmp_path, devices=8))

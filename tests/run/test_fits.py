@@ -1,4 +1,4 @@
-"""A chain on the latents of a codec that the run fits first."""
+"""Tests of a chain on the latents of a codec that the run fits first."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def never():
 
 
 def latent_config(codec=None):
-    """Teacher, guided, one halving."""
+    """Returns a config of a teacher, a guided stage and one halving, on latents."""
     config = smoke_config()
     config.codec = CODEC if codec is None else codec
     stages = config.stages
@@ -38,7 +38,7 @@ def run(tmp_path_factory):
     return run
 
 
-def test_networks_work_on_latents_and_people_see_images(run):
+def test_networks_work_on_latents_and_samples_are_images(run):
     student = load(run.workdir)
     assert (student.shape, student.image_shape) == ((4, 4, 3), (8, 8, 1))
     assert not student.manifest.spec.bounded
@@ -116,7 +116,7 @@ def test_a_workdir_with_another_codec_is_refused(run, tmp_path):
         ({"path": "a", "name": "patch_pca"}, ValueError, "expected a `path` only"),
     ],
 )
-def test_a_codec_that_makes_no_sense_is_refused_when_planned(tmp_path, codec, error, message):
+def test_an_invalid_codec_is_refused_when_planned(tmp_path, codec, error, message):
     with pytest.raises(error, match=message):
         plan.make(latent_config(codec), tmp_path)
 

@@ -29,7 +29,7 @@ def test_a_convolution_counts_the_taps_that_lie_on_the_image():
     inside = functools.partial(convolve, padding="VALID")
     same = functools.partial(convolve, padding="SAME")
     assert flops(inside, x, kernel) == 2 * 6 * (3 * 3) ** 2 * 2 * 4
-    # Along an axis of 5: 2 taps at either end and 3 at each of the pixels between.
+    # Along an axis of 5 pixels there are 2 taps at either end and 3 at each pixel between.
     assert flops(same, x, kernel) == 2 * 6 * (2 + 3 + 3 + 3 + 2) ** 2 * 2 * 4
 
 
@@ -51,11 +51,11 @@ def test_convolutions_and_their_gradients_are_counted_as_xla_counts_them(kind):
     x, kernel = shaped(2, 9, 8, 32 * groups), shaped(3, 3, 32, 16 * groups)
     for function in (total, jax.value_and_grad(total, argnums=(0, 1))):
         theirs = jax.jit(function).lower(x, kernel).cost_analysis()["flops"]
-        # Beside products they count additions, one for each number of the result.
+        # XLA also counts one addition for each number of the result.
         assert flops(function, x, kernel) == pytest.approx(theirs, rel=0.02)
 
 
-def test_programs_within_a_program_count_as_often_as_they_run():
+def test_inner_programs_count_as_often_as_they_run():
     x = shaped(4, 4)
     once = 2 * 4**3
 
@@ -69,7 +69,7 @@ def test_programs_within_a_program_count_as_often_as_they_run():
     assert flops(branched, x) == 2 * once
 
 
-def test_what_a_gradient_computes_again_is_counted_again():
+def test_operations_that_a_gradient_recomputes_are_counted_again():
     def total(x, wrap=lambda function: function):
         return jnp.sum(wrap(lambda x: jnp.sin(x @ x))(x) @ x)
 

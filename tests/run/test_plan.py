@@ -1,4 +1,4 @@
-"""Bad input that is found before anything starts: one message with value, expectation, remedy."""
+"""Tests of a plan: bad input is one message with value, expectation and remedy."""
 
 import jax
 import pytest
@@ -272,7 +272,7 @@ BAD = {
         ValueError,
         "keep_fake is 1; expected True or False",
     ),
-    "discriminator that nobody knows": (
+    "unknown discriminator": (
         config_of(TEACHER, stage("dmd2", "dmd2", gan_weight=1.0, discriminator="spatal", **RATES)),
         KeyError,
         "unknown discriminator 'spatal'; known: pooled, spatial; did you mean 'spatial'",
@@ -382,7 +382,7 @@ def test_a_teacher_of_another_parameterization_or_schedule_is_refused(chain, tmp
     plan.make(config_of(guided, model__width=32, model__expand=2), tmp_path)
 
 
-def test_every_method_says_what_its_finished_network_is():
+def test_every_method_describes_its_finished_network():
     for name, kind in METHODS.items():
         known = {"num_steps": 4} if "num_steps" in kind.__dataclass_fields__ else {}
         method = kind(**{"swd": {"times": (1.0, 0.5)}, "boot": {}}.get(name, known))

@@ -16,7 +16,7 @@ def test_items_keep_their_order_and_end():
     assert not threads()
 
 
-def test_no_more_than_so_many_items_are_made_ahead():
+def test_at_most_count_items_are_made_ahead():
     made = []
 
     def items():
@@ -36,7 +36,7 @@ def test_no_more_than_so_many_items_are_made_ahead():
     batches.close()
 
 
-def test_what_making_an_item_raises_is_raised_where_it_would_have_been_yielded():
+def test_an_exception_is_raised_in_place_of_its_item():
     def items():
         yield 1
         yield 2
@@ -63,9 +63,9 @@ def test_closing_ends_the_thread_and_closes_the_items():
     assert len(threads()) == 1
     batches.close()
     assert not threads()
-    assert closed == [0]  # After the thread ended, so a generator is never in two threads.
+    assert closed == [0]  # The thread has ended, so two threads never run the generator.
 
 
-def test_one_that_was_never_asked_starts_nothing():
+def test_an_unused_iterator_starts_no_thread():
     prefetch((i for i in range(3)), 2).close()
     assert not threads()

@@ -1,4 +1,4 @@
-"""A bucket in memory, as Cloud Storage is: no renaming in one step, no adding to a file."""
+"""Tests of files in an in-memory bucket, which like Cloud Storage cannot rename or append."""
 
 import pathlib
 
@@ -37,7 +37,7 @@ def test_a_path_is_made_absolute_unless_it_lies_in_a_bucket(tmp_path, monkeypatc
     assert str(absolute("gs://bucket/runs/a")) == "gs://bucket/runs/a"
 
 
-def test_lines_pictures_and_json_can_be_written_to_a_bucket_and_added_to(bucket):
+def test_lines_pictures_and_json_are_written_and_appended_in_a_bucket(bucket):
     for text in ("one\n", "two\n"):
         append(bucket / "lines.jsonl", text)
     assert (bucket / "lines.jsonl").read_text() == "one\ntwo\n"
@@ -48,5 +48,5 @@ def test_lines_pictures_and_json_can_be_written_to_a_bucket_and_added_to(bucket)
     assert (bucket / "report.json").read_text() == '{\n  "rows": [\n    1\n  ]\n}\n'
 
 
-def test_the_home_is_found():
+def test_the_home_directory_is_expanded():
     assert absolute("~/runs") == epath.Path(pathlib.Path.home()) / "runs"

@@ -7,7 +7,7 @@ from distill_jax.runtime import logging
 
 
 def logged(directory, capsys, **options):
-    """The line of a stage of 4 iterations, and what a person sees of it."""
+    """Returns the log line of a stage of 4 iterations, and the text on the terminal."""
     log = logging.StageLog(epath.Path(directory), "s00", 4, 0, **options)
     log.log(4, [{"loss": 0.5}] * 4)
     log.close()
@@ -23,7 +23,7 @@ def test_a_line_has_the_speed_in_updates_images_and_of_the_peak(tmp_path, capsys
     assert f"{line['images_per_second']:,.0f} images/s, {line['mfu']:.0%} MFU" in shown
 
 
-def test_without_a_known_peak_nothing_is_said_of_it(tmp_path, capsys):
+def test_without_a_known_peak_there_is_no_mfu(tmp_path, capsys):
     line, shown = logged(tmp_path, capsys, images=32)
     assert "mfu" not in line
     assert "MFU" not in shown

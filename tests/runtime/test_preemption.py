@@ -1,4 +1,4 @@
-"""Signals in a process of their own, for they end it."""
+"""Tests of signals, in a separate process because they end it."""
 
 import signal
 import subprocess
@@ -24,7 +24,7 @@ raise SystemExit(128 + stop.signal)
 
 
 def ended(polls, number, seconds):
-    """Exit code, what was printed, and the seconds from the signal to the end."""
+    """Returns the exit code, the output, and the seconds from the signal to the end."""
     program = PROGRAM.format(polls=polls, seconds=seconds)
     command, streams = [sys.executable, "-c", program], {"stdout": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.STDOUT, text=True, **streams)

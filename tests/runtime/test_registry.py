@@ -1,4 +1,4 @@
-"""Names with a colon: what is imported, at whose word, and what is said where it is not."""
+"""Tests of names with a colon: which are imported, who may allow it, and the messages."""
 
 import pathlib
 import sys
@@ -23,7 +23,7 @@ def network(spec, width=8):
 
 @pytest.fixture
 def outside(tmp_path, monkeypatch):
-    """A folder on the path whose package notes that it was imported."""
+    """Returns a folder on the path, with a package that records its import."""
     (tmp_path / "outside_package").mkdir()
     (tmp_path / "outside_package" / "code.py").write_text(MODULE)
     (tmp_path / "outside_package" / "broken.py").write_text("import nowhere_to_be_found")
@@ -33,7 +33,7 @@ def outside(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_what_is_not_allowed_is_not_imported_and_the_message_says_how_to_allow_it(outside):
+def test_a_name_is_not_imported_unless_allowed_and_the_message_says_how(outside):
     name = "outside_package.code:network"
     for allow in ((), ("outside_package.code:NUMBER",), ["outside_package.code"]):
         with pytest.raises(ValueError, match="outside distill_jax") as error:
@@ -46,7 +46,7 @@ def test_what_is_not_allowed_is_not_imported_and_the_message_says_how_to_allow_i
     assert outside.exists()
 
 
-def test_all_names_that_are_not_allowed_are_named_at_once_each_once():
+def test_the_message_lists_every_name_that_is_not_allowed_once():
     assert foreign(["a:B", "mlp", None, 3, "c:D", "a:B"]) == ("a:B", "c:D")
     with pytest.raises(ValueError, match=r"load\(DIR, allow=\('a:B', 'c:D'\)\), --allow=a:B --all"):
         check_allowed(["a:B", "mlp", "c:D", "e:F"], allow=("e:F",))
@@ -67,12 +67,12 @@ def test_all_names_that_are_not_allowed_are_named_at_once_each_once():
         ("outside_package/code.py:network", "is no name"),
     ],
 )
-def test_a_name_that_stands_for_nothing_is_one_message(outside, name, message):
+def test_a_name_without_an_object_is_one_message(outside, name, message):
     with pytest.raises(ValueError, match=f"network '{name}'.*{message}"):
         lookup(NETWORKS, "network", name, EVERYTHING)
 
 
-def test_a_module_that_lacks_another_module_is_not_said_to_be_missing(outside):
+def test_a_module_that_lacks_another_module_is_not_reported_missing(outside):
     with pytest.raises(ModuleNotFoundError, match="nowhere_to_be_found"):
         lookup(NETWORKS, "network", "outside_package.broken:X", EVERYTHING)
 

@@ -53,9 +53,9 @@ def test_an_axis_that_a_rule_cannot_split_stays_whole():
     got = specs(
         layout_of(tensor=4),
         **{
-            "attn/q/kernel": (64, 2, 64),  # Two heads over four devices.
+            "attn/q/kernel": (64, 2, 64),  # Two heads on four devices.
             "attn/k/kernel": (62, 4, 32),
-            "attn/v/kernel": (64, 8),  # Not the array that the rule is for.
+            "attn/v/kernel": (64, 8),  # Another rank than the rule's.
             "up_1/kernel": (66, 66),
             "up_1/bias": (66,),
         },
@@ -82,7 +82,7 @@ MODELS = {
 
 
 def states_of(name):
-    """Shapes of the parameters of a network, and of the training state that has them."""
+    """Returns the shapes of a network's parameters, and of a training state with them."""
     options, shape = MODELS[name]
     spec = {"model": {"name": name, **options}, "schedule": {"name": "cosine"}}
     network_spec = make_network({**spec, "parameterization": "v"}, image_data(shape, 3))
@@ -110,7 +110,7 @@ def test_heads_and_hidden_units_are_split_over_tensor_in_every_network(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_optimizer_states_and_running_means_lie_where_the_parameters_do(name):
+def test_optimizer_states_and_emas_have_the_shardings_of_the_parameters(name):
     params, state = states_of(name)
     layout = layout_of(fsdp=2, tensor=2)
     expected = [spec.spec for spec in jax.tree.leaves(layout.shardings(params))]
@@ -128,8 +128,8 @@ NAMES = ("blocks/qkv/kernel", "q/kernel", "qkv/bias", "proj/kernel", "up_0/kerne
 
 
 @pytest.mark.parametrize("sizes", [*itertools.product((1, 3), (1, 2, 4), (1, 2, 4))], ids=str)
-def test_every_axis_is_divided_by_what_splits_it(sizes):
-    """For shapes by chance, 0 to 4 axes of 1 to 96, with a rule and without."""
+def test_every_axis_is_divisible_by_its_mesh_axes(sizes):
+    """This holds for random shapes, 0 to 4 axes of 1 to 96, with and without a rule."""
     layout, rng = layout_of(*sizes), np.random.default_rng(sizes)
     mesh = dict(zip(AXES, sizes, strict=True))
     for _ in range(200):
@@ -146,13 +146,13 @@ def test_every_axis_is_divided_by_what_splits_it(sizes):
         assert ("fsdp" in used) == possible, (name, shape, spec)
 
 
-def test_rows_that_the_devices_do_not_divide_come_back_as_they_were():
+def test_padded_rows_are_unpadded_unchanged():
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
     command = [sys.executable, "-m", "tests.meshes", "rows"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
 
-def test_arrays_that_every_device_keeps_are_named_the_largest_first():
+def test_replicated_arrays_are_listed_the_largest_first():
     layout = layout_of(tensor=2)
     shapes = {"odd": (513, 513), "small": (8, 8), "wide": (512, 512), "up/bias": (4,)}
     tree = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}

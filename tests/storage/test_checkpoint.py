@@ -297,7 +297,7 @@ def ended(processes):
 
 
 def test_states_move_between_numbers_of_devices_and_processes_bit_for_bit(tmp_path):
-    # On busy cores two processes were once seen to wait for each other; launchers start anew.
+    # On busy cores two processes were once seen to wait for each other; launchers restart them.
     for folder in (tmp_path / "first", tmp_path / "second"):
         meshes.write(folder / "one" / "states", [5], 1)
         port = free_port()

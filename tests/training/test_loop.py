@@ -23,12 +23,12 @@ def state_at(step):
 
 
 def calls_of(cadence, start):
-    """The calls of a cadence; the batches are the numbers of iterations."""
+    """Returns the calls of a cadence; batches are numbers of iterations."""
     return (Call(part, part.start) for part in cadence.iterations(start))
 
 
 class Recorder:
-    """An iteration that adds one, and everything the loop did with it."""
+    """An iteration that adds one, and that records the calls of the loop."""
 
     def __init__(self, bad_at=None, stop_at=None):
         self.batches, self.logged, self.saved, self.polled = [], [], [], 0
@@ -82,7 +82,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved():
     assert recorder.saved == [(2, 2)]
 
 
-def test_being_asked_to_stop_saves_first():
+def test_a_request_to_stop_saves_first():
     recorder = Recorder(stop_at=3)
     with pytest.raises(StoppedError) as caught:
         recorder.run(Cadence(steps=8, log_every=100, save_every=100))
@@ -98,7 +98,7 @@ def test_calls_end_at_multiples_and_at_the_last_iteration():
 
 
 class Several(Recorder):
-    """The same with calls of several iterations."""
+    """A Recorder for calls of several iterations."""
 
     def iterate(self, state, call):
         count = len(call.iterations)
@@ -125,11 +125,11 @@ def test_a_loss_that_is_not_finite_is_found_within_a_call():
     assert caught.value.step == 3
 
 
-def test_the_loop_fetches_metrics_at_log_cadence_alone():
+def test_the_loop_fetches_metrics_only_at_the_log_interval():
     fetched, seen = [], []
 
     class Loss:
-        """A loss that notes when its number is asked for."""
+        """A loss that records when its value is fetched."""
 
         def __init__(self, step):
             self.step = step

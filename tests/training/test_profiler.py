@@ -20,7 +20,7 @@ def test_a_profile_of_another_form_is_refused(text):
         Profile.parse(text)
 
 
-def test_a_run_that_goes_on_takes_a_profile_that_is_done_or_no_longer_fits(capsys):
+def test_a_resumed_run_accepts_a_profile_that_is_done_or_no_longer_fits(capsys):
     done = {"s00_teacher"}
     assert Profile.parse("s00_teacher@20:25").of(STAGES, done) is None
     assert "s00_teacher is finished, so nothing is traced" in capsys.readouterr().out
@@ -29,7 +29,7 @@ def test_a_run_that_goes_on_takes_a_profile_that_is_done_or_no_longer_fits(capsy
     assert Profile.parse("20:25").of(STAGES, STAGES.keys()) is None
 
 
-def test_a_profile_of_what_does_not_run_is_refused():
+def test_a_profile_of_an_unknown_stage_or_iteration_is_refused():
     with pytest.raises(ValueError, match="'s02'; expected one of s00_teacher, s01"):
         Profile.parse("s02@1:2").of(STAGES)
     with pytest.raises(ValueError, match="is 8:12, but s01_guided has 10 iterations"):

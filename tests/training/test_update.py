@@ -47,7 +47,7 @@ def test_every_network_has_its_own_norm_clip_and_decay():
     def loss(role, slope):
         return lambda method, key, batch, nets: (slope * nets[role]["a"].sum(), {})
 
-    # Gradients of norm 5 and 0.5 where 1 is the largest.
+    # Gradients of norm 5 and 0.5, where the largest allowed norm is 1.
     phases = (Phase("fake", loss("fake", 2.5)), Phase("student", loss("student", 0.25)))
     params = {role: {"a": jnp.ones(4)} for role in ("student", "fake")}
     state, rates = new_state(jax.random.key(0), params, TX), RATES._replace(weight_decay=0.5)
@@ -56,13 +56,13 @@ def test_every_network_has_its_own_norm_clip_and_decay():
         update = make_update(phases, index, identity, TX)
         state, _ = update(None, rates, state, {}, batch)
     for role, norm in (("fake", 1.0), ("student", 0.5)):
-        # Adam's first mean is a tenth of what it is given; its step is 1, beside decay times 1.
+        # Adam's first moment is a tenth of the gradient; its step is 1, plus decay times 1.
         mean = optax.tree.get(state.opt[role], "mu")["a"]
         np.testing.assert_allclose(np.linalg.norm(mean), 0.1 * norm, rtol=1e-5)
         np.testing.assert_allclose(state.params[role]["a"], 1 - 1e-2 * (1 + 0.5), rtol=1e-5)
 
 
-def test_a_new_state_shares_no_memory_with_what_it_was_made_from():
+def test_a_new_state_shares_no_memory_with_its_parameters():
     params = {"student": {"a": jnp.ones((3,))}}
     state = new_state(jax.random.key(0), params, TX)
     assert isinstance(state, TrainState)
@@ -74,7 +74,7 @@ def test_a_new_state_shares_no_memory_with_what_it_was_made_from():
 
 
 def autoencode(method, key, batch, nets):
-    """A mean over the batch that asks the key for nothing but a metric."""
+    """A loss that is a mean over the batch, and that uses the key only for a metric."""
     x = batch.x.reshape(len(batch.x), -1)
     y = jnp.tanh(x @ nets["student"]["in"]) @ nets["student"]["out"]
     return jnp.mean((y - x) ** 2), {"mean": x.mean(), "drawn": jax.random.uniform(key)}
@@ -98,7 +98,7 @@ def wide_arguments(width=64, rows=64):
     return None, RATES, state, {}, make_batch(x, {}, {"label": jnp.zeros(rows, jnp.int32)})
 
 
-def test_microbatches_change_nothing_but_the_rounding_of_a_mean_over_the_batch():
+def test_microbatches_change_only_the_rounding_of_a_mean_over_the_batch():
     (one, whole), (four, parts) = (wide_update(m)(*wide_arguments()) for m in (1, 4))
     for name in ("loss", "grad_norm", "mean"):
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-5, atol=1e-7)
@@ -126,7 +126,7 @@ def test_microbatches_need_less_memory_for_activations():
 
 
 def moved_between_devices():
-    """Names of collectives, other than sums, in an update of two microbatches on two devices."""
+    """Returns collectives, except sums, in an update of two microbatches on two devices."""
     from distill_jax.runtime.sharding import make_layout
 
     layout = make_layout({"data": -1})
@@ -163,7 +163,7 @@ def test_images_may_come_as_bytes():
 
 
 def noisy(role):
-    """A loss of a role that depends on the turn, the key, the batch and the other role."""
+    """Returns a role's loss that depends on variant, key, batch and the other role."""
 
     def loss(method, key, batch, nets, turn):
         x = batch.x.reshape(len(batch.x), -1) + jax.random.normal(key, (16,))
