@@ -1,6 +1,7 @@
 """Checks of arrays on several devices and processes; each command exits with 0 or an error.
 
 python -m tests.meshes rows                      one process with 8 devices
+python -m tests.meshes gather                    one process with 8 devices
 python -m tests.meshes eight DIRECTORY           one process with 8 devices
 python -m tests.meshes pair DIRECTORY PORT ID    two processes, of 2 devices each
 """
@@ -13,7 +14,9 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from distill_jax.runtime import distributed
 from distill_jax.runtime.preemption import StopFlag
@@ -104,6 +107,30 @@ def rows():
             )
 
 
+def gather():
+    """Weights of single and of stacked layers, cast before they are sent, and their gradients."""
+    layout = make_layout({"data": 2, "fsdp": 4})
+    rng = np.random.default_rng(0)
+    tree = {"up": rng.standard_normal(SHAPE), "block[0:3]": rng.standard_normal((3, *SHAPE))}
+    tree = jax.tree.map(np.float32, tree)
+    split = jax.device_put(tree, layout.shardings(tree))
+    assert split["block[0:3]"].sharding.spec == PartitionSpec(None, None, "fsdp")
+
+    def loss(split):
+        whole = layout.gather(split, jnp.bfloat16)
+        return sum(jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in whole.values()), whole
+
+    (_, whole), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(split)
+    for name, leaf in tree.items():
+        rounded = leaf.astype(jnp.bfloat16)
+        assert whole[name].sharding.is_fully_replicated and whole[name].dtype == jnp.bfloat16
+        np.testing.assert_array_equal(whole[name], rounded)
+        assert gradient[name].sharding == split[name].sharding
+        assert gradient[name].dtype == np.float32
+        # 2 x is rounded to bfloat16 on its way back through the cast.
+        np.testing.assert_allclose(gradient[name], 2 * rounded.astype(np.float32), rtol=2**-8)
+
+
 def pair(folder, port, index):
     """Checks that two processes read the state of one, and a state of two with a damaged half."""
     distributed.start(f"localhost:{port}", 2, int(index))
@@ -149,4 +176,6 @@ def pair(folder, port, index):
 
 if __name__ == "__main__":
     folders = map(pathlib.Path, sys.argv[2:3])
-    {"rows": rows, "eight": eight, "pair": pair}[sys.argv[1]](*folders, *sys.argv[3:])
+    {"rows": rows, "gather": gather, "eight": eight, "pair": pair}[sys.argv[1]](
+        *folders, *sys.argv[3:]
+    )

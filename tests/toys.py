@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.config import load_file
-from distill_jax.diffusion.denoiser import Denoiser, Network, NetworkSpec
+from distill_jax.diffusion.denoiser import Denoiser, NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine, expand
 from distill_jax.diffusion.spec import image_data, image_spec
@@ -94,7 +94,8 @@ def filled(params, scale=0.3):
 
 def jitted(network):
     """Returns the network with compiled functions."""
-    return Network(*(function and jax.jit(function) for function in network))
+    functions = {k: jax.jit(v) for k, v in network._asdict().items() if callable(v)}
+    return network._replace(**functions)
 
 
 ROOT = pathlib.Path(__file__).parent.parent

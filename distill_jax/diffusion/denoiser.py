@@ -24,6 +24,8 @@ class Network(NamedTuple):
     `parameterizations`: names of the parameterizations that it supports, () for all.
     `input_axes(params, z, t, cond) -> {name of a kernel: number of its leading input axes}` for
     every kernel that takes an adapter; None if the network takes no adapters.
+    `per_layer`: whether the layers gather weights that are split over devices; see models.sharded.
+    `in_turn`: whether gradients are summed layer by layer; see models.sharded.Sharded.
     """
 
     init: Callable[[jax.Array, Image, Time, Cond], Tree]
@@ -31,6 +33,8 @@ class Network(NamedTuple):
     features: Callable[..., jax.Array] | None = None
     parameterizations: tuple[str, ...] = ()
     input_axes: Callable[..., dict[str, int]] | None = None
+    per_layer: bool = False
+    in_turn: bool = False
 
 
 class Head(NamedTuple):

@@ -4,6 +4,7 @@ Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106
 alpha / r of their section 4.1 is 1: it is a learning rate of b by another name.
 """
 
+import functools
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distill_jax.runtime.trees import by_name, name_of
+from distill_jax.models.sharded import Sharded, gathered, gathering
+from distill_jax.runtime.trees import by_name, is_stacked, name_of
 from distill_jax.typing import Tree
 
 Context = nn.module.InterceptorContext
@@ -31,29 +33,38 @@ class Adapted(NamedTuple):
     adapters: Tree
 
 
-def call(module: nn.Module, params: Tree | Adapted, *args: Any, **options: Any) -> Any:
+def call(module: nn.Module, params: Tree | Adapted | Sharded, *args: Any, **options: Any) -> Any:
     """module.apply with these parameters.
 
     With adapters every layer that has a pair returns y + (x a) b, y being what its frozen weights
-    give; W + a b is never made.
+    give; W + a b is never made. Layers of Sharded parameters gather their own, see sharded.layer.
     """
+    params, layout, in_turn = params if isinstance(params, Sharded) else (params, None, False)
     if not isinstance(params, Adapted):
-        return module.apply({"params": params}, *args, **options)
+        with gathering(layout, in_turn):
+            return module.apply({"params": params}, *args, **options)
     pairs, full = _split(params)
+    variables = {"params": full, "adapters": {}}
+    for name, pair in pairs.items():
+        _insert(variables["adapters"], name, dict(zip(("lora_a", "lora_b"), pair, strict=True)))
 
     def layer(following: Callable, args: tuple, kwargs: dict, context: Context) -> Any:
         y, own = following(*args, **kwargs), context.module
         if context.method_name != "__call__" or _kernel(own) not in pairs:
             return y
-        a, b = pairs[_kernel(own)]
+        kernel = "embedding" if isinstance(own, nn.Embed) else "kernel"
+        pair: Any = own.get_variable("adapters", kernel)
+        if layout is not None:
+            pair = gathered(layout, own, {kernel: pair})[kernel]
         plain = {} if isinstance(own, nn.Embed) else {"use_bias": False}
-        thin = own.clone(features=a.shape[-1], parent=None, name=None, **plain)
-        h: Any = thin.apply({"params": {_kernel(own).rpartition("/")[2]: a}}, *args, **kwargs)
-        change = jnp.dot(h, b.astype(h.dtype), precision=getattr(own, "precision", None))
+        thin = own.clone(features=pair["lora_a"].shape[-1], parent=None, name=None, **plain)
+        h: Any = thin.apply({"params": {kernel: pair["lora_a"]}}, *args, **kwargs)
+        precision = getattr(own, "precision", None)
+        change = jnp.dot(h, pair["lora_b"].astype(h.dtype), precision=precision)
         return y + change.reshape(y.shape)
 
-    with nn.intercept_methods(layer):
-        return module.apply({"params": full}, *args, **options)
+    with nn.intercept_methods(layer), gathering(layout):  # The last one is the innermost.
+        return module.apply(variables, *args, **options)
 
 
 def input_axes(module: nn.Module, params: Tree, *args: Any) -> dict[str, int]:
@@ -88,7 +99,8 @@ def new_adapters(
     """Adapters that change nothing yet: the network with them is the network without.
 
     Every kernel of a dense layer, convolution or embedding for which it saves numbers gets a pair
-    {"lora_a": (*inputs, rank) ~ N(0, 1 / inputs), "lora_b": (rank, outputs) = 0} in its place.
+    {"lora_a": (*inputs, rank) ~ N(0, 1 / inputs), "lora_b": (rank, outputs) = 0} in its place, of
+    stacked layers with these as the leading axis.
     Biases, scales and smaller kernels get none. The paths of a pair begin with the path of its
     kernel, which matters to sharding rules: one for that path is applied to both.
 
@@ -109,7 +121,8 @@ def new_adapters(
     if rank < 1:
         raise ValueError(f"lora rank is {rank}; expected a whole number from 1, such as 16")
     leaves = by_name(params)
-    largest = {name: _largest_rank(leaves[name].shape, count) for name, count in axes.items()}
+    shapes = {name: leaf.shape[is_stacked(name) :] for name, leaf in leaves.items()}
+    largest = {name: _largest_rank(shapes[name], count) for name, count in axes.items()}
     if rank > max(largest.values(), default=0):
         raise ValueError(
             f"lora rank is {rank}, which saves nothing in any kernel of this network; expected at "
@@ -120,9 +133,11 @@ def new_adapters(
         if not set(name.split("/")).isdisjoint(full):
             _insert(adapters, name, leaf)
         elif rank <= largest.get(name, 0):
-            inputs, outputs = leaf.shape[: axes[name]], leaf.shape[axes[name] :]
-            a = jax.random.normal(jax.random.fold_in(key, index), (*inputs, rank), leaf.dtype)
-            b = jnp.zeros((rank, math.prod(outputs)), leaf.dtype)
+            layers, shape = leaf.shape[: is_stacked(name)], shapes[name]
+            inputs, outputs = shape[: axes[name]], shape[axes[name] :]
+            key_a = jax.random.fold_in(key, index)
+            a = jax.random.normal(key_a, (*layers, *inputs, rank), leaf.dtype)
+            b = jnp.zeros((*layers, rank, math.prod(outputs)), leaf.dtype)
             _insert(adapters, name, {"lora_a": a / math.sqrt(math.prod(inputs)), "lora_b": b})
     return adapters
 
@@ -133,13 +148,15 @@ def merged(params: Tree | Adapted) -> Tree:
         return params
     pairs, full = _split(params)
 
+    # Parameters are float32, whatever the device's default for products is.
+    product = functools.partial(jnp.tensordot, axes=1, precision="highest")
+
     def change(path: tuple, leaf: jax.Array) -> jax.Array:
-        if name_of(path) not in pairs:
+        name = name_of(path)
+        if name not in pairs:
             return leaf
-        # Parameters are float32, whatever the device's default for products is.
-        return leaf + jnp.tensordot(*pairs[name_of(path)], 1, precision="highest").reshape(
-            leaf.shape
-        )
+        of_all = jax.vmap(product) if is_stacked(name) else product
+        return leaf + of_all(*pairs[name]).reshape(leaf.shape)
 
     return jax.tree_util.tree_map_with_path(change, full)
 

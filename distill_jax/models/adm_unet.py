@@ -108,7 +108,8 @@ def adm_unet(spec: Spec, **options: Any) -> Network:
     Raises:
       ValueError: when the options do not fit the spec or each other.
     """
-    return as_network(AdmUNet(AdmArchitecture(spec, **options)))
+    arch = AdmArchitecture(spec, **options)
+    return as_network(AdmUNet(arch), policy=arch.remat)
 
 
 # The options that registry.build accepts from a config.

@@ -17,13 +17,15 @@ import numpy as np
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import (
+    ATTENTION_KERNELS,
     DTYPES,
     REMAT,
     Conditioning,
     as_network,
+    attention,
     middle_of,
     modulate,
-    remat,
+    stacked,
     zeros,
 )
 from distill_jax.runtime.options import check_options, choice, option
@@ -59,21 +61,23 @@ class Block(nn.Module):
     heads: int
     expand: int
     dtype: jnp.dtype
+    kernel: str
 
     @nn.compact
-    def __call__(self, h: jax.Array, emb: jax.Array) -> jax.Array:
+    def __call__(self, h: jax.Array, emb: jax.Array) -> tuple[jax.Array, None]:
         width = h.shape[-1]
         mod = nn.Dense(6 * width, kernel_init=zeros, dtype=self.dtype, name="modulation")(emb)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(mod[:, None], 6, axis=-1)
 
         y = modulate(self._norm(h), shift_1, scale_1)
         qkv = nn.DenseGeneral((3, self.heads, width // self.heads), dtype=self.dtype, name="qkv")(y)
-        y = jax.nn.dot_product_attention(*jnp.moveaxis(qkv, -3, 0))
+        q, k, v = jnp.moveaxis(qkv, -3, 0)
+        y = attention(q, k, v, self.kernel)
         h += gate_1 * nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, name="proj")(y)
 
         y = modulate(self._norm(h), shift_2, scale_2)
         y = nn.gelu(nn.Dense(self.expand * width, dtype=self.dtype, name="up")(y))
-        return h + gate_2 * nn.Dense(width, dtype=self.dtype, name="down")(y)
+        return h + gate_2 * nn.Dense(width, dtype=self.dtype, name="down")(y), None
 
     def _norm(self, h: jax.Array) -> jax.Array:
         """A layer normalisation without parameters: the conditioning has the scale and shift."""
@@ -93,6 +97,7 @@ class Architecture:
       expand: hidden width of a block's MLP over the width of the tokens.
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
       remat: what the blocks keep for the backward pass, see layers.remat: "none", "dots", "full".
+      attention_kernel: "auto", "xla" or "cudnn", see layers.attention.
 
     Raises:
       ValueError: when a size does not divide another, or for an unknown name.
@@ -106,6 +111,7 @@ class Architecture:
     expand: int = 4
     dtype: str = option(choice(DTYPES), "float32")
     remat: str = option(choice(REMAT), "none")
+    attention_kernel: str = option(choice(ATTENTION_KERNELS), "auto")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -136,11 +142,13 @@ class DiT(nn.Module):
         full = (side // arch.patch for side in arch.spec.shape[:2])
         y, x = (centres(*counts) for counts in zip((rows, columns), full, strict=True))
         h += position_embedding(y, x, arch.width).astype(dtype)
-        make = remat(Block, arch.remat)
-        for block in range(arch.blocks):
-            h = make(arch.heads, arch.expand, dtype, name=f"block_{block}")(h, emb)
-            if block == middle_of(arch.blocks):
-                self.sow("features", "middle", h)
+        # Where the middle is asked for, the blocks behind it do not run: the output is not used.
+        asked = self.is_mutable_collection("features") and not self.is_initializing()
+        first = middle_of(arch.blocks) + 1 if asked else arch.blocks
+        blocks = stacked(Block, arch.remat, arch.blocks, first)
+        name = f"block[0:{arch.blocks}]"
+        h, _ = blocks(arch.heads, arch.expand, dtype, arch.attention_kernel, name=name)(h, emb)
+        self.sow("features", "middle", h)
 
         mod = nn.Dense(2 * arch.width, kernel_init=zeros, dtype=dtype, name="modulation")(emb)
         norm = nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(h)

@@ -1,5 +1,8 @@
 """Pieces that the network families share."""
 
+import re
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,10 +13,20 @@ from distill_jax.typing import Cond, Image, Output, Time, Tree
 
 zeros = nn.initializers.zeros_init()
 DTYPES = ("float32", "bfloat16")
+ATTENTION_KERNELS = ("auto", "xla", "cudnn")
+
+
+def _dots(primitive: Any, *_: Any, **params: Any) -> bool:
+    """Whether a result is kept: of convolutions and of products with weights, not q k^T."""
+    if primitive is jax.lax.conv_general_dilated_p:
+        return True
+    return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *_, **params)
+
+
 # What the blocks of a network keep for the backward pass; the rest is computed again there.
 REMAT = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots": _dots,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -21,10 +34,76 @@ REMAT = {
 def remat(block: type[nn.Module], policy: str) -> type[nn.Module]:
     """The block under a policy of REMAT: "none", "dots" or "full".
 
-    "none" keeps everything, "dots" the results of matrix products and convolutions, "full" only
-    the inputs of the blocks.
+    "none" keeps everything, "dots" the results of convolutions and of products with weights, "full"
+    only the inputs of the blocks.
     """
     return block if REMAT[policy] is None else nn.remat(block, policy=REMAT[policy])
+
+
+def stacked(block: type[nn.Module], policy: str, length: int, first: int) -> type[nn.Module]:
+    """The first of `length` equal blocks, as one module that scans over them.
+
+    Every parameter has the layers as its leading axis, and the module is called block[0:length], as
+    Layout expects. So a program holds one block, whatever their number, and gathers the weights of
+    one at a time, see models.sharded; the policy "none" keeps them for the backward pass.
+
+    Args:
+      block: called with (h, what all blocks are given); returns (h, None).
+      policy: see `remat`.
+      length: number of blocks that have parameters.
+      first: number of those that are called.
+    """
+    if REMAT[policy] is not None:  # A scan needs no barrier against merging the two passes.
+        block = nn.remat(block, policy=REMAT[policy], prevent_cse=False)
+    kinds = ("params", "adapters")
+    blocks = nn.scan(
+        block,
+        variable_axes=dict.fromkeys(kinds, 0),
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=first,
+    )
+    if first == length:
+        return blocks
+    return nn.map_variables(blocks, kinds, lambda tree: jax.tree.map(lambda x: x[:first], tree))
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, kernel: str) -> jax.Array:
+    """Returns softmax(q k^T / sqrt(head_dim)) v; all arrays are (b, tokens, heads, head_dim).
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      kernel: a name in ATTENTION_KERNELS. "cudnn" is flash attention (Dao et al. 2022,
+        arXiv:2205.14135), which never holds q k^T. "auto" takes it if the device and the shapes
+        allow. Devices other than NVIDIA's GPUs always take XLA's, so a network runs everywhere.
+
+    Raises:
+      ValueError: for "cudnn" on a GPU where cuDNN has no kernel for these arrays.
+    """
+    capability = re.fullmatch(r"\d+\.\d+", getattr(jax.devices()[0], "compute_capability", ""))
+    if capability is None or kernel == "xla":
+        return jax.nn.dot_product_attention(q, k, v, implementation="xla")
+    fits = has_flash_attention(float(capability[0]), q.dtype, q.shape[-1])
+    if kernel == "cudnn" and not fits:
+        raise ValueError(
+            f"attention_kernel is 'cudnn', which has no kernel for {q.dtype} and heads of "
+            f"{q.shape[-1]} channels on compute capability {capability[0]}; take 'auto', or "
+            "bfloat16 and heads of a multiple of 8 channels up to 128 on 8.0 or newer"
+        )
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fits else "xla")
+
+
+def has_flash_attention(capability: float, dtype: jnp.dtype, head_dim: int) -> bool:
+    """Returns whether cuDNN has flash attention for a GPU of this compute capability.
+
+    NVIDIA's support matrix of fused attention: half precision from Ampere (8.0) on, heads of a
+    multiple of 8 and at most 128 channels (256 from Hopper, 9.0, on).
+    """
+    widest = 256 if capability >= 9 else 128
+    half = dtype in (jnp.bfloat16, jnp.float16)
+    return capability >= 8 and half and head_dim % 8 == 0 and head_dim <= widest
 
 
 def sinusoid(u: Time, dim: int) -> jax.Array:
@@ -100,7 +179,7 @@ def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     return h * (1 + scale) + shift
 
 
-def as_network(module: nn.Module, features: bool = False) -> Network:
+def as_network(module: nn.Module, features: bool = False, policy: str = "none") -> Network:
     """The functions of a Linen module that is called with (z, t, cond).
 
     A layer of the module drops out exactly when it has a "dropout" stream (`self.has_rng`).
@@ -110,6 +189,8 @@ def as_network(module: nn.Module, features: bool = False) -> Network:
       features: whether it sows "middle", (b, positions, channels), into the collection "features".
         Nothing is computed for that unless it is asked for, and then XLA leaves out the half of
         the network that comes after it.
+      policy: of its unrolled blocks, see `remat`. With "full", the least memory, gradients are
+        summed over devices in turn, see sharded.Sharded; a scan does that by itself.
     """
 
     def init(key: jax.Array, z: Image, t: Time, cond: Cond) -> Tree:
@@ -126,7 +207,8 @@ def as_network(module: nn.Module, features: bool = False) -> Network:
     def axes(params: Tree, z: Image, t: Time, cond: Cond) -> dict[str, int]:
         return adapters.input_axes(module, params, z, t, cond)
 
-    return Network(init, apply, middle if features else None, input_axes=axes)
+    found = middle if features else None
+    return Network(init, apply, found, (), axes, per_layer=True, in_turn=policy == "full")
 
 
 def middle_of(blocks: int) -> int:

@@ -15,7 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.spec import Spec
-from distill_jax.models.layers import DTYPES, REMAT, modulate, remat, zeros
+from distill_jax.models.layers import (
+    ATTENTION_KERNELS,
+    DTYPES,
+    REMAT,
+    attention,
+    modulate,
+    remat,
+    zeros,
+)
 from distill_jax.runtime.options import Rule, check_options, choice, option, whole
 from distill_jax.typing import Image, Output, Time
 
@@ -39,6 +47,7 @@ class Architecture:
         embeddings and the output are float32.
       remat: activations that blocks store for the backward pass: "none", "dots", "full", see
         layers.remat.
+      attention_kernel: "auto", "xla" or "cudnn", see layers.attention.
 
     Raises:
       ValueError: when the options do not fit each other.
@@ -52,6 +61,7 @@ class Architecture:
     dropout: float = option(DROPOUT, 0.0)
     dtype: str = option(choice(DTYPES), "float32")
     remat: str = option(choice(REMAT), "none")
+    attention_kernel: str = option(choice(ATTENTION_KERNELS), "auto")
 
     epsilon: ClassVar[float]  # Epsilon of the group normalisations.
     gain: ClassVar[float]  # Factor on the sum of a block's input and output.
@@ -184,7 +194,8 @@ class Attention(nn.Module):
             raise ValueError(f"{heads} heads do not divide {width} channels: set others")
         y = _norm(arch, h, "norm").reshape(h.shape[0], -1, width)
         y = nn.DenseGeneral((3, heads, width // heads), dtype=dtype, name="qkv")(y)
-        y = jax.nn.dot_product_attention(*jnp.moveaxis(y, -3, 0))
+        q, k, v = jnp.moveaxis(y, -3, 0)
+        y = attention(q, k, v, arch.attention_kernel)
         proj = nn.DenseGeneral(width, (-2, -1), kernel_init=zeros, dtype=dtype, name="proj")
         return arch.gain * (h + proj(y).reshape(h.shape))
 

@@ -90,7 +90,8 @@ def song_unet(spec: Spec, **options: Any) -> Network:
     Raises:
       ValueError: when the options do not fit the spec or each other.
     """
-    return as_network(SongUNet(SongArchitecture(spec, **options)))
+    arch = SongArchitecture(spec, **options)
+    return as_network(SongUNet(arch), policy=arch.remat)
 
 
 # The options that registry.build accepts from a config.

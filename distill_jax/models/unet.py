@@ -18,9 +18,11 @@ import jax.numpy as jnp
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import (
+    ATTENTION_KERNELS,
     DTYPES,
     REMAT,
     as_network,
+    attention,
     modulate,
     remat,
     sinusoid,
@@ -62,6 +64,7 @@ class Architecture:
         normalisations, softmax, embeddings and the output are float32.
       remat: activations that blocks store for the backward pass: "none", "dots", "full", see
         layers.remat.
+      attention_kernel: "auto", "xla" or "cudnn", see layers.attention.
       w_scale: the w whose embedding is that of t = 1.
 
     Raises:
@@ -81,6 +84,7 @@ class Architecture:
     logsnr_input: str = option(choice(LOGSNR_INPUTS), "inv_cos")
     dtype: str = option(choice(DTYPES), "float32")
     remat: str = option(choice(REMAT), "none")
+    attention_kernel: str = option(choice(ATTENTION_KERNELS), "auto")
     w_scale: float = 4.0
 
     def __post_init__(self) -> None:
@@ -187,7 +191,7 @@ class Attention(nn.Module):
         h = nn.GroupNorm(dtype=dtype, name="norm")(x).reshape(x.shape[0], -1, channels)
         shape = (heads, channels // heads)
         q, k, v = (nn.DenseGeneral(shape, dtype=dtype, name=name)(h) for name in "qkv")
-        h = jax.nn.dot_product_attention(q, k, v)
+        h = attention(q, k, v, self.arch.attention_kernel)
         h = nn.DenseGeneral(
             channels, axis=(-2, -1), kernel_init=zeros, dtype=dtype, name="proj_out"
         )(h)
@@ -295,7 +299,8 @@ def unet(spec: Spec, **options: Any) -> Network:
     Raises:
       ValueError: when the options do not fit the spec or each other.
     """
-    return as_network(UNet(Architecture(spec, **options)), features=True)
+    arch = Architecture(spec, **options)
+    return as_network(UNet(arch), features=True, policy=arch.remat)
 
 
 # The options that registry.build accepts from a config.

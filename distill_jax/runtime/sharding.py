@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from distill_jax.runtime.trees import name_of
+from distill_jax.runtime.trees import is_stacked, name_of
 from distill_jax.typing import Tree
 
 AXES = ("data", "fsdp", "tensor")
@@ -95,14 +95,21 @@ class Layout:
         """The same tree, each leaf held to its sharding; for use under jit."""
         return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
 
-    def gather(self, tree: Tree) -> Tree:
-        """The same tree, each leaf whole along fsdp and its gradient held to its sharding.
+    def gather(self, tree: Tree, dtype: Any = None) -> Tree:
+        """All-gathers parameters over fsdp for use under jit; reduce-scatters their gradients.
 
-        For parameters where they are used, under jit: each is gathered once, and its gradient is
-        summed into the part that this device keeps. Left to itself, the partitioner also moves
-        activations between devices, which costs the more the larger the batch.
+        Left to itself, the partitioner also moves activations between devices, which costs the more
+        the larger the batch.
+
+        Args:
+          tree: parameters, split as `shardings` says.
+          dtype: to convert them to before they are sent; None keeps theirs. Gradients are summed in
+            the type of the parameters.
         """
-        return tree if self.mesh.shape["fsdp"] == 1 else _gathered(self, tree)
+        if self.mesh.shape["fsdp"] == 1:
+            return tree
+        stored = tuple(leaf.dtype for leaf in jax.tree.leaves(tree))
+        return _gathered(self, dtype, stored, tree)
 
     def without_fsdp(self, tree: Tree) -> Tree:
         """`shardings` without fsdp."""
@@ -165,8 +172,17 @@ class Layout:
             )
 
     def _spec(self, path: tuple, shape: tuple[int, ...]) -> PartitionSpec:
-        """The axes of one array, from its name by the first rule that matches."""
+        """The axes of one array, from its name by the first rule that matches.
+
+        Of stacked layers the leading axis is not split, and the others as those of one layer.
+        """
         name = name_of(path)
+        if is_stacked(name):
+            return _spec_of((None, *self._axes(name, shape[1:])))
+        return self._axes(name, shape)
+
+    def _axes(self, name: str, shape: tuple[int, ...]) -> PartitionSpec:
+        """The axes of an array of one layer."""
         ruled = next((axes for pattern, axes in self.rules if re.search(pattern, name)), ())
         if len(ruled) > len(shape):
             ruled = ()
@@ -182,20 +198,25 @@ class Layout:
         return _spec_of(axis if axis and sizes[axis] > 1 else None for axis in axes)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gathered(layout: Layout, tree: Tree) -> Tree:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _gathered(layout: Layout, dtype: Any, stored: tuple, tree: Tree) -> Tree:
     """The tree without fsdp; its gradient has the shardings of the layout."""
-    return jax.lax.with_sharding_constraint(tree, layout.without_fsdp(tree))
+    cast = layout.constrain(jax.tree.map(lambda leaf: leaf.astype(dtype or leaf.dtype), tree))
+    return jax.lax.with_sharding_constraint(cast, layout.without_fsdp(tree))
 
 
-def _gathered_forward(layout: Layout, tree: Tree) -> tuple[Tree, None]:
+def _gathered_forward(layout: Layout, dtype: Any, stored: tuple, tree: Tree) -> tuple[Tree, None]:
     """Nothing is kept for the backward pass."""
-    return _gathered(layout, tree), None
+    return _gathered(layout, dtype, stored, tree), None
 
 
-def _gathered_backward(layout: Layout, _: None, gradient: Tree) -> tuple[Tree]:
-    """The gradient, reduced and scattered."""
-    return (layout.constrain(gradient),)
+def _gathered_backward(
+    layout: Layout, dtype: Any, stored: tuple, _: None, gradient: Tree
+) -> tuple[Tree]:
+    """The gradient in the types of the parameters, reduced and scattered."""
+    leaves, structure = jax.tree.flatten(gradient)
+    leaves = [leaf.astype(kept) for leaf, kept in zip(leaves, stored, strict=True)]
+    return (layout.constrain(jax.tree.unflatten(structure, leaves)),)
 
 
 _gathered.defvjp(_gathered_forward, _gathered_backward)

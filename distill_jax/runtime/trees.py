@@ -8,12 +8,26 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 
 Class = TypeVar("Class")
-MAX_PARTS = 9  # A module with more parts than a layer is listed by its parts.
+STACK = re.compile(r"\[(\d+):(\d+)\]")  # Behind the name of modules whose layers are stacked.
+MAX_PARTS = 9  # A module with more parts than a layer has is listed by its parts.
 
 
 def name_of(path: tuple) -> str:
     """Returns the name of a leaf, such as "block_0/query/kernel", from its path in a tree."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def is_stacked(name: str) -> bool:
+    """Whether a leaf has a leading axis of layers: block[0:12]/qkv/kernel holds 12 kernels."""
+    return STACK.search(name) is not None
+
+
+def layers_of(name: str) -> list[str]:
+    """The names of single layers: block_0/qkv to block_11/qkv for block[0:12]/qkv."""
+    found = STACK.search(name)
+    if found is None:
+        return [name]
+    return [STACK.sub(f"_{layer}", name, count=1) for layer in range(*map(int, found.groups()))]
 
 
 def by_name(tree: Any) -> dict[str, Any]:

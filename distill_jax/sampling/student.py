@@ -17,6 +17,7 @@ from distill_jax.diffusion.prediction import ENCODERS, PARAMETERIZATIONS, Predic
 from distill_jax.diffusion.trained import Ancestral, Encode, Sampler, Trained
 from distill_jax.models.adapters import merged
 from distill_jax.models.build import matmul_precision
+from distill_jax.models.sharded import as_called
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.codecs import PIXELS, Codec
 from distill_jax.sampling.conditioners import Labels
@@ -326,7 +327,8 @@ def _sample(
     key = keys_of(key, first + jnp.arange(len(z)))
     if guiding is not None:
         guiding = layout.pad_and_shard(guiding[0]), guiding[1]
-    denoiser = bound(network_spec, layout.gather(params), guiding)
+    params = as_called(params, layout, network_spec.network)
+    denoiser = bound(network_spec, params, guiding)
     x = layout.unpad(sampler(key, denoiser, z, cond), num)
     return jnp.clip(x, -1.0, 1.0) if denoiser.bounded and sampler.decodes else x
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from distill_jax.runtime.trees import by_name, is_stacked, layers_of, name_of
 from distill_jax.typing import Tree
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
@@ -68,6 +69,30 @@ def of_array(array: np.ndarray) -> Stored:
     """Returns an array, such as a view of a memory map, as a Stored; float64 becomes float32."""
     dtype = np.dtype("float32") if array.dtype == np.float64 else array.dtype
     return Stored(array.shape, dtype, lambda index: array[index].astype(dtype, copy=False))
+
+
+def stacked(tree: Tree, like: Tree) -> Tree:
+    """Leaves in the structure of `like`, whose stacked layers are made of those of single layers.
+
+    Args:
+      tree: nested dicts of Stored, named as trees.layers_of says.
+      like: nested dicts of the same leaves, some of which are stacked.
+    """
+    found = by_name(tree)
+
+    def pick(path: tuple, _: Any) -> Stored:
+        name = name_of(path)
+        layers = [found[layer] for layer in layers_of(name)]
+        if not is_stacked(name):
+            return layers[0]
+
+        def read(index: tuple[slice, ...]) -> np.ndarray:
+            chosen = layers[index[0]] if index else layers
+            return np.stack([layer.read(index[1:]) for layer in chosen])
+
+        return Stored((len(layers), *layers[0].shape), layers[0].dtype, read)
+
+    return jax.tree_util.tree_map_with_path(pick, like)
 
 
 def mapped(path: epath.PathLike) -> np.ndarray:

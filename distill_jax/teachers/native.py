@@ -8,10 +8,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 from etils import epath
 
+from distill_jax.runtime.trees import by_name, is_stacked, layers_of
 from distill_jax.storage import safetensors
+from distill_jax.storage.weights import stacked
 from distill_jax.teachers.base import Imported, configured
 from distill_jax.teachers.leaves import Leaf, Path, take
 from distill_jax.typing import Tree
@@ -35,24 +36,28 @@ def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
             "model, schedule, parameterization and data are read"
         )
     imported = Imported({}, **configured(config))
-    state = safetensors.read(path)
-    return imported._replace(params=take(state, leaves(imported.expected_params())))
+    state, ours = safetensors.read(path), imported.expected_params()
+    return imported._replace(params=stacked(take(state, leaves(ours)), ours))
 
 
 def leaves(params: Tree) -> Iterator[tuple[Path, Leaf]]:
     """Yields the path of every parameter of our network with its array in the file.
 
+    Stacked layers are single ones in the file: block[0:12]/qkv/kernel is block_0.qkv.weight etc.
     A convolution kernel (rows, columns, in, out) is (out, in, rows, columns) in the file. Any other
     kernel is a matrix (out, in) with joined attention axes: (width, 3, heads, dim) becomes (3 heads
     dim, width), and (heads, dim, width) becomes (width, heads dim). The bias of the layer decides
     which axes are outputs; in the file it has one axis. All other arrays are unchanged.
     """
-    found = jax.tree_util.tree_leaves_with_path(params)
-    paths = {tuple(key.key for key in keys): leaf for keys, leaf in found}
-    for (*layer, kind), leaf in paths.items():
+    shapes = {
+        tuple(single.split("/")): leaf.shape[is_stacked(name) :]
+        for name, leaf in by_name(params).items()
+        for single in layers_of(name)
+    }
+    for (*layer, kind), shape in shapes.items():
         name = ".".join((*layer, "weight" if kind in WEIGHTS else kind))
-        bias = paths.get((*layer, "bias"))
-        yield (*layer, kind), _leaf(name, kind, leaf.shape, 1 if bias is None else bias.ndim)
+        bias = shapes.get((*layer, "bias"), (1,))
+        yield (*layer, kind), _leaf(name, kind, shape, len(bias))
 
 
 def _leaf(name: str, kind: str, shape: tuple[int, ...], outs: int) -> Leaf:

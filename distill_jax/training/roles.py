@@ -18,6 +18,7 @@ from distill_jax.models.build import (
     initial_params,
 )
 from distill_jax.models.graft import graft
+from distill_jax.models.sharded import as_called
 from distill_jax.runtime.registry import EVERYTHING, lookup
 from distill_jax.runtime.sharding import Layout
 from distill_jax.typing import Cond, Image, Time, Tree
@@ -76,8 +77,8 @@ class Roles:
       frozen: what the teacher has.
       full: modules that the network a student starts from may lack; with adapters they are trained
         in full, and so they are in the networks that a chain of adapted stages begins with.
-      layout: gathers parameters that are split over devices where they are used, see
-        Layout.gather; None leaves them as they are.
+      layout: of parameters that are split over devices, which are gathered where they are used, see
+        sharded.as_called; None for parameters that are whole.
     """
 
     student: NetworkSpec
@@ -90,16 +91,17 @@ class Roles:
     layout: Layout | None = None
 
     def __call__(self, params: Mapping[str, Tree]) -> Nets:
-        if self.layout is not None:
-            params = self.layout.gather(params)
-        student = self.student(self._whole(self.trained, params["student"], params))
+        student = self._bound(self.student, self.trained, params["student"], params)
         teacher = None
         if self.teacher is not None:
-            teacher = self.teacher(self._whole(self.frozen, params["teacher"], params))
+            teacher = self._bound(self.teacher, self.frozen, params["teacher"], params)
         return Nets(student, teacher, self._fake(params) if self.fake else None)
 
-    def _whole(self, role: Role, own: Tree, params: Mapping[str, Tree]) -> Tree | Adapted:
-        return own if role.base is None else Adapted(params[role.base], own)
+    def _bound(
+        self, network_spec: NetworkSpec, role: Role, own: Tree, params: Mapping[str, Tree]
+    ) -> Denoiser:
+        given = own if role.base is None else Adapted(params[role.base], own)
+        return network_spec(as_called(given, self.layout, network_spec.network))
 
     @property
     def _head(self) -> Head:
@@ -108,13 +110,14 @@ class Roles:
         )
 
     def _fake(self, params: Mapping[str, Tree]) -> Denoiser:
-        fake = self.student(self._whole(self.trained, params["fake"]["network"], params))
+        fake = self._bound(self.student, self.trained, params["fake"]["network"], params)
         if not self.discriminator:
             return fake
 
         def discriminator(z: Image, t: Time, cond: Cond) -> Time:
+            head = as_called(params["fake"]["discriminator"], self.layout, None)
             found = fake.features(z, t, cond)  # type: ignore[misc]  # Plans refuse a network without.
-            return self._head.apply(params["fake"]["discriminator"], found)
+            return self._head.apply(head, found)
 
         return dataclasses.replace(fake, discriminator=discriminator)
 

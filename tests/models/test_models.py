@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from distill_jax.diffusion.spec import image_spec
 from distill_jax.models import NETWORKS
 from distill_jax.models.dit import centres, dit, position_embedding
 from distill_jax.models.graft import graft
-from distill_jax.models.layers import sinusoid
+from distill_jax.models.layers import attention, has_flash_attention, sinusoid, stacked
 from distill_jax.run.flops import flops
 from tests.toys import filled, jitted
 
@@ -36,10 +37,17 @@ T = jnp.linspace(0, 1, 5)
 LABEL = {"label": jnp.asarray([0, 1, 2, 3, 0], jnp.int32)}
 ALL = {**LABEL, "w": jnp.linspace(0, 4, 5), "target": jnp.linspace(1, 0, 5)}
 FEATURES = {"mlp": (5, 1, 16), "dit": (5, 6, 16), "unet": (5, 16, 64)}
+# Number of attentions, their tokens and their channels.
+ATTENTIONS = {
+    "dit": (1, 6, 16),
+    "unet": (4, 16, 64),
+    "adm_unet": (4, 24, 8),
+    "song_unet": (3, 24, 8),
+}
 # Modules before the middle of a network of 3 blocks, and modules after it.
 AROUND_THE_MIDDLE = {
     "mlp": ("down_1", "down_2"),
-    "dit": ("block_1", "block_2"),
+    "dit": (1, 2),  # Of block[0:3].
     "unet": ("mid.block_2", "up_0.block_0"),
 }
 
@@ -166,9 +174,12 @@ def gradient(name, remat):
 
 @pytest.mark.parametrize("name", ["dit", "adm_unet", "song_unet", "unet"])
 def test_more_rematerialisation_means_more_computation(name):
-    # "dots" recomputes all but matrix products and convolutions.
+    # "dots" recomputes all but convolutions and products with weights. So it recomputes the two
+    # products of an attention, q k^T and softmax(q k^T) v, each of 2 batch tokens^2 width FLOPs.
     none, dots, full = (flops(*gradient(name, remat)) for remat in ("none", "dots", "full"))
-    assert none == dots < full < 2 * none
+    attentions, tokens, width = ATTENTIONS[name]
+    assert dots - none == attentions * 2 * (2 * len(Z) * tokens**2 * width)
+    assert dots < full < 2 * none
     none, dots, full = (
         str(jax.make_jaxpr(function)(params)).count(" rsqrt ")
         for function, params in (gradient(name, remat) for remat in ("none", "dots", "full"))
@@ -226,7 +237,9 @@ def test_features_come_from_the_middle(name):
     base = network.features(params, *arguments)
 
     def change(module):
-        changed = {**params, module: jax.tree.map(lambda leaf: leaf + 0.1, params[module])}
+        module, layer = ("block[0:3]", module) if name == "dit" else (module, ...)
+        changed = jax.tree.map(lambda leaf: leaf.at[layer].add(0.1), params[module])
+        changed = {**params, module: changed}
         return float(jnp.abs(network.features(changed, *arguments) - base).max())
 
     assert change(before) > 1e-3
@@ -294,3 +307,74 @@ def test_positions_are_all_different_and_rows_differ_from_columns():
     assert table.shape == (16, 16)
     distances = np.linalg.norm(table[:, None] - table[None], axis=-1)
     assert (distances + np.eye(16) > 0.3).all()
+
+
+def test_flash_attention_is_for_half_precision_and_heads_that_cudnn_has():
+    half = jnp.dtype("bfloat16")
+    assert has_flash_attention(8.0, half, 64)
+    assert has_flash_attention(9.0, half, 256)
+    assert not has_flash_attention(8.9, half, 256)
+    assert not has_flash_attention(7.5, half, 64)
+    assert not has_flash_attention(9.0, half, 60)
+    assert not has_flash_attention(9.0, jnp.dtype("float32"), 64)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "xla", "cudnn"])
+def test_attention_is_softmax_of_products_on_every_device_with_every_kernel(kernel):
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 5, 3, 8)) for i in range(3))
+    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, precision="highest") / 8**0.5
+    expected = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v, precision="highest")
+    np.testing.assert_allclose(attention(q, k, v, kernel), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gpu_without_the_kernel_that_is_asked_for_is_one_message(monkeypatch):
+    class Gpu:
+        compute_capability = "7.5"
+
+    monkeypatch.setattr(jax, "devices", lambda: [Gpu()])
+    q = jnp.ones((1, 2, 1, 8))
+    with pytest.raises(ValueError, match="'cudnn', which has no kernel for float32 .* take 'auto'"):
+        attention(q, q, q, "cudnn")
+    np.testing.assert_array_equal(attention(q, q, q, "auto"), q)
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def test_a_transformers_program_holds_one_block_whatever_their_number():
+    def size(blocks):
+        network = dit(image_spec(SHAPE, 3, 3), **{**SMALL["dit"], "blocks": blocks})
+        params = jax.eval_shape(network.init, jax.random.key(0), Z, T, LABEL)
+        assert params[f"block[0:{blocks}]"]["up"]["kernel"].shape == (blocks, 16, 64)
+        return len(list(equations(jax.make_jaxpr(network.apply)(params, Z, T, LABEL).jaxpr)))
+
+    assert size(2) == size(24)
+
+
+class Toy(nn.Module):
+    @nn.compact
+    def __call__(self, h, add):
+        return nn.tanh(nn.Dense(4, name="dense")(h) + add), None
+
+
+@pytest.mark.parametrize(("policy", "first"), [("none", 3), ("full", 3), ("dots", 2)])
+def test_stacked_blocks_are_the_first_blocks_one_after_the_other(policy, first):
+    h, add = jax.random.normal(jax.random.key(0), (2, 4)), 0.1
+    every = stacked(Toy, policy, 3, 3)(name="block[0:3]")
+    params = filled(every.init(jax.random.key(1), h, add)["params"])
+    assert jax.tree.map(jnp.shape, params) == {"dense": {"kernel": (3, 4, 4), "bias": (3, 4)}}
+    got, _ = stacked(Toy, policy, 3, first)(name="block[0:3]").apply({"params": params}, h, add)
+    for layer in range(first):
+        own = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params)
+        h, _ = Toy().apply({"params": own}, h, add)
+    np.testing.assert_allclose(got, h, rtol=1e-5)
+
+
+def test_blocks_start_with_weights_of_their_own():
+    params = stacked(Toy, "none", 3, 3)().init(jax.random.key(1), jnp.ones((2, 4)), 0.0)["params"]
+    kernels = params["dense"]["kernel"]
+    assert float(jnp.abs(kernels[0] - kernels[1]).max()) > 0.1

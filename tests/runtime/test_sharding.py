@@ -146,9 +146,11 @@ def test_every_axis_is_divisible_by_its_mesh_axes(sizes):
         assert ("fsdp" in used) == possible, (name, shape, spec)
 
 
-def test_padded_rows_are_unpadded_unchanged():
+@pytest.mark.parametrize("what", ["rows", "gather"])
+def test_arrays_on_eight_devices(what):
+    """Padded rows are unpadded unchanged; gathered weights are whole, their gradients sharded."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}
-    command = [sys.executable, "-m", "tests.meshes", "rows"]
+    command = [sys.executable, "-m", "tests.meshes", what]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
 
