@@ -15,7 +15,7 @@ from benchmarks.accelerator_update import load_config
 from distill_jax.config import base, stage
 from distill_jax.config import pipeline as chain
 from distill_jax.evaluation import compare
-from distill_jax.run import costs, pipeline, plan
+from distill_jax.run import costs, devices, pipeline, plan
 from distill_jax.run.finish import finish
 from distill_jax.runtime import logging
 from distill_jax.runtime.preemption import StopFlag
@@ -58,7 +58,7 @@ def train(size, data_dir, workdir, seconds):
     if size != "smoke":  # Tests run this in their process, whose signal handlers must stay.
         deadline.stopped = StopFlag().install()
     run.workdir.mkdir(parents=True, exist_ok=True)
-    where, ideal = costs.target(None), {}
+    where, ideal = devices.target(None), {}
     if where.peak:
         peak = where.count * where.peak * 1e12
         ideal = {name: sum(cost.flops) / peak for name, cost in costs.measure(run).items()}
@@ -113,7 +113,7 @@ def draw(size, data_dir, workdir, out):
 def so_far(run, stage, directory):
     """Writes the newest state of a stage as a finished network; returns whether there is one."""
     states = States(stage.directory / "states", run.config.keep)
-    _, _, like, _, _ = costs._arguments(run, stage)
+    _, _, like, _, _ = costs.arguments(run, stage)
     state = states.restore(like, logging.say)
     states.close()
     if state is None:

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from distill_jax.config import base, load_file, pipeline, stage
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.models.build import matmul_precision
-from distill_jax.run import costs, plan
+from distill_jax.run import costs, devices, plan
 from distill_jax.training.update import make_update
 from distill_jax.typing import Batch
 
@@ -100,7 +100,7 @@ def on_devices(like, tree):
 
 def arguments(run, stage):
     """Returns the arguments of the update: the state, the frozen networks and a batch."""
-    _, _, state, frozen, _ = costs._arguments(run, stage)
+    _, _, state, frozen, _ = costs.arguments(run, stage)
     params, layout = filled(state.params), run.layout
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.opt)
     state = state._replace(
@@ -153,7 +153,7 @@ def peak_memory():
 
 def peak_of(kind):
     """Returns the TFLOP/s of a device of this name in bfloat16; None if unknown."""
-    return next((peak for peak, name in costs.DEVICES.values() if re.match(name, kind)), None)
+    return next((peak for peak, name in devices.DEVICES.values() if re.match(name, kind)), None)
 
 
 def speeds(run, stage, seconds, kind, count):

@@ -8,8 +8,8 @@
 Nothing is allocated or run. Each row is compiled in a separate process, for simulated CPU devices
 or for an absent TPU slice. Bytes sent are those of the ring algorithm, and are compared with the
 fewest possible, in float32. Over `data` these are an all-reduce of the gradients. Over `fsdp` they
-are one all-gather each of the student's and teacher's parameters, and a reduce-scatter of the
-gradients.
+are one all-gather of the parameters for every call of student and teacher, one more if the student
+computes its activations again, and a reduce-scatter of the gradients.
 
 "as compiled" counts the bytes in the program. "as needed", which has the target, counts elements,
 so that bfloat16 does not hide a second exchange. It counts the all-reduce of a sharded parameter's
@@ -94,7 +94,7 @@ def one(axis, count, index):
         "flops": compiled.cost_analysis().get("flops", 0),
         "sent": sent,
         "needed": needed,
-        "fewest": fewest(run.layout, stage, count),
+        "fewest": fewest(run, stage, count),
     }
 
 
@@ -108,10 +108,38 @@ def sizes(layout, stage, role, split):
     return [leaf.size for leaf, sharding in pairs if ("fsdp" in sharding.spec) == split]
 
 
-def fewest(layout, stage, count):
+def calls(run, stage):
+    """Returns how often an update of the first phase calls student and teacher."""
+    from distill_jax.run import costs
+
+    found = Counter()
+
+    def counted(role, network_spec):
+        def apply(*arguments):
+            found[role] += 1
+            return network_spec.network.apply(*arguments)
+
+        network = network_spec.network._replace(apply=apply)
+        return dataclasses.replace(network_spec, network=network)
+
+    networks = {"student": stage.roles.student, "teacher": stage.roles.teacher}
+    networks = {role: counted(role, each) for role, each in networks.items() if each is not None}
+    roles = dataclasses.replace(stage.roles, layout=None, **networks)
+    method, _, state, frozen, batch = costs.arguments(run, stage)
+    costs.gradients(roles, method, {**frozen, **state.params}, batch, method.phases[0])
+    return found
+
+
+def fewest(run, stage, count):
     """Returns the fewest bytes that a device must send, in float32; see the top of the file."""
-    cases = (("student", False, 2), ("student", True, 2), ("teacher", True, 1))
-    total = sum(n * sum(sizes(layout, stage, role, split)) for role, split, n in cases)
+    called, model = calls(run, stage), run.config.model
+    passes = 1 if model.get("remat", "none") == "none" else 2
+    cases = (
+        ("student", False, 2),
+        ("student", True, 1 + passes * called["student"]),
+        ("teacher", True, called["teacher"]),
+    )
+    total = sum(n * sum(sizes(run.layout, stage, role, split)) for role, split, n in cases)
     return 4 * total * (count - 1) / count
 
 

@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from distill_jax.evaluation import compare
 from distill_jax.models.build import matmul_precision
-from distill_jax.run import costs, pipeline, plan
+from distill_jax.run import costs, devices, pipeline, plan
 from distill_jax.run.caching import keep_programs
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import needed, run_app
@@ -60,9 +60,9 @@ def main() -> int:
     profile = Profile.parse(_PROFILE.value) if _PROFILE.value else None
     began = time.monotonic()
     distributed.join()
-    file = flags.FLAGS["config"].config_filename  # type: ignore[attr-defined]  # A config's flag.
+    file = flags.FLAGS["config"].config_filename  # type: ignore[attr-defined]  # A config flag.
     workdir = absolute(_WORKDIR.value or default_workdir(file))
-    where = costs.target(_PLAN_FOR.value)
+    where = devices.target(_PLAN_FOR.value)
     run = plan.make(_CONFIG.value, workdir, where.count)
     logging.say(plan.show(run))
     if _PLAN.value != "false" or _PLAN_FOR.value:
@@ -97,7 +97,7 @@ def main() -> int:
     return 0
 
 
-def _ideal_seconds(run: plan.Run, where: costs.Target) -> dict[str, float]:
+def _ideal_seconds(run: plan.Run, where: devices.Target) -> dict[str, float]:
     """Returns the seconds of an iteration at the devices' peak, by stage; {} if it is unknown."""
     if where.peak is None:
         return {}
@@ -105,7 +105,7 @@ def _ideal_seconds(run: plan.Run, where: costs.Target) -> dict[str, float]:
     return {name: sum(cost.flops) / peak for name, cost in costs.measure(run).items()}
 
 
-def _show_costs(run: plan.Run, where: costs.Target) -> int:
+def _show_costs(run: plan.Run, where: devices.Target) -> int:
     """Prints the costs of the run, and returns the exit code 0."""
     compiling = _PLAN.value == "compile"
     if compiling:

@@ -7,7 +7,6 @@ network once more, or a network that computes its activations twice, is counted 
 import dataclasses
 import functools
 import math
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,75 +19,18 @@ from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.spec import Leaf
 from distill_jax.methods import Method, Phase
 from distill_jax.models.build import abstract_params
-from distill_jax.run.flops import flops
+from distill_jax.run.devices import DEVICES, Target, hours
+from distill_jax.run.flops import flops, flops_of
+from distill_jax.run.memory import peak_bytes
 from distill_jax.run.plan import Roles, Run, Stage
 from distill_jax.runtime import logging
-from distill_jax.runtime.registry import suggestion
-from distill_jax.runtime.trees import by_module, span
+from distill_jax.runtime.sharding import Layout
+from distill_jax.runtime.trees import STACK, by_module, by_name, is_stacked, layers_of, span
 from distill_jax.training.update import make_update, new_state
 from distill_jax.typing import Batch, Tree
 
-# TFLOP/s of one device in dense bfloat16 products, and what JAX calls it. From NVIDIA's data sheets
-# (SXM modules) and Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e".
-DEVICES = {
-    "a100": (312, "NVIDIA A100"),
-    "h100": (989, "NVIDIA H100 80GB HBM"),
-    "h200": (989, "NVIDIA H200$"),
-    "v4": (275, "TPU v4$"),
-    "v5e": (197, "TPU v5( lite|e)$"),
-    "v5p": (459, "TPU v5p?$"),
-    "v6e": (918, "TPU v6( lite|e)$"),
-}
 FLOP = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP")
 BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
-
-
-class Target(NamedTuple):
-    """The devices that are planned for.
-
-    Attributes:
-      count: how many.
-      name: of one of them.
-      peak: TFLOP/s of one, None where it is not known.
-      utilisation: the fraction of the peak that training is taken to reach.
-    """
-
-    count: int  # type: ignore[assignment]  # Hides tuple.count, which nobody calls.
-    name: str
-    peak: float | None
-    utilisation: float = 0.4
-
-
-def target(text: str | None) -> Target:
-    """The devices of a flag, COUNTxDEVICE or COUNTxDEVICE@UTILISATION; those here for None.
-
-    DEVICE is a key of DEVICES or a peak in TFLOP/s: 64xv4, 8xh100@0.35, 8x2250.
-
-    Raises:
-      ValueError: when it is not of that form.
-    """
-    if text is None:
-        kind = jax.devices()[0].device_kind
-        peaks = [peak for peak, pattern in DEVICES.values() if re.match(pattern, kind)]
-        return Target(jax.device_count(), kind, *(peaks or [None]))
-    match = re.fullmatch(r"(\d+)x(\w+|\d+\.\d+)(?:@([\d.]+))?", text.lower())
-    number, name, utilisation = match.groups("0.4") if match else ("0", "", "0.4")
-    known = name in DEVICES
-    hint = "" if known else suggestion(name, DEVICES)
-    peak = DEVICES[name][0] if known else _number(name)
-    planned = Target(int(number), name if known else "devices", peak, _number(utilisation))
-    if not (planned.count and planned.peak and 0 < planned.utilisation <= 1):
-        raise ValueError(
-            f"--plan_for is {text!r}; expected COUNTxDEVICE, such as 8xh100, with DEVICE one of "
-            f"{', '.join(DEVICES)} or a peak in TFLOP/s, and @0.35 behind it where another "
-            f"fraction of the peak than 0.4 is reached{hint}"
-        )
-    return planned
-
-
-def _number(text: str) -> float:
-    """The number that a text is, 0 where it is none."""
-    return float(text) if re.fullmatch(r"\d*\.?\d+", text) else 0.0
 
 
 class Cost(NamedTuple):
@@ -97,10 +39,12 @@ class Cost(NamedTuple):
     Attributes:
       flops: per phase, of one iteration's updates over all devices (mean over its programs).
       kept: bytes on each device between two updates, by what they are.
+      step: further bytes on each device within an update, by what they are; see `_step`.
     """
 
     flops: tuple[int, ...]
     kept: dict[str, int]
+    step: dict[str, int]
 
 
 def measure(run: Run) -> dict[str, Cost]:
@@ -118,11 +62,14 @@ def measure(run: Run) -> dict[str, Cost]:
 
 def _measure(run: Run, stage: Stage) -> Cost:
     """The cost of one stage."""
-    method, _, state, frozen, batch = _arguments(run, stage)
+    method, _, state, frozen, batch = arguments(run, stage)
     networks = stage.roles.student, stage.roles.teacher
     student, teacher = (each and _traced_once(each) for each in networks)
     roles = dataclasses.replace(stage.roles, student=student, teacher=teacher, layout=None)
-    flops_of = functools.partial(_flops, roles, method, {**frozen, **state.params}, batch)
+    params = {**frozen, **state.params}
+    larger = arguments(run, dataclasses.replace(stage, batch_size=2 * stage.batch_size))[-1]
+    trace = functools.partial(gradients, roles, method, params)
+    traces = [(phase, trace(batch, phase), trace(larger, phase)) for phase in method.phases]
     kept = {
         "parameters": state.params,
         "frozen": frozen,
@@ -131,27 +78,74 @@ def _measure(run: Run, stage: Stage) -> Cost:
         "batch": batch._replace(index=None),  # No loss reads it, so no program takes it.
     }
     return Cost(
-        tuple(flops_of(phase) for phase in method.phases),
+        tuple(
+            phase.updates_per_iteration * sum(map(flops_of, once)) // phase.variants
+            for phase, once, _ in traces
+        ),
         {name: _bytes_per_device(tree) for name, tree in kept.items()},
+        _step(run, stage, state.params, traces),
     )
 
 
-def _flops(
+def gradients(
     roles: Roles, method: Method, params: Mapping[str, Tree], batch: Batch, phase: Phase
-) -> int:
-    """Of the gradients of a phase; the optimizer has neither products nor convolutions."""
+) -> list[Any]:
+    """Traces the gradients of a phase, one jaxpr for each of its programs.
 
-    def of(*turn: int) -> int:
+    The optimizer is left out: it has neither products nor convolutions.
+    """
+
+    def of(*turn: int) -> Any:
         def loss(trained: Tree, method: Method, params: Mapping, batch: Batch) -> jax.Array:
             nets = roles({**params, phase.trains: trained})
             return phase.loss(method, jax.random.key(0), batch, nets, *turn)[0]
 
-        return flops(jax.value_and_grad(loss), params[phase.trains], method, params, batch)
+        function = jax.value_and_grad(loss)
+        return jax.make_jaxpr(function)(params[phase.trains], method, params, batch).jaxpr
 
-    count, variants = phase.updates_per_iteration, phase.variants
-    if variants == 1:
-        return count * of()
-    return count * sum(of(turn) for turn in range(variants)) // variants
+    variants = phase.variants
+    return [of(turn) for turn in range(variants)] if variants > 1 else [of()]
+
+
+def _step(
+    run: Run, stage: Stage, trained: Mapping[str, Tree], traces: list[tuple[Phase, list, list]]
+) -> dict[str, int]:
+    """Returns bytes on each device within an update, for the phase that needs most.
+
+    gradients: a device keeps its shards. activations: the growth of the peak of the trace with the
+    batch, for the examples of one microbatch that a device has. gathered: of the weights that are
+    split over fsdp, those of the largest layer or block, or all if layers do not gather their own.
+    """
+    rows = stage.batch_size // run.layout.ways // run.config.microbatches
+
+    def activations(once: list, twice: list) -> int:
+        peaks = zip(map(peak_bytes, once), map(peak_bytes, twice), strict=True)
+        return max((more - less) * rows // stage.batch_size for less, more in peaks)
+
+    return {
+        "gradients": max(_bytes_per_device(trained[phase.trains]) for phase, *_ in traces),
+        "activations": max(activations(once, twice) for _, once, twice in traces),
+        "gathered": _gathered(run.layout, stage),
+    }
+
+
+def _gathered(layout: Layout, stage: Stage) -> int:
+    """Returns bytes of weights that are whole on a device at once though they are split."""
+    if layout.mesh.shape["fsdp"] == 1:
+        return 0
+    networks = {"student": stage.roles.student, "teacher": stage.roles.teacher}
+    sizes = [0]
+    for role, network_spec in networks.items():
+        if network_spec is None or role not in stage.shapes:
+            continue
+        modules: dict[str, int] = {}
+        for name, leaf in by_name(stage.shapes[role]).items():
+            module = STACK.split(name)[0] if is_stacked(name) else name.rpartition("/")[0]
+            size = leaf.size * leaf.dtype.itemsize // len(layers_of(name))
+            modules[module] = modules.get(module, 0) + size
+        own = network_spec.network.per_layer
+        sizes.append(max(modules.values()) if own else sum(modules.values()))
+    return max(sizes)
 
 
 @functools.cache
@@ -163,7 +157,7 @@ def _traced_once(network_spec: NetworkSpec) -> NetworkSpec:
     return dataclasses.replace(network_spec, network=network)
 
 
-def _arguments(run: Run, stage: Stage) -> tuple:
+def arguments(run: Run, stage: Stage) -> tuple:
     """Shapes, types and shardings of what the updates of a stage are called with."""
     method, rates = jax.eval_shape(lambda *numbers: numbers, stage.method, stage.rates)
     trained = {phase.trains: stage.shapes[phase.trains] for phase in stage.method.phases}
@@ -197,7 +191,8 @@ def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
     modules = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in by_module(shapes).items()]
     kept = []
     for names, _, cost in _programs(costs):
-        amounts = (*cost.kept.values(), sum(cost.kept.values()))
+        rest, step = sum(cost.kept.values()), sum(cost.step.values())
+        amounts = (*cost.kept.values(), rest, *cost.step.values(), rest + step)
         kept.append((names, *(scaled(n, BYTES) for n in amounts)))
     return "\n\n".join(
         (
@@ -205,9 +200,9 @@ def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
             f"{scaled(forward, FLOP)} per image and call of the network of {last.name} (matrix "
             "products and convolutions; a multiply-add is 2)",
             _show_stages(run, costs, where),
-            "On each device, beside the activations and gradients of an update "
-            "(--plan=compile has those):",
-            logging.table(("stage", *cost.kept, "together"), kept),
+            "Bytes on each device, at rest and in an update (an estimate; --plan=compile has what "
+            "the compiler takes):",
+            logging.table(("stage", *cost.kept, "at rest", *cost.step, "in an update"), kept),
             *_show_replicated(run, shapes),
         )
     )
@@ -258,11 +253,6 @@ def _show_stages(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
         )
     titles = ("stage", "images", "per iteration", "together", "hours")
     return logging.table(titles, rows) + "\n\n" + note
-
-
-def hours(total: int | float, where: Target) -> float:
-    """Of so many FLOPs: total / (count peak utilisation)."""
-    return total / (where.count * where.peak * 1e12 * where.utilisation) / 3600
 
 
 def _programs(costs: Mapping[str, Cost]) -> list[tuple[str, str, Cost]]:
@@ -325,4 +315,4 @@ def compile_update(run: Run, stage: Stage, index: int, turn: int = 0) -> jax.sta
     """The program that the run would run for a phase, compiled for shapes."""
     phases, parts = stage.method.phases, run.config.microbatches
     update = make_update(phases, index, stage.roles, stage.tx, run.layout, turn, parts)
-    return update.lower(*_arguments(run, stage)).compile()
+    return update.lower(*arguments(run, stage)).compile()

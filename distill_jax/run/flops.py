@@ -1,7 +1,7 @@
 """Counts the floating-point operations of a function in its jaxpr."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,10 +15,10 @@ def flops(function: Callable, *args: Any) -> int:
     XLA counts in the same way, and so do published figures. A conditional counts as its most
     expensive branch, a loop of unknown length as one iteration. Dead code counts too.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    return flops_of(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _count(jaxpr: Any) -> int:
+def flops_of(jaxpr: Any) -> int:
     """Returns the FLOPs of a jaxpr, including the jaxprs inside it."""
     total = 0
     for eqn in jaxpr.eqns:
@@ -30,17 +30,18 @@ def _count(jaxpr: Any) -> int:
         elif name == "conv_general_dilated":
             total += _convolution(eqn)
         else:
-            inner = [_count(each) for value in params.values() for each in _jaxprs(value)]
+            inner = [flops_of(each) for each in inner_jaxprs(eqn)]
             total += params.get("length", 1) * (max(inner) if name == "cond" else sum(inner))
     return total
 
 
-def _jaxprs(value: Any) -> Iterable[Any]:
-    """Yields the jaxprs inside a parameter of an operation."""
-    for each in value if isinstance(value, (tuple, list)) else (value,):
-        each = getattr(each, "jaxpr", each)
-        if hasattr(each, "eqns"):
-            yield each
+def inner_jaxprs(eqn: Any) -> Iterator[Any]:
+    """Yields the jaxprs inside the parameters of an operation."""
+    for value in eqn.params.values():
+        for each in value if isinstance(value, (tuple, list)) else (value,):
+            each = getattr(each, "jaxpr", each)
+            if hasattr(each, "eqns"):
+                yield each
 
 
 def _convolution(eqn: Any) -> int:

@@ -1,0 +1,73 @@
+"""The devices that a run is planned for, and what they compute in an hour."""
+
+import re
+from typing import NamedTuple
+
+import jax
+
+from distill_jax.runtime.registry import suggestion
+
+# TFLOP/s of one device in dense bfloat16 products, and what JAX calls it. From NVIDIA's data sheets
+# (SXM modules) and Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e".
+DEVICES = {
+    "a100": (312, "NVIDIA A100"),
+    "h100": (989, "NVIDIA H100 80GB HBM"),
+    "h200": (989, "NVIDIA H200$"),
+    "v4": (275, "TPU v4$"),
+    "v5e": (197, "TPU v5( lite|e)$"),
+    "v5p": (459, "TPU v5p?$"),
+    "v6e": (918, "TPU v6( lite|e)$"),
+}
+
+
+class Target(NamedTuple):
+    """The devices that are planned for.
+
+    Attributes:
+      count: how many.
+      name: of one of them.
+      peak: TFLOP/s of one, None where it is not known.
+      utilisation: the fraction of the peak that training is taken to reach.
+    """
+
+    count: int  # type: ignore[assignment]  # Hides tuple.count, which nobody calls.
+    name: str
+    peak: float | None
+    utilisation: float = 0.4
+
+
+def target(text: str | None) -> Target:
+    """The devices of a flag, COUNTxDEVICE or COUNTxDEVICE@UTILISATION; those here for None.
+
+    DEVICE is a key of DEVICES or a peak in TFLOP/s: 64xv4, 8xh100@0.35, 8x2250.
+
+    Raises:
+      ValueError: when it is not of that form.
+    """
+    if text is None:
+        kind = jax.devices()[0].device_kind
+        peaks = [peak for peak, pattern in DEVICES.values() if re.match(pattern, kind)]
+        return Target(jax.device_count(), kind, *(peaks or [None]))
+    match = re.fullmatch(r"(\d+)x(\w+|\d+\.\d+)(?:@([\d.]+))?", text.lower())
+    number, name, utilisation = match.groups("0.4") if match else ("0", "", "0.4")
+    known = name in DEVICES
+    hint = "" if known else suggestion(name, DEVICES)
+    peak = DEVICES[name][0] if known else _number(name)
+    planned = Target(int(number), name if known else "devices", peak, _number(utilisation))
+    if not (planned.count and planned.peak and 0 < planned.utilisation <= 1):
+        raise ValueError(
+            f"--plan_for is {text!r}; expected COUNTxDEVICE, such as 8xh100, with DEVICE one of "
+            f"{', '.join(DEVICES)} or a peak in TFLOP/s, and @0.35 behind it where another "
+            f"fraction of the peak than 0.4 is reached{hint}"
+        )
+    return planned
+
+
+def _number(text: str) -> float:
+    """The number that a text is, 0 where it is none."""
+    return float(text) if re.fullmatch(r"\d*\.?\d+", text) else 0.0
+
+
+def hours(total: int | float, where: Target) -> float:
+    """Of so many FLOPs: total / (count peak utilisation)."""
+    return total / (where.count * where.peak * 1e12 * where.utilisation) / 3600
