@@ -1,4 +1,4 @@
-"""The roles of a stage: parameters by role become the networks that a loss is given."""
+"""The roles of a stage, which turn parameters by role into the networks that a loss gets."""
 
 import dataclasses
 import functools
@@ -25,11 +25,11 @@ from distill_jax.typing import Cond, Image, Time, Tree
 
 
 class Role(NamedTuple):
-    """Whether a role has weights of its own or adapters of another role's.
+    """The kind of a role's parameters: its own weights, or adapters of another role's weights.
 
     Attributes:
-      base: the role whose frozen weights they are adapters of; None for parameters of its own.
-      rank: of the adapters.
+      base: role whose frozen weights the adapters change; None for a role with its own weights.
+      rank: rank of the adapters.
     """
 
     base: str | None = None
@@ -37,14 +37,14 @@ class Role(NamedTuple):
 
 
 class Like(NamedTuple):
-    """The description that decides the shapes of a finished network's parameters.
+    """The description that determines the shapes of a finished network's parameters.
 
     Attributes:
-      network_spec: what it is.
-      inputs: see Trained.inputs.
-      base: that of the network whose weights it has adapters of; None without adapters.
-      rank: of its adapters.
-      full: modules that stand among its adapters in full.
+      network_spec: network, parameterization and shapes.
+      inputs: inputs other than z, t and the data's conditions; see Trained.inputs.
+      base: description of the network whose weights the adapters change; None without adapters.
+      rank: rank of the adapters.
+      full: modules that are trained in full among the adapters.
     """
 
     network_spec: NetworkSpec
@@ -55,7 +55,7 @@ class Like(NamedTuple):
 
     @property
     def shapes(self) -> Tree:
-        """Shapes and types of the parameters; of the adapters alone where it has them."""
+        """Shapes and types of the parameters; of only the adapters if the network has any."""
         if self.base is None:
             return abstract_params(self.network_spec, self.inputs)
         return adapter_shapes(self.network_spec, self.inputs, self.rank, self.full)
@@ -63,22 +63,23 @@ class Like(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Parameters by role -> the networks that a loss sees. Equal ones share compiled updates.
+    """The roles of a stage, a function from parameters by role to the networks that a loss gets.
+
+    Equal instances share compiled updates.
 
     Attributes:
-      student: what the student is.
-      teacher: what the frozen teacher is, None without one.
-      fake: whether there is a fake network; it is what the student is, and starts as it does unless
-        it is given a start of its own.
-      discriminator: the head of the fake network that tells data from samples, a name in
-        DISCRIMINATORS; "" without one.
-      trained: what student and fake have: weights, or adapters of the weights of "teacher", or of a
-        frozen role "base" that is no network of the loss.
-      frozen: what the teacher has.
-      full: modules that the network a student starts from may lack; with adapters they are trained
-        in full, and so they are in the networks that a chain of adapted stages begins with.
-      layout: of parameters that are split over devices, which are gathered where they are used, see
-        sharded.as_called; None for parameters that are whole.
+      student: network of the student.
+      teacher: network of the frozen teacher, None without one.
+      fake: whether there is a fake network. It has the student's architecture, and starts with the
+        student's weights unless it has its own start.
+      discriminator: discriminator head on the fake network, a name in DISCRIMINATORS; "" for none.
+      trained: parameters of student and fake: their own weights, or adapters of the weights of
+        "teacher" or of "base", a frozen role that the loss does not call.
+      frozen: parameters of the teacher.
+      full: modules that the student may have in addition to the network that it starts from. With
+        adapters, these modules are trained in full, in all later stages of the chain too.
+      layout: layout of sharded parameters, which are gathered where they are used, see
+        sharded.as_called; None for unsharded parameters.
     """
 
     student: NetworkSpec
@@ -129,21 +130,17 @@ class Roles:
         fake: Tree | None = None,
         base: Tree | None = None,
     ) -> dict[str, Tree]:
-        """What every role trains, at the start.
+        """Returns the trained parameters by role before the first iteration.
 
         Args:
-          key: of what is not taken over.
-          inputs: of the student, see Trained.inputs.
-          start: parameters that student and fake take over, None for fresh ones; adapters where
-            they have them.
-          fake: parameters that the fake takes over in place of those, None for none.
-          base: the frozen weights that the adapters are of; None without adapters.
-
-        Returns:
-          Parameters by role.
+          key: PRNG key of fresh parameters.
+          inputs: inputs of the student, see Trained.inputs.
+          start: parameters (or adapters) that student and fake start with, None for fresh ones.
+          fake: parameters that the fake starts with instead, None to start like the student.
+          base: frozen weights that the adapters change; None without adapters.
 
         Raises:
-          ValueError: where `start`, `fake` or `base` does not fit.
+          ValueError: when `start`, `fake` or `base` does not fit.
         """
         params = initial_params(key, self.student, inputs)
         if self.trained.base is not None:
@@ -165,7 +162,7 @@ class Roles:
         return roles
 
 
-@functools.lru_cache(maxsize=64)  # All halvings of a chain have the same.
+@functools.lru_cache(maxsize=64)  # All halvings of a chain share an entry.
 def role_shapes(
     roles: Roles,
     inputs: tuple[str, ...],
@@ -173,9 +170,9 @@ def role_shapes(
     fake: Like | None = None,
     base: Like | None = None,
 ) -> dict[str, Tree]:
-    """Shapes and types of `roles.initial`, where student and fake start from networks like these.
+    """Returns the shapes and types of `roles.initial` for starts with these descriptions.
 
-    None as in `initial`.
+    None has the same meaning as in `initial`.
     """
 
     def initial(key: jax.Array, *begun: Tree | None) -> dict[str, Tree]:
