@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh, one rule for batches, a list of rules for parameters."""
+"""Sharding of arrays: one mesh, one rule for batches, and a list of rules for parameters."""
 
 import dataclasses
 import functools
@@ -15,9 +15,9 @@ from distill_jax.runtime.trees import is_stacked, name_of
 from distill_jax.typing import Tree
 
 AXES = ("data", "fsdp", "tensor")
-# Attention heads and hidden units over tensor, as Megatron-LM splits them (Shoeybi et al. 2019,
-# arXiv:1909.08053, section 3): a layer that fans out by its output, the one that gathers by its
-# input, so that a pair of them needs one sum. The other large axis is split over fsdp.
+# Attention heads and hidden units are split over tensor as in Megatron-LM (Shoeybi et al. 2019,
+# arXiv:1909.08053, section 3): the first layer of a pair by its output, the second by its input, so
+# that the pair needs one all-reduce. The other large axis is split over fsdp.
 RULES = (
     (r"(^|/)qkv/kernel$", ("fsdp", None, "tensor")),  # (width, 3, heads, head_dim)
     (r"(^|/)qkv/bias$", (None, "tensor")),
@@ -32,15 +32,15 @@ RULES = (
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The mesh and the rules that place every array of a run on it.
+    """The mesh, and the rules that decide the sharding of every array of a run.
 
     Attributes:
-      mesh: axes data, fsdp, tensor. Batches are split over data and fsdp.
-      rules: (regex on the parameter's path, its axes) pairs, the first match decides; an axis is
-        a mesh axis or None. A mesh axis of one device, or that does not divide its axis of the
-        array, is left out, and so is fsdp in arrays of fewer than `min_size` elements. What no rule
-        splits over fsdp is split along the largest axis that is left and that fsdp divides.
-      min_size: arrays below it are not split over fsdp.
+      mesh: mesh with axes data, fsdp, tensor. Batches are split over data and fsdp.
+      rules: pairs (regex on the parameter's path, mesh axis or None for each array axis); the first
+        match counts. A mesh axis is left out if it has one device, or does not divide the array's
+        axis; so is fsdp in arrays of fewer than `min_size` elements. An array that no rule splits
+        over fsdp is split over it along the largest free axis that fsdp divides.
+      min_size: smallest number of elements of an array that is split over fsdp.
     """
 
     mesh: Mesh | AbstractMesh
@@ -59,14 +59,14 @@ class Layout:
 
     @property
     def ways(self) -> int:
-        """Devices that a batch is split over."""
+        """Number of devices that a batch is split over."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     @property
     def part(self) -> tuple[int, int]:
-        """(i, n): this process holds the i-th of n equal parts of every batch.
+        """The pair (i, n): this process has shard i of the n equal shards of every batch.
 
-        Processes that the tensor axis alone tells apart hold the same part.
+        Processes that differ only in the tensor axis have the same shard.
         """
         if jax.process_count() == 1:
             return 0, 1
@@ -78,13 +78,13 @@ class Layout:
         return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
 
     def shardings(self, tree: Tree) -> Tree:
-        """A NamedSharding for every leaf: parameters, and optimizer states that mirror them."""
+        """Returns the sharding of every leaf, for parameters and for optimizer states like them."""
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: NamedSharding(self.mesh, self._spec(path, leaf.shape)), tree
         )
 
     def abstract(self, tree: Tree) -> Tree:
-        """The same tree of jax.ShapeDtypeStruct, each with its sharding; for restoring into."""
+        """Returns the tree as jax.ShapeDtypeStruct with shardings, to restore arrays into."""
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             tree,
@@ -92,19 +92,19 @@ class Layout:
         )
 
     def constrain(self, tree: Tree) -> Tree:
-        """The same tree, each leaf held to its sharding; for use under jit."""
+        """Constrains each leaf to its sharding; for use under jit."""
         return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
 
     def gather(self, tree: Tree, dtype: Any = None) -> Tree:
         """All-gathers parameters over fsdp for use under jit; reduce-scatters their gradients.
 
-        Left to itself, the partitioner also moves activations between devices, which costs the more
-        the larger the batch.
+        Without it, the partitioner also moves activations between devices, whose cost grows with
+        the batch.
 
         Args:
-          tree: parameters, split as `shardings` says.
-          dtype: to convert them to before they are sent; None keeps theirs. Gradients are summed in
-            the type of the parameters.
+          tree: parameters with their `shardings`.
+          dtype: type to cast to before the all-gather; None keeps each type. Gradients are summed
+            in the type of the parameters.
         """
         if self.mesh.shape["fsdp"] == 1:
             return tree
@@ -112,7 +112,7 @@ class Layout:
         return _gathered(self, dtype, stored, tree)
 
     def without_fsdp(self, tree: Tree) -> Tree:
-        """`shardings` without fsdp."""
+        """Returns `shardings` with the axis fsdp left out."""
 
         def without(sharding: NamedSharding) -> NamedSharding:
             axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
@@ -121,7 +121,7 @@ class Layout:
         return jax.tree.map(without, self.shardings(tree))
 
     def replicated_bytes(self, tree: Tree) -> dict[str, int]:
-        """Bytes of the leaves that every device keeps whole, by name, the largest first."""
+        """Returns the bytes of the fully replicated leaves by name, the largest first."""
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         shardings = jax.tree.leaves(self.shardings(tree))
         sizes = {
@@ -132,21 +132,21 @@ class Layout:
         return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
     def shard_batch(self, arrays: Tree) -> Tree:
-        """A global batch from this process's part of it, split over the mesh."""
+        """Returns the global batch, sharded over the mesh, from this process's shard of it."""
         return jax.tree.map(
             lambda part: jax.make_array_from_process_local_data(self.batch, part), arrays
         )
 
     def replicate(self, arrays: Tree) -> Tree:
-        """Arrays that every process has, on every device."""
+        """Returns arrays that every process has, replicated on every device."""
         return jax.tree.map(
             lambda whole: jax.make_array_from_process_local_data(self.replicated, whole), arrays
         )
 
     def pad_and_shard(self, tree: Tree) -> Tree:
-        """The same tree, split like a batch; for use under jit.
+        """Shards the tree like a batch, after padding; for use under jit.
 
-        The last row is repeated until the devices divide the length; `unpad` takes that off again.
+        The last row is repeated until the number of devices divides the length; see `unpad`.
         """
 
         def split(leaf: jax.Array) -> jax.Array:
@@ -157,7 +157,7 @@ class Layout:
         return jax.tree.map(split, tree)
 
     def unpad(self, x: jax.Array, num: int) -> jax.Array:
-        """The first `num` rows of what a padded batch became, without its padding."""
+        """Returns the first `num` rows of a result for a padded batch, without its padding."""
         return x if len(x) == num else jax.lax.with_sharding_constraint(x[:num], self.replicated)
 
     def check_batch(self, size: int) -> None:
@@ -172,9 +172,9 @@ class Layout:
             )
 
     def _spec(self, path: tuple, shape: tuple[int, ...]) -> PartitionSpec:
-        """The axes of one array, from its name by the first rule that matches.
+        """Returns the axes of an array, from the first rule that matches its name.
 
-        Of stacked layers the leading axis is not split, and the others as those of one layer.
+        Stacked layers are split like a single layer, and their leading axis is not split.
         """
         name = name_of(path)
         if is_stacked(name):
@@ -182,7 +182,7 @@ class Layout:
         return self._axes(name, shape)
 
     def _axes(self, name: str, shape: tuple[int, ...]) -> PartitionSpec:
-        """The axes of an array of one layer."""
+        """Returns the axes of an array of one layer."""
         ruled = next((axes for pattern, axes in self.rules if re.search(pattern, name)), ())
         if len(ruled) > len(shape):
             ruled = ()
@@ -200,20 +200,20 @@ class Layout:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _gathered(layout: Layout, dtype: Any, stored: tuple, tree: Tree) -> Tree:
-    """The tree without fsdp; its gradient has the shardings of the layout."""
+    """Gathers the tree over fsdp; its gradient has the shardings of the layout."""
     cast = layout.constrain(jax.tree.map(lambda leaf: leaf.astype(dtype or leaf.dtype), tree))
     return jax.lax.with_sharding_constraint(cast, layout.without_fsdp(tree))
 
 
 def _gathered_forward(layout: Layout, dtype: Any, stored: tuple, tree: Tree) -> tuple[Tree, None]:
-    """Nothing is kept for the backward pass."""
+    """Returns the gathered tree, and no residuals for the backward pass."""
     return _gathered(layout, dtype, stored, tree), None
 
 
 def _gathered_backward(
     layout: Layout, dtype: Any, stored: tuple, _: None, gradient: Tree
 ) -> tuple[Tree]:
-    """The gradient in the types of the parameters, reduced and scattered."""
+    """Reduce-scatters the gradient in the types of the parameters."""
     leaves, structure = jax.tree.flatten(gradient)
     leaves = [leaf.astype(kept) for leaf, kept in zip(leaves, stored, strict=True)]
     return (layout.constrain(jax.tree.unflatten(structure, leaves)),)
@@ -223,7 +223,7 @@ _gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def _spec_of(axes: Iterable[str | None]) -> PartitionSpec:
-    """Without what is not split at its end, so that equal ones look alike."""
+    """Returns a PartitionSpec without None at its end, so that equal shardings compare equal."""
     axes = list(axes)
     while axes and axes[-1] is None:
         axes.pop()
@@ -231,15 +231,15 @@ def _spec_of(axes: Iterable[str | None]) -> PartitionSpec:
 
 
 def make_layout(sizes: Mapping[str, int], devices: list[jax.Device] | int | None = None) -> Layout:
-    """A layout with the axis sizes of the config; -1 takes the rest.
+    """Returns a layout with the axis sizes of the config; -1 takes the remaining devices.
 
     Args:
-      sizes: of the axes; those without one have size 1.
-      devices: to lay out; None is all that are here, and a number that is not theirs a layout
-        that can be planned with and not run on.
+      sizes: sizes of the axes; missing axes have size 1.
+      devices: devices of the mesh; None for all devices here. Another number of devices gives a
+        layout that is only for plans.
 
     Raises:
-      ValueError: when the sizes do not multiply to the number of devices.
+      ValueError: unless the product of the sizes is the number of devices.
     """
     if devices is None or devices == jax.device_count():
         devices = jax.devices()

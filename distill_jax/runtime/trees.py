@@ -8,8 +8,8 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 
 Class = TypeVar("Class")
-STACK = re.compile(r"\[(\d+):(\d+)\]")  # Behind the name of modules whose layers are stacked.
-MAX_PARTS = 9  # A module with more parts than a layer has is listed by its parts.
+STACK = re.compile(r"\[(\d+):(\d+)\]")  # Suffix of the names of modules with stacked layers.
+MAX_PARTS = 9  # A module with more parts than a layer is listed by its parts.
 
 
 def name_of(path: tuple) -> str:
@@ -18,12 +18,12 @@ def name_of(path: tuple) -> str:
 
 
 def is_stacked(name: str) -> bool:
-    """Whether a leaf has a leading axis of layers: block[0:12]/qkv/kernel holds 12 kernels."""
+    """Returns whether a leaf has a leading axis of layers: 12 for block[0:12]/qkv/kernel."""
     return STACK.search(name) is not None
 
 
 def layers_of(name: str) -> list[str]:
-    """The names of single layers: block_0/qkv to block_11/qkv for block[0:12]/qkv."""
+    """Returns the names of single layers: block_0/qkv to block_11/qkv for block[0:12]/qkv."""
     found = STACK.search(name)
     if found is None:
         return [name]
