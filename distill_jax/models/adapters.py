@@ -1,7 +1,7 @@
-"""Low-rank adapters: few trained numbers that change many frozen ones.
+"""Low-rank adapters (LoRA) of frozen weights.
 
 Hu et al. (2021), LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685. The scale
-alpha / r of their section 4.1 is 1: it is a learning rate of b by another name.
+alpha / r of their section 4.1 is 1, because it only changes the learning rate of b.
 """
 
 import functools
@@ -22,11 +22,11 @@ LAYERS = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.Embed)
 
 
 class Adapted(NamedTuple):
-    """Parameters of a network whose weights are frozen and whose adapters are trained.
+    """Parameters of a network with frozen weights and trained adapters.
 
     Attributes:
-      weights: of the network, nested dicts; modules that `adapters` has in full may be missing.
-      adapters: see new_adapters.
+      weights: weights of the network, nested dicts, except modules that `adapters` has in full.
+      adapters: adapters of the weights, see new_adapters.
     """
 
     weights: Tree
@@ -34,10 +34,10 @@ class Adapted(NamedTuple):
 
 
 def call(module: nn.Module, params: Tree | Adapted | Sharded, *args: Any, **options: Any) -> Any:
-    """module.apply with these parameters.
+    """Calls module.apply with parameters that may be adapted or sharded.
 
-    With adapters every layer that has a pair returns y + (x a) b, y being what its frozen weights
-    give; W + a b is never made. Layers of Sharded parameters gather their own, see sharded.layer.
+    A layer with an adapter (a, b) returns y + (x a) b, where y is the output with its frozen
+    weights; W + a b is never computed. Layers gather Sharded parameters, see sharded.gathering.
     """
     params, layout, in_turn = params if isinstance(params, Sharded) else (params, None, False)
     if not isinstance(params, Adapted):
@@ -68,14 +68,14 @@ def call(module: nn.Module, params: Tree | Adapted | Sharded, *args: Any, **opti
 
 
 def input_axes(module: nn.Module, params: Tree, *args: Any) -> dict[str, int]:
-    """How many leading axes of each kernel that adapters can change are inputs, by its name.
+    """Returns the number of leading input axes by name, for every kernel that can have adapters.
 
-    Computed on shapes. Grouped convolutions and masked kernels are left out.
+    The function only uses shapes. Grouped convolutions and masked kernels are left out.
 
     Args:
       module: the network.
-      params: its parameters, or their shapes.
-      *args: what it is called with.
+      params: parameters of the network, or their shapes.
+      *args: other arguments of the network.
     """
     found: dict[str, int] = {}
 
@@ -96,24 +96,24 @@ def new_adapters(
     rank: int,
     full: Collection[str] = (),
 ) -> Tree:
-    """Adapters that change nothing yet: the network with them is the network without.
+    """Returns new adapters, with which the network does not change yet.
 
-    Every kernel of a dense layer, convolution or embedding for which it saves numbers gets a pair
-    {"lora_a": (*inputs, rank) ~ N(0, 1 / inputs), "lora_b": (rank, outputs) = 0} in its place, of
-    stacked layers with these as the leading axis.
-    Biases, scales and smaller kernels get none. The paths of a pair begin with the path of its
-    kernel, which matters to sharding rules: one for that path is applied to both.
+    A kernel of a dense layer, convolution or embedding is replaced by the pair
+    {"lora_a": (*inputs, rank) ~ N(0, 1 / inputs), "lora_b": (rank, outputs) = 0}
+    if the pair has fewer numbers. For stacked layers the layers are the leading axis of both.
+    Biases, scales and smaller kernels have no adapters. The paths of a pair begin with the path of
+    its kernel, so that the sharding rule of that path applies to both.
 
     Args:
       key: PRNG key.
-      params: of the network, nested dicts.
-      axes: see input_axes.
-      rank: of the changes, from 1.
-      full: names of modules, anywhere on a path, that are trained in full: their leaves stand there
-        themselves.
+      params: parameters of the network, nested dicts.
+      axes: result of input_axes.
+      rank: rank of the adapters, from 1.
+      full: names of modules, anywhere on a path, that are trained in full; the result has their
+        leaves.
 
     Returns:
-      Nested dicts as `params`, without what gets no adapter.
+      Nested dicts like `params`, without the leaves that have no adapters.
 
     Raises:
       ValueError: when the rank is below 1, or too large for every kernel.
@@ -143,12 +143,12 @@ def new_adapters(
 
 
 def merged(params: Tree | Adapted) -> Tree:
-    """Plain parameters: W + a b for every pair, and the leaves that are trained in full."""
+    """Returns plain parameters: W + a b for every pair, and the leaves that are trained in full."""
     if not isinstance(params, Adapted):
         return params
     pairs, full = _split(params)
 
-    # Parameters are float32, whatever the device's default for products is.
+    # Parameters are float32, so the product is too, for any default of the device.
     product = functools.partial(jnp.tensordot, axes=1, precision="highest")
 
     def change(path: tuple, leaf: jax.Array) -> jax.Array:
@@ -162,7 +162,7 @@ def merged(params: Tree | Adapted) -> Tree:
 
 
 def _split(params: Adapted) -> tuple[dict[str, tuple[jax.Array, jax.Array]], Tree]:
-    """(a, b) by the name of their kernel, and the weights with what is trained in full."""
+    """Returns (a, b) by the name of their kernel, and the weights with the modules in full."""
     given = by_name(params.adapters)
     kernels = [name.removesuffix("/lora_a") for name in given if name.endswith("/lora_a")]
     pairs = {name: (given.pop(f"{name}/lora_a"), given.pop(f"{name}/lora_b")) for name in kernels}
@@ -173,14 +173,14 @@ def _split(params: Adapted) -> tuple[dict[str, tuple[jax.Array, jax.Array]], Tre
 
 
 def _kernel(layer: nn.Module) -> str:
-    """The name of a layer's kernel among the parameters; "" for layers without."""
+    """Returns the name of a layer's kernel among the parameters; "" for layers without one."""
     if not isinstance(layer, LAYERS):
         return ""
     return "/".join((*layer.path, "embedding" if isinstance(layer, nn.Embed) else "kernel"))
 
 
 def _input_axes(layer: nn.Module) -> int:
-    """The number of leading axes of a layer's kernel that are inputs; 0 where it has others."""
+    """Returns the number of leading input axes of a layer's kernel; 0 for other kinds."""
     if isinstance(layer, nn.DenseGeneral):
         return 0 if layer.batch_dims else len(jnp.atleast_1d(jnp.asarray(layer.axis)))
     if isinstance(layer, nn.Conv):
@@ -190,7 +190,7 @@ def _input_axes(layer: nn.Module) -> int:
 
 
 def _largest_rank(shape: tuple[int, ...], axes: int) -> int:
-    """The largest rank whose pair has fewer numbers than the kernel."""
+    """Returns the largest rank whose pair has fewer numbers than the kernel."""
     m, n = math.prod(shape[:axes]), math.prod(shape[axes:])
     return (m * n - 1) // (m + n)
 

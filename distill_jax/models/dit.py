@@ -1,8 +1,8 @@
 """A diffusion transformer with adaLN-zero conditioning, for larger images.
 
 Peebles & Xie (2023), Scalable Diffusion Models with Transformers, arXiv:2212.09748. Its cost is
-matrix products, which every accelerator is built for, and its parameters split over devices by
-attention head and hidden unit. On a CPU at 8x8 the MLP is several times faster.
+matrix products, which are fast on every accelerator, and its parameters can be sharded by attention
+head and hidden unit. On a CPU at 8x8 pixels the MLP is several times faster.
 """
 
 import dataclasses
@@ -33,17 +33,18 @@ from distill_jax.typing import Cond, Image, Output, Time
 
 
 def centres(count: int, full: int) -> np.ndarray:
-    """Where the centres of `count` patches lie that cover what `full` patches at 0, 1, ... do.
+    """Returns the centres of `count` patches that cover the same area as `full` patches.
 
         (i + 1/2) full / count - 1/2
 
-    So a place in the image has one position at every size; at the full size they are 0, 1, ...
+    At the full size the centres are 0, 1, ..., so a place in the image has the same position at
+    every size.
     """
     return (np.arange(count) + 0.5) * (full / count) - 0.5
 
 
 def position_embedding(rows: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
-    """Fixed 2-D sine-cosine embedding of all places (row, column), width divisible by 4.
+    """Returns the fixed 2-D sine-cosine embedding of all (row, column), width divisible by 4.
 
     Returns:
       (len(rows) * len(columns), width).
@@ -56,7 +57,7 @@ def position_embedding(rows: np.ndarray, columns: np.ndarray, width: int) -> np.
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each modulated and gated by the conditioning."""
+    """A block of attention and an MLP, each modulated and gated by the conditioning."""
 
     heads: int
     expand: int
@@ -80,24 +81,25 @@ class Block(nn.Module):
         return h + gate_2 * nn.Dense(width, dtype=self.dtype, name="down")(y), None
 
     def _norm(self, h: jax.Array) -> jax.Array:
-        """A layer normalisation without parameters: the conditioning has the scale and shift."""
+        """Applies a layer normalisation without scale and shift, which the conditioning has."""
         return nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)(h)
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """The transformer's numbers, checked against each other; the defaults are DiT-S/2.
+    """The options of the transformer, checked against each other; the defaults are DiT-S/2.
 
     Attributes:
-      spec: what it must fit; label num_classes is the null label.
-      patch: side of the square patches; divides the sides of the image.
-      width: of the tokens, divisible by heads and by 4.
-      blocks: transformer blocks.
-      heads: attention heads.
+      spec: spec of the images and conditions; label num_classes is the null label.
+      patch: side of the square patches, which divides the sides of the image.
+      width: width of the tokens, divisible by heads and by 4.
+      blocks: number of transformer blocks.
+      heads: number of attention heads.
       expand: hidden width of a block's MLP over the width of the tokens.
-      dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
-      remat: what the blocks keep for the backward pass, see layers.remat: "none", "dots", "full".
-      attention_kernel: "auto", "xla" or "cudnn", see layers.attention.
+      dtype: type of the computation, "float32" or "bfloat16"; parameters are float32.
+      remat: activations that blocks store for the backward pass: "none", "dots", "full", see
+        layers.remat.
+      attention_kernel: kernel of the attention, "auto", "xla" or "cudnn", see layers.attention.
 
     Raises:
       ValueError: when a size does not divide another, or for an unknown name.
@@ -123,7 +125,7 @@ class Architecture:
 
 
 class DiT(nn.Module):
-    """Patches -> transformer blocks -> patches."""
+    """The network: transformer blocks on the patches of the image."""
 
     arch: Architecture
 
@@ -142,7 +144,7 @@ class DiT(nn.Module):
         full = (side // arch.patch for side in arch.spec.shape[:2])
         y, x = (centres(*counts) for counts in zip((rows, columns), full, strict=True))
         h += position_embedding(y, x, arch.width).astype(dtype)
-        # Where the middle is asked for, the blocks behind it do not run: the output is not used.
+        # For the features of the middle, later blocks do not run, because the output is unused.
         asked = self.is_mutable_collection("features") and not self.is_initializing()
         first = middle_of(arch.blocks) + 1 if asked else arch.blocks
         blocks = stacked(Block, arch.remat, arch.blocks, first)
@@ -154,7 +156,7 @@ class DiT(nn.Module):
         norm = nn.LayerNorm(use_bias=False, use_scale=False, dtype=dtype)(h)
         h = modulate(norm, *jnp.split(mod[:, None], 2, axis=-1))
         pixels = arch.patch**2 * channels_out
-        # In float32, as in the UNets: what is rounded here is an error of every target.
+        # In float32, as in the UNets, because rounding here is an error of every target.
         h = nn.Dense(pixels, kernel_init=zeros, name="output")(h.astype(jnp.float32))
         h = h.reshape(batch, rows, columns, arch.patch, arch.patch, channels_out)
         return jnp.swapaxes(h, 2, 3).reshape(batch, height, width, channels_out)
@@ -170,20 +172,20 @@ def _check_patch(patch: int, height: int, width: int) -> None:
 
 
 def dit(spec: Spec, **options: Any) -> Network:
-    """The transformer for the images of a spec.
+    """Returns the transformer for the images of a spec.
 
-    With the same parameters it takes images of every other size that the patch divides: fewer
-    tokens, at positions that say which part of the full image they cover.
+    With the same parameters it also takes images of other sizes that the patch divides: they have
+    fewer tokens, whose positions are those of the same places in the full image.
 
     Args:
-      spec: what it must fit.
+      spec: spec of the images and conditions.
       **options: the other attributes of Architecture.
 
     Raises:
-      ValueError: when they do not fit each other.
+      ValueError: when the options do not fit the spec or each other.
     """
     return as_network(DiT(Architecture(spec, **options)), features=True)
 
 
-# What tables.build lets a config set.
+# The options that registry.build accepts from a config.
 vars(dit)["__signature__"] = inspect.signature(Architecture)

@@ -1,4 +1,4 @@
-"""Pieces that the network families share."""
+"""Layers and policies that all networks share."""
 
 import re
 from typing import Any
@@ -17,13 +17,13 @@ ATTENTION_KERNELS = ("auto", "xla", "cudnn")
 
 
 def _dots(primitive: Any, *_: Any, **params: Any) -> bool:
-    """Whether a result is kept: of convolutions and of products with weights, not q k^T."""
+    """Returns whether a result is stored: of convolutions and products with weights, not q k^T."""
     if primitive is jax.lax.conv_general_dilated_p:
         return True
     return jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *_, **params)
 
 
-# What the blocks of a network keep for the backward pass; the rest is computed again there.
+# Policies for the activations that blocks store for the backward pass, which recomputes the others.
 REMAT = {
     "none": None,
     "dots": _dots,
@@ -32,28 +32,29 @@ REMAT = {
 
 
 def remat(block: type[nn.Module], policy: str) -> type[nn.Module]:
-    """The block under a policy of REMAT: "none", "dots" or "full".
+    """Returns the block with a policy of REMAT: "none", "dots" or "full".
 
-    "none" keeps everything, "dots" the results of convolutions and of products with weights, "full"
-    only the inputs of the blocks.
+    "none" stores all activations, "dots" the results of convolutions and of products with weights,
+    "full" only the inputs of the blocks.
     """
     return block if REMAT[policy] is None else nn.remat(block, policy=REMAT[policy])
 
 
 def stacked(block: type[nn.Module], policy: str, length: int, first: int) -> type[nn.Module]:
-    """The first of `length` equal blocks, as one module that scans over them.
+    """Returns a module that scans over the first of `length` equal blocks.
 
-    Every parameter has the layers as its leading axis, and the module is called block[0:length], as
-    Layout expects. So a program holds one block, whatever their number, and gathers the weights of
-    one at a time, see models.sharded; the policy "none" keeps them for the backward pass.
+    The layers are the leading axis of every parameter, and the module is named block[0:length], as
+    Layout expects. A program therefore contains one block for any number of blocks, and gathers
+    the weights of one block at a time, see models.sharded. The policy "none" stores the gathered
+    weights for the backward pass.
 
     Args:
-      block: called with (h, what all blocks are given); returns (h, None).
-      policy: see `remat`.
-      length: number of blocks that have parameters.
-      first: number of those that are called.
+      block: module that is called with (h, an input of all blocks) and returns (h, None).
+      policy: a name in REMAT, see `remat`.
+      length: number of blocks with parameters.
+      first: number of blocks to call, from the first.
     """
-    if REMAT[policy] is not None:  # A scan needs no barrier against merging the two passes.
+    if REMAT[policy] is not None:  # In a scan the compiler cannot merge the two passes.
         block = nn.remat(block, policy=REMAT[policy], prevent_cse=False)
     kinds = ("params", "adapters")
     blocks = nn.scan(
@@ -76,8 +77,8 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, kernel: str) -> jax.Arra
       k: keys.
       v: values.
       kernel: a name in ATTENTION_KERNELS. "cudnn" is flash attention (Dao et al. 2022,
-        arXiv:2205.14135), which never holds q k^T. "auto" takes it if the device and the shapes
-        allow. Devices other than NVIDIA's GPUs always take XLA's, so a network runs everywhere.
+        arXiv:2205.14135), which never stores q k^T. "auto" selects it if the device and the shapes
+        allow. Devices other than NVIDIA's GPUs always use XLA's, so a network runs everywhere.
 
     Raises:
       ValueError: for "cudnn" on a GPU where cuDNN has no kernel for these arrays.
@@ -107,10 +108,10 @@ def has_flash_attention(capability: float, dtype: jnp.dtype, head_dim: int) -> b
 
 
 def sinusoid(u: Time, dim: int) -> jax.Array:
-    """[sin(1000 u f_k), cos(1000 u f_k)], f_k from 1 down to 1e-4: (b,) -> (b, dim), dim even.
+    """Returns [sin(1000 u f_k), cos(1000 u f_k)], f_k from 1 to 1e-4: (b,) -> (b, dim), dim even.
 
-    Vaswani et al. (2017, arXiv:1706.03762), section 3.5, in the order and the ladder that
-    Salimans & Ho (2022) released; u is in [0, 1].
+    Vaswani et al. (2017, arXiv:1706.03762), section 3.5, with the order and frequencies of the
+    released code of Salimans & Ho (2022); u is in [0, 1].
     """
     half = dim // 2
     frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half) / (half - 1))
@@ -119,15 +120,15 @@ def sinusoid(u: Time, dim: int) -> jax.Array:
 
 
 class Conditioning(nn.Module):
-    """One vector per example from the time and the conditions, each embedded and summed.
+    """The sum of the embeddings of time and conditions, one vector per example.
 
-    The keys of `cond` decide what is embedded, so a network made with "w" has the parameters of
-    one made without it and those under `w_embed`; see `with_numbers`.
+    It embeds the keys of `cond`. A network with "w" has the parameters of one without it, and those
+    of `w_embed`; see `with_numbers`.
 
     Attributes:
-      width: of the vector.
-      num_classes: labels are 0 .. num_classes - 1, and num_classes is the null label.
-      w_scale: the w that is embedded like t = 1; w beyond it is legal.
+      width: width of the vector.
+      num_classes: number of classes; labels are 0 .. num_classes - 1, and null is num_classes.
+      w_scale: the w whose embedding is that of t = 1; larger w are allowed.
     """
 
     width: int
@@ -144,7 +145,7 @@ class Conditioning(nn.Module):
 
 
 class ZeroEmbedding(nn.Module):
-    """A number in [0, scale], embedded like the time, with a last layer that starts at zero."""
+    """The embedding of a number in [0, scale], like the time's, whose last layer starts at zero."""
 
     width: int
     scale: float
@@ -156,17 +157,17 @@ class ZeroEmbedding(nn.Module):
 
 
 def with_numbers(emb: jax.Array, cond: Cond, w_scale: float) -> jax.Array:
-    """emb + the embeddings of the numbers that students have and teachers lack, made by a module.
+    """Adds to `emb` the embeddings of the inputs that students have and teachers lack.
 
-    They are `w_embed` of cond["w"], the guidance strength, and `target_embed` of cond["target"],
-    the time in [0, 1] that a network which always sees pure noise is asked for (Gu et al. 2023,
-    arXiv:2306.05544). Both start at zero: a student grafted from a teacher is that teacher until
-    it is trained (Meng et al. 2023, section 3.1), at every w and for every target.
+    These are `w_embed` of the guidance strength cond["w"], and `target_embed` of cond["target"]:
+    the time in [0, 1] of the output of a network whose input is always pure noise (Gu et al. 2023,
+    arXiv:2306.05544). Both start at zero, so a student with a teacher's weights equals the teacher
+    before training (Meng et al. 2023, section 3.1), at every w and for every target.
 
     Args:
-      emb: (b, width), from the time and the label.
-      cond: what the network is called with.
-      w_scale: the w that is embedded like t = 1.
+      emb: embedding (b, width) of the time and the label.
+      cond: conditions of the network.
+      w_scale: the w whose embedding is that of t = 1.
     """
     for name, scale in (("w", w_scale), ("target", 1.0)):
         if name in cond:
@@ -175,22 +176,21 @@ def with_numbers(emb: jax.Array, cond: Cond, w_scale: float) -> jax.Array:
 
 
 def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    """h (1 + scale) + shift, the conditioning of adaLN (Peebles & Xie 2023, arXiv:2212.09748)."""
+    """Returns h (1 + scale) + shift, as in adaLN (Peebles & Xie 2023, arXiv:2212.09748)."""
     return h * (1 + scale) + shift
 
 
 def as_network(module: nn.Module, features: bool = False, policy: str = "none") -> Network:
-    """The functions of a Linen module that is called with (z, t, cond).
+    """Returns the Network of a Linen module that is called with (z, t, cond).
 
-    A layer of the module drops out exactly when it has a "dropout" stream (`self.has_rng`).
+    Dropout in the module must be active exactly when there is a "dropout" stream (`self.has_rng`).
 
     Args:
       module: the network.
-      features: whether it sows "middle", (b, positions, channels), into the collection "features".
-        Nothing is computed for that unless it is asked for, and then XLA leaves out the half of
-        the network that comes after it.
-      policy: of its unrolled blocks, see `remat`. With "full", the least memory, gradients are
-        summed over devices in turn, see sharded.Sharded; a scan does that by itself.
+      features: whether the module sows "middle", (b, positions, channels), into the collection
+        "features". Only `features` of the Network computes it, without the rest of the network.
+      policy: policy of the unrolled blocks, see `remat`. With "full", for the least memory,
+        gradients are summed layer by layer, see sharded.Sharded; a scan always does that.
     """
 
     def init(key: jax.Array, z: Image, t: Time, cond: Cond) -> Tree:
@@ -212,5 +212,5 @@ def as_network(module: nn.Module, features: bool = False, policy: str = "none") 
 
 
 def middle_of(blocks: int) -> int:
-    """The index of the block, of so many in a row, whose output is the middle of the network."""
+    """Returns the index of the block whose output is the middle of the network."""
     return (blocks - 1) // 2

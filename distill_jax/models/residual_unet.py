@@ -47,7 +47,7 @@ class Architecture:
         embeddings and the output are float32.
       remat: activations that blocks store for the backward pass: "none", "dots", "full", see
         layers.remat.
-      attention_kernel: "auto", "xla" or "cudnn", see layers.attention.
+      attention_kernel: kernel of the attention, "auto", "xla" or "cudnn", see layers.attention.
 
     Raises:
       ValueError: when the options do not fit each other.

@@ -1,4 +1,4 @@
-"""Layers that gather their own weights where those are split over devices."""
+"""All-gathers of sharded weights layer by layer, inside the call of each layer."""
 
 import contextlib
 from collections.abc import Callable
@@ -18,14 +18,14 @@ LAYERS = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.Embed, *NORMS)
 
 
 class Sharded(NamedTuple):
-    """Parameters of a network that are split over devices. Its layers gather them one by one.
+    """Sharded parameters of a network, whose layers gather them one by one.
 
     Attributes:
       params: a tree of arrays, or adapters.Adapted.
-      layout: how they are split.
-      in_turn: whether the gradient of a layer is summed over devices before the backward pass goes
-        on to the layer before it. Compilers put these sums off, and a device holds the gradients of
-        many layers whole. It costs time: no computation hides the sum.
+      layout: layout of the parameters.
+      in_turn: whether the gradient of a layer is summed over devices before the backward pass
+        continues with the previous layer. Otherwise compilers postpone these sums, and a device
+        has the whole gradients of many layers. It takes time: no computation hides the sum.
     """
 
     params: Any
@@ -34,15 +34,15 @@ class Sharded(NamedTuple):
 
 
 def gathering(layout: Layout | None, in_turn: bool = False) -> contextlib.AbstractContextManager:
-    """Within it, every layer casts its weights to its dtype and gathers them when it is called.
+    """Returns a context where every called layer casts its weights to its dtype and gathers them.
 
-    So a rematerialised block gathers its weights again in the backward pass, and a scan over
-    blocks holds those of one (ZeRO-3, Rajbhandari et al. 2020, arXiv:1910.02054, section 5.3).
-    Weights that a module makes without a layer are left to the partitioner.
+    A rematerialised block therefore gathers its weights again in the backward pass, and a scan over
+    blocks has the weights of one block in memory (ZeRO-3, Rajbhandari et al. 2020,
+    arXiv:1910.02054, section 5.3). The partitioner handles weights that belong to no layer.
 
     Args:
-      layout: of the parameters; None for parameters that are whole.
-      in_turn: see Sharded.
+      layout: layout of the parameters; None for unsharded parameters.
+      in_turn: whether gradients are summed layer by layer, see Sharded.
     """
     if layout is None:
         return contextlib.nullcontext()
@@ -53,7 +53,7 @@ def gathering(layout: Layout | None, in_turn: bool = False) -> contextlib.Abstra
         own = context.module
         if context.method_name != "__call__" or not isinstance(own, LAYERS) or not own.path:
             return following(*args, **kwargs)
-        # Normalisations multiply by their scale in float32, whatever they return.
+        # Normalisations multiply by their scale in float32 for every output dtype.
         dtype = None if isinstance(own, NORMS) else own.dtype
         x, params = args[0], own.variables.get("params", {})
         if in_turn and jnp.issubdtype(x.dtype, jnp.floating):
@@ -65,24 +65,24 @@ def gathering(layout: Layout | None, in_turn: bool = False) -> contextlib.Abstra
 
 
 def gathered(layout: Layout, layer: nn.Module, tree: Tree, dtype: Any = None) -> Tree:
-    """Variables of a bound layer, cast and gathered; see Layout.gather."""
-    name = STACK.sub("", "/".join(layer.path))  # In a scan there are those of one layer.
+    """Casts and gathers the variables of a bound layer; see Layout.gather."""
+    name = STACK.sub("", "/".join(layer.path))  # Inside a scan they belong to one layer.
     return layout.gather({name: tree}, dtype)[name]
 
 
 @jax.custom_vjp
 def _summed_first(x: jax.Array, params: Tree) -> tuple[jax.Array, Tree]:
-    """Returns both; the gradient of x is there only when that of the parameters is."""
+    """Returns both; the gradient of x waits for the gradient of the parameters."""
     return x, params
 
 
 def _summed_first_forward(x: jax.Array, params: Tree) -> tuple[tuple[jax.Array, Tree], None]:
-    """Nothing is kept for the backward pass."""
+    """Returns both, and no residuals for the backward pass."""
     return (x, params), None
 
 
 def _summed_first_backward(_: None, gradients: tuple[jax.Array, Tree]) -> tuple[jax.Array, Tree]:
-    """Both gradients, behind a barrier."""
+    """Returns both gradients behind an optimization barrier."""
     return jax.lax.optimization_barrier(gradients)
 
 
@@ -90,12 +90,12 @@ _summed_first.defvjp(_summed_first_forward, _summed_first_backward)
 
 
 def as_called(params: Tree, layout: Layout | None, network: Network | None) -> Tree | Sharded:
-    """Returns parameters as a network takes them inside a compiled program.
+    """Returns parameters in the form in which a network takes them inside a compiled program.
 
     Args:
-      params: split over the devices of the layout.
-      layout: how; None for parameters that are whole.
-      network: whose layers gather their own, or not; None for a head, whose layers do not.
+      params: parameters with the shardings of the layout.
+      layout: layout of the parameters; None for unsharded parameters.
+      network: network, whose layers may gather their weights; None for a head, whose layers do not.
     """
     if layout is None or layout.mesh.shape["fsdp"] == 1:
         return params

@@ -64,7 +64,7 @@ class Architecture:
         normalisations, softmax, embeddings and the output are float32.
       remat: activations that blocks store for the backward pass: "none", "dots", "full", see
         layers.remat.
-      attention_kernel: "auto", "xla" or "cudnn", see layers.attention.
+      attention_kernel: kernel of the attention, "auto", "xla" or "cudnn", see layers.attention.
       w_scale: the w whose embedding is that of t = 1.
 
     Raises:

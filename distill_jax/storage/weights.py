@@ -72,10 +72,10 @@ def of_array(array: np.ndarray) -> Stored:
 
 
 def stacked(tree: Tree, like: Tree) -> Tree:
-    """Leaves in the structure of `like`, whose stacked layers are made of those of single layers.
+    """Returns the leaves in the structure of `like`, with layers stacked where it has stacks.
 
     Args:
-      tree: nested dicts of Stored, named as trees.layers_of says.
+      tree: nested dicts of Stored, whose names are those of trees.layers_of.
       like: nested dicts of the same leaves, some of which are stacked.
     """
     found = by_name(tree)
