@@ -1,7 +1,7 @@
-"""What a plan costs: parameters, FLOPs, bytes per device and hours, of a run that is not started.
+"""Costs of a plan, before the run: parameters, FLOPs, bytes per device, and hours.
 
-FLOPs are counted in the gradient of the method's own loss, traced on shapes: a method that calls a
-network once more, or a network that computes its activations twice, is counted as it is.
+FLOPs are counted in the gradient of the method's loss, traced on shapes. They include every network
+call of the method and every recomputation of activations.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class Cost(NamedTuple):
-    """What a stage costs. Stages that run the same programs share one object.
+    """The cost of a stage. Stages that run the same programs share one object.
 
     Attributes:
-      flops: per phase, of one iteration's updates over all devices (mean over its programs).
-      kept: bytes on each device between two updates, by what they are.
-      step: further bytes on each device within an update, by what they are; see `_step`.
+      flops: FLOPs of one iteration's updates per phase, over all devices (mean over its programs).
+      kept: bytes on each device between two updates, by kind.
+      step: additional bytes on each device within an update, by kind; see `_step`.
     """
 
     flops: tuple[int, ...]
@@ -48,7 +48,7 @@ class Cost(NamedTuple):
 
 
 def measure(run: Run) -> dict[str, Cost]:
-    """The cost of every stage by its name, in seconds and without making an array."""
+    """Returns the cost of every stage by name; it takes seconds and allocates no array."""
     costs, alike = {}, {}
     for stage in run.stages:
         structure = jax.tree.structure((stage.method, stage.shapes))
@@ -61,7 +61,7 @@ def measure(run: Run) -> dict[str, Cost]:
 
 
 def _measure(run: Run, stage: Stage) -> Cost:
-    """The cost of one stage."""
+    """Returns the cost of one stage."""
     method, _, state, frozen, batch = arguments(run, stage)
     networks = stage.roles.student, stage.roles.teacher
     student, teacher = (each and _traced_once(each) for each in networks)
@@ -75,7 +75,7 @@ def _measure(run: Run, stage: Stage) -> Cost:
         "frozen": frozen,
         "optimizer": state.opt,
         "EMA": state.ema,
-        "batch": batch._replace(index=None),  # No loss reads it, so no program takes it.
+        "batch": batch._replace(index=None),  # No loss reads the index, so no program takes it.
     }
     return Cost(
         tuple(
@@ -90,9 +90,9 @@ def _measure(run: Run, stage: Stage) -> Cost:
 def gradients(
     roles: Roles, method: Method, params: Mapping[str, Tree], batch: Batch, phase: Phase
 ) -> list[Any]:
-    """Traces the gradients of a phase, one jaxpr for each of its programs.
+    """Traces the gradients of a phase, and returns a jaxpr for each of its programs.
 
-    The optimizer is left out: it has neither products nor convolutions.
+    The optimizer is left out, because it has neither products nor convolutions.
     """
 
     def of(*turn: int) -> Any:
@@ -110,11 +110,11 @@ def gradients(
 def _step(
     run: Run, stage: Stage, trained: Mapping[str, Tree], traces: list[tuple[Phase, list, list]]
 ) -> dict[str, int]:
-    """Returns bytes on each device within an update, for the phase that needs most.
+    """Returns the bytes on each device within an update, for the phase that needs most.
 
-    gradients: a device keeps its shards. activations: the growth of the peak of the trace with the
-    batch, for the examples of one microbatch that a device has. gathered: of the weights that are
-    split over fsdp, those of the largest layer or block, or all if layers do not gather their own.
+    "gradients" are the device's shards. "activations" is the growth of the trace's peak with the
+    batch, for the device's examples of one microbatch. "gathered" are the weights of the largest
+    layer or block that is split over fsdp, or all of them if layers do not gather their weights.
     """
     rows = stage.batch_size // run.layout.ways // run.config.microbatches
 
@@ -130,7 +130,7 @@ def _step(
 
 
 def _gathered(layout: Layout, stage: Stage) -> int:
-    """Returns bytes of weights that are whole on a device at once though they are split."""
+    """Returns the largest number of bytes of gathered weights on a device at once."""
     if layout.mesh.shape["fsdp"] == 1:
         return 0
     networks = {"student": stage.roles.student, "teacher": stage.roles.teacher}
@@ -150,7 +150,7 @@ def _gathered(layout: Layout, stage: Stage) -> int:
 
 @functools.cache
 def _traced_once(network_spec: NetworkSpec) -> NetworkSpec:
-    """The same, but JAX remembers what it traced: tracing is all that a plan waits for."""
+    """Returns the NetworkSpec with jitted functions, so that JAX traces them only once."""
     network = network_spec.network._replace(apply=jax.jit(network_spec.network.apply))
     if network.features is not None:
         network = network._replace(features=jax.jit(network.features))
@@ -158,7 +158,7 @@ def _traced_once(network_spec: NetworkSpec) -> NetworkSpec:
 
 
 def arguments(run: Run, stage: Stage) -> tuple:
-    """Shapes, types and shardings of what the updates of a stage are called with."""
+    """Returns the arguments of a stage's updates, as shapes, types and shardings."""
     method, rates = jax.eval_shape(lambda *numbers: numbers, stage.method, stage.rates)
     trained = {phase.trains: stage.shapes[phase.trains] for phase in stage.method.phases}
     state = jax.eval_shape(lambda params: new_state(jax.random.key(0), params, stage.tx), trained)
@@ -177,13 +177,13 @@ def arguments(run: Run, stage: Stage) -> tuple:
 
 
 def _bytes_per_device(tree: Tree) -> int:
-    """Bytes of one device's shards."""
+    """Returns the bytes of one device's shards."""
     shards = ((x.sharding.shard_shape(x.shape), x.dtype) for x in jax.tree.leaves(tree))
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in shards)
 
 
 def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
-    """The costs as text: parameters by module, FLOPs and hours by stage, bytes per device."""
+    """Returns the costs as text: parameters by module, FLOPs and hours by stage, and bytes."""
     last = run.stages[-1]
     shapes = abstract_params(last.roles.student, last.trained.inputs)
     forward = forward_flops(last.roles.student, last.trained.inputs)
@@ -209,7 +209,7 @@ def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
 
 
 def _show_replicated(run: Run, shapes: Tree, most: int = 5) -> Iterator[str]:
-    """What no device leaves to others, where devices share networks."""
+    """Yields a line about the replicated arrays of a sharded network."""
     if run.layout.mesh.size > run.layout.mesh.shape["data"]:
         sizes = run.layout.replicated_bytes(shapes)
         largest = ", ".join(f"{name} {scaled(sizes[name], BYTES)}" for name in [*sizes][:most])
@@ -220,13 +220,13 @@ def _show_replicated(run: Run, shapes: Tree, most: int = 5) -> Iterator[str]:
 
 
 def forward_flops(network_spec: NetworkSpec, inputs: tuple[str, ...]) -> int:
-    """FLOPs of one call of the network with these inputs, on one image."""
+    """Returns the FLOPs of one call of the network with these inputs, on one image."""
     params = abstract_params(network_spec, inputs)
     return flops(network_spec.network.apply, params, *network_spec.spec.example(inputs))
 
 
 def _show_stages(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
-    """Images, FLOPs and hours of every stage, of all, and of those that are left."""
+    """Returns a table: images, FLOPs and hours of every stage, of all, and of the unfinished."""
 
     def row(name: str, stages: Sequence[Stage], update: str = "") -> tuple[str, ...]:
         images = sum(stage.spec.steps * stage.updates * stage.batch_size for stage in stages)
@@ -256,7 +256,7 @@ def _show_stages(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
 
 
 def _programs(costs: Mapping[str, Cost]) -> list[tuple[str, str, Cost]]:
-    """(names of stages, the first of them, the cost that they share)."""
+    """Returns (names of stages, name of the first, shared cost) for each set of programs."""
     groups: dict[int, list[str]] = {}
     for name, cost in costs.items():
         groups.setdefault(id(cost), []).append(name)
@@ -264,7 +264,7 @@ def _programs(costs: Mapping[str, Cost]) -> list[tuple[str, str, Cost]]:
 
 
 def scaled(value: int | float, units: Sequence[str]) -> str:
-    """Four digits and the unit that suits: 210.7 GFLOP, 1.5 GiB."""
+    """Returns a value with four digits and a suitable unit: 210.7 GFLOP, 1.5 GiB."""
     base = 1024 if units is BYTES else 1000
     power = min(int(math.log(max(value, 1), base)), len(units) - 1)
     return f"{value / base**power:.4g} {units[power]}"
@@ -282,11 +282,11 @@ def check_compile(run: Run) -> None:
 
 
 def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
-    """Compiles the updates of a run, each once, and says what memory XLA gives them on a device.
+    """Compiles each update of a run once, and returns a table of XLA's memory per device.
 
-    Of programs that take turns the last one is compiled, which has the largest images. Beside what
-    is counted here stand XLA's own FLOPs, which include what is done for single elements and, on
-    GPUs, leave out what libraries do.
+    Of a phase with several programs it compiles the last one, which has the largest images. The
+    table compares the counted FLOPs with XLA's count, which includes elementwise operations and, on
+    GPUs, lacks library calls.
     """
     stages, rows, sizes = {stage.name: stage for stage in run.stages}, [], {}
     for names, first, cost in _programs(costs):
@@ -312,7 +312,7 @@ def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
 
 
 def compile_update(run: Run, stage: Stage, index: int, turn: int = 0) -> jax.stages.Compiled:
-    """The program that the run would run for a phase, compiled for shapes."""
+    """Returns the run's program for a phase, compiled for shapes."""
     phases, parts = stage.method.phases, run.config.microbatches
     update = make_update(phases, index, stage.roles, stage.tx, run.layout, turn, parts)
     return update.lower(*arguments(run, stage)).compile()

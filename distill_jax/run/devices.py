@@ -1,4 +1,4 @@
-"""The devices that a run is planned for, and what they compute in an hour."""
+"""The devices that a run is planned for, and their speed."""
 
 import re
 from typing import NamedTuple
@@ -7,8 +7,8 @@ import jax
 
 from distill_jax.runtime.registry import suggestion
 
-# TFLOP/s of one device in dense bfloat16 products, and what JAX calls it. From NVIDIA's data sheets
-# (SXM modules) and Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e".
+# TFLOP/s of one device in dense bfloat16 products, and a pattern of its name in JAX. From NVIDIA's
+# data sheets (SXM modules) and Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e".
 DEVICES = {
     "a100": (312, "NVIDIA A100"),
     "h100": (989, "NVIDIA H100 80GB HBM"),
@@ -21,13 +21,13 @@ DEVICES = {
 
 
 class Target(NamedTuple):
-    """The devices that are planned for.
+    """The devices that a run is planned for.
 
     Attributes:
-      count: how many.
-      name: of one of them.
-      peak: TFLOP/s of one, None where it is not known.
-      utilisation: the fraction of the peak that training is taken to reach.
+      count: number of devices.
+      name: name of a device.
+      peak: TFLOP/s of a device, None if unknown.
+      utilisation: assumed fraction of the peak that training reaches.
     """
 
     count: int  # type: ignore[assignment]  # Hides tuple.count, which nobody calls.
@@ -37,12 +37,12 @@ class Target(NamedTuple):
 
 
 def target(text: str | None) -> Target:
-    """The devices of a flag, COUNTxDEVICE or COUNTxDEVICE@UTILISATION; those here for None.
+    """Parses a flag, COUNTxDEVICE or COUNTxDEVICE@UTILISATION; None is the devices here.
 
     DEVICE is a key of DEVICES or a peak in TFLOP/s: 64xv4, 8xh100@0.35, 8x2250.
 
     Raises:
-      ValueError: when it is not of that form.
+      ValueError: for a text of another form.
     """
     if text is None:
         kind = jax.devices()[0].device_kind
@@ -57,17 +57,17 @@ def target(text: str | None) -> Target:
     if not (planned.count and planned.peak and 0 < planned.utilisation <= 1):
         raise ValueError(
             f"--plan_for is {text!r}; expected COUNTxDEVICE, such as 8xh100, with DEVICE one of "
-            f"{', '.join(DEVICES)} or a peak in TFLOP/s, and @0.35 behind it where another "
-            f"fraction of the peak than 0.4 is reached{hint}"
+            f"{', '.join(DEVICES)} or a peak in TFLOP/s, and @0.35 after it for another fraction "
+            f"of the peak than 0.4{hint}"
         )
     return planned
 
 
 def _number(text: str) -> float:
-    """The number that a text is, 0 where it is none."""
+    """Returns the number in a text, or 0 if it is not a number."""
     return float(text) if re.fullmatch(r"\d*\.?\d+", text) else 0.0
 
 
 def hours(total: int | float, where: Target) -> float:
-    """Of so many FLOPs: total / (count peak utilisation)."""
+    """Returns the hours for `total` FLOPs: total / (count peak utilisation)."""
     return total / (where.count * where.peak * 1e12 * where.utilisation) / 3600

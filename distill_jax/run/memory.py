@@ -1,4 +1,4 @@
-"""Bytes that a traced function needs for intermediate results, estimated without compiling it."""
+"""Estimates the bytes of a traced function's intermediate results, without compilation."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,9 +10,9 @@ from jax.extend.core import Literal
 from distill_jax.run.flops import inner_jaxprs
 
 LOOPS = ("scan", "while")
-# Operations that rename or repeat what they are given, which takes no memory,
+# Operations that only rename or repeat their inputs, which takes no memory,
 VIEWS = {"broadcast_in_dim", "copy", "expand_dims", "iota", "reshape", "squeeze", "transpose"}
-# and those on single elements: compilers fuse each with the only operation that uses its result.
+# and elementwise operations, which compilers fuse with the only operation that uses their result.
 ELEMENTWISE = {"add", "add_any", "and", "convert_element_type", "cos", "div", "eq", "erf", "exp"}
 ELEMENTWISE |= {"ge", "gt", "integer_pow", "le", "log", "log1p", "logistic", "lt", "max", "min"}
 ELEMENTWISE |= {"mul", "ne", "neg", "not", "or", "pow", "rsqrt", "select_n", "sign", "sin", "sqrt"}
@@ -20,16 +20,16 @@ ELEMENTWISE |= {"square", "stop_gradient", "sub", "tanh"}
 
 
 def peak_bytes(jaxpr: Any) -> int:
-    """Returns the most bytes of results of a jaxpr that are alive at once, without its arguments.
+    """Returns the peak of the bytes of a jaxpr's live results, without its arguments.
 
     Operations run in the order of the trace, and each result lives until its last use. Compilers
-    reorder operations and compute some twice, so that a program may take less.
+    reorder operations and recompute some, so that a program may take less.
     """
     uses = Counter(var for eqn in jaxpr.eqns for var in _variables(eqn.invars))
     uses.update(_variables(jaxpr.outvars))
-    held: dict[Any, set] = {}  # Of each result, the arrays in memory that it is computed from.
-    last: dict[Any, int] = {}  # Of each array in memory, the operation of its last use.
-    made: list[list] = []  # By each operation, the arrays that it writes to memory.
+    held: dict[Any, set] = {}  # For each result, the arrays in memory that it is computed from.
+    last: dict[Any, int] = {}  # For each array in memory, the operation of its last use.
+    made: list[list] = []  # For each operation, the arrays that it writes to memory.
     for i, eqn in enumerate(jaxpr.eqns):
         sources = _sources(eqn.invars, held)
         last.update(dict.fromkeys(sources, i))
@@ -57,7 +57,7 @@ def peak_bytes(jaxpr: Any) -> int:
 
 
 def _sources(atoms: Iterable[Any], held: dict[Any, set]) -> set:
-    """Returns the arrays in memory that these are, or are computed from."""
+    """Returns the arrays in memory that hold these values, or that they are computed from."""
     return set().union(*(held.get(var, {var}) for var in _variables(atoms)))
 
 
