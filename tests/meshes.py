@@ -108,7 +108,7 @@ def rows():
 
 
 def gather():
-    """Weights of single and of stacked layers, cast before they are sent, and their gradients."""
+    """Checks gathered weights of single and stacked layers, cast first, and their gradients."""
     layout = make_layout({"data": 2, "fsdp": 4})
     rng = np.random.default_rng(0)
     tree = {"up": rng.standard_normal(SHAPE), "block[0:3]": rng.standard_normal((3, *SHAPE))}
@@ -127,7 +127,7 @@ def gather():
         np.testing.assert_array_equal(whole[name], rounded)
         assert gradient[name].sharding == split[name].sharding
         assert gradient[name].dtype == np.float32
-        # 2 x is rounded to bfloat16 on its way back through the cast.
+        # The gradient 2 x is rounded to bfloat16 in the backward pass of the cast.
         np.testing.assert_allclose(gradient[name], 2 * rounded.astype(np.float32), rtol=2**-8)
 
 

@@ -97,7 +97,7 @@ def test_a_transformer_split_over_fsdp_and_tensor_has_the_numbers_of_one_device(
     got = on_devices(4, "-c", COMPARE)
     assert any("fsdp" in spec and "tensor" in spec for spec in got["specs"])
     assert got["worst"] < 5e-6
-    # Weights of one block at a time are whole, not of all: gathered at once it was 0.9.
+    # Only the weights of one block are gathered at a time; with all of them it was 0.9.
     assert got["memory"][1] < 0.6 * got["memory"][0]
 
 

@@ -47,7 +47,7 @@ ATTENTIONS = {
 # Modules before the middle of a network of 3 blocks, and modules after it.
 AROUND_THE_MIDDLE = {
     "mlp": ("down_1", "down_2"),
-    "dit": (1, 2),  # Of block[0:3].
+    "dit": (1, 2),  # Layers of block[0:3].
     "unet": ("mid.block_2", "up_0.block_0"),
 }
 
@@ -327,7 +327,7 @@ def test_attention_is_softmax_of_products_on_every_device_with_every_kernel(kern
     np.testing.assert_allclose(attention(q, k, v, kernel), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_gpu_without_the_kernel_that_is_asked_for_is_one_message(monkeypatch):
+def test_a_gpu_without_the_requested_kernel_is_one_message(monkeypatch):
     class Gpu:
         compute_capability = "7.5"
 

@@ -1,4 +1,4 @@
-"""The bytes that a plan says an update needs, against sums by hand and the compiled program."""
+"""Tests of the estimated bytes of an update, against sums by hand and the compiled program."""
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,13 @@ def flip(x):
 
 def test_a_result_lives_until_its_last_use():
     assert peak(flip, X) == SIZE
-    # A result and what is computed of it.
+    # A result and the next one, which is computed from it.
     assert peak(lambda x: flip(flip(flip(x))), X) == 2 * SIZE
-    # The first result is needed to the end.
+    # The first result lives until the end.
     assert peak(lambda x: jnp.dot(y := flip(x), flip(flip(y))), X) == 3 * SIZE
 
 
-def test_what_only_renames_or_repeats_an_array_takes_nothing_and_keeps_it_alive():
+def test_views_take_no_memory_and_keep_their_array_alive():
     assert peak(lambda x: flip(flip(x).reshape(10, 100)).T, X) == 2 * SIZE
 
     def function(x):
@@ -39,17 +39,17 @@ def test_what_only_renames_or_repeats_an_array_takes_nothing_and_keeps_it_alive(
     assert peak(lambda x: flip(jnp.zeros(1000)), X) == SIZE
 
 
-def test_operations_on_single_elements_are_fused_with_the_one_that_uses_them():
+def test_elementwise_operations_are_fused_with_their_only_user():
     assert peak(lambda x: flip(jnp.sin(-flip(x))), X) == 2 * SIZE
-    # Used twice, so it is written to memory; the product is one number.
+    # The sine is used twice, so it is written to memory; the product is one number.
     assert peak(lambda x: jnp.dot(flip(y := jnp.sin(x)), y), X) == 2 * SIZE + 4
 
 
-def test_a_loop_takes_one_round_and_what_it_stacks():
+def test_a_loop_takes_one_round_and_its_stacked_results():
     def function(x):
         return jax.lax.scan(lambda c, _: (flip(flip(c)), c), x, length=7)
 
-    # The last carry and seven of them, and within a round two results.
+    # The last carry, seven stacked carries, and two results within a round.
     assert peak(function, X) == (1 + 7 + 2) * SIZE
 
 
@@ -59,7 +59,7 @@ def test_a_compiled_part_counts_once():
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_activations_of_a_transformer_are_those_of_the_compiled_gradient(remat):
-    """Their growth with the batch; XLA fuses and reorders, so the estimate is above it."""
+    """Compares the growth with the batch; XLA fuses and reorders, so the estimate is larger."""
     options = {"patch": 2, "width": 64, "blocks": 4, "heads": 2, "remat": remat}
     network = NETWORKS["dit"](image_spec((16, 16, 1), 3, 1), **options)
 
