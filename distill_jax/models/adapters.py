@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.models.sharded import Sharded, gathered, gathering
-from distill_jax.runtime.trees import by_name, is_stacked, name_of
+from distill_jax.runtime.trees import by_name, insert, is_stacked, name_of
 from distill_jax.typing import Tree
 
 Context = nn.module.InterceptorContext
@@ -46,7 +46,7 @@ def call(module: nn.Module, params: Tree | Adapted | Sharded, *args: Any, **opti
     pairs, full = _split(params)
     variables = {"params": full, "adapters": {}}
     for name, pair in pairs.items():
-        _insert(variables["adapters"], name, dict(zip(("lora_a", "lora_b"), pair, strict=True)))
+        insert(variables["adapters"], name, dict(zip(("lora_a", "lora_b"), pair, strict=True)))
 
     def layer(following: Callable, args: tuple, kwargs: dict, context: Context) -> Any:
         y, own = following(*args, **kwargs), context.module
@@ -131,14 +131,14 @@ def new_adapters(
     adapters: dict = {}
     for index, (name, leaf) in enumerate(leaves.items()):
         if not set(name.split("/")).isdisjoint(full):
-            _insert(adapters, name, leaf)
+            insert(adapters, name, leaf)
         elif rank <= largest.get(name, 0):
             layers, shape = leaf.shape[: is_stacked(name)], shapes[name]
             inputs, outputs = shape[: axes[name]], shape[axes[name] :]
             key_a = jax.random.fold_in(key, index)
             a = jax.random.normal(key_a, (*layers, *inputs, rank), leaf.dtype)
             b = jnp.zeros((*layers, rank, math.prod(outputs)), leaf.dtype)
-            _insert(adapters, name, {"lora_a": a / math.sqrt(math.prod(inputs)), "lora_b": b})
+            insert(adapters, name, {"lora_a": a / math.sqrt(math.prod(inputs)), "lora_b": b})
     return adapters
 
 
@@ -168,7 +168,7 @@ def _split(params: Adapted) -> tuple[dict[str, tuple[jax.Array, jax.Array]], Tre
     pairs = {name: (given.pop(f"{name}/lora_a"), given.pop(f"{name}/lora_b")) for name in kernels}
     full: dict = {}
     for name, leaf in {**by_name(params.weights), **given}.items():
-        _insert(full, name, leaf)
+        insert(full, name, leaf)
     return pairs, full
 
 
@@ -193,10 +193,3 @@ def _largest_rank(shape: tuple[int, ...], axes: int) -> int:
     """Returns the largest rank whose pair has fewer numbers than the kernel."""
     m, n = math.prod(shape[:axes]), math.prod(shape[axes:])
     return (m * n - 1) // (m + n)
-
-
-def _insert(tree: dict, name: str, leaf: Tree) -> None:
-    *parents, last = name.split("/")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-    tree[last] = leaf

@@ -35,6 +35,14 @@ def by_name(tree: Any) -> dict[str, Any]:
     return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def insert(tree: dict[str, Any], name: str, leaf: Any) -> None:
+    """Puts a leaf into nested dicts at its name, such as "block_0/query/kernel"."""
+    *parents, last = name.split("/")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[last] = leaf
+
+
 def by_module(params: Mapping[str, Any], most: int = 14) -> dict[str, int]:
     """Returns the number of parameters of each level of a network, the largest first.
 

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 
-from distill_jax.runtime.trees import by_name, name_of
+from distill_jax.runtime.trees import by_name, insert, is_stacked, layers_of, name_of
 from distill_jax.storage.weights import Stored
 from distill_jax.typing import Tree
 
@@ -47,11 +49,17 @@ def write(path: epath.Path, tree: Tree, options: ocp.options.AsyncOptions) -> No
 def read(path: epath.Path, like: Tree, advice: str) -> Tree:
     """Reads an undamaged checkpoint in the structure, dtypes and shardings of `like`.
 
+    Stacked layers may be single ones in the checkpoint, as earlier versions wrote them.
+
     Raises:
       ValueError: if an array does not fit; the message ends with `advice`.
     """
     handler = ocp.StandardCheckpointHandler()  # Orbax's managers would wait for each other.
     there, wanted = _shapes(handler.metadata(path).tree), _shapes(like)
+    if there.keys().isdisjoint(filter(is_stacked, wanted)) and any(map(is_stacked, wanted)):
+        singles = _single_layers(like)
+        if there.keys() == _shapes(singles).keys():
+            return _stack(read(path, singles, advice), like)
     for name in sorted(there.keys() | wanted.keys()):
         if there.get(name) != wanted.get(name):
             raise ValueError(
@@ -85,6 +93,34 @@ def as_stored(path: epath.Path, like: Tree, dtype: str | None = None) -> Tree:
         return leaf.update(dtype=np.dtype(kept))
 
     return jax.tree_util.tree_map_with_path(typed, like)
+
+
+def _single_layers(like: Tree) -> Tree:
+    """Returns nested dicts of the same arrays, in which every layer of a stack stands by itself."""
+    singles: dict = {}
+    for name, leaf in by_name(like).items():
+        if is_stacked(name):
+            split = leaf.sharding
+            if split is not None:
+                split = NamedSharding(split.mesh, PartitionSpec(*split.spec[1:]))
+            leaf = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=split)
+        for single in layers_of(name):
+            insert(singles, single, leaf)
+    return singles
+
+
+def _stack(singles: Tree, like: Tree) -> Tree:
+    """Returns arrays with the names and shardings of `like`, whose layers are single ones."""
+    found = by_name(singles)
+
+    def pick(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name = name_of(path)
+        layers = [found[single] for single in layers_of(name)]
+        if not is_stacked(name):
+            return layers[0]
+        return jax.jit(lambda *layers: jnp.stack(layers), out_shardings=leaf.sharding)(*layers)
+
+    return jax.tree_util.tree_map_with_path(pick, like)
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
