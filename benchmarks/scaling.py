@@ -53,7 +53,7 @@ def layout_of(axis, count):
     if _TOPOLOGY.value:
         from jax.experimental import topologies
 
-        devices = list(topologies.get_topology_desc(_TOPOLOGY.value, "tpu").devices)
+        devices = list(topologies.get_topology_desc(_TOPOLOGY.value, "tpu").devices)[:count]
     if len(devices) != count:
         raise ValueError(f"{_TOPOLOGY.value} has {len(devices)} devices, and {count} are asked for")
     return make_layout({axis: count}, devices)

@@ -4,6 +4,8 @@
       --config.batch_size=1
 """
 
+import pathlib
+
 from distill_jax.config import load_file
 
 DIT = dict(name="dit", patch=4, width=1024, blocks=24, heads=16, expand=4)
@@ -11,6 +13,7 @@ DIT = dict(name="dit", patch=4, width=1024, blocks=24, heads=16, expand=4)
 
 def get_config():
     """Returns imagenet64_guided with this network, in bfloat16 and with remat "full"."""
-    config = load_file("configs/imagenet64_guided.py").get_config("deterministic")
+    file = pathlib.Path(__file__).parent.parent / "configs" / "imagenet64_guided.py"
+    config = load_file(file).get_config("deterministic")
     config.model = type(config)({**DIT, "dtype": "bfloat16", "remat": "full"})
     return config

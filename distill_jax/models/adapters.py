@@ -63,7 +63,8 @@ def call(module: nn.Module, params: Tree | Adapted | Sharded, *args: Any, **opti
         change = jnp.dot(h, pair["lora_b"].astype(h.dtype), precision=precision)
         return y + change.reshape(y.shape)
 
-    with nn.intercept_methods(layer), gathering(layout):  # The last one is the innermost.
+    # The last one is the innermost. Frozen weights have no gradients to sum in turn.
+    with nn.intercept_methods(layer), gathering(layout):
         return module.apply(variables, *args, **options)
 
 

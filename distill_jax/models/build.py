@@ -15,6 +15,7 @@ from distill_jax.diffusion.spec import DataSpec, Spec
 from distill_jax.models import NETWORKS
 from distill_jax.models.adapters import new_adapters
 from distill_jax.runtime.registry import EVERYTHING, build, check_allowed, lookup
+from distill_jax.runtime.trees import is_vector, name_of
 from distill_jax.typing import Tree
 
 
@@ -122,7 +123,11 @@ def rounded(params: Tree, dtype: str) -> Tree:
 @functools.partial(jax.jit, static_argnames="dtype")
 def _rounded(params: Tree, dtype: str) -> Tree:
     """Casts kernels to the dtype; vectors stay."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
+
+    def kept(path: tuple, leaf: jax.Array) -> jax.Array:
+        return leaf if is_vector(name_of(path), leaf) else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(kept, params)
 
 
 def as_tuples(spec: Any) -> Any:

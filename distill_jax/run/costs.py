@@ -285,8 +285,8 @@ def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
     """Compiles each update of a run once, and returns a table of XLA's memory per device.
 
     Of a phase with several programs it compiles the last one, which has the largest images. The
-    table compares the counted FLOPs with XLA's count, which includes elementwise operations and, on
-    GPUs, lacks library calls.
+    table compares the counted FLOPs with XLA's count, which includes elementwise operations, counts
+    the body of a loop once and, on GPUs, lacks library calls.
     """
     stages, rows, sizes = {stage.name: stage for stage in run.stages}, [], {}
     for names, first, cost in _programs(costs):

@@ -81,7 +81,7 @@ def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def _underscored(argument: str) -> str:
-    """Returns --source-label=3 as --source_label=3: absl only knows the second spelling."""
+    """Returns a flag with underscores in its name, as absl requires: --source_label=3."""
     name, separator, value = argument.partition("=")
     if not name.startswith("--"):
         return argument

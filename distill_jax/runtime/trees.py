@@ -22,12 +22,34 @@ def is_stacked(name: str) -> bool:
     return STACK.search(name) is not None
 
 
+def is_vector(name: str, leaf: Any) -> bool:
+    """Returns whether a leaf has at most one axis, beside the axis of layers of a stack."""
+    return leaf.ndim - is_stacked(name) <= 1
+
+
 def layers_of(name: str) -> list[str]:
     """Returns the names of single layers: block_0/qkv to block_11/qkv for block[0:12]/qkv."""
     found = STACK.search(name)
     if found is None:
         return [name]
     return [STACK.sub(f"_{layer}", name, count=1) for layer in range(*map(int, found.groups()))]
+
+
+def stack_layers(tree: Any, like: Any, stack: Callable[[list, Any], Any]) -> Any:
+    """Returns the leaves of a tree of single layers in the structure of `like`, which has stacks.
+
+    Args:
+      tree: nested dicts, whose names are those of layers_of.
+      like: nested dicts of the same leaves, some of which are stacked.
+      stack: maps the leaves of the layers and the leaf of `like` to one leaf.
+    """
+    found = by_name(tree)
+
+    def pick(path: tuple, leaf: Any) -> Any:
+        layers = [found[layer] for layer in layers_of(name_of(path))]
+        return stack(layers, leaf) if is_stacked(name_of(path)) else layers[0]
+
+    return jax.tree_util.tree_map_with_path(pick, like)
 
 
 def by_name(tree: Any) -> dict[str, Any]:

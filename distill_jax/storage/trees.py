@@ -10,7 +10,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from distill_jax.runtime.trees import by_name, insert, is_stacked, layers_of, name_of
+from distill_jax.runtime.trees import (
+    by_name,
+    insert,
+    is_stacked,
+    is_vector,
+    layers_of,
+    name_of,
+    stack_layers,
+)
 from distill_jax.storage.weights import Stored
 from distill_jax.typing import Tree
 
@@ -59,7 +67,7 @@ def read(path: epath.Path, like: Tree, advice: str) -> Tree:
     if there.keys().isdisjoint(filter(is_stacked, wanted)) and any(map(is_stacked, wanted)):
         singles = _single_layers(like)
         if there.keys() == _shapes(singles).keys():
-            return _stack(read(path, singles, advice), like)
+            return stack_layers(read(path, singles, advice), like, _stacked)
     for name in sorted(there.keys() | wanted.keys()):
         if there.get(name) != wanted.get(name):
             raise ValueError(
@@ -89,7 +97,9 @@ def as_stored(path: epath.Path, like: Tree, dtype: str | None = None) -> Tree:
         ) from error
 
     def typed(keys: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        kept = dtype if dtype and leaf.ndim > 1 else there.get(name_of(keys), leaf).dtype
+        name = name_of(keys)
+        stored = there.get(name, there.get(layers_of(name)[0], leaf))  # Of a stack, one layer.
+        kept = dtype if dtype and not is_vector(name, leaf) else stored.dtype
         return leaf.update(dtype=np.dtype(kept))
 
     return jax.tree_util.tree_map_with_path(typed, like)
@@ -109,18 +119,9 @@ def _single_layers(like: Tree) -> Tree:
     return singles
 
 
-def _stack(singles: Tree, like: Tree) -> Tree:
-    """Returns arrays with the names and shardings of `like`, whose layers are single ones."""
-    found = by_name(singles)
-
-    def pick(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        name = name_of(path)
-        layers = [found[single] for single in layers_of(name)]
-        if not is_stacked(name):
-            return layers[0]
-        return jax.jit(lambda *layers: jnp.stack(layers), out_shardings=leaf.sharding)(*layers)
-
-    return jax.tree_util.tree_map_with_path(pick, like)
+def _stacked(layers: list[jax.Array], like: jax.ShapeDtypeStruct) -> jax.Array:
+    """Returns the arrays of single layers as one array, with the sharding of `like`."""
+    return jax.jit(lambda *layers: jnp.stack(layers), out_shardings=like.sharding)(*layers)
 
 
 def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:

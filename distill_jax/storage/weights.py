@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from distill_jax.runtime.trees import by_name, is_stacked, layers_of, name_of
 from distill_jax.typing import Tree
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
@@ -71,28 +70,14 @@ def of_array(array: np.ndarray) -> Stored:
     return Stored(array.shape, dtype, lambda index: array[index].astype(dtype, copy=False))
 
 
-def stacked(tree: Tree, like: Tree) -> Tree:
-    """Returns the leaves in the structure of `like`, with layers stacked where it has stacks.
+def stacked(layers: list[Stored], _: Any) -> Stored:
+    """Returns equal leaves of single layers as one leaf, for trees.stack_layers."""
 
-    Args:
-      tree: nested dicts of Stored, whose names are those of trees.layers_of.
-      like: nested dicts of the same leaves, some of which are stacked.
-    """
-    found = by_name(tree)
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        chosen = layers[index[0]] if index else layers
+        return np.stack([layer.read(index[1:]) for layer in chosen])
 
-    def pick(path: tuple, _: Any) -> Stored:
-        name = name_of(path)
-        layers = [found[layer] for layer in layers_of(name)]
-        if not is_stacked(name):
-            return layers[0]
-
-        def read(index: tuple[slice, ...]) -> np.ndarray:
-            chosen = layers[index[0]] if index else layers
-            return np.stack([layer.read(index[1:]) for layer in chosen])
-
-        return Stored((len(layers), *layers[0].shape), layers[0].dtype, read)
-
-    return jax.tree_util.tree_map_with_path(pick, like)
+    return Stored((len(layers), *layers[0].shape), layers[0].dtype, read)
 
 
 def mapped(path: epath.PathLike) -> np.ndarray:

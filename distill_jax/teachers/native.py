@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from distill_jax.runtime.trees import by_name, is_stacked, layers_of
+from distill_jax.runtime.trees import by_name, is_stacked, layers_of, stack_layers
 from distill_jax.storage import safetensors
 from distill_jax.storage.weights import stacked
 from distill_jax.teachers.base import Imported, configured
@@ -37,7 +37,7 @@ def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
         )
     imported = Imported({}, **configured(config))
     state, ours = safetensors.read(path), imported.expected_params()
-    return imported._replace(params=stacked(take(state, leaves(ours)), ours))
+    return imported._replace(params=stack_layers(take(state, leaves(ours)), ours, stacked))
 
 
 def leaves(params: Tree) -> Iterator[tuple[Path, Leaf]]:
