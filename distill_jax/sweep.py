@@ -27,7 +27,14 @@ from distill_jax.run.caching import keep_programs
 from distill_jax.run.validation import changes, flat, kept
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
-from distill_jax.runtime.files import absolute, append, default_workdir, read_lines, replace
+from distill_jax.runtime.files import (
+    absolute,
+    append,
+    default_workdir,
+    read_json,
+    read_lines,
+    replace,
+)
 from distill_jax.runtime.preemption import StopFlag
 from distill_jax.training.loop import DivergedError, StoppedError
 
@@ -135,7 +142,7 @@ def _measure(config: ConfigDict, workdir: epath.Path, name: str, stop: Callable[
         return {"diverged": str(error.__cause__)}
     data, settings = config.data.to_dict(), config.evaluate.to_dict()
     compare.write_report(directory, data, settings, stop, parts=run.parts, allow=run.allow)
-    content = json.loads((directory / "report.json").read_text())
+    content = read_json(directory / "report.json")
     measured = {}
     for row in content["rows"]:
         column = f"{row['sampler']}, N = {row['num_steps']}, w = {row['w']:g}"

@@ -13,7 +13,7 @@ from etils import epath
 from distill_jax.evaluation import report
 from distill_jax.evaluation.protocols import Evaluator, Row, make_evaluator
 from distill_jax.runtime import distributed, logging
-from distill_jax.runtime.files import write_json
+from distill_jax.runtime.files import read_json, write_json
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.batched import Draw
 from distill_jax.sampling.loading import describe, read
@@ -251,7 +251,7 @@ def write_report(
 def _rows(path: epath.Path, made_of: Mapping[str, Any]) -> list[Row] | None:
     """Returns the rows in a file; None if it is missing, or of other networks or settings."""
     with contextlib.suppress(FileNotFoundError, KeyError, ValueError):
-        content = json.loads(path.read_text())
+        content = read_json(path)
         return content["rows"] if content["made_of"] == made_of else None
     return None
 

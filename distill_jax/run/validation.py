@@ -8,7 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from distill_jax.runtime import distributed, logging
-from distill_jax.runtime.files import write_json
+from distill_jax.runtime.files import read_json, write_json
 from distill_jax.runtime.options import Rule, check, choice, number, whole
 from distill_jax.runtime.registry import suggestion
 
@@ -119,7 +119,7 @@ def claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
     path = workdir / "config.json"
     new = json.loads(config.to_json())
     if path.exists():
-        both = (flat(kept(tree)) for tree in (json.loads(path.read_text()), new))
+        both = (flat(kept(tree)) for tree in (read_json(path), new))
         lines = [f"  {line}" for line in changes(*both)]
         if lines and not force:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from etils import epath
 
 from distill_jax.runtime import distributed
+
+MAX_JSON = 2**24  # Bytes of a JSON file; its objects can take 30 times as much memory.
+MAX_DEPTH = 64  # Nesting of the objects and lists in a JSON file.
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -40,6 +44,70 @@ def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file atomically, from the first process only."""
     if distributed.first():
         replace(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_bytes(path: epath.PathLike, limit: int) -> bytes:
+    """Reads a file of at most `limit` bytes.
+
+    Raises:
+      FileNotFoundError: if there is no file.
+      ValueError: for a larger file, and for a folder, pipe or device, which may have no end.
+    """
+    path = epath.Path(path)
+    if "://" not in str(path) and os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is no regular file; expected a file with content")
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{path} has more than {limit:,} bytes, which is too long for what it is")
+    return content
+
+
+def read_json(path: epath.PathLike, limit: int = MAX_JSON, kind: type = dict) -> Any:
+    """Reads a JSON file, which may be damaged or come from anywhere.
+
+    Args:
+      path: path of the file.
+      limit: largest number of bytes.
+      kind: type of the content, dict or list.
+
+    Raises:
+      FileNotFoundError: if there is no file.
+      ValueError: for a file that read_bytes refuses, invalid JSON, a content of another kind, more
+        than MAX_DEPTH levels, integers beyond 64 bits, and text with NUL or half a surrogate pair.
+    """
+    content = read_bytes(path, limit)
+    try:
+        found = json.loads(content, parse_int=_int64)
+        _check_parts(found)
+    except (RecursionError, ValueError) as error:
+        cause = "too many levels" if isinstance(error, RecursionError) else str(error)
+        raise ValueError(f"{path} is no readable JSON ({cause:.200})") from error
+    if not isinstance(found, kind):
+        raise ValueError(f"{path} holds a {type(found).__name__}; expected a {kind.__name__}")
+    return found
+
+
+def _int64(text: str) -> int:
+    """Returns the integer; raises ValueError if it has more than 64 bits."""
+    if len(text) > 20 or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"the integer {text:.24} has more than 64 bits")
+    return int(text)
+
+
+def _check_parts(part: Any, depth: int = 0) -> None:
+    """Raises ValueError for more than MAX_DEPTH levels, NUL, and text that has no UTF-8."""
+    if isinstance(part, str) and b"\0" in part.encode():
+        raise ValueError(f"NUL in {ascii(part):.100}")
+    if depth > MAX_DEPTH:
+        raise ValueError(f"more than {MAX_DEPTH} levels")
+    if isinstance(part, dict):
+        for key in part:
+            _check_parts(key, depth + 1)
+        part = list(part.values())
+    if isinstance(part, list):
+        for entry in part:
+            _check_parts(entry, depth + 1)
 
 
 def append(path: epath.Path, text: str) -> None:

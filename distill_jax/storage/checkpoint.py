@@ -12,7 +12,6 @@ With several processes, all of them call every function in this file. Each proce
 its own shards of the arrays; only the first process does the rest.
 """
 
-import json
 import re
 import zlib
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from typing import Any
 from etils import epath
 
 from distill_jax.runtime import distributed
-from distill_jax.runtime.files import absolute, write_json
+from distill_jax.runtime.files import absolute, read_json, write_json
 from distill_jax.storage import checksums, trees
 from distill_jax.storage.writing import guarded, in_background, set_aside, unnamed
 from distill_jax.typing import Tree
@@ -91,12 +90,10 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
             "stage or its final/ directory of a run that got that far"
         )
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
     except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged: {error}; move {path.parent} away and run the stage again"
-        ) from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+        raise ValueError(f"{error}; {_again(path.parent)}") from error
+    if type(manifest.get("format")) is not int:
         raise ValueError(f"{path} is no manifest of distill_jax: it has no format number")
     checksums.check_format(path, manifest["format"])
     if not checksums.is_intact(manifest):

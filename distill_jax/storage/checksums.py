@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from distill_jax.runtime.files import write_json
+from distill_jax.runtime.files import read_json, write_json
 
 FORMAT = 3  # Format number of listings and manifests.
 FILE = "checksums.json"
@@ -38,10 +38,10 @@ def read(directory: epath.Path) -> dict[str, Any]:
       ValueError: if a newer version wrote it.
     """
     try:
-        content = json.loads((directory / FILE).read_text())
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
+        content = read_json(directory / FILE)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
-    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+    if type(content.get("format")) is not int:
         return {}
     check_format(directory / FILE, content["format"])
     return content if is_intact(content) else {}

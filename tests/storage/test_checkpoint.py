@@ -192,7 +192,7 @@ def test_a_manifest_changed_by_hand_is_read_without_its_checksum(final):
     ("content", "message"),
     [
         (None, "is not a finished network"),
-        ("{", "is damaged"),
+        ("{", "is no readable JSON .*; move"),
         ("{}", "no format number"),
         (json.dumps({"format": checksums.FORMAT + 1}), "install a newer one"),
     ],
