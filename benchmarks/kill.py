@@ -61,7 +61,7 @@ class Command:
       workdir: of the run; the logs lie beside it.
       flags: of the command.
       processes: how many; several have two devices each.
-      cache: the directory of the compilation cache, None for the workdir's own.
+      cache: the directory of the compilation cache, None for the user's.
       patience: seconds that the others have after one was killed.
     """
 

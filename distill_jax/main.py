@@ -68,7 +68,7 @@ def main() -> int:
     if _PLAN.value != "false" or _PLAN_FOR.value:
         return _show_costs(run, where)
     workdir.mkdir(parents=True, exist_ok=True)
-    keep_programs(workdir)
+    keep_programs()
     stop = StopFlag().install()
     try:
         ideal = _ideal_seconds(run, where)

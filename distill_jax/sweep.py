@@ -157,7 +157,7 @@ def main(path: str) -> int:
     configs = load_sweep(path)
     workdir = absolute(flags.FLAGS.workdir or default_workdir(path))
     workdir.mkdir(parents=True, exist_ok=True)
-    keep_programs(workdir)
+    keep_programs()
     stop = StopFlag().install()
     try:
         rows = run_sweep(configs, workdir, stop)

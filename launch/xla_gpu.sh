@@ -16,8 +16,8 @@ flags=(
   --xla_gpu_all_reduce_combine_threshold_bytes=134217728
 )
 if [ "${DETERMINISTIC:-0}" = 1 ]; then
-  # https://openxla.org/xla/determinism. The compilation cache of the workdir stores the kernels that
-  # XLA chose by timing, so a restart uses the same ones.
+  # https://openxla.org/xla/determinism. The compilation cache stores the kernels that XLA chose by
+  # timing, so a restart with the same cache uses the same ones.
   flags+=(--xla_gpu_exclude_nondeterministic_ops=true)
 fi
 for flag in "${flags[@]}"; do

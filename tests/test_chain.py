@@ -203,7 +203,7 @@ def test_a_chain_without_guidance_is_halved_and_reported(tmp_path):
 
 def test_a_report_that_was_stopped_goes_on_where_it_was(chain, tmp_path):
     workdir = epath.Path(tmp_path / "digits")
-    shutil.copytree(chain, workdir, ignore=shutil.ignore_patterns("states", "compilation_cache"))
+    shutil.copytree(chain, workdir, ignore=shutil.ignore_patterns("states"))
     (workdir / "report.json").unlink()
     settings, polls = smoke_config().evaluate.to_dict(), iter([False] * 8 + [True])
     with pytest.raises(InterruptedError, match="stopped while measuring"):

@@ -152,6 +152,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_from_there(tmp_path):
     flags = f"--config={tmp_path / 'chain.py'} --workdir={tmp_path} --config.model.width=64"
     command = f"ulimit -f 40; exec {sys.executable} -m distill_jax.main {flags}"
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
     done = subprocess.run(["bash", "-c", command], **options)
     assert done.returncode == 1
