@@ -32,7 +32,6 @@ from distill_jax.runtime.files import (
     append,
     default_workdir,
     read_json,
-    read_lines,
     replace,
 )
 from distill_jax.runtime.preemption import StopFlag
@@ -92,8 +91,8 @@ def run_sweep(
 
 
 def _read_rows(path: epath.Path) -> dict[str, Row]:
-    """Returns the rows in a file by name, and removes an incomplete last line from the file."""
-    rows = list(read_lines(path))
+    """Returns the rows in a file by name, and removes damaged lines from the file."""
+    rows = logging.read_lines(path, run=str, config=dict)
     replace(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
     return {row["run"]: row for row in rows}
 

@@ -248,7 +248,7 @@ def disturbed(chain, tmp_path_factory):
         (signal.SIGINT, "s00_teacher/scalars.jsonl"),
         (signal.SIGKILL, "s01_guided/states/*.orbax-checkpoint-tmp"),
         (signal.SIGTERM, "s02_n0032/states/3"),
-        (signal.SIGKILL, "s04_n0008/final/params*"),
+        (signal.SIGKILL, "s04_n0008/final.partial/params*"),
     ):
         with open(workdir.parent / f"log{len(codes)}", "w") as log:
             command = [*COMMAND, f"--workdir={workdir}"]

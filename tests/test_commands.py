@@ -162,7 +162,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_from_there(tmp_path):
     assert len(messages) == 1, done.stderr
     assert "cannot write" in messages[0]
     assert "File too large" in messages[0]
-    assert "run the same command again" in messages[0]
+    assert "start the same command again" in messages[0]
     assert not (tmp_path / "s00_teacher" / "final" / "manifest.json").exists()
     code, _, stderr = run("main", *flags.split())
     assert code == 0, stderr

@@ -1,6 +1,5 @@
 """Measures finished networks against the data and the teacher."""
 
-import contextlib
 import functools
 import json
 import math
@@ -19,6 +18,17 @@ from distill_jax.sampling.batched import Draw
 from distill_jax.sampling.loading import describe, read
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
+
+# Keys of every row, and the types of their values.
+ROW = (
+    ("role", str),
+    ("sampler", str),
+    ("stage", str),
+    ("num_steps", int),
+    ("w", float),
+    ("calls", int),
+    ("seconds_per_image", float),
+)
 
 
 class Entry(NamedTuple):
@@ -249,11 +259,26 @@ def write_report(
 
 
 def _rows(path: epath.Path, made_of: Mapping[str, Any]) -> list[Row] | None:
-    """Returns the rows in a file; None if it is missing, or of other networks or settings."""
-    with contextlib.suppress(FileNotFoundError, KeyError, ValueError):
+    """Returns the rows in a file; None if it is missing, or of other networks or settings.
+
+    A damaged file is set aside.
+    """
+    if not path.exists():
+        return None
+    try:
         content = read_json(path)
-        return content["rows"] if content["made_of"] == made_of else None
+    except ValueError:
+        content = {}
+    rows = content.get("rows")
+    if isinstance(content.get("made_of"), dict) and isinstance(rows, list) and all(map(_ok, rows)):
+        return rows if content["made_of"] == made_of else None
+    logging.set_damaged_aside(path, "no rows of a report")
     return None
+
+
+def _ok(row: Any) -> bool:
+    """Returns whether a row that was read has what every row has."""
+    return isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in ROW)
 
 
 def _record(

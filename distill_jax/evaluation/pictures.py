@@ -17,6 +17,12 @@ from distill_jax.runtime.files import replace
 from distill_jax.sampling.student import Student
 
 
+def is_whole(path: epath.Path) -> bool:
+    """Returns whether a file begins and ends as a PNG does."""
+    content = path.read_bytes() if path.exists() else b""
+    return content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82")
+
+
 def save_grid(path: epath.Path, x: np.ndarray, columns: int, side: int = 48) -> None:
     """Writes images (n, h, w, c), c 1 or 3, as a PNG with `columns` per row.
 

@@ -1,5 +1,6 @@
 """The report of a chain: quality against steps, as JSON, Markdown and a figure."""
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ from etils import epath
 
 from distill_jax.evaluation import figures
 from distill_jax.runtime import logging
-from distill_jax.runtime.files import write_json
+from distill_jax.runtime.files import replace, write_json
 
 Row = dict[str, Any]
 # Definition of an evaluator's distance, by kind; {0} is its name, {1} the number of samples.
@@ -89,9 +90,10 @@ def write(workdir: epath.Path, content: dict[str, Any]) -> None:
       workdir: workdir of the run.
       content: summary of the evaluator, "rows" and "made_of".
     """
-    with (workdir / "report.png").open("wb") as file:
-        figures.quality(content).savefig(file, dpi=110)
-    (workdir / "report.md").write_text(_text(workdir, content))
+    picture = io.BytesIO()
+    figures.quality(content).savefig(picture, dpi=110, format="png")
+    replace(workdir / "report.png", picture.getvalue())
+    replace(workdir / "report.md", _text(workdir, content).encode())
     write_json(workdir / "report.json", content)
 
 

@@ -65,6 +65,8 @@ def draw_grids(planned: Run, stop: Callable[[], bool]) -> None:
         if stop():
             raise InterruptedError("stopped while drawing grids")
         grid = stage.directory / "grid.png"
-        if not distributed.broadcast_from_first(grid.exists()):
+        if not distributed.broadcast_from_first(pictures.is_whole(grid)):
+            if distributed.first() and grid.exists():
+                logging.set_damaged_aside(grid, "no whole picture")
             student = load(stage.directory, planned.layout, planned.parts, planned.allow)
             pictures.draw(student, grid, planned.config.evaluate.w, planned.dataset)

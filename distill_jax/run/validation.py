@@ -118,8 +118,9 @@ def claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
     """Writes config.json, or checks the existing one against the config."""
     path = workdir / "config.json"
     new = json.loads(config.to_json())
-    if path.exists():
-        both = (flat(kept(tree)) for tree in (read_json(path), new))
+    there = _read_config(path, force)
+    if there is not None:
+        both = (flat(kept(tree)) for tree in (there, new))
         lines = [f"  {line}" for line in changes(*both)]
         if lines and not force:
             raise ValueError(
@@ -133,6 +134,22 @@ def claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
     if distributed.first():
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, new)
+
+
+def _read_config(path: epath.Path, force: bool) -> dict[str, Any] | None:
+    """Returns the config of a workdir; None without one, or with `force` for a damaged one."""
+    if not path.exists():
+        return None
+    try:
+        return read_json(path)
+    except ValueError as error:
+        if not force:
+            raise ValueError(
+                f"{error}; it says which config the run in {path.parent} is of: put a copy of it "
+                "there, or go on with --resume=force if you are sure that your config is the same"
+            ) from error
+        logging.set_damaged_aside(path, "it cannot be read")
+        return None
 
 
 def kept(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """Files on a local disk or in a bucket: paths, atomic writes, JSON and JSONL."""
 
-import contextlib
+import errno
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
 from distill_jax.runtime import distributed
 
+PARTIAL = ".partial"  # End of the name of what is being written; a rename gives it its own.
 MAX_JSON = 2**24  # Bytes of a JSON file; its objects can take 30 times as much memory.
 MAX_DEPTH = 64  # Nesting of the objects and lists in a JSON file.
 
@@ -27,17 +29,40 @@ def default_workdir(file: str) -> str:
     return f"runs/{pathlib.Path(path).stem}{'_' + size if size else ''}"
 
 
+def flush(path: epath.PathLike) -> None:
+    """Waits until a local file, or the names in a local directory, are on the disk."""
+    if "://" in str(path):
+        return
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # Some mounts flush no directory.
+            raise
+    finally:
+        os.close(file)
+
+
 def replace(path: epath.Path, content: bytes) -> None:
-    """Writes a file atomically: a kill leaves the old file or the new one.
+    """Writes a file atomically: a kill or a power cut leaves the old file or the new one.
 
     Writes to a bucket are atomic already, and a rename there would be a copy.
     """
     if "://" in str(path):
         path.write_bytes(content)
         return
-    partial = path.parent / f"{path.name}.partial"
+    partial = path.parent / f"{path.name}{PARTIAL}"
     partial.write_bytes(content)
+    flush(partial)
     partial.replace(path)
+    flush(path.parent)
+
+
+def set_aside(path: epath.Path, name: epath.Path) -> epath.Path:
+    """Renames a file or directory to `name`, or name_1, name_2, ..., and returns the new path."""
+    others = (name.parent / f"{name.name}_{n}" for n in itertools.count(1))
+    free = next(path for path in itertools.chain([name], others) if not path.exists())
+    return path.rename(free)
 
 
 def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
@@ -111,16 +136,10 @@ def _check_parts(part: Any, depth: int = 0) -> None:
 
 
 def append(path: epath.Path, text: str) -> None:
-    """Appends text to a file; buckets cannot append, so the whole file is written again there."""
+    """Appends text to a file and flushes it; in buckets, which cannot append, it is rewritten."""
     if "://" in str(path):
         path.write_text((path.read_text() if path.exists() else "") + text)
         return
     with path.open("a") as file:
         file.write(text)
-
-
-def read_lines(path: epath.Path) -> Iterator[Any]:
-    """Yields the complete lines of a JSONL file, if it exists; a kill may truncate the last."""
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            yield json.loads(line)
+    flush(path)

@@ -14,7 +14,9 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from distill_jax.runtime import distributed
-from distill_jax.runtime.files import append, read_lines, replace
+from distill_jax.runtime.files import append, replace, set_aside
+
+MAX_LINE = 2**20  # Bytes of a line in a JSONL file.
 
 
 def say(text: str) -> None:
@@ -22,6 +24,43 @@ def say(text: str) -> None:
     if distributed.first():
         tqdm.write(text)
         sys.stdout.flush()  # Users read the log file during the run.
+
+
+def set_damaged_aside(path: epath.Path, fault: str) -> None:
+    """Renames a damaged file or directory to NAME.damaged, from process 0 only, and says so."""
+    if distributed.first():
+        aside = set_aside(path, path.parent / f"{path.name}.damaged")
+        say(f"{path}: damaged ({fault}); kept as {aside.name}")
+
+
+def read_lines(path: epath.Path, **fields: type) -> list[dict[str, Any]]:
+    """Returns the objects with these fields in a JSONL file; [] if there is no file.
+
+    A kill may cut the last line. A file with any other damage is set aside, and said; what can be
+    read of it is returned.
+
+    Args:
+      path: path of the file.
+      **fields: type of every field that a line needs.
+    """
+    found, damaged, number = [], "", 0
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        while line := file.readline(MAX_LINE):
+            number += 1
+            content = None
+            with contextlib.suppress(ValueError, RecursionError):
+                content = json.loads(line)
+            if isinstance(content, dict) and all(
+                isinstance(content.get(name), kind) for name, kind in fields.items()
+            ):
+                found.append(content)
+            elif line.endswith(b"\n") or len(line) == MAX_LINE:
+                damaged = damaged or f"line {number}"
+    if damaged:
+        set_damaged_aside(path, damaged)
+    return found
 
 
 def counted(num: int, noun: str) -> str:
@@ -87,7 +126,8 @@ class StageLog:
         self._events: SummaryWriter | None = None
         if distributed.first():
             self._lines = directory / "scalars.jsonl"
-            kept = [line for line in read_lines(self._lines) if line["step"] <= start]
+            lines = read_lines(self._lines, step=int)
+            kept = [line for line in lines if line["step"] <= start]
             replace(self._lines, "".join(json.dumps(line) + "\n" for line in kept).encode())
             self._events = SummaryWriter(str(directory), purge_step=start + 1)
 
@@ -143,7 +183,8 @@ def compilations(path: epath.Path) -> Iterator[None]:
     def listen(event: str, duration_secs: float, **details: Any) -> None:
         if listening and event.endswith("backend_compile_duration"):
             line = {"function": details.get("fun_name", ""), "seconds": round(duration_secs, 3)}
-            append(path, json.dumps(line) + "\n")
+            with contextlib.suppress(OSError):  # A run needs no list of its programs.
+                append(path, json.dumps(line) + "\n")
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

@@ -3,7 +3,8 @@
     STAGE/states/STEP/       whole training states, written in the background, the newest few
     STAGE/final/params/      the finished network's parameters
     STAGE/final/fake/        the fake network's parameters, for stages that keep it
-    STAGE/final/manifest.json  written last: a final/ with a manifest is complete
+    STAGE/final/manifest.json  a final/ with a manifest is complete
+    STAGE/final.partial/     a final/ that is being written
 
 Every file of a checkpoint is listed with its size and checksum before the checkpoint counts as
 written. Otherwise a flipped byte in the middle of an array would restore as a wrong number.
@@ -13,6 +14,7 @@ its own shards of the arrays; only the first process does the rest.
 """
 
 import re
+import shutil
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -20,9 +22,16 @@ from typing import Any
 from etils import epath
 
 from distill_jax.runtime import distributed
-from distill_jax.runtime.files import absolute, read_json, write_json
+from distill_jax.runtime.files import (
+    PARTIAL,
+    absolute,
+    flush,
+    read_json,
+    set_aside,
+    write_json,
+)
 from distill_jax.storage import checksums, trees
-from distill_jax.storage.writing import guarded, in_background, set_aside, unnamed
+from distill_jax.storage.writing import guarded, in_background, unnamed
 from distill_jax.typing import Tree
 
 # Folders of a final/ -> the manifest's keys for their fingerprints.
@@ -35,29 +44,63 @@ def save_final(
     manifest: Mapping[str, Any],
     fake: Tree | None = None,
 ) -> None:
-    """Writes final/: first the parameters, then the manifest, which makes it complete.
+    """Writes final/ beside its place, flushes it to the disk, and renames it as a whole.
+
+    A kill, a full disk or a power cut leaves no final/ or all of it. Buckets cannot rename, so
+    there the manifest is written last and makes it complete.
 
     Args:
       directory: the final/ directory.
       params: parameters of the finished network; leaves of type Stored are read one at a time.
       manifest: content of the manifest.
       fake: parameters of the fake network, or None.
+
+    Raises:
+      FileExistsError: if a finished network is there already.
     """
     directory = absolute(directory)
     networks = {"params": params} if fake is None else {"params": params, "fake": fake}
-    with guarded(directory):
-        for name, tree in networks.items():
-            _save_tree(directory / name, tree, manifest.get("stage"))
-        if distributed.first():
-            found = {FINGERPRINTS[name]: fingerprint(directory, name) for name in networks}
-            content = {"format": checksums.FORMAT, **manifest, **found}
-            write_json(directory / "manifest.json", checksums.with_checksum(content))
+    if distributed.broadcast_from_first((directory / "manifest.json").exists()):
+        raise FileExistsError(f"{directory} is finished already; it stays as it is")
+    bucket = "://" in str(directory)
+    partial = directory if bucket else directory.parent / f"{directory.name}{PARTIAL}"
+    if distributed.first() and not bucket:
+        _remove(partial)
+    distributed.barrier("no partial final")
+    try:
+        with guarded(directory):
+            for name, tree in networks.items():
+                _save_tree(partial / name, tree, manifest.get("stage"))
+            if distributed.first():
+                found = {FINGERPRINTS[name]: fingerprint(partial, name) for name in networks}
+                content = {"format": checksums.FORMAT, **manifest, **found}
+                write_json(partial / "manifest.json", checksums.with_checksum(content))
+                if not bucket:
+                    _put_in_place(partial, directory)
+    finally:
+        if distributed.first() and not bucket:
+            _remove(partial)
     distributed.barrier("final written")
+
+
+def _remove(partial: epath.Path) -> None:
+    """Removes what an earlier or failed write of a final/ left."""
+    if partial.exists():
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put_in_place(partial: epath.Path, directory: epath.Path) -> None:
+    """Renames a complete final/, and flushes its name and the names of the folders above it."""
+    if directory.exists():  # Its manifest was lost, or never written.
+        set_aside(directory, directory.parent / f"{directory.name}_without_manifest")
+    partial.rename(directory)
+    for folder in (directory.parent, directory.parent.parent):
+        flush(folder)
 
 
 def _save_tree(path: epath.Path, tree: Tree, stage: str | None) -> None:
     """Writes one tree of arrays of a final/, with its checksums."""
-    if distributed.first() and path.exists():  # The manifest was lost, or never written.
+    if distributed.first() and path.exists():  # In a bucket, of a run that was killed here.
         set_aside(path, path.parent / f"{path.name}_without_manifest")
     distributed.barrier("final set aside")
     options = in_background(lambda: checksums.write(unnamed(path), stage))

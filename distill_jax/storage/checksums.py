@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from distill_jax.runtime.files import read_json, write_json
+from distill_jax.runtime.files import flush, read_json, write_json
 
 FORMAT = 3  # Format number of listings and manifests.
 FILE = "checksums.json"
@@ -20,10 +20,12 @@ UNLISTED = (FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 def write(directory: epath.PathLike, stage: str | None = None) -> None:
-    """Writes a listing of all files below a directory: sizes, CRC-32, and the stage's name."""
+    """Flushes a directory to the disk, and lists its files: sizes, CRC-32, the stage's name."""
     directory = epath.Path(directory)
-    files = [path for path in _walk(directory) if path.name not in UNLISTED]
+    found = _walk(directory)
+    files = [path for path in found if path.name not in UNLISTED]
     with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(flush, [*found, *{path.parent for path in found}]))
         prints = pool.map(_fingerprint, files)
         names = [str(path.relative_to(directory)) for path in files]
         listing = dict(zip(names, prints, strict=True))

@@ -11,16 +11,9 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from distill_jax.runtime import distributed
-from distill_jax.runtime.files import absolute
+from distill_jax.runtime.files import absolute, flush, set_aside
 from distill_jax.storage import checksums, trees
-from distill_jax.storage.writing import (
-    check_room,
-    guarded,
-    in_background,
-    set_aside,
-    share,
-    unnamed,
-)
+from distill_jax.storage.writing import check_room, guarded, in_background, share, unnamed
 from distill_jax.typing import Tree
 
 
@@ -33,6 +26,12 @@ class _Manager(ocp.CheckpointManager):
 
     def reached_preemption(self, step: int) -> bool:
         return False
+
+    def _finalize_checkpoint(self, step: int) -> None:
+        """Flushes the new state's name to the disk, before Orbax deletes older states."""
+        super()._finalize_checkpoint(step)
+        for folder in (self.directory, self.directory.parent, self.directory.parent.parent):
+            flush(folder)
 
 
 class States:

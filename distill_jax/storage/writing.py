@@ -1,7 +1,6 @@
 """Shared parts of writing checkpoints: room on disk, background threads, names, errors."""
 
 import contextlib
-import itertools
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -22,13 +21,6 @@ def in_background(write_listing: Callable[[], None]) -> ocp.options.AsyncOptions
     return ocp.options.AsyncOptions(
         post_finalization_callback=write_listing, create_directories_asynchronously=False
     )
-
-
-def set_aside(path: epath.Path, name: epath.Path) -> epath.Path:
-    """Renames a directory to `name`, or name_1, name_2, ..., and returns the new path."""
-    others = (name.parent / f"{name.name}_{n}" for n in itertools.count(1))
-    free = next(path for path in itertools.chain([name], others) if not path.exists())
-    return path.rename(free)
 
 
 def share(tree: Tree) -> int:
@@ -66,9 +58,10 @@ def guarded(directory: epath.Path) -> Iterator[None]:
             raise RuntimeError(f"cannot write {directory}") from error
         # The libraries' messages end with the cause, after the names of files.
         reason = str(error).partition("\n")[0].rpartition('": ')[2] or type(error).__name__
+        full = any(word in reason for word in ("space", "quota", "large"))
         raise OSError(
-            f"cannot write {directory}: {reason}; make room or choose another --workdir, and run "
-            "the same command again: what was saved before is kept"
+            f"cannot write {directory}: {reason}; {'make room' if full else 'repair that'} or "
+            "choose another --workdir, and start the same command again: what was saved is kept"
         ) from error
 
 

@@ -171,6 +171,22 @@ def test_a_fake_network_comes_back_beside_the_finished_one(tmp_path):
         checkpoint.load_params(final, like(params), "fake")
 
 
+def test_a_finished_network_stays_as_it_is_when_it_is_finished_again(final):
+    before = checkpoint.read_manifest(final)
+    with pytest.raises(FileExistsError, match="is finished already; it stays as it is"):
+        checkpoint.save_final(final, {"k": jnp.zeros(2000)}, {"stage": "s"})
+    assert checkpoint.read_manifest(final) == before
+    params = checkpoint.load_params(final, {"k": jax.ShapeDtypeStruct((2000,), jnp.float32)})
+    np.testing.assert_array_equal(params["k"], np.arange(2000.0))
+
+
+def test_what_a_killed_write_of_a_network_left_is_removed_by_the_next_one(tmp_path):
+    (tmp_path / "final.partial" / "params").mkdir(parents=True)
+    (tmp_path / "final.partial" / "params" / "part").write_text("x")
+    save_final_to(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+
+
 def test_metrics_can_be_put_into_a_manifest_later(final):
     checkpoint.record(epath.Path(final), {"rows": [1]})
     assert checkpoint.read_manifest(final)["metrics"] == {"rows": [1]}
@@ -231,7 +247,7 @@ def files_of_at_most(size):
 
 
 def save_final_to(path):
-    checkpoint.save_final(path, {"k": jnp.arange(2000.0)}, {"stage": "s"})
+    checkpoint.save_final(path / "final", {"k": jnp.arange(2000.0)}, {"stage": "s"})
 
 
 def save_states_to(path):
@@ -253,7 +269,7 @@ def test_a_save_that_fails_is_one_message_and_leaves_nothing_running(
         in_the_way(tmp_path / "there")
     with (
         files_of_at_most(limit) if limit else contextlib.nullcontext(),
-        pytest.raises(OSError, match="cannot write .*there.*: .*run the same command again"),
+        pytest.raises(OSError, match="cannot write .*there.*: .*start the same command again"),
     ):
         save(tmp_path / "there")
     gc.collect()  # What never ran would warn here.
