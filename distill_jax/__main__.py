@@ -17,9 +17,9 @@ def summary(command: str) -> str:
 
 def main() -> None:
     """Prints every command and its summary."""
-    logging.say("python -m distill_jax.COMMAND --help shows the flags of a command:\n")
+    logging.show("python -m distill_jax.COMMAND --help shows the flags of a command:\n")
     for command in COMMANDS:
-        logging.say(f"  {command:<10}{summary(command)}")
+        logging.show(f"  {command:<10}{summary(command)}")
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def _roundtrip_images(values: Any) -> Sequence[Any]:
         f"Mean PSNR in dB of {len(x)} images encoded and decoded as their own class, w = 0.\n\n"
         + logging.table(titles, cells)
     )
-    logging.say(text)
+    logging.show(text)
     out = absolute(values.out)
     out.with_suffix(".md").write_text(text + "\n")
     write_json(out.with_suffix(".json"), {"num": len(x), "rows": rows})

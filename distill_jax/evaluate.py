@@ -52,8 +52,8 @@ def main() -> None:
     rows = list(compare.compare(evaluator, planned, values.num))
     if evaluator is None:
         return
-    logging.say(report.protocol(evaluator.name, values.num))
-    logging.say(report.rows_table(rows))
+    logging.show(report.protocol(evaluator.name, values.num))
+    logging.show(report.rows_table(rows))
     if values.out:
         write_json(absolute(values.out), {**evaluator.summary(), "rows": rows})
 

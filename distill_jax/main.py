@@ -64,7 +64,7 @@ def main() -> int:
     workdir = absolute(_WORKDIR.value or default_workdir(file))
     where = devices.target(_PLAN_FOR.value)
     run = plan.make(_CONFIG.value, workdir, where.count)
-    logging.say(plan.show(run))
+    logging.show(plan.show(run))
     if _PLAN.value != "false" or _PLAN_FOR.value:
         return _show_costs(run, where)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -111,10 +111,10 @@ def _show_costs(run: plan.Run, where: devices.Target) -> int:
     if compiling:
         costs.check_compile(run)
     measured = costs.measure(run)
-    logging.say("\n" + costs.show(run, measured, where))
+    logging.show("\n" + costs.show(run, measured, where))
     if compiling:
         with matmul_precision(run.config.matmul_precision):
-            logging.say("\n" + costs.show_compiled(run, measured))
+            logging.show("\n" + costs.show_compiled(run, measured))
     return 0
 
 

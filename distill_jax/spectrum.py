@@ -47,8 +47,8 @@ def main() -> None:
     times, chosen = propose(power, schedule, resolutions, values.num_steps)
     with out.open("wb") as file:
         figure(power, schedule, resolutions, times).savefig(file, dpi=110)
-    logging.say(table(power, schedule, resolutions))
-    logging.say(f"\ntimes={tuple(round(time, 4) for time in times)},\nsides={chosen},\n\n{out}")
+    logging.show(table(power, schedule, resolutions))
+    logging.show(f"\ntimes={tuple(round(time, 4) for time in times)},\nsides={chosen},\n\n{out}")
 
 
 def table(power: np.ndarray, schedule: Schedule, resolutions: Sequence[int]) -> str:

@@ -163,7 +163,7 @@ def main(path: str) -> int:
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
         logging.say(f"{error or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)
-    logging.say(report.rows_table(rows))
+    logging.show(report.rows_table(rows))
     logging.say(f"{workdir / 'table.md'}")
     return 0
 

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: creates .venv if there is none, activates it, and installs the
-# package with the extra in $1 ("" for none) if setup.py has changed since the last installation.
+# package with the extra in $1 ("" for none) and the versions of launch/constraints.txt, if those or
+# setup.py have changed since the last installation. CONSTRAINTS names another file; if it is empty,
+# the newest versions are installed.
 # PYTHON sets the interpreter; an active virtual environment is used instead of .venv.
 # Returns 75, after which launchers try again, if the installation fails.
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -24,10 +26,11 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
   # shellcheck disable=SC1091
   . "$root/.venv/bin/activate" || return 75
 fi
-stamp="$VIRTUAL_ENV/.distill_jax_$(cksum < "$root/setup.py" | tr -d ' ')_$extra"
+constraints="${CONSTRAINTS-$root/launch/constraints.txt}"
+stamp="$VIRTUAL_ENV/.distill_jax_$(cat "$root/setup.py" ${constraints:+"$constraints"} | cksum | tr -d ' ')_$extra"
 if [ ! -e "$stamp" ]; then
   echo "installing distill_jax and its dependencies (a minute or two, once)"
-  python -m pip install --quiet --disable-pip-version-check --editable "$root${extra:+[$extra]}" ||
-    return 75
+  python -m pip install --quiet --disable-pip-version-check ${constraints:+--constraint "$constraints"} \
+    --editable "$root${extra:+[$extra]}" || return 75
   touch "$stamp"
 fi

@@ -92,6 +92,13 @@ def test_every_stage_leaves_a_network_a_grid_and_its_scalars(chain):
         assert size_of(chain / name / "grid.png") == (10 * 50, 4 * 50)
 
 
+def test_the_workdir_and_the_manifests_have_the_commit_that_trained_them(chain):
+    started = read_lines(chain / "environment.jsonl")
+    for name in STAGES:
+        versions = checkpoint.read_manifest(chain / name / "final")["lineage"]["versions"]
+        assert {versions["commit"]} <= {each["commit"] for each in started}
+
+
 def test_manifests_have_steps_times_range_and_lineage(chain):
     manifest = checkpoint.read_manifest(chain / "s05_n0004" / "final")
     trained, lineage = manifest["trained"], manifest["lineage"]

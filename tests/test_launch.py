@@ -210,6 +210,7 @@ def test_the_skypilot_job_sets_the_rank_of_each_node(tmp_path):
 # Words that a script accepts, in addition to --help and --dry-run.
 TAKES = {
     "background.sh": [("stop",), ("follow",), ("code",), ("start",)],
+    "constraints.sh": [(), ("--upgrade",)],
     "gke.sh": [()],
     "local.sh": [("--config=a.py", "--config.steps=1")],
     "lowest.sh": [(), ("tests/diffusion", "-x")],
@@ -262,6 +263,7 @@ TYPOS = ("dry-run", "--dryrun", "--dry_run", "-dry-run", "--Dry-Run", "--dry-run
 MISTAKES = {
     "background.sh": [((word, other), {}) for word in UNKNOWN for other in ("stop", "code")]
     + [((), {}), (("start",), {}), (("stop", "code"), {})],
+    "constraints.sh": [((word,), {}) for word in (*UNKNOWN, "upgrade")],
     "gke.sh": [((word,), {}) for word in UNKNOWN]
     + [((), {"WORKDIR": "gs://my-bucket/guided"}), ((), {"ARGS": "--a=gs://my-bucket/data"})]
     + [((), {"SOURCE": "https://github.com/my-name/distill_jax"})]
@@ -491,8 +493,30 @@ def test_a_pod_continues_while_gcloud_has_no_network(clouds):
     assert pod(clouds, ["0 0"], ("ACTIVE", "UNKNOWN", "UNKNOWN", "ACTIVE")) == (0, 0, 1, 1)
 
 
+def test_the_locked_versions_are_installed_unless_others_are_wanted(tmp_path):
+    """The second installation is for a changed lock, and the last one for the newest versions."""
+    for name in ("launch/environment.sh", "launch/constraints.txt", "setup.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "venv").mkdir()
+    program(tmp_path, "python", "")
+
+    def install(**variables):
+        given = environment(tmp_path, VIRTUAL_ENV=str(tmp_path / "venv"), **variables)
+        command = ["bash", "-c", "set -eu; . launch/environment.sh tpu"]
+        subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, check=True)
+        return [line.partition("-check ")[2] for line in calls(tmp_path)]
+
+    lock = tmp_path / "launch" / "constraints.txt"
+    done = [f"--constraint {lock} --editable {tmp_path}[tpu]"]
+    assert install() == install() == done
+    lock.write_text("jax==0.10.1\n")
+    assert install() == done * 2
+    assert install(CONSTRAINTS="") == [*done * 2, f"--editable {tmp_path}[tpu]"]
+
+
 def test_a_failed_installation_is_tried_again_and_not_taken_for_done(tmp_path):
-    for name in ("launch/environment.sh", "setup.py"):
+    for name in ("launch/environment.sh", "launch/constraints.txt", "setup.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / "venv").mkdir()

@@ -1,5 +1,6 @@
 """Tests of the project around the code: its version, its types, and its workflows' commands."""
 
+import importlib.metadata
 import re
 import shlex
 import shutil
@@ -9,6 +10,8 @@ import zipfile
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import distill_jax
@@ -98,6 +101,31 @@ def test_a_package_that_several_extras_need_has_one_lower_bound():
     found = bounds()
     assert {"jax", "flax", "mypy"} <= found.keys()
     assert {name: versions for name, versions in found.items() if len(versions) > 1} == {}
+
+
+def test_the_lock_has_a_version_in_bounds_of_every_package_and_of_all_that_they_need():
+    """One version, or one per marker of a Python or operating system."""
+    locked = {}
+    for line in (ROOT / "launch" / "constraints.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            need = Requirement(line)
+            (pin,) = need.specifier
+            assert pin.operator == "=="
+            locked.setdefault(canonicalize_name(need.name), []).append(Version(pin.version))
+    for name, (lowest, *_) in bounds().items():
+        assert min(locked[canonicalize_name(name)]) >= lowest, name
+    todo, seen = [("distill_jax", "dev")], set()
+    while todo:
+        name, *extras = todo.pop()
+        seen.add((name, *extras))
+        for text in importlib.metadata.requires(name) or ():
+            need = Requirement(text)
+            extra = [{"extra": extra} for extra in (extras or [""])]
+            if need.marker is None or any(map(need.marker.evaluate, extra)):
+                assert canonicalize_name(need.name) in locked, (name, text)
+                if (found := (need.name, *sorted(need.extras))) not in seen:
+                    todo.append(found)
+    assert len(seen) > 100
 
 
 @pytest.mark.parametrize("name", ["bug", "request", "config"])

@@ -1,5 +1,6 @@
 """Runs a plan: trains the unfinished stages in order, then draws their pictures."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
 
@@ -9,7 +10,8 @@ from distill_jax.run.finish import finish
 from distill_jax.run.plan import Run
 from distill_jax.run.train import train_stage
 from distill_jax.run.validation import claim
-from distill_jax.runtime import distributed, logging
+from distill_jax.runtime import distributed, logging, record
+from distill_jax.runtime.files import append
 from distill_jax.sampling.loading import load
 from distill_jax.training.loop import StoppedError
 from distill_jax.training.profiler import Profile
@@ -44,6 +46,8 @@ def run(
         steps = {stage.name: stage.spec.steps for stage in planned.stages}
         profile = profile.of(steps, steps.keys() - {stage.name for stage in todo})
     claim(planned.workdir, planned.config, force)
+    if todo and distributed.first():
+        append(planned.workdir / "environment.jsonl", json.dumps(record.start()) + "\n")
     precision = matmul_precision(planned.config.matmul_precision)
     with logging.compilations(planned.workdir / "compilations.jsonl"), precision:
         fitted = planned.codec is not None and planned.codec.finish()

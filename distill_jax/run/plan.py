@@ -35,7 +35,7 @@ from distill_jax.run.validation import (
     check_rules,
     flat,
 )
-from distill_jax.runtime import logging
+from distill_jax.runtime import logging, record
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import EVERYTHING, build, foreign, lookup
 from distill_jax.runtime.sharding import Layout, make_layout
@@ -265,7 +265,7 @@ def show(run: Run) -> str:
             f"{size:,} parameters ({last.model['name']}), {updates:,} updates of "
             f"{sizes} images {'x'.join(map(str, run.dataset.spec.x.shape))} "
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
-            f"workdir {run.workdir}",
+            f"workdir {run.workdir}, code {record.short_commit()}",
             *_rounding(run),
         )
     )

@@ -19,8 +19,18 @@ from distill_jax.runtime.files import append, replace, set_aside
 MAX_LINE = 2**20  # Bytes of a line in a JSONL file.
 
 
+def live() -> bool:
+    """Returns whether a person watches the output: in a terminal or a notebook."""
+    return sys.stdout.isatty() or "ipykernel" in sys.modules
+
+
 def say(text: str) -> None:
-    """Prints a line on the terminal, above any progress bar, from process 0 only."""
+    """Prints a line of a log, see `show`; outside a terminal it begins with the time of day."""
+    show(text if live() else time.strftime("[%H:%M:%S] ") + text)
+
+
+def show(text: str) -> None:
+    """Prints a result, such as a table, above any progress bar, from process 0 only."""
     if distributed.first():
         tqdm.write(text)
         sys.stdout.flush()  # Users read the log file during the run.
@@ -72,8 +82,7 @@ class Progress:
     """A progress bar in a terminal or notebook; elsewhere, a line every ten seconds."""
 
     def __init__(self, title: str, total: int, start: int = 0):
-        live = sys.stdout.isatty() or "ipykernel" in sys.modules
-        hidden = not (live and distributed.first())
+        hidden = not (live() and distributed.first())
         self._bar = tqdm(
             desc=title, total=total, initial=start, disable=hidden, file=sys.stdout, leave=False
         )

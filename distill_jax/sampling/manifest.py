@@ -1,7 +1,6 @@
 """The manifest of a finished network, which lies beside its weights."""
 
 import dataclasses
-import importlib.metadata
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec
 from distill_jax.diffusion.trained import SAMPLERS, Guidance, Sampler, Trained, name_of
+from distill_jax.runtime import record
 from distill_jax.runtime.registry import build, check_allowed, foreign
 from distill_jax.storage import checkpoint
 
@@ -27,7 +27,7 @@ class Lineage:
       init_fake: final/ of the network whose fake its fake was initialised from.
       updates: iterations of its stage; None if unknown.
       source: file, format and hash of an imported network.
-      versions: versions of the packages that wrote it.
+      versions: versions of the packages that wrote it, and their commit.
       config: config of its run.
     """
 
@@ -38,7 +38,7 @@ class Lineage:
     updates: int | None = None
     source: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = dataclasses.field(
-        default_factory=lambda: {name: importlib.metadata.version(name) for name in PACKAGES}
+        default_factory=lambda: {**record.versions(PACKAGES), "commit": record.commit()}
     )
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -68,7 +68,7 @@ def convert(kind: str, source: epath.Path) -> None:
 def check(directory: epath.Path) -> None:
     """Prints the description of a network, checks its predictions, and draws a grid of samples."""
     student = load(directory, parts=_BASE.value, allow=_ALLOW.value)
-    logging.say(checks.describe(student))
+    logging.show(checks.describe(student))
     deviation = checks.deviation(student, jax.random.key(0))
     if deviation > TOLERANCE:
         raise ValueError(
@@ -78,7 +78,7 @@ def check(directory: epath.Path) -> None:
     x = checks.draw(student, _NUM.value, _NUM_STEPS.value)
     grid = directory / "grid.png"
     pictures.save_grid(grid, x, min(COLUMNS, len(x)))
-    logging.say(f"\nfinite; z = alpha x + sigma eps to {deviation:.0e}; samples: {grid}")
+    logging.show(f"\nfinite; z = alpha x + sigma eps to {deviation:.0e}; samples: {grid}")
 
 
 if __name__ == "__main__":

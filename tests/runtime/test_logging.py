@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from etils import epath
@@ -31,3 +32,13 @@ def test_without_a_known_peak_there_is_no_mfu(tmp_path, capsys):
 
 def test_one_is_counted_without_an_s():
     assert [logging.counted(n, "call") for n in (0, 1, 2)] == ["0 calls", "1 call", "2 calls"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_line_of_a_log_has_the_time_of_day_outside_a_terminal(capsys, monkeypatch, terminal):
+    monkeypatch.setattr(logging, "live", lambda: terminal)
+    logging.say("one")
+    logging.show("| table |")
+    line, table = capsys.readouterr().out.splitlines()
+    assert re.fullmatch("one" if terminal else r"\[\d\d:\d\d:\d\d\] one", line)
+    assert table == "| table |"
