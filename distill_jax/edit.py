@@ -7,7 +7,6 @@ python -m distill_jax.edit inpaint --student=runs/digits_encoder/s11_n0004 --mas
 python -m distill_jax.edit roundtrip --workdir=runs/digits_encoder --out=roundtrip.png
 """
 
-import zipfile
 from collections.abc import Container, Sequence
 from typing import Any
 
@@ -18,8 +17,7 @@ from absl import flags
 from etils import epath
 
 from distill_jax.data import DATASETS, Dataset
-from distill_jax.data.folder import SUFFIXES
-from distill_jax.data.images import decode
+from distill_jax.data.decoding import SUFFIXES, decode, read, read_array
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.evaluation import chosen_data, pictures
 from distill_jax.runtime import logging
@@ -220,26 +218,13 @@ def read_images(path: epath.Path, channels: int) -> np.ndarray:
     Raises:
       ValueError: unless they are images of one size in [-1, 1] or 0 .. 255.
     """
-    x = _read_array(path, "--images") if path.suffix == ".npy" else _read_pictures(path, channels)
+    x = read_array(path, "--images") if path.suffix == ".npy" else _read_pictures(path, channels)
     x = normalise(x if x.dtype == np.uint8 else x.astype(np.float32))
     if x.ndim != 4 or not x.size or not (np.abs(x) <= 1).all():
         raise ValueError(
             f"--images={path} holds {x.dtype} of shape {x.shape}; expected (n, h, w, c), uint8 or "
             "in [-1, 1]"
         )
-    return x
-
-
-def _read_array(path: epath.Path, flag: str) -> np.ndarray:
-    """Reads an array of numbers from a .npy file."""
-    with path.open("rb") as file:
-        try:
-            x = np.load(file)
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{flag}={path} cannot be read as a .npy array ({error})") from error
-        if not isinstance(x, np.ndarray) or x.dtype.kind not in "biuf":
-            found = getattr(x, "dtype", "an archive of arrays")
-            raise ValueError(f"{flag}={path} holds {found}; expected one array of numbers")
     return x
 
 
@@ -254,7 +239,7 @@ def _read_pictures(path: epath.Path, channels: int) -> np.ndarray:
     )
     if not files:
         raise ValueError(f"--images={path} has no pictures with a suffix of {', '.join(SUFFIXES)}")
-    arrays = [decode(file.read_bytes(), str(file)) for file in files]
+    arrays = [decode(read(file), str(file)) for file in files]
     sizes = sorted({array.shape[:2] for array in arrays})
     if len(sizes) > 1:
         shown = ", ".join(f"{width}x{height}" for height, width in sizes[:5])
@@ -280,7 +265,7 @@ def read_mask(name: str, shape: Sequence[int]) -> np.ndarray:
     masks = {"left": column + 0 * row < width / 2, "right": column + 0 * row >= width / 2}
     masks["center"] = inside
     if name.endswith(".npy"):
-        mask = _read_array(absolute(name), "--mask") != 0
+        mask = read_array(absolute(name), "--mask") != 0
     elif name in masks:
         mask = masks[name]
     else:

@@ -4,9 +4,9 @@ import functools
 import pathlib
 from collections.abc import Sequence
 
+from distill_jax.data.decoding import SUFFIXES, read
 from distill_jax.data.images import MIN_IMAGES, Decoded, Encoded, Images
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 TEST_EVERY = 10  # Every tenth file, from the first, is in the test split.
 # The smallest number of files for which the test split has MIN_IMAGES["test"] of them.
 MIN_FILES = (MIN_IMAGES["test"] - 1) * TEST_EVERY + 1
@@ -76,4 +76,4 @@ class _Files:
 
     def __getitem__(self, index: int) -> Encoded:
         file, label = self._files[index]
-        return Encoded(file.read_bytes(), label, str(file))
+        return Encoded(read(file), label, str(file))

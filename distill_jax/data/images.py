@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +10,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from distill_jax.data.base import LabelledImages, Rows, Source, index_of
+from distill_jax.data.decoding import decode
 from distill_jax.data.resizing import RESIZERS
 from distill_jax.runtime.registry import lookup
 
@@ -88,7 +87,8 @@ class Decoded:
             return self._x[index], self._label[index]
         assert self._stored is not None  # Whoever asks for an image has asked for the length.
         data, number, name = self._stored[index]
-        x, label = self._resize(decode(data, name), self.shape[0]), np.int32(number)
+        x = decode(data, name, lambda x: self._resize(x, self.shape[0]))
+        label = np.int32(number)
         if self._cached:
             # Two threads may decode one image: they write equal values, and `done` comes last.
             self._x[index], self._label[index] = x, label
@@ -174,21 +174,3 @@ def _flip(
     """Mirrors an example left to right with probability 1/2."""
     x, label = example
     return (x[:, ::-1] if rng.random() < 0.5 else x), label
-
-
-def decode(data: bytes, name: str) -> np.ndarray:
-    """Decodes an image file to uint8 pixels (h, w, 3); repeats grey and drops transparency.
-
-    Raises:
-      ValueError: for bytes that are no image, or have more than 8 bits per channel; it names them.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode[0] not in "IF":  # I and F are the modes of 16 and 32 bits.
-                return np.asarray(image.convert("RGB"))
-            problem = f"its pixels are {image.mode}, expected 8 bits per channel"
-    except UnidentifiedImageError:
-        problem = "its format is not supported by Pillow"
-    except (OSError, SyntaxError, ValueError) as error:
-        problem = str(error)
-    raise ValueError(f"{name} cannot be read as an image ({problem}); repair or remove it")

@@ -13,8 +13,9 @@ import pytest
 import tensorflow_datasets
 from PIL import Image
 
+from distill_jax.data.decoding import decode
 from distill_jax.data.folder import folder
-from distill_jax.data.images import Decoded, Encoded, Images, decode
+from distill_jax.data.images import Decoded, Encoded, Images
 from distill_jax.data.resizing import RESIZERS, adm, area, triangle
 from distill_jax.data.tfds import Tfds
 from tests.data.pictures import CIFAR10, Rooms, Sounds, picture, png, write_folder, write_tfds
@@ -389,18 +390,11 @@ def test_a_damaged_image_is_named_by_batches_and_samples(kept, tmp_path):
     damaged = tmp_path / "cat" / "003.png"
     damaged.write_bytes(damaged.read_bytes()[:kept])
     data = folder(str(tmp_path), 4)
-    problem = r"truncated|Truncated" if kept else "its format is not supported by Pillow"
+    problem = r"truncated|Truncated" if kept else "its format is none of BMP"
     message = rf"cat/003.png cannot be read as an image \(.*({problem}).*\); repair or remove it"
     for read in (lambda: data.images("train"), lambda: next(data.batches(0, 0, 54))):
         with pytest.raises(ValueError, match=message):
             read()
-
-
-def test_pixels_of_more_than_8_bits_are_refused():
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(buffer, "PNG")
-    with pytest.raises(ValueError, match=r"deep.png .* are I;16, expected 8 bits per channel"):
-        decode(buffer.getvalue(), "deep.png")
 
 
 PROGRAM = """
