@@ -3,9 +3,12 @@
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import Annotated
 
 from distill_jax.data.decoding import SUFFIXES, read
-from distill_jax.data.images import MIN_IMAGES, Decoded, Encoded, Images
+from distill_jax.data.images import MIN_IMAGES, SIDE, Decoded, Encoded, Images
+from distill_jax.data.resizing import RESIZERS
+from distill_jax.runtime.options import choice
 
 TEST_EVERY = 10  # Every tenth file, from the first, is in the test split.
 # The smallest number of files for which the test split has MIN_IMAGES["test"] of them.
@@ -13,7 +16,11 @@ MIN_FILES = (MIN_IMAGES["test"] - 1) * TEST_EVERY + 1
 
 
 def folder(
-    path: str, size: int, labelled: bool = True, flip: bool = True, resize: str = "area"
+    path: str,
+    size: Annotated[int, SIDE],
+    labelled: bool = True,
+    flip: bool = True,
+    resize: Annotated[str, choice(RESIZERS)] = "area",
 ) -> Images:
     """Builds a dataset of the images in path/class/*.png, or in path/*.png without classes.
 

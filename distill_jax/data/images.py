@@ -14,11 +14,13 @@ import numpy as np
 from distill_jax.data.base import LabelledImages, Rows, Source, index_of
 from distill_jax.data.decoding import decode
 from distill_jax.data.resizing import RESIZERS
+from distill_jax.runtime.options import whole
 from distill_jax.runtime.registry import lookup
 
 CACHE_BYTES = 2**31  # Limit of the memory cache of decoded images of a split; see Decoded.
 # Fewest images per split for which the report's statistics are defined.
 MIN_IMAGES = {"train": 4, "test": 2}
+SIDE = whole(1, high=8192)  # Of the images, in pixels.
 THREADS = min(16, os.cpu_count() or 1)  # Each thread builds a whole batch.
 
 

@@ -1,15 +1,18 @@
 """The mixture dataset: points of a toy mixture with a known denoiser, as one-pixel images."""
 
+from typing import Annotated
+
 import numpy as np
 
 from distill_jax.data.arrays import Arrays
 from distill_jax.data.base import Source
 from distill_jax.diffusion.analytic import ring
+from distill_jax.runtime.options import whole
 
 SEED = 0  # With this seed all points lie within [-1, 1].
 
 
-def mixture(count: int = 20_000) -> Arrays:
+def mixture(count: Annotated[int, whole(8, high=10_000_000)] = 20_000) -> Arrays:
     """Draws `count` points (1, 1, 2) of diffusion.analytic.ring for each of the two splits.
 
     All modes have the same number of points, so that the reference adds no chance to the distance

@@ -1,17 +1,22 @@
 """The noise dataset: random images of any shape for smoke tests, plans and benchmarks."""
 
+from typing import Annotated
+
 import numpy as np
 
 from distill_jax.data.arrays import Arrays
 from distill_jax.data.base import Source
+from distill_jax.runtime.options import whole
+
+MAX_VALUES = 2**28  # Of all images of a split, which are in memory.
 
 
 def noise(
-    size: int = 32,
-    channels: int = 3,
-    num_classes: int = 10,
-    count: int = 256,
-    num_labels: int | None = None,
+    size: Annotated[int, whole(1, high=8192)] = 32,
+    channels: Annotated[int, whole(1, high=1024)] = 3,
+    num_classes: Annotated[int, whole(0, high=100_000)] = 10,
+    count: Annotated[int, whole(4, high=10_000_000)] = 256,
+    num_labels: Annotated[int, whole(1, high=100_000)] | None = None,
 ) -> Arrays:
     """Draws `count` uint8 images (size, size, channels) of clipped normal noise per split.
 
@@ -24,8 +29,14 @@ def noise(
         classes.
 
     Raises:
-      ValueError: if num_classes is neither 0 nor num_labels.
+      ValueError: if num_classes is neither 0 nor num_labels, and for more values than MAX_VALUES.
     """
+    if count * size**2 * channels > MAX_VALUES:
+        raise ValueError(
+            f"count {count}, size {size} and channels {channels} make "
+            f"{count * size**2 * channels:,} values, which are kept in memory; expected at most "
+            f"{MAX_VALUES:,}"
+        )
     num_labels = num_labels or num_classes or 1
     if num_classes not in (0, num_labels):
         raise ValueError(

@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import os
-from typing import Any
+from typing import Annotated, Any
 
 import tensorflow_datasets
 
-from distill_jax.data.images import MIN_IMAGES, Decoded, Encoded, ImageDataset, Stored
+from distill_jax.data.images import MIN_IMAGES, SIDE, Decoded, Encoded, ImageDataset, Stored
+from distill_jax.data.resizing import RESIZERS
 from distill_jax.data.tfds_folder import open_folder
+from distill_jax.runtime.options import choice, whole
 from distill_jax.runtime.registry import suggestion
 
 
@@ -37,13 +39,13 @@ class Tfds(ImageDataset):
     """
 
     dataset: str
-    size: int
+    size: Annotated[int, SIDE]
     data_dir: str = ""
     splits: tuple[str, str] = ("train", "test")
     labelled: bool = True
     flip: bool = True
-    num_labels: int | None = None  # type: ignore[assignment]  # An int after __post_init__.
-    resize: str = "area"
+    num_labels: Annotated[int, whole(1, high=100_000)] | None = None  # type: ignore[assignment]  # An int after __post_init__.
+    resize: Annotated[str, choice(RESIZERS)] = "area"
 
     def __post_init__(self) -> None:
         data_dir = os.path.expanduser(self.data_dir)

@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax.runtime.options import MAX_STEPS, OptionError, check_options, number, option, whole
 from distill_jax.typing import Image, Time
+
+RATE = number(0, 1, without=(0, 1))  # Of the betas.
 
 
 @runtime_checkable
@@ -58,8 +61,12 @@ class Cosine(VariancePreserving):
     Salimans & Ho (2022, arXiv:2202.00512), section 2 and their released schedule.
     """
 
-    logsnr_min: float = -20.0
-    logsnr_max: float = 20.0
+    logsnr_min: float = option(number(-100, 0), -20.0)
+    logsnr_max: float = option(number(0, 100), 20.0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        check_rises(self, "logsnr_min", "logsnr_max")
 
     @property
     def _angle(self) -> tuple[float, float]:
@@ -122,10 +129,14 @@ class LinearBeta(BetaTable):
     Stable Diffusion's.
     """
 
-    beta_min: float = 1e-4
-    beta_max: float = 0.02
-    num_steps: int = 1000
-    power: int = 1
+    beta_min: float = option(RATE, 1e-4)
+    beta_max: float = option(RATE, 0.02)
+    num_steps: int = option(whole(2, high=MAX_STEPS), 1000)
+    power: int = option(whole(1, high=8), 1)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        check_rises(self, "beta_min", "beta_max")
 
     @property
     def betas(self) -> np.ndarray:
@@ -142,9 +153,12 @@ class CosineBeta(BetaTable):
     last entry: alpha(1) is 4.9e-5 with the defaults, not 0.
     """
 
-    offset: float = 0.008
-    beta_max: float = 0.999
-    num_steps: int = 1000
+    offset: float = option(number(0, 1), 0.008)
+    beta_max: float = option(RATE, 0.999)
+    num_steps: int = option(whole(2, high=MAX_STEPS), 1000)
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     @property
     def betas(self) -> np.ndarray:
@@ -161,9 +175,13 @@ class Karras:
     Karras et al. (2022, arXiv:2206.00364), equation 5; times in equal steps give their grid.
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    sigma_min: float = option(number(1e-6, 1e6), 0.002)
+    sigma_max: float = option(number(1e-6, 1e6), 80.0)
+    rho: float = option(number(1, 100), 7.0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        check_rises(self, "sigma_min", "sigma_max")
 
     def alpha(self, t: jax.Array) -> jax.Array:
         """Returns 1 at all times."""
@@ -192,7 +210,10 @@ class RectifiedFlow:
     equation 23. logsnr is +inf at t = 0 and -inf at t = 1.
     """
 
-    shift: float = 1.0
+    shift: float = option(number(1e-3, 1e3), 1.0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     def alpha(self, t: jax.Array) -> jax.Array:
         """Returns 1 - t'."""
@@ -218,6 +239,13 @@ SCHEDULES = {
     "karras": Karras,
     "rectified_flow": RectifiedFlow,
 }
+
+
+def check_rises(schedule: Schedule, low: str, high: str) -> None:
+    """Raises OptionError unless one attribute of a schedule is smaller than another."""
+    least, largest = getattr(schedule, low), getattr(schedule, high)
+    if least >= largest:
+        raise OptionError(low, f"is {least}, and {high} {largest}; expected {low} < {high}")
 
 
 def expand(t: Time, x: Image) -> jax.Array:

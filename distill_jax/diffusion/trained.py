@@ -7,6 +7,8 @@ value and pytrees, and their numbers are traced: one program serves every number
 import abc
 import dataclasses
 import functools
+import itertools
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -15,8 +17,36 @@ import jax.numpy as jnp
 from distill_jax.diffusion import samplers
 from distill_jax.diffusion.denoiser import Denoiser, clipped
 from distill_jax.diffusion.schedule import expand
+from distill_jax.runtime.options import (
+    MAX_STEPS,
+    MAX_WIDTH,
+    Rule,
+    both,
+    every,
+    number,
+    option,
+    whole,
+)
 from distill_jax.runtime.trees import traced
 from distill_jax.typing import Cond, Image, Resized
+
+STEPS = whole(1, high=MAX_STEPS)
+
+
+def _fall(times: Sequence[float]) -> bool:
+    """Returns whether the times lie in (0, 1] and fall."""
+    return all(t > s for t, s in itertools.pairwise((*times, 0.0))) and max(times, default=1.0) <= 1
+
+
+def _grow(resolutions: Sequence[int]) -> bool:
+    """Returns whether no resolution is smaller than the one before it."""
+    return all(a <= b for a, b in itertools.pairwise(resolutions))
+
+
+FALLING = Rule(_fall, "times in (0, 1] that fall, such as (1.0, 0.75, 0.5)")
+GROWING = Rule(_grow, "whole numbers from 1 that do not shrink, such as (4, 8)")
+TIMES = both(every(number(0, 1), 1024), FALLING)
+RESOLUTIONS = both(every(whole(1, high=MAX_WIDTH), 64), GROWING)
 
 
 class Sampler(abc.ABC):
@@ -59,7 +89,7 @@ class Falling(Sampler):
 class Ddim(Falling):
     """The sampler samplers.ddim, with x clipped if the data are bounded."""
 
-    num_steps: Any
+    num_steps: Any = option(STEPS)
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
         return samplers.ddim(clipped(denoiser), z, cond, self.num_steps)
@@ -69,7 +99,7 @@ class Ddim(Falling):
 class Stochastic(Falling):
     """The sampler samplers.stochastic, with x clipped if the data are bounded."""
 
-    num_steps: Any
+    num_steps: Any = option(STEPS)
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
         return samplers.stochastic(key, clipped(denoiser), z, cond, self.num_steps)
@@ -79,8 +109,8 @@ class Stochastic(Falling):
 class Ancestral(Falling):
     """The sampler samplers.ancestral and its `variance`, with x clipped if the data are bounded."""
 
-    num_steps: Any
-    variance: Any = 0.0
+    num_steps: Any = option(STEPS)
+    variance: Any = option(number(0, 1), 0.0)
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
         steps = self.num_steps
@@ -95,8 +125,8 @@ class Renoise(Sampler):
     new noise: N calls at t_1 (1 - i / N).
     """
 
-    times: tuple[float, ...]
-    resolutions: tuple[int, ...] = ()
+    times: tuple[float, ...] = option(TIMES)
+    resolutions: tuple[int, ...] = option(RESOLUTIONS, ())
 
     on_grid = False
 
@@ -120,8 +150,8 @@ class Renoise(Sampler):
 class Signal(Sampler):
     """BOOT's sampler: one call on noise at t_max predicts the signal at t_min, see methods.boot."""
 
-    t_min: float
-    t_max: float
+    t_min: float = option(number(0, 1))
+    t_max: float = option(number(0, 1))
 
     takes = ("target",)
     num_steps = 1
@@ -145,7 +175,7 @@ class Signal(Sampler):
 class Encode(Sampler):
     """The sampler samplers.ddim_encode, which maps images to noise."""
 
-    num_steps: Any
+    num_steps: Any = option(STEPS)
     decodes = False
 
     @property

@@ -16,8 +16,18 @@ from distill_jax.diffusion.schedule import Schedule, add_noise, expand
 from distill_jax.diffusion.trained import Signal, Trained
 from distill_jax.methods import checks
 from distill_jax.methods.base import Method, Metrics, Nets, draw_w, traced
-from distill_jax.runtime.options import Rule, check, choice, number, option, optional, whole
+from distill_jax.runtime.options import (
+    MAX_STEPS,
+    check,
+    choice,
+    number,
+    option,
+    optional,
+    whole,
+)
 from distill_jax.typing import Batch, Cond, Image, Time
+
+ONE = whole(1, high=1)._replace(expected="1: BOOT's student makes one call")
 
 
 @traced("num_steps", "w_range")
@@ -44,18 +54,18 @@ class Boot(Method):
         neighbours on that grid from 1 to 0. 0 for a teacher trained at all times.
     """
 
-    num_steps: Any = option(Rule(lambda n: n == 1, "1: BOOT's student makes one call"), 1)
+    num_steps: Any = option(ONE, 1)
     w_range: tuple | None = option(optional(checks.W_RANGE), None)
-    w: float = option(checks.POSITIVE, 0.0)
+    w: float = option(checks.STRENGTH, 0.0)
     absorbed: bool = False
-    delta: float = 0.04
-    t_min: float = 0.01
+    delta: float = option(number(0, 1, without=(0,)), 0.04)
+    t_min: float = option(checks.PROBABILITY, 0.01)
     t_max: float = option(checks.PROBABILITY, 0.98)
     solver: str = option(choice(("euler", "heun")), "heun")
     step_weight: str = option(choice(("constant", "inverse")), "constant")
     boundary_weight: float = option(checks.POSITIVE, 1.0)
     clip_target: bool = False
-    teacher_steps: int = option(whole(0), 0)
+    teacher_steps: int = option(whole(0, high=MAX_STEPS), 0)
 
     data_free = True
 

@@ -4,62 +4,68 @@ A method declares a rule with each of its fields (runtime.options). Rules about 
 about the teacher are functions in this file, which a method lists in its `needs`.
 """
 
-import itertools
-import math
 from typing import Any
 
-import numpy as np
-
 from distill_jax.diffusion.noise_levels import NOISE_LEVELS
+from distill_jax.diffusion.trained import RESOLUTIONS as RESOLUTIONS  # Methods take it from here.
+from distill_jax.diffusion.trained import TIMES as TIMES  # The same.
 from distill_jax.diffusion.trained import Sampler, Trained, name_of
 from distill_jax.diffusion.weighting import WEIGHTINGS
 from distill_jax.methods.base import Method
-from distill_jax.runtime.options import Rule, choice, number, whole
+from distill_jax.runtime.options import (
+    MAX_STEPS,
+    MAX_W,
+    Rule,
+    both,
+    choice,
+    every,
+    is_sequence,
+    number,
+    whole,
+)
 
 
 def _is_range(value: Any) -> bool:
-    """Returns whether a value is a pair (low, high) with 0 <= low <= high."""
-    pair = isinstance(value, (tuple, list)) and len(value) == 2
-    return pair and 0 <= value[0] <= value[1]
-
-
-def _falls(times: tuple[float, ...]) -> bool:
-    """Returns whether the times lie in (0, 1] and fall."""
-    falls = all(t > s for t, s in itertools.pairwise((*times, 0.0)))
-    return falls and max(times, default=1.0) <= 1
-
-
-def _grows(resolutions: tuple[int, ...]) -> bool:
-    """Returns whether the resolutions are whole numbers of at least 1 that do not shrink."""
-    whole = all(side == int(side) and side >= 1 for side in resolutions)
-    return whole and all(a <= b for a, b in itertools.pairwise(resolutions))
+    """Returns whether a value is a pair (low, high) with 0 <= low <= high <= MAX_W."""
+    return is_sequence(value) and len(value) == 2 and 0 <= value[0] <= value[1] <= MAX_W
 
 
 def _is_noise(levels: tuple) -> bool:
     """Returns whether `levels` is (a name in NOISE_LEVELS, lowest level, highest level)."""
-    return len(levels) == 3 and levels[0] in NOISE_LEVELS and 0 < levels[1] <= levels[2] < math.inf
+    name, low, high = levels
+    return name in NOISE_LEVELS and LEVEL.holds(low) and LEVEL.holds(high) and low <= high
 
 
-COUNT = whole(1)
-POSITIVE = number(0)
+def _is_kappas(kappas: Any) -> bool:
+    """Returns whether `kappas` is one positive number or four."""
+    four = kappas if is_sequence(kappas) else (kappas,) * 4
+    return len(four) == 4 and all(map(number(0, MAX_W, without=(0,)).holds, four))
+
+
+COUNT = whole(1, high=MAX_STEPS)
+UPDATES = whole(1, high=1000)  # Of the fake in an iteration.
+POSITIVE = number(0, 1e6)  # Weights of losses.
+STRENGTH = number(0, MAX_W)  # Guidance strengths.
+SIGNED_STRENGTH = number(-1, MAX_W)
 PROBABILITY = number(0, 1)
 WEIGHTING = choice(WEIGHTINGS)
-W_RANGE = Rule(
-    _is_range,
-    "(smallest, largest) with 0 <= smallest <= largest; w = 0 is the model without guidance",
+W_RANGE = both(
+    every(number(-MAX_W, MAX_W), 2),
+    Rule(
+        _is_range,
+        f"(smallest, largest) with 0 <= smallest <= largest <= {MAX_W:g}; w = 0 is the model "
+        "without guidance",
+    ),
 )
-TIMES = Rule(_falls, "times in (0, 1] that fall, such as (1.0, 0.75, 0.5)")
-RESOLUTIONS = Rule(_grows, "whole numbers from 1 that do not shrink, such as (4, 8)")
+LEVEL = number(1e-6, 1e6)._replace(
+    expected="a noise level sigma / alpha from 1e-6 to 1e6, such as 2.5"
+)
 NOISE = Rule(
     _is_noise,
     "(distribution, lowest, highest) with noise levels sigma / alpha, 0 < lowest <= highest, and a "
     f"distribution out of {', '.join(NOISE_LEVELS)}",
 )
-KAPPAS = Rule(
-    lambda kappas: np.shape(kappas) in ((), (4,)) and np.min(kappas) > 0,
-    "one positive number, or four",
-)
-LEVEL = Rule(lambda level: 0 < level < math.inf, "a noise level sigma / alpha > 0, such as 2.5")
+KAPPAS = Rule(_is_kappas, "one positive number, or four")
 
 
 def makes_round(method: Method, kind: type[Sampler], teacher: Trained, factor: int = 2) -> None:

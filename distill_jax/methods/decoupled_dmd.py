@@ -39,7 +39,7 @@ from distill_jax.methods.matching import (
     push,
     score_gap,
 )
-from distill_jax.runtime.options import number, option
+from distill_jax.runtime.options import option
 from distill_jax.typing import Batch, Image
 
 
@@ -67,7 +67,7 @@ class DecoupledDmd(Method):
 
     times: tuple = option(checks.TIMES, ())
     sigma_init: float = option(checks.LEVEL, 2.5)
-    w: float = option(number(-1), 1.0)
+    w: float = option(checks.SIGNED_STRENGTH, 1.0)
     levels: tuple = option(checks.NOISE, ("karras", 0.00323, 71.6))
     ca_levels: tuple = option(checks.NOISE, ("karras", 0.00323, 71.6))
     dm_weight: float = option(checks.POSITIVE, 1.0)
@@ -76,7 +76,7 @@ class DecoupledDmd(Method):
     shared: bool = False
     fake_levels: tuple = option(checks.NOISE, ("karras", 0.002, 80.0))
     weighting: str = option(checks.WEIGHTING, "edm")
-    fake_updates: int = option(checks.COUNT, 5)
+    fake_updates: int = option(checks.UPDATES, 5)
 
     data_free = True
     needs = (checks.takes_no_w, checks.matching, checks.has_null)

@@ -22,7 +22,7 @@ from distill_jax.methods.matching import (
     scaled,
     score_gap,
 )
-from distill_jax.runtime.options import number, option
+from distill_jax.runtime.options import option
 from distill_jax.typing import Batch, Cond, Image, Time
 
 
@@ -51,11 +51,11 @@ class Dmd2(Method):
 
     times: tuple = option(checks.TIMES, ())
     sigma_init: float = option(checks.LEVEL, 2.5)
-    w: float = option(number(-1), 0.0)
+    w: float = option(checks.SIGNED_STRENGTH, 0.0)
     levels: tuple = option(checks.NOISE, ("karras", 0.00323, 71.6))
     fake_levels: tuple = option(checks.NOISE, ("karras", 0.002, 80.0))
     weighting: str = option(checks.WEIGHTING, "edm")
-    fake_updates: int = option(checks.COUNT, 5)
+    fake_updates: int = option(checks.UPDATES, 5)
     gan_weight: float = option(checks.POSITIVE, 0.0)
     discriminator_weight: float = option(checks.POSITIVE, 1e-2)
     discriminator: str = "spatial"

@@ -50,7 +50,7 @@ class Progressive(Method):
     w_range: tuple | None = option(optional(checks.W_RANGE), None)
     weighting: str = option(checks.WEIGHTING, "snr_trunc")
     clip_target: bool = True
-    factor: int = option(whole(2), 2)
+    factor: int = option(whole(2, high=1024), 2)
     label_dropout: float = option(checks.PROBABILITY, 0.0)
 
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:

@@ -27,7 +27,7 @@ from distill_jax.methods.matching import (
     score_gap,
     x_difference,
 )
-from distill_jax.runtime.options import number, option, optional
+from distill_jax.runtime.options import number, option, optional, whole
 from distill_jax.typing import Batch, Cond, Image
 
 
@@ -56,7 +56,7 @@ class SidLsg(Method):
       loss_scale: factor of the student's loss, a sum over pixels.
     """
 
-    num_steps: Any = option(checks.COUNT, 1)
+    num_steps: Any = option(whole(1, high=1024), 1)
     alpha: Any = option(number(0, 1.5), 1.0)
     kappas: Any = option(checks.KAPPAS, 1.0)
     w_range: tuple | None = option(optional(checks.W_RANGE), None)
@@ -64,9 +64,9 @@ class SidLsg(Method):
     levels: tuple = option(checks.NOISE, ("karras", 0.002, 24.41))
     fake_levels: tuple = option(checks.NOISE, ("lognormal", 0.002, 80.0))
     weighting: str = option(checks.WEIGHTING, "edm")
-    fake_updates: int = option(checks.COUNT, 1)
+    fake_updates: int = option(checks.UPDATES, 1)
     null_dropout: float = option(checks.PROBABILITY, 0.1)
-    loss_scale: float = 100.0
+    loss_scale: float = option(number(0, 1e6, without=(0,)), 100.0)
 
     data_free = True
     needs = (checks.matching, checks.keeps_w, checks.kappas)

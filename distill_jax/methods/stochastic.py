@@ -23,11 +23,11 @@ from distill_jax.methods.base import (
     weighted_mse,
     with_w,
 )
-from distill_jax.runtime.options import Rule, option, optional, whole
+from distill_jax.runtime.options import MAX_STEPS, Rule, option, optional, whole
 from distill_jax.typing import Batch
 
 STEPS = Rule(
-    whole(2).holds,
+    whole(2, high=MAX_STEPS).holds,
     "a whole number from 2: a stochastic round learns two teacher steps as one, and of a single "
     "step its target is the teacher's own x: the loss is 0. End at 2, such as halvings(512, end=2, "
     'method="stochastic"); both samplers make the same single step, which a progressive stage of '

@@ -52,7 +52,7 @@ class Swd(Method):
 
     times: tuple[float, ...] = option(checks.TIMES)
     resolutions: tuple[int, ...] = option(checks.RESOLUTIONS, ())
-    w: float = option(checks.POSITIVE, 0.0)
+    w: float = option(checks.STRENGTH, 0.0)
     dmd_weight: float = option(checks.POSITIVE, 1.0)
     gan_weight: float = option(checks.POSITIVE, 5e-3)
     discriminator_weight: float = option(checks.POSITIVE, 1e-2)
@@ -63,7 +63,7 @@ class Swd(Method):
     mmd_levels: tuple = option(checks.NOISE, ("shifted_flow", 0.009, 1.51))
     fake_levels: tuple = option(checks.NOISE, ("shifted_flow", 0.009, 1000.0))
     backward: bool = False
-    fake_updates: int = option(checks.COUNT, 5)
+    fake_updates: int = option(checks.UPDATES, 5)
 
     needs = (
         checks.discriminator,

@@ -5,7 +5,6 @@ ADM checkpoints embed the index in a table of 1,000 noise levels. EDM checkpoint
 """
 
 import dataclasses
-import inspect
 import math
 from typing import Any, ClassVar
 
@@ -16,8 +15,22 @@ import jax.numpy as jnp
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import as_network, with_numbers
-from distill_jax.models.residual_unet import MULTIPLIERS, Architecture, ResidualUNet, noise_level
-from distill_jax.runtime.options import choice, option, whole
+from distill_jax.models.residual_unet import (
+    MULTIPLIERS,
+    W_SCALE,
+    Architecture,
+    ResidualUNet,
+    noise_level,
+)
+from distill_jax.runtime.options import (
+    MAX_BLOCKS,
+    MAX_WIDTH,
+    choice,
+    option,
+    optional,
+    takes_fields,
+    whole,
+)
 from distill_jax.typing import Cond, Image, Output, Time
 
 # Functions (arch, t) -> the number to embed.
@@ -41,15 +54,15 @@ class AdmArchitecture(Architecture):
       w_scale: the w whose embedding is that of t = 1.
     """
 
-    channels: int = option(whole(4, 2), 192)
+    channels: int = option(whole(4, 2, MAX_WIDTH), 192)
     multipliers: tuple[int | float, ...] = option(MULTIPLIERS, (1, 2, 3, 4))
-    blocks: int = option(whole(1), 3)
+    blocks: int = option(whole(1, high=MAX_BLOCKS), 3)
     attention: tuple[int, ...] = (32, 16, 8)
-    heads: int | None = None
-    head_dim: int = 64
-    group_dim: int = 4
+    heads: int | None = option(optional(whole(1, high=MAX_WIDTH)), None)
+    head_dim: int = option(whole(1, high=MAX_WIDTH), 64)
+    group_dim: int = option(whole(1, high=MAX_WIDTH), 4)
     noise_input: str = option(choice(NOISE_INPUTS), "logsigma")
-    w_scale: float = 4.0
+    w_scale: float = option(W_SCALE, 4.0)
 
     epsilon: ClassVar[float] = 1e-5
     gain: ClassVar[float] = 1.0
@@ -98,6 +111,7 @@ class AdmUNet(nn.Module):
         return ResidualUNet(arch, name="unet")(z, nn.swish(emb))
 
 
+@takes_fields(AdmArchitecture)
 def adm_unet(spec: Spec, **options: Any) -> Network:
     """Returns the ADM UNet for the images of a spec; by default the ImageNet 64x64 network.
 
@@ -110,7 +124,3 @@ def adm_unet(spec: Spec, **options: Any) -> Network:
     """
     arch = AdmArchitecture(spec, **options)
     return as_network(AdmUNet(arch), policy=arch.remat)
-
-
-# The options that registry.build accepts from a config.
-vars(adm_unet)["__signature__"] = inspect.signature(AdmArchitecture)

@@ -14,6 +14,7 @@ from distill_jax.diffusion.schedule import SCHEDULES, Schedule
 from distill_jax.diffusion.spec import DataSpec, Spec
 from distill_jax.models import NETWORKS
 from distill_jax.models.adapters import new_adapters
+from distill_jax.runtime.options import within
 from distill_jax.runtime.registry import EVERYTHING, build, check_allowed, lookup
 from distill_jax.runtime.trees import is_vector, name_of
 from distill_jax.typing import Tree
@@ -46,10 +47,14 @@ def _make_network(text: str, data: DataSpec) -> NetworkSpec:
     described = as_tuples(json.loads(text))
     name = described["parameterization"]
     parameterization = lookup(PARAMETERIZATIONS, "parameterization", name)
-    schedule = build(SCHEDULES, "schedule", described["schedule"], allow=EVERYTHING, makes=Schedule)
+    with within("schedule"):
+        given = described["schedule"]
+        schedule = build(SCHEDULES, "schedule", given, allow=EVERYTHING, makes=Schedule)
     check_head(name, schedule)
     spec = Spec(data, parameterization.channels * data.x.shape[-1], schedule)
-    network = build(NETWORKS, "network", described["model"], spec, allow=EVERYTHING, makes=Network)
+    with within("model"):
+        given = described["model"]
+        network = build(NETWORKS, "network", given, spec, allow=EVERYTHING, makes=Network)
     if network.parameterizations and name not in network.parameterizations:
         raise ValueError(
             f"parameterization is {name!r}; network {described['model']['name']!r} predicts "

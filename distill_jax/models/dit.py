@@ -6,7 +6,6 @@ head and hidden unit. On a CPU at 8x8 pixels the MLP is several times faster.
 """
 
 import dataclasses
-import inspect
 from typing import Any
 
 import flax.linen as nn
@@ -28,7 +27,14 @@ from distill_jax.models.layers import (
     stacked,
     zeros,
 )
-from distill_jax.runtime.options import check_options, choice, option
+from distill_jax.runtime.options import (
+    MAX_WIDTH,
+    check_options,
+    choice,
+    option,
+    takes_fields,
+    whole,
+)
 from distill_jax.typing import Cond, Image, Output, Time
 
 
@@ -106,11 +112,11 @@ class Architecture:
     """
 
     spec: Spec
-    patch: int = 2
-    width: int = 384
-    blocks: int = 12
-    heads: int = 6
-    expand: int = 4
+    patch: int = option(whole(1, high=MAX_WIDTH), 2)
+    width: int = option(whole(4, 4, MAX_WIDTH), 384)
+    blocks: int = option(whole(1, high=1024), 12)
+    heads: int = option(whole(1, high=1024), 6)
+    expand: int = option(whole(1, high=64), 4)
     dtype: str = option(choice(DTYPES), "float32")
     remat: str = option(choice(REMAT), "none")
     attention_kernel: str = option(choice(ATTENTION_KERNELS), "auto")
@@ -118,10 +124,8 @@ class Architecture:
     def __post_init__(self) -> None:
         check_options(self)
         _check_patch(self.patch, *self.spec.shape[:2])
-        if self.width % self.heads or self.width % 4:
-            raise ValueError(
-                f"width {self.width} must be divisible by 4 and by heads = {self.heads}"
-            )
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be divisible by heads = {self.heads}")
 
 
 class DiT(nn.Module):
@@ -171,6 +175,7 @@ def _check_patch(patch: int, height: int, width: int) -> None:
         )
 
 
+@takes_fields(Architecture)
 def dit(spec: Spec, **options: Any) -> Network:
     """Returns the transformer for the images of a spec.
 
@@ -185,7 +190,3 @@ def dit(spec: Spec, **options: Any) -> Network:
       ValueError: when the options do not fit the spec or each other.
     """
     return as_network(DiT(Architecture(spec, **options)), features=True)
-
-
-# The options that registry.build accepts from a config.
-vars(dit)["__signature__"] = inspect.signature(Architecture)

@@ -6,6 +6,8 @@ because its work is a few large matrix products instead of many small ones. It i
 64 pixels; use the transformer for larger images.
 """
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import Conditioning, as_network, middle_of, modulate, zeros
+from distill_jax.runtime.options import MAX_BLOCKS, MAX_WIDTH, whole
 from distill_jax.typing import Cond, Image, Output, Time
 
 
@@ -51,9 +54,9 @@ class MLP(nn.Module):
 
 def mlp(
     spec: Spec,
-    width: int = 256,
-    blocks: int = 3,
-    expand: int = 2,
+    width: Annotated[int, whole(4, 2, MAX_WIDTH)] = 256,
+    blocks: Annotated[int, whole(1, high=MAX_BLOCKS)] = 3,
+    expand: Annotated[int, whole(1, high=64)] = 2,
 ) -> Network:
     """Returns the residual MLP for images of the spec's shape only.
 

@@ -24,12 +24,25 @@ from distill_jax.models.layers import (
     remat,
     zeros,
 )
-from distill_jax.runtime.options import Rule, check_options, choice, option, whole
+from distill_jax.runtime.options import (
+    MAX_BLOCKS,
+    MAX_W,
+    MAX_WIDTH,
+    check_options,
+    choice,
+    every,
+    number,
+    option,
+    whole,
+)
 from distill_jax.typing import Image, Output, Time
 
 Taps = tuple[int, ...]
-DROPOUT = Rule(lambda value: 0 <= value < 1, "a probability in [0, 1)")
-MULTIPLIERS = Rule(lambda value: min(value, default=0) > 0, "a positive number for each level")
+DROPOUT = number(0, 1, without=(1,))._replace(expected="a probability in [0, 1)")
+MULTIPLIERS = every(number(0, 64, without=(0,)), 16, 1)._replace(
+    expected="a positive number for each level"
+)
+W_SCALE = number(0, MAX_W, without=(0,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +67,9 @@ class Architecture:
     """
 
     spec: Spec
-    channels: int = option(whole(4, 2), 128)
+    channels: int = option(whole(4, 2, MAX_WIDTH), 128)
     multipliers: tuple[int | float, ...] = option(MULTIPLIERS, (2, 2, 2))
-    blocks: int = option(whole(1), 4)
+    blocks: int = option(whole(1, high=MAX_BLOCKS), 4)
     attention: tuple[int, ...] = (16,)
     dropout: float = option(DROPOUT, 0.0)
     dtype: str = option(choice(DTYPES), "float32")
@@ -73,6 +86,11 @@ class Architecture:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if min(self.widths) < 1:
+            raise ValueError(
+                f"multipliers are {self.multipliers}, and channels {self.channels}; expected at "
+                "least one channel at each level"
+            )
         height, width = self.spec.shape[:2]
         factor = 2 ** (len(self.multipliers) - 1)
         if height % factor or width % factor:

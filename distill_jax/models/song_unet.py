@@ -5,7 +5,6 @@ embedding "fourier", noise_multiplier 2, filter (1, 3, 3, 1) and pyramid True.
 """
 
 import dataclasses
-import inspect
 import math
 from typing import Any, ClassVar
 
@@ -16,13 +15,19 @@ import jax.numpy as jnp
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import as_network, sinusoid, with_numbers
-from distill_jax.models.residual_unet import Architecture, ResidualUNet, Taps, noise_level
-from distill_jax.runtime.options import Rule, choice, option
+from distill_jax.models.residual_unet import (
+    W_SCALE,
+    Architecture,
+    ResidualUNet,
+    Taps,
+    noise_level,
+)
+from distill_jax.runtime.options import Rule, choice, option, takes_fields, whole
 from distill_jax.typing import Cond, Image, Output, Time
 
 FILTER = Rule(
-    lambda taps: len(taps) > 0 and len(taps) % 2 == 0 and taps == taps[::-1],
-    "a symmetric one of even length, such as (1, 1) or (1, 3, 3, 1)",
+    lambda taps: len(taps) in range(2, 17, 2) and taps == taps[::-1] and sum(taps) > 0,
+    "a symmetric one of even length up to 16 and a positive sum, such as (1, 1) or (1, 3, 3, 1)",
 )
 
 
@@ -40,10 +45,10 @@ class SongArchitecture(Architecture):
     """
 
     embedding: str = option(choice(("positional", "fourier")), "positional")
-    noise_multiplier: int = 1
+    noise_multiplier: int = option(whole(1, high=16), 1)
     filter: Taps = option(FILTER, (1, 1))  # type: ignore[misc]  # Other families have one only.
     pyramid: bool = False  # type: ignore[misc]  # The same.
-    w_scale: float = 4.0
+    w_scale: float = option(W_SCALE, 4.0)
 
     epsilon: ClassVar[float] = 1e-6
     gain: ClassVar[float] = 0.5**0.5
@@ -80,6 +85,7 @@ class SongUNet(nn.Module):
         return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
+@takes_fields(SongArchitecture)
 def song_unet(spec: Spec, **options: Any) -> Network:
     """Returns DDPM++ or NCSN++ for the images of a spec.
 
@@ -92,7 +98,3 @@ def song_unet(spec: Spec, **options: Any) -> Network:
     """
     arch = SongArchitecture(spec, **options)
     return as_network(SongUNet(arch), policy=arch.remat)
-
-
-# The options that registry.build accepts from a config.
-vars(song_unet)["__signature__"] = inspect.signature(SongArchitecture)

@@ -6,7 +6,6 @@ vectors, and the null label as the zero vector, which adds no parameter.
 """
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +29,19 @@ from distill_jax.models.layers import (
     zeros,
 )
 from distill_jax.models.residual_unet import DROPOUT
-from distill_jax.runtime.options import Rule, check_options, choice, option, whole
+from distill_jax.runtime.options import (
+    MAX_BLOCKS,
+    MAX_W,
+    MAX_WIDTH,
+    check_options,
+    choice,
+    every,
+    number,
+    option,
+    optional,
+    takes_fields,
+    whole,
+)
 from distill_jax.typing import Cond, Image, Output, Time
 
 # Functions logsnr -> u, the number to embed; inv_cos is the time of the cosine schedule.
@@ -41,7 +52,8 @@ LOGSNR_INPUTS = {
 }
 
 
-MULTIPLIERS = Rule(lambda value: min(value, default=0) >= 1, "a number from 1 for each level")
+MULTIPLIERS = every(whole(1, high=64), 16, 1)._replace(expected="a number from 1 for each level")
+HEADS = optional(whole(1, high=MAX_WIDTH))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,20 +84,20 @@ class Architecture:
     """
 
     spec: Spec
-    channels: int = option(whole(32, 32))
-    embedding: int = option(whole(4, 2))
+    channels: int = option(whole(32, 32, MAX_WIDTH))
+    embedding: int = option(whole(4, 2, MAX_WIDTH))
     multipliers: tuple[int, ...] = option(MULTIPLIERS)
-    blocks: int = option(whole(1))
+    blocks: int = option(whole(1, high=MAX_BLOCKS))
     attention: tuple[int, ...]  # type: ignore[misc]  # None of those above has a default.
-    heads: int | None = None
-    head_dim: int | None = None
+    heads: int | None = option(HEADS, None)
+    head_dim: int | None = option(HEADS, None)
     dropout: float = option(DROPOUT, 0.0)
     resblock_resample: bool = True
     logsnr_input: str = option(choice(LOGSNR_INPUTS), "inv_cos")
     dtype: str = option(choice(DTYPES), "float32")
     remat: str = option(choice(REMAT), "none")
     attention_kernel: str = option(choice(ATTENTION_KERNELS), "auto")
-    w_scale: float = 4.0
+    w_scale: float = option(number(0, MAX_W, without=(0,)), 4.0)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -119,7 +131,7 @@ class Architecture:
         # The middle always has attention, at the sides of the last level.
         for side, multiplier in zip(self.sides, self.multipliers, strict=True):
             width = multiplier * self.channels
-            if side in (*self.attention, self.sides[-1]) and (by < 1 or width % by):
+            if side in (*self.attention, self.sides[-1]) and width % by:
                 raise ValueError(
                     f"{name} is {by}; expected a divisor of the {width} channels at side {side}"
                 )
@@ -286,6 +298,7 @@ class UNet(nn.Module):
         return remat(block, self.arch.remat)
 
 
+@takes_fields(Architecture)
 def unet(spec: Spec, **options: Any) -> Network:
     """Returns the UNet for the images of a spec.
 
@@ -301,7 +314,3 @@ def unet(spec: Spec, **options: Any) -> Network:
     """
     arch = Architecture(spec, **options)
     return as_network(UNet(arch), features=True, policy=arch.remat)
-
-
-# The options that registry.build accepts from a config.
-vars(unet)["__signature__"] = inspect.signature(Architecture)

@@ -16,7 +16,7 @@ from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.trained import SAMPLERS, Sampler, Trained, name_of
 from distill_jax.methods import METHODS, Method
 from distill_jax.models.adapters import Adapted, merged
-from distill_jax.models.build import abstract_params, make_network, rounded
+from distill_jax.models.build import abstract_params, as_tuples, make_network, rounded
 from distill_jax.run.fits import CodecFit, codec_fit
 from distill_jax.run.stages import (
     Ancestor,
@@ -29,14 +29,17 @@ from distill_jax.run.stages import (
     find_teacher,
 )
 from distill_jax.run.validation import (
+    check_complete,
     check_config,
     check_keys,
     check_microbatches,
-    check_rules,
+    check_stage,
     flat,
 )
 from distill_jax.runtime import logging, record
+from distill_jax.runtime.app import is_message
 from distill_jax.runtime.files import absolute
+from distill_jax.runtime.options import OptionError, within
 from distill_jax.runtime.registry import EVERYTHING, build, foreign, lookup
 from distill_jax.runtime.sharding import Layout, make_layout
 from distill_jax.training.roles import Roles, role_shapes
@@ -84,19 +87,25 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
       ValueError: for numbers that do not fit each other.
     """
     check_keys(config, configs.base(), "config")
+    check_complete(config, configs.base(), "config")
     check_config(config)
     if not config.stages:
         raise ValueError("config.stages is empty: a run needs at least one stage")
     workdir = absolute(workdir)
-    images = build(DATASETS, "dataset", config.data.to_dict(), allow=EVERYTHING, makes=Dataset)
-    codec = codec_fit(config.codec.to_dict(), workdir, images)
+    with within("config.data"):
+        data = as_tuples(config.data.to_dict())
+        images = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset)
+    with within("config.codec"):
+        codec = codec_fit(config.codec.to_dict(), workdir, images)
     dataset = images if codec is None else codec.dataset
     layout = make_layout(config.mesh.to_dict(), devices)
     stages: list[Stage] = []
-    for name in sorted(config.stages):
+    for name in sorted(config.stages, key=str):
         try:
             stage = _plan_stage(config, name, stages, dataset, workdir)
         except (KeyError, ValueError) as error:
+            if isinstance(error, OptionError) or not is_message(error):
+                raise
             raise type(error)(f"stage {name}: {error.args[0]}") from error
         layout.check_batch(stage.batch_size)
         check_microbatches(stage.batch_size, config.microbatches, layout.ways)
@@ -110,24 +119,28 @@ def _plan_stage(
 ) -> Stage:
     """Returns the stage of one entry of config.stages, checked against the stages before it."""
     spec = config.stages[name]
-    if not re.fullmatch(r"s\d+_\w+", name):
+    if not re.fullmatch(r"s\d{1,9}_\w{1,200}", str(name)):
         raise ValueError(
             f"expected a name such as s00_{name}, whose number is the stage's place; "
             "config.pipeline adds these numbers"
         )
-    check_keys(spec, configs.stage("", "", steps=1, learning_rate=1.0), f"stages.{name}")
-    check_rules(spec, "")
-    check_keys(spec.optimizer, configs.base().optimizer, f"stages.{name}.optimizer")
-    method = build(METHODS, "method", spec.method.to_dict(), allow=EVERYTHING, makes=Method)
+    known = configs.stage("", "", steps=1, learning_rate=1.0)
+    check_stage(spec, name, known, configs.base().optimizer)
+    place = f"config.stages.{name}"
+    with within(f"{place}.method"):
+        options = as_tuples(spec.method.to_dict())
+        method = build(METHODS, "method", options, allow=EVERYTHING, makes=Method)
     model = (spec.model or config.model).to_dict()
-    network_spec = _student_network(config, spec, model, method, dataset)
+    with within(place if spec.model else "config"):
+        network_spec = _student_network(config, spec, model, method, dataset)
     trained = method.trained(network_spec.schedule)
     _check_sampler(trained)
     allow = named(config)
     start = teacher = find_teacher(spec, method, before, allow)
     if spec.init:
         start = find_network(spec.init, "init", before, spec.base, allow)
-    method.check(None if teacher is None else teacher.trained)
+    with within(f"{place}.method"):
+        method.check(None if teacher is None else teacher.trained)
     if start is not None:
         role = "init" if spec.init else "teacher"
         # A teacher that is only fine-tuned may change its parameterization.

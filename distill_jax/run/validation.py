@@ -9,37 +9,60 @@ from ml_collections import ConfigDict
 
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import read_json, write_json
-from distill_jax.runtime.options import Rule, check, choice, number, whole
+from distill_jax.runtime.options import (
+    MAX_W,
+    TYPES,
+    OptionError,
+    Rule,
+    check,
+    check_arguments,
+    choice,
+    every,
+    number,
+    typed,
+    whole,
+    within,
+)
 from distill_jax.runtime.registry import suggestion
+from distill_jax.training.update import optimizer
 
-# Rules for keys of a config and of its stages.
+MAX_BATCH = 2**20
+ITERATIONS = whole(1, high=10**9)
+# Rules for the keys of a config; those of its data, model and schedule are rules of their entries.
 RULES = {
-    **dict.fromkeys(
-        ("log_every", "save_every", "microbatches", "updates_per_call", "steps"), whole(1)
-    ),
-    **dict.fromkeys(("seed", "keep_every", "batch_size", "warmup"), whole(0)),
-    **dict.fromkeys(("learning_rate", "decay_to", "weight_decay", "ema_ramp"), number(0)),
-    "ema_decay": number(0, 1),
+    "seed": whole(0, high=2**32 - 1),  # A key of JAX has 32 bits of a seed.
+    "batch_size": whole(1, high=MAX_BATCH),
+    "microbatches": whole(1, high=MAX_BATCH),
+    "updates_per_call": whole(1, high=10_000),
+    **dict.fromkeys(("log_every", "save_every"), ITERATIONS),
+    "keep": whole(1, high=10_000),
+    "keep_every": whole(0, high=10**9),
     "frozen_dtype": choice(("float32", "bfloat16")),
     "matmul_precision": choice(
         ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")
     ),
+    "allow": typed(tuple[str, ...]),
+}
+RULES_OF_STAGES = {
+    "new": typed(tuple[str, ...]),
+    "steps": ITERATIONS,
+    "learning_rate": number(0, 10),
+    "warmup": whole(0, high=10**9),
+    "decay_to": number(0, 1),
+    "weight_decay": number(0, 10),
+    "ema_decay": number(0, 1, without=(1,)),
+    "ema_ramp": number(0, 1),
+    "batch_size": whole(0, high=MAX_BATCH),
+    "lora": whole(0, high=4096),
 }
 RULES_OF_EVALUATE = {
-    "num_samples": whole(2),
-    "w": Rule(lambda w: bool(w) and min(w) >= 0, "at least one w, each from 0"),
-    "ancestral": Rule(lambda v: all(0 <= each <= 1 for each in v), "variances from 0 to 1"),
+    "num_samples": whole(2, high=1_000_000),
+    "w": every(number(0, MAX_W), 100, 1)._replace(
+        expected=f"at least one w, each from 0 to {MAX_W:g}"
+    ),
+    "ancestral": every(number(0, 1))._replace(expected="at most 100 variances from 0 to 1"),
 }
-# The allowed types of a value and their name, by the type of the default.
-TYPES: dict[type, tuple[Any, str]] = {
-    ConfigDict: ((ConfigDict, dict), "a dict"),
-    dict: ((ConfigDict, dict), "a dict"),
-    tuple: ((tuple, list), "a tuple"),
-    float: ((float, int), "a number"),
-    int: (int, "a whole number"),
-    str: (str, "a string"),
-    bool: (bool, "True or False"),
-}
+AXIS = Rule(lambda value: value == -1 or whole(1, high=2**20).holds(value), "-1 or a number from 1")
 
 # Keys of a config that may change in a resumed run: networks stay the same, up to rounding.
 RESUMABLE = (
@@ -67,42 +90,75 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {old.get(key)} there, {new.get(key)} now" for key in keys]
 
 
-def check_keys(config: ConfigDict, known: ConfigDict | dict[str, Any], path: str) -> None:
+def check_keys(config: ConfigDict, known: ConfigDict | Mapping[str, Any], path: str) -> None:
     """Raises KeyError for a key that `known` lacks, and ValueError for a value of another type."""
     for key, value in config.items():
         if key not in known:
             raise KeyError(
                 f"unknown key {path}.{key}; known: {', '.join(known)}{suggestion(key, known)}"
             )
-        _check_type(value, known[key], f"{path}.{key}")
+        kind = type(known[key])
+        check(f"{path}.{key}", value, TYPES[dict if kind is ConfigDict else kind])
         if isinstance(known[key], ConfigDict) and known[key] and "name" not in known[key]:
             check_keys(value, known[key], f"{path}.{key}")
+            check_complete(value, known[key], f"{path}.{key}")
 
 
-def _check_type(value: Any, known: Any, path: str) -> None:
-    """Raises ValueError unless the value has the type of its default."""
-    types, expected = TYPES[type(known)]
-    if isinstance(value, bool) != isinstance(known, bool) or not isinstance(value, types):
-        raise ValueError(f"{path} is {value!r}; expected {expected}")
+def check_complete(config: ConfigDict, known: ConfigDict | Mapping[str, Any], path: str) -> None:
+    """Raises KeyError for a key of `known` that the config lacks."""
+    for key in known:
+        if key not in config:
+            raise KeyError(f"{path}.{key} is missing; the default is {known[key]!r}")
 
 
-def check_rules(config: ConfigDict, path: str, rules: Mapping[str, Rule] = RULES) -> None:
-    """Raises ValueError for the first key whose value breaks its rule."""
+def check_rules(config: ConfigDict, path: str, rules: Mapping[str, Rule]) -> None:
+    """Raises OptionError for the first key whose value breaks its rule."""
     for key, rule in rules.items():
         if key in config:
-            check(f"{path}{key}", config[key], rule)
+            check(f"{path}.{key}", config[key], rule)
 
 
 def check_config(config: ConfigDict) -> None:
     """Raises ValueError for invalid values of a config outside its stages."""
-    check_rules(config, "config.")
+    check_rules(config, "config", RULES)
+    check_rules(config.evaluate, "config.evaluate", RULES_OF_EVALUATE)
+    check_rules(config.mesh, "config.mesh", dict.fromkeys(config.mesh, AXIS))
+    with within("config.optimizer"):
+        check_arguments(optimizer, config.optimizer.to_dict())
     for key in ("log_every", "save_every"):
         if config[key] % config.updates_per_call:
             raise ValueError(
                 f"config.{key} is {config[key]}; expected a multiple of config.updates_per_call, "
                 f"{config.updates_per_call}: a run logs, saves and stops between calls"
             )
-    check_rules(config.evaluate, "config.evaluate.", RULES_OF_EVALUATE)
+
+
+def check_stage(
+    spec: ConfigDict, name: str, known: Mapping[str, Any], optimizers: ConfigDict
+) -> None:
+    """Raises KeyError or ValueError for invalid keys and values of an entry of config.stages.
+
+    Args:
+      spec: the entry.
+      name: its key, such as s00_teacher.
+      known: all keys of a stage, with their defaults.
+      optimizers: all keys of an optimizer.
+    """
+    path = f"config.stages.{name}"
+    check(path, spec, TYPES[dict])
+    check_keys(spec, known, path)
+    check_complete(spec, known, path)
+    check_rules(spec, path, RULES_OF_STAGES)
+    check_keys(spec.optimizer, optimizers, f"{path}.optimizer")
+    with within(f"{path}.optimizer"):
+        check_arguments(optimizer, spec.optimizer.to_dict())
+    if spec.name != (own := name.partition("_")[2]):
+        raise OptionError(f"{path}.name", f"is {spec.name!r}; expected {own!r}, as in its key")
+    if not spec.learning_rate and spec.steps > 1:
+        raise OptionError(
+            f"{path}.learning_rate",
+            f"is 0, and steps {spec.steps}: nothing trains; expected a number above 0, or 1 step",
+        )
 
 
 def check_microbatches(size: int, parts: int, ways: int) -> None:

@@ -12,6 +12,8 @@ import inspect
 from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
+from distill_jax.runtime.options import check_arguments, shown
+
 
 class _Everything:
     def __contains__(self, name: object) -> bool:
@@ -110,10 +112,17 @@ def build(
 
     Raises:
       KeyError: for an unknown name, or for an unknown or missing option, with a suggestion.
-      ValueError: as `lookup`, and if the result is not an instance of `makes`.
+      ValueError: as `lookup`, for an option that breaks its rule (see runtime.options), and if the
+        result is not an instance of `makes`.
     """
+    name = spec.get("name")
+    if not isinstance(name, str):
+        raise KeyError(
+            f"the name of the {kind} is {shown(name)}; expected one of {', '.join(sorted(table))}, "
+            f"as 'name' beside its options{suggestion(str(name), table)}"
+        )
     options = {key: value for key, value in spec.items() if key != "name"}
-    builder = lookup(table, kind, spec["name"], allow, makes)
+    builder = lookup(table, kind, name, allow, makes)
     parameters = inspect.signature(builder).parameters
     known = list(parameters)[len(args) :]
     for key in options:
@@ -125,6 +134,7 @@ def build(
     for key in known:
         if key not in options and parameters[key].default is inspect.Parameter.empty:
             raise KeyError(f"{kind} {spec['name']!r} needs a value for {key!r}")
+    check_arguments(builder, options)
     built = builder(*args, **options)
     if not isinstance(built, makes):
         raise ValueError(

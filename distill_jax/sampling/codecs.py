@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec
+from distill_jax.runtime.options import MAX_WIDTH, option, whole
 from distill_jax.runtime.registry import build
 from distill_jax.storage import checkpoint
 from distill_jax.typing import Image, Resized, Tree
@@ -61,8 +62,8 @@ class PatchPca:
       channels: number of components that are kept; 0 for all.
     """
 
-    patch: int = 2
-    channels: int = 0
+    patch: int = option(whole(1, high=MAX_WIDTH), 2)
+    channels: int = option(whole(0, high=MAX_WIDTH), 0)
 
     def latents(self, data: DataSpec) -> DataSpec:
         """Returns the spec of the latents of images with this spec.

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from distill_jax.diffusion.pixels import normalise
+from distill_jax.runtime.options import number
 from distill_jax.runtime.sharding import Layout
 from distill_jax.typing import Batch, Tree
 
@@ -69,8 +70,16 @@ class Rates(NamedTuple):
         return self.learning_rate * rise * (1 + (self.decay_to - 1) * step / self.steps)
 
 
+MOMENT = number(0, 1, without=(1,))  # Of a running mean.
+
+
 @functools.cache
-def optimizer(b1: float, b2: float, clip_norm: float, eps: float = 1e-8) -> Any:
+def optimizer(
+    b1: Annotated[float, MOMENT],
+    b2: Annotated[float, MOMENT],
+    clip_norm: Annotated[float, number(0, 1e6)],
+    eps: Annotated[float, number(0, 1, without=(0,))] = 1e-8,
+) -> Any:
     """Returns Adam at learning rate 1, on gradients clipped by global norm (0: not clipped)."""
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(clip, optax.scale_by_adam(b1=b1, b2=b2, eps=eps))

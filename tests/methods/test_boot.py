@@ -197,7 +197,7 @@ def test_guidance_is_baked_in_or_an_input():
 
 
 BAD = {
-    "delta of zero": ({"delta": 0.0}, r"delta is 0.0; expected a step in \(0, 0.97\]"),
+    "delta of zero": ({"delta": 0.0}, "delta is 0.0; expected a number above 0 to 1"),
     "delta beyond the times": ({"delta": 1.0}, r"delta is 1.0; expected a step in \(0, 0.97\]"),
     "ends the wrong way": ({"t_min": 0.99}, "t_min is 0.99; expected a number from 0 to 0.98"),
     "time beyond 1": ({"t_max": 1.5}, "t_max is 1.5; expected a number from 0 to 1"),

@@ -199,7 +199,7 @@ def test_rematerialisation_does_not_change_gradients():
     [
         ({"remat": "all"}, "remat is 'all'; expected one of none, dots, full"),
         ({"patch": 3}, "patch 3 does not divide the image of 4x6"),
-        ({"width": 18, "heads": 2}, "width 18 must be divisible by 4"),
+        ({"width": 18, "heads": 2}, "width is 18; expected a multiple of 4 from 4"),
         ({"width": 16, "heads": 3}, "by heads = 3"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
     ],

@@ -244,7 +244,7 @@ def test_remat_decides_what_is_computed_twice():
         ({"head_dim": 16}, "heads is 2 and head_dim 16; set one"),
         ({"heads": 5}, "heads is 5; expected a divisor of the 32 channels at side 4"),
         ({"heads": None, "head_dim": 64}, "head_dim is 64; expected a divisor of the 32"),
-        ({"heads": 0}, "heads is 0; expected a divisor"),
+        ({"heads": 0}, "heads is 0; expected None or a whole number from 1"),
         ({"dropout": 1.0}, "dropout is 1.0; expected a probability"),
         ({"dtype": "float16"}, "dtype is 'float16'; expected one of float32, bfloat16"),
         ({"remat": "all"}, "remat is 'all'; expected one of none, dots, full"),

@@ -182,7 +182,7 @@ BAD = {
     "running mean that grows": (
         config_of({**TEACHER, "ema_decay": 1.5}),
         ValueError,
-        "ema_decay is 1.5; expected a number from 0 to 1",
+        "config.stages.s00_teacher.ema_decay is 1.5; expected a number from 0 to below 1",
     ),
     "stage without a place in the order": (
         config_of(TEACHER, stages={"teacher": TEACHER}),
@@ -199,7 +199,7 @@ BAD = {
     "reversed w range": (
         config_of(TEACHER, {**GUIDED, "method": {"name": "guided", "w_range": (4.0, 0.0)}}),
         ValueError,
-        r"stage s01_guided: w_range is \(4.0, 0.0\)",
+        r"config.stages.s01_guided.method.w_range is \(4.0, 0.0\)",
     ),
     "negative w range": (
         config_of(TEACHER, {**GUIDED, "method": {"name": "guided", "w_range": (-1.0, 4.0)}}),
@@ -320,9 +320,9 @@ BAD = {
         "nothing to guide by; leave out w_range, w or kappa",
     ),
     "step of BOOT out of range": (
-        config_of(TEACHER, stage("boot", "boot", delta=2.0, new=("target_embed",), **RATES)),
+        config_of(TEACHER, stage("boot", "boot", delta=0.98, new=("target_embed",), **RATES)),
         ValueError,
-        r"delta is 2.0; expected a step in \(0, 0.97\]",
+        r"delta is 0.98; expected a step in \(0, 0.97\]",
     ),
     "BOOT without its embedding": (
         config_of(TEACHER, stage("boot", "boot", **RATES)),
@@ -337,7 +337,7 @@ BAD = {
     "misspelt key of a stage's optimizer": (
         config_of(TEACHER, stage("sid", "sid_lsg", optimizer={"b3": 0.0}, **RATES)),
         KeyError,
-        "unknown key stages.s01_sid.optimizer.b3",
+        "unknown key config.stages.s01_sid.optimizer.b3",
     ),
     "adapters on nothing": (
         config_of({**TEACHER, "lora": 4}),
