@@ -7,6 +7,11 @@
 # Returns 75, after which launchers try again, if the installation fails.
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 extra="${1:-}"
+# The image of launch/Dockerfile has everything installed there.
+if [ -z "${VIRTUAL_ENV:-}" ] && [ -f /distill_jax/.venv/bin/activate ]; then
+  # shellcheck disable=SC1091
+  . /distill_jax/.venv/bin/activate
+fi
 if [ -z "${VIRTUAL_ENV:-}" ]; then
   if [ ! -x "$root/.venv/bin/python" ]; then
     python="${PYTHON:-}"

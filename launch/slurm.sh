@@ -20,14 +20,11 @@ set -euo pipefail
 root="${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 # shellcheck source=launch/words.sh
 . "$root/launch/words.sh"
+# shellcheck source=launch/code.sh
+. "$root/launch/code.sh"
 read_words "$@"
 pass_on
-for word in ${words[@]+"${words[@]}"}; do
-  case "$word" in
-    --[a-z]*) ;;
-    *) fail "unknown word '$word'; expected --dry-run, --help, or an option of sbatch as --NAME or --NAME=VALUE" ;;
-  esac
-done
+expect_options sbatch
 cd "$root"
 
 CONFIG="${CONFIG:-configs/imagenet64_guided.py:deterministic}"
@@ -39,6 +36,10 @@ GPUS="${GPUS:-${SLURM_GPUS_ON_NODE:-8}}"             # on each node
 PER="${PER:-node}"                                   # one process per node or per gpu
 EXTRA="${EXTRA:-cuda}"                               # of setup.py; cuda,gcs for gs://
 MAX_RESTARTS="${MAX_RESTARTS:-20}"                   # after crashes
+IMAGE="${IMAGE:-}"                                   # of launch/Dockerfile, for Pyxis; empty: install into .venv
+MOUNTS="${MOUNTS:-$PWD}"                             # folders that the container sees, with commas
+SOURCE=""
+REF=""                                               # the code is this checkout
 
 case "$PER" in
   node) tasks=1 ;;
@@ -50,10 +51,16 @@ esac
 # only GPU 0. jax/_src/distributed.py reads this variable before SLURM's.
 [ "$PER" = gpu ] || export JAX_LOCAL_DEVICE_IDS="${JAX_LOCAL_DEVICE_IDS:-$(seq -s, 0 $((GPUS - 1)))}"
 # Without binding every process sees all CPUs of its node and all GPUs, which those numbers index.
+python=python
+container=()
+if [ -n "$IMAGE" ]; then
+  python=/distill_jax/.venv/bin/python
+  container=(--container-image="$IMAGE" --container-mounts="$MOUNTS" --container-workdir="$PWD")
+fi
 # shellcheck disable=SC2206
 command=(srun --nodes="$NODES" --ntasks="$((NODES * tasks))" --ntasks-per-node="$tasks"
-  --cpu-bind=none --gpu-bind=none
-  python -m distill_jax.main --config="$CONFIG" --workdir="$WORKDIR" $ARGS)
+  --cpu-bind=none --gpu-bind=none ${container[@]+"${container[@]}"}
+  "$python" -m distill_jax.main --config="$CONFIG" --workdir="$WORKDIR" $ARGS)
 
 submit=(sbatch --nodes="$NODES" --gpus-per-node="$GPUS" ${words[@]+"${words[@]}"} launch/slurm.sh)
 
@@ -64,11 +71,19 @@ if [ "$DRY_RUN" = 1 ]; then
 fi
 refuse_placeholders CONFIG WORKDIR ARGS
 if [ -z "${SLURM_JOB_ID:-}" ]; then
+  pin_code
+  export DISTILL_JAX_COMMIT="$COMMIT"
   exec "${submit[@]}"
+fi
+# The job may start days after sbatch, and again. A node without git cannot tell.
+now="$(checkout)"
+if [ "$now" != "${DISTILL_JAX_COMMIT:-$now}" ] && [ "${now%% *}" != none ] && [ "${ALLOW_DIRTY:-0}" != 1 ]; then
+  fail "this checkout is $now, but $DISTILL_JAX_COMMIT was submitted; check that out and submit again" \
+    "(or set ALLOW_DIRTY=1 to run what is there)"
 fi
 
 # shellcheck source=launch/environment.sh
-. launch/environment.sh "$EXTRA"
+[ -n "$IMAGE" ] || . launch/environment.sh "$EXTRA"
 # shellcheck source=launch/xla_gpu.sh
 . launch/xla_gpu.sh
 

@@ -3,27 +3,20 @@
 # gcloud, and keep it running; the training itself continues without it.
 #   PROJECT=my-project WORKDIR=gs://my-bucket/guided launch/tpu_pod.sh
 #   launch/tpu_pod.sh --dry-run    prints the commands, runs nothing
-#   launch/tpu_pod.sh up | install | start | logs | codes | stop | down    runs one part
+#   launch/tpu_pod.sh up | install | start | logs | errors | codes | stop | down    runs one part;
+#                              errors prints the last lines of every worker
 #   launch/tpu_pod.sh down --yes   deletes the slice without asking
-# The variables are at the top of this file. Without SOURCE it sends the last commit of this checkout.
+# The variables are at the top of this file. Without SOURCE it sends the commit of this checkout.
 # The exit code is 0 after a complete run, and 1 after a user error, which a restart would not fix.
 # It restarts after 143 and 130 (stopped, state saved), a crash, and the loss of a worker or slice.
 # A restart with the same WORKDIR resumes the run.
 set -euo pipefail
 # shellcheck source=launch/words.sh
 . "$(dirname "$0")/words.sh"
+# shellcheck source=launch/code.sh
+. "$(dirname "$0")/code.sh"
 read_words "$@"
-expect all up install start logs codes stop down --yes --dry-run --help
-part=""
-yes=0
-for word in ${words[@]+"${words[@]}"}; do
-  case "$word" in
-    --yes) yes=1 ;;
-    *) [ -z "$part" ] || fail "'$part' and '$word' are two parts; expected one"; part="$word" ;;
-  esac
-done
-part="${part:-all}"
-[ "$yes" = 0 ] || [ "$part" = down ] || fail "--yes is only for down, which asks; '$part' does not"
+read_part all all up install start logs errors codes stop down
 
 PROJECT="${PROJECT:-my-project}"                        # Google Cloud project
 ZONE="${ZONE:-us-west4-a}"                              # a zone that has the accelerator
@@ -34,13 +27,15 @@ SPOT="${SPOT:-1}"                                       # 1: cheaper, may be pre
 CONFIG="${CONFIG:-configs/imagenet64_guided.py:deterministic}"
 WORKDIR="${WORKDIR:-gs://my-bucket/imagenet64_guided}"  # a bucket in the same region
 ARGS="${ARGS:---config.mesh.fsdp=8}"                    # further flags of distill_jax.main
-SOURCE="${SOURCE:-}"                                    # git URL to install from; empty: send a commit of this checkout
-REF="${REF:-HEAD}"                                      # its commit, tag or branch, resolved once
+SOURCE="${SOURCE:-}"                                    # git URL to install from; empty: send this checkout
+REF="${REF:-}"                                          # commit, tag or branch; empty: the commit of this checkout
 MAX_RESTARTS="${MAX_RESTARTS:-100}"                     # largest number of restarts
 MAX_FAILURES="${MAX_FAILURES:-10}"                      # largest number of consecutive failed requests for a slice
 POLL="${POLL:-30}"                                      # seconds between two polls
 KEEP="${KEEP:-0}"                                       # 1: keep the slice after the run
-ALLOW_DIRTY="${ALLOW_DIRTY:-0}"                         # 1: send HEAD despite uncommitted changes
+DOWN_AFTER_MISTAKE="${DOWN_AFTER_MISTAKE:-0}"           # 1: delete it after a user error, too
+
+STILL_UP="still up, and $ACCELERATOR_TYPE costs money (https://cloud.google.com/tpu/pricing) until launch/tpu_pod.sh down"
 
 cd "$(dirname "$0")/.."
 place=(--project="$PROJECT" --zone="$ZONE")
@@ -89,16 +84,17 @@ up() {
 
 # The image's Python is too old, so uv installs another; environment.sh installs the rest.
 install() {
-  local fetch="mkdir -p distill_jax && tar -xzf distill_jax.tar.gz -C distill_jax"
+  local fetch="mkdir -p distill_jax && rm -rf distill_jax/distill_jax distill_jax/configs"
+  fetch+=" && tar -xzf distill_jax.tar.gz -C distill_jax && echo '$COMMIT' > distill_jax/launch/commit.txt"
   if [ -n "$SOURCE" ]; then
     fetch="{ [ -d distill_jax ] || git clone --quiet $SOURCE distill_jax; }"
-    fetch+=" && git -C distill_jax fetch --quiet origin $REF && git -C distill_jax checkout --quiet FETCH_HEAD"
+    fetch+=" && git -C distill_jax fetch --quiet origin ${REF:-HEAD} && git -C distill_jax checkout --quiet FETCH_HEAD"
   else
-    run git archive --format=tar.gz --output="$scratch/distill_jax.tar.gz" "$REF" || return 1
+    pack "$scratch/distill_jax.tar.gz" || return 1
     run gcloud compute tpus tpu-vm scp "$scratch/distill_jax.tar.gz" "$NAME:distill_jax.tar.gz" "${place[@]}" \
       --worker=all || return 1
   fi
-  local uv="curl -LsSf https://astral.sh/uv/install.sh | sh"
+  local uv="curl -LsSf https://astral.sh/uv/0.13.9/install.sh | sh"
   on all "$fetch && cd distill_jax && { [ -x .venv/bin/python ] || { $uv && ~/.local/bin/uv venv --quiet --seed --python 3.12 .venv; }; } && . launch/environment.sh tpu,gcs"
 }
 
@@ -107,6 +103,7 @@ start() {
 }
 
 logs() { on 0 "distill_jax/launch/background.sh follow"; }
+errors() { on all "tail -n 40 distill_jax/run.log | sed \"s/^/\$(hostname): /\""; }
 codes() { on all "distill_jax/launch/background.sh code"; }
 stop() { on all "distill_jax/launch/background.sh stop"; }
 
@@ -120,7 +117,12 @@ begin() {
   return 1
 }
 
-mistake() { fail "the command failed, see above; fix it and start again. $NAME is still up: launch/tpu_pod.sh down"; }
+# Ends after a user error, with the last lines of all workers.
+mistake() {
+  errors >&2 || true
+  [ "$DOWN_AFTER_MISTAKE" != 1 ] || { down && fail "the command failed, see above; fix it and start again"; }
+  fail "the command failed, see above; fix it and start again. $NAME is $STILL_UP"
+}
 
 # Follows the run until it needs a restart; ends the script after a complete run or a user error.
 watch() {
@@ -170,15 +172,7 @@ all() {
       mistake
     fi
   done
-  fail "gave up after $MAX_RESTARTS restarts. $NAME is still up: launch/tpu_pod.sh down"
-}
-
-# Asks before the deletion, which ends a run on the slice and cannot be undone.
-confirm() {
-  [ -t 0 ] || fail "down deletes $NAME and asks first; add --yes if there is no terminal"
-  local answer
-  read -r -p "Delete the slice $NAME in $ZONE of $PROJECT, and the run on it? [yes/no] " answer || true
-  [ "$answer" = yes ] || fail "answered '$answer', not yes: $NAME stays"
+  fail "gave up after $MAX_RESTARTS restarts. $NAME is $STILL_UP"
 }
 
 scratch=/tmp
@@ -189,8 +183,8 @@ else
   # The variables of this part are checked before the first call of a cloud.
   refuse_placeholders PROJECT ZONE NAME ACCELERATOR_TYPE RUNTIME_VERSION
   case "$part" in all | start) refuse_placeholders CONFIG WORKDIR ARGS ;; esac
-  case "$part" in all | install) pin_ref ;; esac
-  [ "$part" != down ] || [ "$yes" = 1 ] || confirm
+  case "$part" in all | install) pin_code ;; esac
+  [ "$part" != down ] || confirm "the slice $NAME in $ZONE of $PROJECT, and the run on it"
   scratch="$(mktemp -d)"
   trap 'rm -rf "$scratch"' EXIT
 fi

@@ -41,6 +41,32 @@ expect() {
   done
 }
 
+# read_part DEFAULT KNOWN...: reads one KNOWN word, or DEFAULT, into `part`, and sets `yes` for --yes,
+# which only the part down takes, because it asks.
+read_part() {
+  local word
+  part=""
+  yes=0
+  expect "${@:2}" --yes --dry-run --help
+  for word in ${words[@]+"${words[@]}"}; do
+    case "$word" in
+      --yes) yes=1 ;;
+      *) [ -z "$part" ] || fail "'$part' and '$word' are two parts; expected one"; part="$word" ;;
+    esac
+  done
+  part="${part:-$1}"
+  [ "$yes" = 0 ] || [ "$part" = down ] || fail "--yes is only for down, which asks; '$part' does not"
+}
+
+# confirm WHAT: asks before WHAT is deleted, and fails if the answer is not yes. --yes is an answer.
+confirm() {
+  local answer
+  [ "$yes" = 0 ] || return 0
+  [ -t 0 ] || fail "$1 is deleted only after a question; add --yes to down if there is no terminal"
+  read -r -p "Delete $1? [yes/no] " answer || true
+  [ "$answer" = yes ] || fail "answered '$answer', not yes: nothing is deleted"
+}
+
 # Fails for misspelt --dry-run and --help in scripts whose other words go to another program.
 pass_on() {
   local word
@@ -49,6 +75,17 @@ pass_on() {
       -*[Dd][Rr][Yy]* | -*[Rr][Uu][Nn] | [Dd][Rr][Yy]*[Rr][Uu][Nn] | -*[Hh][Ee][Ll][Pp]* | help)
         fail "unknown word '$word'; did you mean --dry-run or --help?"
         ;;
+    esac
+  done
+}
+
+# expect_options PROGRAM: fails for a word that is no option of the program, --NAME or --NAME=VALUE.
+expect_options() {
+  local word
+  for word in ${words[@]+"${words[@]}"}; do
+    case "$word" in
+      --[a-z]*) ;;
+      *) fail "unknown word '$word'; expected --dry-run, --help, or an option of $1 as --NAME or --NAME=VALUE" ;;
     esac
   done
 }
@@ -65,27 +102,6 @@ refuse_placeholders() {
         ;;
     esac
   done
-}
-
-# Resolves REF to the full name of a commit, so that a restart runs the same code: a commit of the
-# repository SOURCE or, if that is empty, of this checkout, which must have no uncommitted changes.
-pin_ref() {
-  local found
-  refuse_placeholders SOURCE REF
-  [[ ! "$REF" =~ ^[0-9a-f]{40}$ ]] || return 0
-  if [ -n "$SOURCE" ]; then
-    found="$(git ls-remote "$SOURCE" "$REF")" || fail "git cannot read SOURCE, $SOURCE"
-    REF="$(awk -v ref="$REF" '$2 == ref || $2 == "refs/heads/" ref || $2 == "refs/tags/" ref { print $1 }' <<< "$found")"
-    REF="${REF%%$'\n'*}"
-    [ -n "$REF" ] || fail "$SOURCE has no branch or tag REF; for a commit give its full name"
-    return
-  fi
-  found="$(git status --porcelain)" || fail "this is no git checkout to send; set SOURCE to a git URL"
-  if [ "$REF" = HEAD ] && [ -n "$found" ] && [ "${ALLOW_DIRTY:-0}" != 1 ]; then
-    echo "$found" | head -n 10 >&2
-    fail "only the last commit is sent, and these changes are not in it; commit them, or set ALLOW_DIRTY=1"
-  fi
-  REF="$(git rev-parse --verify "$REF^{commit}")" || fail "REF is no commit of this checkout"
 }
 
 # Prints a command with shell quoting.

@@ -117,6 +117,16 @@ def test_every_command_of_the_documents_is_taken_by_its_program(nothing):  # noq
     assert refused([(program, words) for program, *words in parsed]) == []
 
 
+def test_every_variable_in_the_page_about_launchers_is_one_of_theirs():
+    text = (ROOT / "docs" / "scale.md").read_text()
+    named = set(re.findall(r"[`\s\"]([A-Z][A-Z_]{2,})(?==|`)", text)) - {"JOB"}
+    assert named >= {"WORKDIR", "ALLOW_DIRTY", "MAX_SECONDS", "DOWN_AFTER_MISTAKE", "EXTRA"}
+    scripts = "\n".join(path.read_text() for path in (ROOT / "launch").iterdir())
+    foreign = {name for name in named if name.startswith(("JAX_", "XLA_", "LIBTPU_"))}
+    read = set(re.findall(r"\$\{?([A-Z_]+)", scripts))
+    assert named - foreign <= read
+
+
 def test_every_test_command_of_the_documents_is_taken_by_pytest(pytestconfig):
     tests = [words for _, _, program, words in COMMANDS if program in ("pytest", "launch/test.sh")]
     assert len(tests) > 3

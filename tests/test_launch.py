@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import tarfile
 import time
 
 import pytest
@@ -15,7 +16,7 @@ from tests.toys import ROOT
 
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), ROOT / ".ci" / "run"])
-SOURCED = ("environment.sh", "words.sh", "xla_gpu.sh", "xla_tpu.sh")
+SOURCED = ("code.sh", "environment.sh", "words.sh", "xla_gpu.sh", "xla_tpu.sh")
 CHOSEN = {
     "CONFIG": "configs/digits_guided.py:smoke",
     "WORKDIR": "gs://mine/runs",
@@ -137,6 +138,18 @@ def test_the_dry_run_under_slurm_prints_the_submission_and_the_step(clouds):
     ]
     lines = dry_run("slurm.sh", clouds, **variables, PER="gpu").splitlines()
     assert lines[1] == f"srun --nodes=2 --ntasks=8 --ntasks-per-node=4 {step}"
+    line = dry_run("slurm.sh", clouds, **variables, IMAGE="host#it:1").splitlines()[1]
+    container = f"--container-image=host#it:1 --container-mounts={ROOT} --container-workdir={ROOT}"
+    assert f"{container} /distill_jax/.venv/bin/python -m distill_jax.main {TRAINING}" in line
+
+
+def test_the_dry_run_of_skypilot_prints_the_submission(clouds):
+    line = dry_run("skypilot.sh", clouds, "--gpus=A100:8", **CHOSEN, IMAGE="it:1").strip()
+    chosen = [f"--env {name}={CHOSEN[name]}" for name in ("CONFIG", "WORKDIR", "ARGS")]
+    assert line == " ".join(
+        ["sky jobs launch --name=distill --image-id=docker:it:1", *chosen]
+        + ["--env DISTILL_JAX_COMMIT=HEAD --gpus=A100:8 launch/skypilot.yaml"]
+    )
 
 
 def test_the_options_of_a_slurm_job_requeue_and_warn_it():
@@ -153,11 +166,16 @@ def test_the_jobset_restarts_pods_but_not_mistakes(clouds):
     policy = jobset["spec"]["failurePolicy"]
     assert policy["maxRestarts"] == 100
     assert policy["rules"] == [
-        {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+        {
+            "action": "FailJobSet",
+            "onJobFailureReasons": ["PodFailurePolicy", "DeadlineExceeded"],
+        }
     ]
+    assert jobset["spec"]["ttlSecondsAfterFinished"] > 0
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["completions"] == job["parallelism"] == 4
     assert (job["completionMode"], job["backoffLimit"]) == ("Indexed", 0)
+    assert job["activeDeadlineSeconds"] == 14 * 24 * 3600
     rule = job["podFailurePolicy"]["rules"][0]
     assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [1])
     pod = job["template"]["spec"]
@@ -167,6 +185,7 @@ def test_the_jobset_restarts_pods_but_not_mistakes(clouds):
     container = pod["containers"][0]
     assert container["name"] == rule["onExitCodes"]["containerName"]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    assert container["resources"]["requests"].keys() > {"google.com/tpu", "cpu", "memory"}
     assert container["args"][0].rstrip().endswith(f"exec launch/local.sh {TRAINING}")
     assert "gke-spot" not in dry_run("gke.sh", clouds, SPOT="0")
 
@@ -211,13 +230,16 @@ def test_the_skypilot_job_sets_the_rank_of_each_node(tmp_path):
 TAKES = {
     "background.sh": [("stop",), ("follow",), ("code",), ("start",)],
     "constraints.sh": [(), ("--upgrade",)],
-    "gke.sh": [()],
+    "gke.sh": [(), ("down", "--yes")]
+    + [(part,) for part in ("start", "status", "logs", "errors", "down")],
     "local.sh": [("--config=a.py", "--config.steps=1")],
     "lowest.sh": [(), ("tests/diffusion", "-x")],
+    "skypilot.sh": [(), ("--gpus=A100:8", "--yes")],
     "slurm.sh": [("--partition=gpu", "--time=8:00:00")],
     "test.sh": [("--all",), ("tests/diffusion", "-x")],
     "tpu_pod.sh": [(), ("down", "--yes")]
-    + [(part,) for part in ("all", "up", "install", "start", "logs", "codes", "stop", "down")],
+    + [(part,) for part in ("all", "up", "install", "start", "logs", "errors", "codes")]
+    + [("stop",), ("down",)],
 }
 READY = CHOSEN | {"PROJECT": "p", "SOURCE": "https://host/it.git"}
 
@@ -264,12 +286,16 @@ MISTAKES = {
     "background.sh": [((word, other), {}) for word in UNKNOWN for other in ("stop", "code")]
     + [((), {}), (("start",), {}), (("stop", "code"), {})],
     "constraints.sh": [((word,), {}) for word in (*UNKNOWN, "upgrade")],
-    "gke.sh": [((word,), {}) for word in UNKNOWN]
+    "gke.sh": [((word, *part), {}) for word in UNKNOWN[1:] for part in ((), ("down",))]
+    + [(("down",), {}), (("--yes",), {}), (("logs", "down"), {}), (("down", "x"), {})]
+    + [((), {"SOURCE": "image", "IMAGE": "host/it:1"}), ((), {"NAME": "my-run"})]
     + [((), {"WORKDIR": "gs://my-bucket/guided"}), ((), {"ARGS": "--a=gs://my-bucket/data"})]
     + [((), {"SOURCE": "https://github.com/my-name/distill_jax"})]
     + [((), {"SOURCE": "git@github.com:my-name/distill_jax"})],
     "local.sh": [((word, "--config=a.py"), {}) for word in (*TYPOS, "--helpful")],
     "lowest.sh": [((word, "-x"), {}) for word in TYPOS],
+    "skypilot.sh": [((word, "--gpus=A100:8"), {}) for word in (*TYPOS, "status", "-n", "down")]
+    + [((), {"WORKDIR": "gs://my-bucket/guided"}), ((), {"ARGS": "--a=gs://my-bucket/data"})],
     "slurm.sh": [((word, "--partition=gpu"), {}) for word in (*TYPOS, "status", "-n", "-p", "gpu")]
     + [((), {"WORKDIR": "gs://my-bucket/guided"}), ((), {"PER": "rack"})],
     "test.sh": [((word, "-x"), {}) for word in TYPOS],
@@ -298,7 +324,7 @@ def test_a_value_like_a_placeholder_may_be_allowed(clouds):
     program(clouds, "kubectl", "")
     chosen = READY | {"WORKDIR": "gs://my-bucket/guided", "REF": "1" * 40, "ALLOW_MY": "1"}
     assert script("gke.sh", env=environment(clouds, **chosen)).returncode == 0
-    assert calls(clouds) == ["kubectl create -f -"]
+    assert [line.split()[1] for line in calls(clouds)] == ["get", "create"]
 
 
 @pytest.mark.parametrize(
@@ -326,36 +352,105 @@ def test_a_slice_is_deleted_only_if_the_answer_is_yes(clouds, words, answer, del
     assert len(calls(clouds)) == deleted
 
 
+# The code that runs on other machines
+
+
 GIT = """
 case "$1" in
-  status) [ -e {0}/repository ] || exit 128; cat {0}/changed ;;
-  rev-parse) echo 1234abcd ;;
+  rev-parse) [ -e {0}/repository ] || exit 128; echo 1234abcd ;;
+  status) cat {0}/changed ;;
+  branch) cat {0}/pushed ;;
+  ls-files) printf 'setup.py\\0deleted.py\\0' ;;
 esac
 """
+SUBMIT = {
+    "gke.sh": ((), "kubectl create"),
+    "skypilot.sh": ((), "sky jobs launch"),
+    "slurm.sh": ((), "sbatch"),
+    "tpu_pod.sh": (("install",), "gcloud compute tpus tpu-vm scp"),
+}
 
 
-def test_a_pod_gets_one_commit_and_never_uncommitted_changes(clouds):
+@pytest.fixture
+def submit(clouds):
+    """Returns a function that runs a launcher in a checkout with changed files and pushed branches.
+
+    It returns the exit code, the messages, and the calls that send something.
+    """
     program(clouds, "git", GIT.format(clouds))
-    program(clouds, "gcloud", "")
-    (clouds / "changed").write_text(" M configs/digits_guided.py\n")
+    for name in ("gcloud", "sky", "sbatch"):
+        program(clouds, name, f'echo "commit $DISTILL_JAX_COMMIT" >> {clouds}/calls')
+    program(clouds, "kubectl", f"case $1 in create) cat >> {clouds}/calls ;; esac")
 
-    def install(**variables):
+    def run(name, changed="", pushed="origin/main", repository=True, **variables):
+        for path, text in (("changed", changed), ("pushed", pushed)):
+            (clouds / path).write_text(text)
+        (clouds / "repository").unlink(missing_ok=True)
+        if repository:
+            (clouds / "repository").touch()
         (clouds / "calls").unlink(missing_ok=True)
-        chosen = environment(clouds, PROJECT="p", **CHOSEN, **variables)
-        done = script("tpu_pod.sh", "install", env=chosen)
-        sent = [line.rpartition(" ")[2] for line in calls(clouds) if line.startswith("git archive")]
-        assert bool(sent) == any(line.startswith("gcloud") for line in calls(clouds))
-        return done.returncode, sent, done.stderr
+        words, sends = SUBMIT[name]
+        chosen = {**CHOSEN, "PROJECT": "p", **variables}
+        chosen |= {"SOURCE": "https://host/it.git"} if name == "gke.sh" else {}
+        done = script(name, *words, env=environment(clouds, **chosen), stdin=subprocess.DEVNULL)
+        made = [line for line in calls(clouds) if not line.startswith(("git status", "git rev"))]
+        assert any(line.startswith(sends) for line in made) == (done.returncode == 0), done.stderr
+        return done.returncode, done.stderr, "\n".join(made)
 
-    code, sent, error = install()
-    assert (code, sent) == (1, []) and "error: this is no git checkout" in error
+    return run
+
+
+@pytest.mark.parametrize("name", SUBMIT)
+def test_every_launcher_runs_the_commit_of_this_checkout_and_refuses_changes(submit, name):
+    code, said, sent = submit(name)
+    assert (code, said) == (0, f"code: 1234abcd{' of https://host/it.git' * (name == 'gke.sh')}\n")
+    assert "1234abcd" in sent and "changes" not in sent
+    code, said, _ = submit(name, changed=" M configs/digits_guided.py\n")
+    assert code == 1 and "error: this checkout is 1234abcd + changes" in said
+    code, said, _ = submit(name, repository=False)
+    assert code == 1 and "error: this checkout is none + changes" in said
+
+
+@pytest.mark.parametrize("name", SUBMIT)
+@pytest.mark.parametrize("repository", [True, False])
+def test_changes_run_if_they_are_allowed_and_can_be_sent(submit, name, repository):
+    changed = " M configs/digits_guided.py\n"
+    code, said, sent = submit(name, changed, repository=repository, ALLOW_DIRTY="1")
+    if name == "gke.sh":
+        assert code == 1 and "lacks the changes; commit and push them" in said
+        return
+    commit = "1234abcd" if repository else "none"
+    assert (code, said) == (0, f"code: {commit} + changes\n")
+    assert f"{commit} + changes" in sent
+    assert "git archive" not in sent
+
+
+def test_pods_do_not_clone_a_commit_that_is_not_pushed(submit):
+    code, said, _ = submit("gke.sh", pushed="")
+    assert code == 1 and "error: commit 1234abcd of this checkout is not pushed" in said
+
+
+def test_the_files_of_a_changed_checkout_are_packed_without_those_that_are_gone(clouds, tmp_path):
+    program(clouds, "git", GIT.format(clouds))
     (clouds / "repository").touch()
-    code, sent, error = install()
-    assert (code, sent) == (1, []) and " M configs/digits_guided.py\nerror: only the last" in error
-    assert install(ALLOW_DIRTY="1")[:2] == (0, ["1234abcd"])
-    assert install(REF="v1")[:2] == (0, ["1234abcd"])
-    (clouds / "changed").write_text("")
-    assert install()[:2] == (0, ["1234abcd"])
+    (clouds / "changed").write_text(" D deleted.py\n")
+    out = tmp_path / "code.tar.gz"
+    lines = f"set -euo pipefail; . launch/words.sh; . launch/code.sh; pin_code; pack {out}"
+    chosen = environment(clouds, SOURCE="", REF="", ALLOW_DIRTY="1")
+    subprocess.run(["bash", "-c", lines], cwd=ROOT, env=chosen, capture_output=True, check=True)
+    with tarfile.open(out) as archive:
+        assert archive.getnames() == ["setup.py"]
+
+
+@pytest.mark.parametrize("variables", [{}, {"ALLOW_DIRTY": "1"}])
+def test_a_slurm_job_does_not_restart_with_other_code_than_was_submitted(clouds, variables):
+    command, chosen = slurm(clouds, 143, DISTILL_JAX_COMMIT="5678", **variables)
+    program(clouds, "git", GIT.format(clouds))
+    (clouds / "repository").touch()
+    (clouds / "changed").touch()
+    done = subprocess.run(command, env=chosen, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (143 if variables else 1)
+    assert ("this checkout is 1234abcd, but 5678 was submitted" in done.stderr) != bool(variables)
 
 
 @pytest.mark.parametrize("name", ["gke.sh", "tpu_pod.sh"])
@@ -364,8 +459,8 @@ def test_a_branch_or_tag_of_a_url_is_made_a_commit_before_anything_starts(clouds
     (tmp_path / "listed").write_text(
         "aaaa refs/heads/you/v1\nbbbb refs/heads/main\ncccc refs/tags/v1\n"
     )
-    for cloud in ("gcloud", "kubectl"):
-        program(clouds, cloud, f"echo $* >> {tmp_path}/sent; cat >> {tmp_path}/sent")
+    program(clouds, "gcloud", f"echo $* >> {tmp_path}/sent")
+    program(clouds, "kubectl", f"[ $1 = get ] || cat >> {tmp_path}/sent")
 
     def fetched(ref):
         """Returns the exit code, and the commits that the machines fetch."""
@@ -375,7 +470,7 @@ def test_a_branch_or_tag_of_a_url_is_made_a_commit_before_anything_starts(clouds
         done = script(name, *words, env=chosen, stdin=subprocess.DEVNULL)
         sent = (tmp_path / "sent").read_text()
         return done.returncode, re.findall(
-            r"(?:fetch|checkout) --quiet (?:origin )?(?!FETCH)(\w+)", sent
+            r"(?:fetch|checkout) --quiet (?:origin )?\"?(?!FETCH)(\w+)", sent
         )
 
     assert fetched("v1") == (0, ["cccc"])
@@ -384,6 +479,33 @@ def test_a_branch_or_tag_of_a_url_is_made_a_commit_before_anything_starts(clouds
     assert fetched("1" * 40) == (0, ["1" * 40])
     program(clouds, "git", "exit 128")
     assert fetched("main") == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("found", "answer", "ends"),
+    [
+        ("", None, ["create"]),
+        ("distill ", None, []),
+        ("distill Failed", None, []),
+        ("distill Failed", "no", []),
+        ("distill Failed", "yes", ["delete", "create"]),
+        ("distill Completed", "yes", ["delete", "create"]),
+    ],
+)
+def test_a_finished_jobset_is_replaced_after_a_question_and_a_running_one_never(
+    clouds, found, answer, ends
+):
+    program(clouds, "kubectl", f'[ $1 != get ] || echo -n "{found}"')
+    ours, theirs = os.openpty()
+    os.write(ours, f"{answer}\n".encode())
+    stdin = theirs if answer else subprocess.DEVNULL
+    chosen = environment(clouds, **READY, REF="1" * 40)
+    done = script("gke.sh", env=chosen, stdin=stdin)
+    os.close(ours)
+    os.close(theirs)
+    assert (done.returncode == 0) == bool(ends)
+    assert [line.split()[1] for line in calls(clouds)] == ["get", *ends]
+    assert ("Delete the finished JobSet" in done.stderr) == (answer is not None)
 
 
 @pytest.mark.parametrize("section", ["setup", "run"])
@@ -463,6 +585,7 @@ def pod(clouds, codes, states=("ACTIVE",), **variables):
         part: sum(part in line for line in calls(clouds))
         for part in ("create", "background.sh start", "delete")
     }
+    pod.said = done.stderr
     return done.returncode, count["create"], count["background.sh start"], count["delete"]
 
 
@@ -482,6 +605,19 @@ def pod(clouds, codes, states=("ACTIVE",), **variables):
 )
 def test_a_pod_starts_again_unless_all_workers_are_done_or_refuse(clouds, codes, ends):
     assert pod(clouds, codes) == ends
+
+
+def test_after_a_mistake_the_errors_of_all_workers_are_printed_and_the_slice_is_named_or_deleted(
+    clouds,
+):
+    assert pod(clouds, ["1 1"]) == (1, 0, 1, 0)
+    (line,) = [line for line in calls(clouds) if "tail -n 40 distill_jax/run.log" in line]
+    assert "--worker=all" in line
+    assert "costs money" in pod.said and "until launch/tpu_pod.sh down" in pod.said
+    (clouds / "calls").unlink()
+    (clouds / "looks").unlink()
+    assert pod(clouds, ["1 1"], DOWN_AFTER_MISTAKE="1") == (1, 0, 1, 1)
+    assert "costs money" not in pod.said
 
 
 def test_a_preempted_pod_is_requested_again(clouds):

@@ -72,6 +72,8 @@ def test_the_commands_of_a_workflow_are_scripts_that_take_these_words(path):
     assert commands
     for command in commands:
         program, *words = shlex.split(command)
+        if program == "docker":
+            continue
         assert program in ("launch/test.sh", "launch/lowest.sh")
         done = subprocess.run(
             [ROOT / program, "--dry-run", *words], capture_output=True, text=True, check=True
@@ -79,10 +81,30 @@ def test_the_commands_of_a_workflow_are_scripts_that_take_these_words(path):
         assert done.stdout.splitlines()[-1].startswith("python -m pytest")
 
 
+def test_the_image_is_built_and_tried_from_files_that_are_enough_to_install_and_start(tmp_path):
+    """The files that .dockerignore lets in are copied, and have the version and the command."""
+    build, tried = (step["run"] for step in jobs(WORKFLOWS[0])["image"]["steps"] if "run" in step)
+    recipe = (ROOT / "launch" / "Dockerfile").read_text()
+    assert re.findall("--build-arg=([A-Z]+)", build) == ["EXTRA"]
+    assert {"EXTRA", "COMMIT"} <= set(re.findall("^ARG ([A-Z]+)", recipe, re.MULTILINE))
+    assert re.findall("^USER (.+)", recipe, re.MULTILINE) == ["1000"]
+    allowed = (ROOT / "launch" / "Dockerfile.dockerignore").read_text().splitlines()
+    for name in (line[1:] for line in allowed if line.startswith("!")):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    run = {"cwd": tmp_path, "capture_output": True, "text": True, "check": True}
+    done = subprocess.run([sys.executable, "setup.py", "--version"], **run)
+    assert done.stdout.strip() == distill_jax.__version__
+    words = shlex.split(tried)[4:]
+    (program,) = re.findall(r'^ENTRYPOINT \["(.+)"\]', recipe, re.MULTILINE)
+    done = subprocess.run([tmp_path / program, *words, "--dry-run"], **run)
+    assert done.stdout.strip() == shlex.join(["python", "-m", "distill_jax.main", *words])
+
+
 def test_every_python_is_tested_with_the_lowest_and_the_newest_versions():
     (tests,) = (jobs(path) for path in WORKFLOWS if path.stem == "tests")
-    assert tests.keys() == {"lowest", "newest"}
-    for job in tests.values():
+    assert tests.keys() == {"image", "lowest", "newest"}
+    for job in (tests["lowest"], tests["newest"]):
         assert job["strategy"]["matrix"]["python"] == PYTHONS
     assert f'python_requires=">={PYTHONS[0]}"' in (ROOT / "setup.py").read_text()
     readme = (ROOT / "README.md").read_text()
