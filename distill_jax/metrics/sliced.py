@@ -1,4 +1,4 @@
-"""The sliced Wasserstein-2 distance between two sets of points."""
+"""Sliced Wasserstein distances between two sets of points, and MIND."""
 
 import numpy as np
 
@@ -34,3 +34,32 @@ def by_class(
     """Returns the distance between the points of each class that both sets have, by label."""
     classes = np.intersect1d(a_label, b_label)
     return {int(c): sliced_wasserstein(a[a_label == c], b[b_label == c]) for c in classes}
+
+
+def mind(
+    real: np.ndarray, fake: np.ndarray, directions: np.ndarray | None = None, seed: int = 0
+) -> tuple[float, float]:
+    """Returns the Monge Inception Distance and its standard error over directions.
+
+    It is 3 d times the mean over directions of the squared difference of the sorted projections
+    (2605.06797). It needs no covariance, so a few thousand features are enough for d = 2,048.
+
+    Args:
+      real: features (n, d).
+      fake: features (m, d); the larger set is subsampled to the size of the smaller one.
+      directions: unit vectors (count, d); None are 1,000 random ones.
+      seed: seed of the subsample and of the directions.
+    """
+    rng, d, size = np.random.default_rng(seed), real.shape[1], min(len(real), len(fake))
+    real, fake = (
+        x if len(x) == size else x[np.sort(rng.permutation(len(x))[:size])] for x in (real, fake)
+    )
+    if directions is None:
+        directions = rng.normal(size=(1000, d))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    squares = []
+    for part in np.array_split(np.asarray(directions, np.float64), -(-len(directions) // 100)):
+        a, b = (np.sort(x @ part.T, axis=0) for x in (real, fake))
+        squares.append(((a - b) ** 2).mean(axis=0))
+    found = 3 * d * np.concatenate(squares)
+    return float(found.mean()), float(found.std() / np.sqrt(len(found)))
