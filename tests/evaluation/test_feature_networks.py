@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from distill_jax.evaluation import feature_networks
-from distill_jax.evaluation.feature_networks import BATCH, KINDS, PYTORCH, find, load_network
+from distill_jax.evaluation.feature_networks import KINDS, PYTORCH, find, load_network
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.runtime.trees import by_name
 from tests.metrics.recorded import random_weights
@@ -112,7 +112,6 @@ def test_grey_images_are_measured_as_three_equal_channels(lite_file, monkeypatch
 
 def test_the_digest_is_that_of_the_file(inception, inception_file):
     assert inception.digest == hashlib.sha256(inception_file.read_bytes()).hexdigest()
-    assert BATCH > 0
 
 
 @pytest.mark.parametrize(

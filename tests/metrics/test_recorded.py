@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.metrics.frechet import frechet_distance, frechet_infinity, moments
+from distill_jax.metrics.frechet import Moments, Target, frechet_distance, moments
 from distill_jax.metrics.kernel import cmmd, kid
 from distill_jax.metrics.neighbours import neighbour_scores
 from distill_jax.metrics.resizing import RESIZES, matrix, resize
@@ -22,6 +22,13 @@ RNG = np.random.default_rng(1)
 def test_frechet_distance_is_scipys():
     found = frechet_distance(moments(FAKE), moments(REAL))
     assert found == pytest.approx(float(RECORDED["fid"]), rel=1e-6)
+    assert Target(moments(REAL)).distance(FAKE) == pytest.approx(found, rel=1e-9)
+
+
+def test_the_distance_of_fewer_features_than_their_size_is_the_same_number():
+    real, fake = RNG.normal(size=(300, 40)), RNG.normal(size=(25, 40))
+    expected = frechet_distance(moments(fake), moments(real))
+    assert Target(moments(real)).distance(fake) == pytest.approx(expected, rel=1e-6)
 
 
 def test_kid_is_that_of_torch_fidelity():
@@ -83,9 +90,8 @@ def test_cmmd_of_equal_features_is_zero_and_grows_with_their_distance():
 
 
 def test_the_extrapolated_distance_of_a_distribution_to_itself_is_nearly_zero():
-    real, fake = RNG.normal(size=(2, 4000, 20))
-    plain = frechet_distance(moments(fake), moments(real))
-    assert abs(frechet_infinity(fake, moments(real))) < plain / 2
+    target, fake = Target(Moments(np.zeros(20), np.eye(20))), RNG.normal(size=(4000, 20))
+    assert abs(target.distance_at_infinity(fake)) < target.distance(fake) / 2
 
 
 def test_too_few_features_are_refused():

@@ -1,0 +1,131 @@
+"""Scores of images against a reference: each a value, a standard error and its protocol."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from distill_jax.evaluation.feature_networks import FeatureNetwork
+from distill_jax.evaluation.references import Reference
+from distill_jax.metrics.frechet import Target
+from distill_jax.metrics.kernel import kid
+from distill_jax.metrics.neighbours import neighbour_scores
+from distill_jax.metrics.score import inception_score
+from distill_jax.metrics.sliced import mind
+
+GROUPS = 5  # Groups of the jackknife.
+SPLITS = 10  # Splits of Inception Score.
+
+
+class Score(NamedTuple):
+    """A measured number.
+
+    Attributes:
+      value: the number.
+      error: its standard error over the images, None if it is not estimated.
+      protocol: everything that it depends on, as one line.
+      remark: a warning about the number, or "".
+    """
+
+    value: float
+    error: float | None
+    protocol: str
+    remark: str = ""
+
+
+def measure(
+    batches: Iterable[np.ndarray],
+    network: FeatureNetwork,
+    reference: Reference,
+    made: Mapping[str, object] | None = None,
+    infinity: bool = False,
+) -> dict[str, Score]:
+    """Measures images against a reference.
+
+    The names are FID, sFID, IS, KID and MIND only in Inception's features; in other networks they
+    are FD-<network>, KID-<network>, MIND-<network>. Precision, recall, density and coverage have
+    k = 3. Standard errors of distances are a jackknife over five groups of images.
+
+    Args:
+      batches: uint8 images (n, h, w, c), see FeatureNetwork.
+      network: the feature network.
+      reference: the reference, of the same network and resize.
+      made: what made the images, for the protocol: such as sampler, w, seed, ema.
+      infinity: whether to add the distance extrapolated to infinitely many images.
+
+    Raises:
+      ValueError: for another reference or too few images, and as FeatureNetwork.
+    """
+    reference.check(network)
+    found = network(batches)
+    pooled = found["pooled"]
+    count, size = pooled.shape
+    if count < 2 * GROUPS:
+        raise ValueError(f"{count} images are too few to measure; expected at least {2 * GROUPS}")
+    facts = {
+        "features": f"{network.name}@{network.digest[:8]}",
+        "resize": network.resize,
+        "images": "uint8",
+        "reference": f"{reference.name}@{reference.fingerprint}",
+        "split": reference.split or "unknown",
+        "reference images": reference.num or "unknown",
+        "n": count,
+        **(made or {}),
+    }
+    protocol = ", ".join(f"{key} {value}" for key, value in facts.items())
+    is_fid = network.name == "inception"
+    named = (lambda name: name) if is_fid else (lambda name: f"{name}-{network.name}")
+    distance = "FID" if is_fid else named("FD")
+    few = (
+        f"{count:,} images are few for {size:,} features: {distance} is biased upwards; compare "
+        f"{named('MIND')}, or more images"
+    )
+    few = few if count < 5 * size else ""
+
+    target = Target(reference.moments)
+    value, error = target.distance(pooled), _jackknife(target.distance, pooled)
+    scores = {distance: Score(value, error, protocol, few)}
+    if infinity:
+        value = target.distance_at_infinity(pooled)
+        remark = f"extrapolated from {count:,} images to infinitely many"
+        scores[f"{distance}-infinity"] = Score(value, None, protocol, remark)
+    if "spatial" in found and (stored := reference.spatial) is not None:
+        value = Target(stored).distance(found["spatial"])
+        scores["sFID"] = Score(value, None, protocol, few)
+    if is_fid:
+        splits = min(SPLITS, count // 2)
+        value, error = inception_score(found["logits"], splits)
+        scores["IS"] = Score(value, error, f"{protocol}, splits {splits}")
+    if reference.features.ndim == 2:
+        _add_of_features(scores, named, pooled, reference.features, protocol)
+    return scores
+
+
+def _add_of_features(
+    scores: dict[str, Score],
+    named: Callable[[str], str],
+    pooled: np.ndarray,
+    real: np.ndarray,
+    protocol: str,
+) -> None:
+    """Adds the scores that compare features with features."""
+    protocol = f"{protocol}, reference features {len(real)}"
+
+    def apart(rows: np.ndarray) -> float:
+        return mind(real, rows)[0]
+
+    scores[named("MIND")] = Score(apart(pooled), _jackknife(apart, pooled), protocol)
+    subset = min(1000, len(real), len(pooled))
+    value, error = kid(real, pooled, size=subset)
+    scores[named("KID")] = Score(value, error, f"{protocol}, subsets of {subset}")
+    for name, share in neighbour_scores(real, pooled).items():
+        over = len(real) if name in ("recall", "coverage") else len(pooled)
+        spread = None if name == "density" else float(np.sqrt(share * (1 - share) / over))
+        scores[name] = Score(share, spread, f"{protocol}, k 3")
+
+
+def _jackknife(function: Callable[[np.ndarray], float], rows: np.ndarray) -> float:
+    """Returns the standard error of a function of rows, from leaving out each of GROUPS groups."""
+    groups = np.arange(len(rows)) % GROUPS
+    found = np.asarray([function(rows[groups != i]) for i in range(GROUPS)])
+    return float(np.sqrt((GROUPS - 1) * np.mean((found - found.mean()) ** 2)))
