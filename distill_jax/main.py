@@ -10,10 +10,10 @@ import time
 from absl import flags
 from ml_collections import config_flags
 
-from distill_jax.evaluation import compare
 from distill_jax.models.build import matmul_precision
 from distill_jax.run import costs, devices, pipeline, plan
 from distill_jax.run.caching import keep_programs
+from distill_jax.run.lock import hold
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import needed, run_app
 from distill_jax.runtime.files import absolute, default_workdir
@@ -67,17 +67,15 @@ def main() -> int:
     logging.show(plan.show(run))
     if _PLAN.value != "false" or _PLAN_FOR.value:
         return _show_costs(run, where)
-    workdir.mkdir(parents=True, exist_ok=True)
     keep_programs()
     stop = StopFlag().install()
     try:
-        ideal = _ideal_seconds(run, where)
-        trained = pipeline.run(run, stop, _RESUME.value == "force", profile, ideal)
-        data, settings = run.config.data.to_dict(), run.config.evaluate.to_dict()
-        made_of = run.layout, run.parts, run.allow
-        reported = compare.write_report(workdir, data, settings, stop, *made_of)
+        with hold(workdir) as lock:
+            ideal = _ideal_seconds(run, where)
+            trained = pipeline.run(run, stop, _RESUME.value == "force", profile, ideal)
+            reported = pipeline.report(run, stop, lock)
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
-        logging.say(f"{error or 'stopped'}. The same command goes on from there.")
+        logging.say(f"{str(error) or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)
     if not (trained or reported):
         logging.say(f"nothing left to do: {workdir} is complete, see {workdir / 'report.md'}")

@@ -21,9 +21,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from distill_jax.config import load_file
-from distill_jax.evaluation import compare, report
+from distill_jax.evaluation import report
 from distill_jax.run import pipeline, plan
 from distill_jax.run.caching import keep_programs
+from distill_jax.run.lock import hold
 from distill_jax.run.validation import changes, flat, kept
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
@@ -133,14 +134,14 @@ def _measure(config: ConfigDict, workdir: epath.Path, name: str, stop: Callable[
     directory = workdir / name
     try:
         run = plan.make(config, directory)
-        pipeline.run(run, stop)
+        with hold(directory) as lock:
+            pipeline.run(run, stop)
+            pipeline.report(run, stop, lock)
     except ValueError as error:
         if not isinstance(error.__cause__, DivergedError):
             raise
         logging.say(f"{name}: {error}")
         return {"diverged": str(error.__cause__)}
-    data, settings = config.data.to_dict(), config.evaluate.to_dict()
-    compare.write_report(directory, data, settings, stop, parts=run.parts, allow=run.allow)
     content = read_json(directory / "report.json")
     measured = {}
     for row in content["rows"]:
@@ -155,13 +156,13 @@ def main(path: str) -> int:
     """Runs a sweep, and returns the exit code: 0, or 128 + n if signal n stopped it."""
     configs = load_sweep(path)
     workdir = absolute(flags.FLAGS.workdir or default_workdir(path))
-    workdir.mkdir(parents=True, exist_ok=True)
     keep_programs()
     stop = StopFlag().install()
     try:
-        rows = run_sweep(configs, workdir, stop)
+        with hold(workdir):
+            rows = run_sweep(configs, workdir, stop)
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
-        logging.say(f"{error or 'stopped'}. The same command goes on from there.")
+        logging.say(f"{str(error) or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)
     logging.show(report.rows_table(rows))
     logging.say(f"{workdir / 'table.md'}")

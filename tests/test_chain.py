@@ -228,11 +228,20 @@ def test_a_report_that_was_stopped_goes_on_where_it_was(chain, tmp_path):
 
 def test_a_stage_that_diverges_names_stage_iteration_and_last_good_state(tmp_path):
     config = smoke_config()
-    config.stages.s00_teacher.learning_rate = float("inf")
+    config.stages.s00_teacher.learning_rate = 1e38
     run = plan.make(config, tmp_path)
     with pytest.raises(
         ValueError, match=r"stage s00_teacher diverged at iteration 2: .*nothing was saved"
     ):
+        pipeline.run(run, never)
+    assert not (tmp_path / "s00_teacher" / "final").exists()
+
+
+def test_weights_that_the_last_update_made_infinite_are_not_finished(tmp_path):
+    config = smoke_config()
+    config.stages.s00_teacher.update(learning_rate=1e38, weight_decay=1e10, steps=1)
+    run = plan.make(config, tmp_path)
+    with pytest.raises(ValueError, match=r"s00_teacher diverged at iteration 1: a weight of "):
         pipeline.run(run, never)
     assert not (tmp_path / "s00_teacher" / "final").exists()
 

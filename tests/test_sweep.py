@@ -101,7 +101,7 @@ def test_a_torn_line_and_runs_that_the_file_no_longer_has_are_passed_over(tmp_pa
 
 def test_a_run_that_diverges_is_a_row_and_not_the_end(tmp_path):
     configs = tiny_sweep()
-    configs["teacher"].stages.s00_teacher.learning_rate = float("inf")
+    configs["teacher"].stages.s00_teacher.learning_rate = 1e38
     configs = {"bad": configs["teacher"], "good": tiny_sweep()["teacher"]}
     rows = run_sweep(configs, epath.Path(tmp_path), never)
     assert rows[0]["diverged"].startswith("iteration 2")

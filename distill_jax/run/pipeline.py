@@ -4,9 +4,10 @@ import json
 import time
 from collections.abc import Callable, Mapping
 
-from distill_jax.evaluation import pictures
+from distill_jax.evaluation import compare, pictures
 from distill_jax.models.build import matmul_precision
 from distill_jax.run.finish import finish
+from distill_jax.run.lock import Lock, hold
 from distill_jax.run.plan import Run
 from distill_jax.run.train import train_stage
 from distill_jax.run.validation import claim
@@ -24,7 +25,7 @@ def run(
     profile: Profile | None = None,
     ideal: Mapping[str, float] | None = None,
 ) -> bool:
-    """Runs the unfinished stages of a plan.
+    """Runs the unfinished stages of a plan, and holds the lock of the workdir meanwhile.
 
     Args:
       planned: the plan, from plan.make.
@@ -35,7 +36,23 @@ def run(
 
     Returns:
       Whether there was anything to do.
+
+    Raises:
+      ValueError: if another run holds the workdir, or the workdir vanishes.
     """
+    with hold(planned.workdir) as lock:
+        return _run(planned, stop, lock, force, profile, ideal or {})
+
+
+def _run(
+    planned: Run,
+    stop: Callable[[], bool],
+    lock: Lock,
+    force: bool,
+    profile: Profile | None,
+    ideal: Mapping[str, float],
+) -> bool:
+    """Runs the unfinished stages of a plan, under the lock of its workdir."""
     todo = [
         stage for stage in planned.stages if not distributed.broadcast_from_first(stage.finished)
     ]
@@ -54,16 +71,31 @@ def run(
         for stage in todo:
             began = time.monotonic()
             traced = profile if profile and profile.stage == stage.name else None
-            fastest = (ideal or {}).get(stage.name)
-            finish(planned, stage, *train_stage(planned, stage, stop, traced, fastest))
+            lock.check()
+            fastest = ideal.get(stage.name)
+            weights = train_stage(planned, stage, stop, lock, traced, fastest)
+            lock.check()
+            finish(planned, stage, *weights)
             logging.say(f"{stage.name}: finished in {time.monotonic() - began:.0f} s")
             if stop():
                 raise StoppedError(stage.spec.steps)
-        draw_grids(planned, stop)
+        draw_grids(planned, stop, lock)
     return bool(todo or fitted)
 
 
-def draw_grids(planned: Run, stop: Callable[[], bool]) -> None:
+def report(planned: Run, stop: Callable[[], bool], lock: Lock) -> bool:
+    """Writes the report of a run's finished stages; see compare.write_report."""
+
+    def stopped() -> bool:
+        lock.check_here()
+        return stop()
+
+    data, settings = planned.config.data.to_dict(), planned.config.evaluate.to_dict()
+    given = planned.layout, planned.parts, planned.allow
+    return compare.write_report(planned.workdir, data, settings, stopped, *given)
+
+
+def draw_grids(planned: Run, stop: Callable[[], bool], lock: Lock) -> None:
     """Draws the pictures of all stages that lack one."""
     for stage in planned.stages:
         if stop():
@@ -72,5 +104,6 @@ def draw_grids(planned: Run, stop: Callable[[], bool]) -> None:
         if not distributed.broadcast_from_first(pictures.is_whole(grid)):
             if distributed.first() and grid.exists():
                 logging.set_damaged_aside(grid, "no whole picture")
+            lock.check()
             student = load(stage.directory, planned.layout, planned.parts, planned.allow)
             pictures.draw(student, grid, planned.config.evaluate.w, planned.dataset)

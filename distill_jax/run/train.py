@@ -5,13 +5,15 @@ from collections.abc import Callable
 
 from distill_jax.run.begin import begin
 from distill_jax.run.calls import calls, make_iterate
+from distill_jax.run.lock import Lock
 from distill_jax.run.plan import Run
 from distill_jax.run.prefetch import prefetch
 from distill_jax.run.stages import Stage
 from distill_jax.runtime import logging
 from distill_jax.storage.states import States
-from distill_jax.training.loop import Cadence, DivergedError, train
+from distill_jax.training.loop import Cadence, DivergedError, check_finite, train
 from distill_jax.training.profiler import Profile, tracing
+from distill_jax.training.update import TrainState
 from distill_jax.typing import Tree
 
 
@@ -19,6 +21,7 @@ def train_stage(
     run: Run,
     stage: Stage,
     stop: Callable[[], bool],
+    lock: Lock,
     profile: Profile | None,
     ideal: float | None,
 ) -> tuple[Tree, Tree | None]:
@@ -34,12 +37,23 @@ def train_stage(
     made, iterate = calls(run, stage, cadence, done), make_iterate(run, stage, frozen)
     images = stage.batch_size * stage.updates
     log = logging.StageLog(stage.directory, stage.name, spec.steps, done, images, ideal)
+
+    def write_log(step: int, values: list[dict[str, float]]) -> None:
+        lock.check_here()
+        log.log(step, values)
+
+    def save(step: int, state: TrainState) -> None:
+        check_finite(step, state)
+        lock.check()
+        states.save(step, state)
+
     try:
         with (
             contextlib.closing(prefetch(made, 2)) as early,
             tracing(profile, iterate, run.workdir / "profile") as traced,
         ):
-            state = train(traced, state, early, cadence, log.log, states.save, stop)
+            state = train(traced, state, early, cadence, write_log, save, stop)
+        check_finite(spec.steps, state)
     except DivergedError as error:
         last = states.steps()
         good = (
@@ -54,5 +68,9 @@ def train_stage(
         ) from error
     finally:
         log.close()
-        states.close()
+        try:
+            states.close()
+        except OSError:
+            lock.check_here()  # A workdir that vanished is the cause of it.
+            raise
     return state.ema, state.params["fake"]["network"] if spec.keep_fake else None

@@ -1,13 +1,16 @@
 """The training loop: it runs compiled calls, logs their metrics, and saves the state."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.training.update import Metrics, TrainState
+from distill_jax.typing import Tree
 
 
 class StoppedError(Exception):
@@ -19,7 +22,7 @@ class StoppedError(Exception):
 
 
 class DivergedError(ValueError):
-    """A loss or gradient norm was not finite; `step` is the iteration, from 1."""
+    """A metric or a weight was not finite; `step` is the iteration, from 1."""
 
     def __init__(self, step: int, values: Mapping[str, float]):
         shown = ", ".join(f"{name} = {value:g}" for name, value in values.items())
@@ -90,7 +93,7 @@ def train(
         StoppedError is raised.
 
     Raises:
-      DivergedError: when a loss or a gradient norm is not finite.
+      DivergedError: when a metric is not finite.
       StoppedError: when `stop` returned true, after the state is saved.
     """
     pending = _Pending(log)
@@ -139,13 +142,32 @@ class _Pending:
             columns = {name: np.broadcast_to(v, len(steps)) for name, v in metrics.items()}
             for i, step in enumerate(steps):
                 values.append({name: float(column[i]) for name, column in columns.items()})
-                _check_finite(step, values[-1])
+                _check_metrics(step, values[-1])
         if ready:
             self._log(ready[-1][0][-1], values)
 
 
-def _check_finite(step: int, values: Mapping[str, float]) -> None:
-    """Raises DivergedError unless losses and gradient norms are finite."""
-    watched = [v for name, v in values.items() if name.endswith(("loss", "grad_norm"))]
-    if not np.isfinite(watched).all():
+def _check_metrics(step: int, values: Mapping[str, float]) -> None:
+    """Raises DivergedError unless all metrics are finite."""
+    if not np.isfinite([*values.values()]).all():
         raise DivergedError(step, values)
+
+
+def check_finite(step: int, state: TrainState) -> None:
+    """Raises DivergedError unless all weights after iteration `step`, and their EMA, are finite.
+
+    Metrics are of the weights before an update, so they do not show what the last one did.
+    """
+    finite = jax.device_get(_finite({**state.params, "EMA": state.ema}))
+    bad = {f"a weight of {name}": math.nan for name, good in finite.items() if not good}
+    if bad:
+        raise DivergedError(step, bad)
+
+
+@jax.jit
+def _finite(trees: dict[str, Tree]) -> dict[str, jax.Array]:
+    """Returns whether all numbers of each tree are finite."""
+    return {
+        name: jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+        for name, tree in trees.items()
+    }

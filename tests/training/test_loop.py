@@ -10,7 +10,14 @@ from distill_jax.models.graft import graft
 from distill_jax.run import pipeline, plan
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import student
-from distill_jax.training.loop import Cadence, Call, DivergedError, StoppedError, train
+from distill_jax.training.loop import (
+    Cadence,
+    Call,
+    DivergedError,
+    StoppedError,
+    check_finite,
+    train,
+)
 from distill_jax.training.update import new_state, optimizer
 from tests.toys import manifest_of, tiny_network
 
@@ -80,6 +87,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved():
         recorder.run(Cadence(steps=8, log_every=100, save_every=2))
     assert caught.value.step == 4
     assert recorder.saved == [(2, 2)]
+
+
+@pytest.mark.parametrize("name", ["score_gap", "learning_rate", "weight_norm"])
+def test_any_metric_that_is_not_finite_stops_the_run(name):
+    cadence = Cadence(steps=2, log_every=1, save_every=1)
+
+    def iterate(state, call):
+        return state, {"loss": jnp.ones(()), name: jnp.log(0.0)}
+
+    with pytest.raises(DivergedError, match=f"iteration 1: .*{name} = -inf"):
+        train(iterate, state_at(0), calls_of(cadence, 0), cadence)
+
+
+def test_weights_and_emas_that_are_not_finite_are_neither_saved_nor_finished():
+    state = state_at(3)
+    check_finite(3, state)
+    bad = {"a": jnp.asarray([1.0, jnp.inf])}
+    with pytest.raises(DivergedError, match=r"iteration 3: a weight of student = nan$"):
+        check_finite(3, state._replace(params={"student": bad, "fake": {"b": jnp.ones(())}}))
+    with pytest.raises(DivergedError, match=r"iteration 3: a weight of EMA = nan$"):
+        check_finite(3, state._replace(ema=bad))
 
 
 def test_a_request_to_stop_saves_first():
