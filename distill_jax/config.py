@@ -59,7 +59,14 @@ def base() -> ConfigDict:
             "keep_every": 0,
             # Guidance strengths of grids and report, the report's samples per row, and the
             # variances at which it also samples the teacher with the ancestral sampler.
-            "evaluate": {"w": (0.0, 1.0, 2.0, 4.0), "num_samples": 2000, "ancestral": ()},
+            # `features` names a published network, see evaluation.feature_networks; "" is a
+            # classifier that is trained on the data.
+            "evaluate": {
+                "w": (0.0, 1.0, 2.0, 4.0),
+                "num_samples": 2000,
+                "ancestral": (),
+                "features": "",
+            },
             # Names package.module:Name of code that the directory of a teacher may import, in
             # addition to the names in this config.
             "allow": (),

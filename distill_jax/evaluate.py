@@ -7,6 +7,7 @@ python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.
 from absl import flags
 
 from distill_jax.evaluation import chosen_data, compare, report
+from distill_jax.evaluation.feature_networks import KINDS
 from distill_jax.evaluation.protocols import make_evaluator
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import needed, numbers, run_app
@@ -24,6 +25,9 @@ def define_flags() -> None:
     flags.DEFINE_list("ancestral", [], "Variances, 0 small to 1 large, of the teacher's sampler.")
     chosen_data.define_flags()
     flags.DEFINE_integer("num", 2000, "Samples per row.", lower_bound=2)
+    flags.DEFINE_enum(
+        "features", "", ["", *KINDS], "Network of the features; by default one trained on the data."
+    )
     flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
 
 
@@ -47,12 +51,12 @@ def main() -> None:
     if ancestral and teacher is None:
         raise ValueError("--ancestral samples the student's teacher, which no longer exists")
     data = chosen_data.choose(student, values)
-    evaluator = make_evaluator(data) if distributed.first() else None
+    evaluator = make_evaluator(data, values.features) if distributed.first() else None
     planned = compare.entries(teacher, students, strengths, ancestral)
     rows = list(compare.compare(evaluator, planned, values.num))
     if evaluator is None:
         return
-    logging.show(report.protocol(evaluator.name, values.num))
+    logging.show(report.protocol(evaluator.name, values.num, evaluator.definition))
     logging.show(report.rows_table(rows))
     if values.out:
         write_json(absolute(values.out), {**evaluator.summary(), "rows": rows})

@@ -205,7 +205,7 @@ def write_report(
       workdir: workdir of a run whose stages are finished.
       data: options of the dataset to compare with, from the run's config. Manifests do not count:
         files in a workdir may come from elsewhere.
-      settings: "w", "num_samples" and "ancestral" of the config's `evaluate`.
+      settings: "w", "num_samples", "ancestral" and "features" of the config's `evaluate`.
       stop: function that is polled between rows; if it returns true, InterruptedError is raised.
       layout: layout of the devices that draw samples; None is the first device.
       parts: directories of codecs and base networks outside the workdir, see loading.load.
@@ -219,6 +219,7 @@ def write_report(
     finals = [manifest.parent for manifest in manifests]
     prints = {final.parent.name: checkpoint.fingerprint(final) for final in finals}
     made_of = {"networks": prints, **json.loads(json.dumps(dict(settings)))}
+    made_of = {name: value for name, value in made_of.items() if value != ""}
     if distributed.broadcast_from_first(_rows(workdir / "report.json", made_of) is not None):
         return False
     networks = (describe(final, layout, parts, allow) for final in finals)
@@ -233,7 +234,7 @@ def write_report(
     order = sorted(range(len(planned)), key=lambda i: places[id(planned[i].network)])
     ordered = [planned[i] for i in order]
     first, num = distributed.first(), settings["num_samples"]
-    evaluator = make_evaluator(data) if first else None
+    evaluator = make_evaluator(data, settings.get("features", "")) if first else None
     partial = workdir / "report.rows.json"
     rows = _rows(partial, made_of) or []
     before = distributed.broadcast_from_first(len(rows))
@@ -251,7 +252,7 @@ def write_report(
         progress.close()
     if first:
         rows = [rows[order.index(i)] for i in range(len(planned))]
-        _record(students, planned, rows, report.protocol(evaluator.name, num))
+        _record(students, planned, rows, report.protocol(evaluator.name, num, evaluator.definition))
         report.write(workdir, {**evaluator.summary(), "made_of": made_of, "rows": rows})
         partial.unlink(missing_ok=True)
     distributed.barrier("the report is written")

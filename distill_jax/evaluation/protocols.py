@@ -4,22 +4,30 @@ import abc
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from distill_jax.data import DATASETS, Dataset, Source
-from distill_jax.diffusion.pixels import normalise
+from distill_jax.diffusion.pixels import normalise, to_uint8
 from distill_jax.diffusion.spec import is_point
 from distill_jax.evaluation.convnet import MIN_UPDATES, ConvNet
+from distill_jax.evaluation.feature_networks import FeatureNetwork, load_network
 from distill_jax.metrics.features import Classifier
-from distill_jax.metrics.frechet import frechet_distance, moments
+from distill_jax.metrics.frechet import Target, frechet_distance, moments
+from distill_jax.metrics.neighbours import neighbour_scores
 from distill_jax.metrics.recall import recall
-from distill_jax.metrics.sliced import by_class
+from distill_jax.metrics.sliced import by_class, mind
 from distill_jax.runtime.registry import EVERYTHING, build
+from distill_jax.runtime.sharding import make_layout
 
 Row = dict[str, Any]
 MAX_REFERENCE_IMAGES = 50_000  # Largest number of images of a split in the statistics.
 MLP_MAX_PIXELS = 1024  # Largest number of values in an image for the perceptron as classifier.
+MAX_FEATURES = 10_000  # Number of real features for neighbours, MIND and the classifier.
 NEIGHBOURS = 5_000  # Number of points, and of samples, for the recall of points.
 
 
@@ -28,6 +36,7 @@ class Evaluator(abc.ABC):
 
     Attributes:
       name: name of the distance, a key of every row.
+      definition: what the distance is, for evaluators of published networks; "" for others.
       floor: distances between real images: two halves of the training images ("halves"), and
         training against test images ("test").
       real_recall: recall of one half of the training images by the other.
@@ -37,6 +46,7 @@ class Evaluator(abc.ABC):
     """
 
     name: str
+    definition: str = ""
     floor: dict[str, float]
     real_recall: float
     real_accuracy: float | None = None
@@ -46,6 +56,7 @@ class Evaluator(abc.ABC):
         """Returns the name of the distance and the measures of real images."""
         return {
             "name": self.name,
+            "definition": self.definition,
             "floor": self.floor,
             "real_recall": self.real_recall,
             "real_accuracy": self.real_accuracy,
@@ -72,15 +83,21 @@ class Evaluator(abc.ABC):
         """Returns the row without l2."""
 
 
-def make_evaluator(data: Mapping[str, Any]) -> Evaluator:
+def make_evaluator(data: Mapping[str, Any], features: str = "") -> Evaluator:
     """Returns the evaluator of a dataset; images of one pixel are points.
 
-    `data` is the `data` of a config. A user's own dataset is imported, so `data` must not come from
-    an unchecked manifest, see chosen_data.
+    Args:
+      data: the `data` of a config. A user's own dataset is imported, so it must not come from an
+        unchecked manifest, see chosen_data.
+      features: published network whose features are compared, see feature_networks.KINDS; "" is a
+        classifier that is trained on the data.
     """
     dataset = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset)
     if is_point(dataset.spec.x.shape):
         return PointEvaluator(dataset)
+    if features:
+        layout = make_layout({"data": -1}, jax.local_devices())  # Only the first process measures.
+        return PublishedEvaluator(dataset, load_network(features, layout=layout))
     name = data.get("dataset", data["name"].rpartition(":")[2])
     return ImageEvaluator(dataset, f"FD-{name.replace('/', '_')}")
 
@@ -133,6 +150,62 @@ class ImageEvaluator(Evaluator):
             row["accuracy"] = self._classifier.accuracy(x, label)
         row["recall"] = recall(self._real, features)
         return row
+
+
+class PublishedEvaluator(Evaluator):
+    """The evaluator of images in a published feature network; see evaluation.quality.
+
+    The distance is named FID only in Inception's features, and FD-<network> in others. The
+    classifier, for data with labels, is a logistic regression on the features.
+
+    Args:
+      dataset: dataset of images of 1 or 3 channels.
+      network: the feature network.
+    """
+
+    def __init__(self, dataset: Dataset, network: FeatureNetwork):
+        self._network = network
+        fid = network.name == "inception"
+        self.name = "FID" if fid else f"FD-{network.name}"
+        self._mind = "MIND" if fid else f"MIND-{network.name}"
+        train, test = (dataset.images(split, MAX_REFERENCE_IMAGES) for split in ("train", "test"))
+        real = self._features(train.x)
+        order = np.random.default_rng(0).permutation(len(real))
+        self._real, self._target = real[np.sort(order[:MAX_FEATURES])], Target(moments(real))
+        halves = [real[part] for part in np.array_split(order, 2)]
+        tested = self._features(test.x)
+        self.floor = {
+            "halves": Target(moments(halves[0])).distance(halves[1]),
+            "test": self._target.distance(tested),
+        }
+        few = [half[:MAX_FEATURES] for half in halves]
+        self.real_recall = neighbour_scores(few[1], few[0])["recall"]
+        self.definition = (
+            f"{self.name}: Frechet distance to {len(real):,} training images in the features of "
+            f"{network.name} (weights {network.digest[:8]}, resize {network.resize}, uint8)"
+        )
+        if dataset.num_labels > 1:
+            scaled = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+            rows = order[:MAX_FEATURES]
+            self._classifier = scaled.fit(real[rows], train.label[rows])
+            self.real_accuracy = float(self._classifier.score(tested, test.label))
+
+    def _features(self, x: np.ndarray) -> np.ndarray:
+        """Returns the pooled features of images in [-1, 1] or uint8."""
+        images = x if x.dtype == np.uint8 else to_uint8(x)
+        return self._network([images])["pooled"]
+
+    def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
+        features = self._features(x)
+        row: Row = {self.name: self._target.distance(features)}
+        if target is not None:
+            teachers = self._features(target)
+            row[f"{self.name}-to-teacher"] = Target(moments(teachers)).distance(features)
+        row[self._mind] = mind(self._real, features)[0]
+        if label is not None and self.real_accuracy is not None:
+            row["accuracy"] = float(self._classifier.score(features, label))
+        scores = neighbour_scores(self._real, features)
+        return {**row, **{name: scores[name] for name in ("precision", "recall")}}
 
 
 class PointEvaluator(Evaluator):

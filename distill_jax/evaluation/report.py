@@ -26,6 +26,15 @@ DISTANCES = {
 }
 
 
+# Follows the definition of a distance in a published network.
+PUBLISHED = (
+    ", {1} samples, classes in turn. {0}-to-teacher: the distance to the guided teacher's samples "
+    "at its full number of steps. MIND: 3 d times the mean squared difference of sorted "
+    "projections on 1,000 directions, which few samples bias less. accuracy: that of a logistic "
+    "regression on the features. precision and recall: the fractions of samples and of training "
+    "images that are in a ball of the other set, whose radius is the distance to the third "
+    "neighbour."
+)
 # Text between the table and the pictures of the stages, by kind.
 NOTES = {
     "FD": (
@@ -44,9 +53,16 @@ NOTES = {
 }
 
 
-def protocol(name: str, num: int) -> str:
-    """Returns the definitions of all measures in a few sentences."""
-    return DISTANCES[_kind(name)].format(name, num) + (
+def protocol(name: str, num: int, definition: str = "") -> str:
+    """Returns the definitions of all measures in a few sentences.
+
+    Args:
+      name: name of the distance.
+      num: number of samples.
+      definition: definition of the distance in a published network, see protocols.Evaluator.
+    """
+    distance = definition + PUBLISHED if definition else DISTANCES[_kind(name)]
+    return distance.format(name, num) + (
         " l2: root mean square difference per pixel, in [-1, 1], to the guided teacher's sample "
         "from the same noise. calls: network calls per image. seconds per image: wall clock of the "
         "whole set over its size, compiled. variance: the weight in [0, 1] of the ancestral "
@@ -58,7 +74,7 @@ def protocol(name: str, num: int) -> str:
 
 def _kind(name: str) -> str:
     """Returns the kind of a distance, such as FD for FD-digits."""
-    return name.partition("-")[0]
+    return "FD" if name == "FID" else name.partition("-")[0]
 
 
 def rows_table(rows: Sequence[Row]) -> str:
@@ -103,7 +119,7 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
     grids = [path for path in sorted(workdir.glob("s[0-9]*_*/grid.png"))]
     parts = [
         f"# {workdir.name}",
-        protocol(name, content["made_of"]["num_samples"]),
+        protocol(name, content["made_of"]["num_samples"], content.get("definition", "")),
         f"Floor of {name}: {floor['halves']:.3g} between two halves of the training images, "
         f"{floor['test']:.3g} between training and test images. {_real(content)}"
         "Guidance (w > 0) moves samples away from the data on purpose, so for w > 0 read the "

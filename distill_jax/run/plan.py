@@ -14,6 +14,7 @@ from distill_jax import config as configs
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.trained import SAMPLERS, Sampler, Trained, name_of
+from distill_jax.evaluation.feature_networks import find
 from distill_jax.methods import METHODS, Method
 from distill_jax.models.adapters import Adapted, merged
 from distill_jax.models.build import abstract_params, as_tuples, make_network, rounded
@@ -98,6 +99,8 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     with within("config.codec"):
         codec = codec_fit(config.codec.to_dict(), workdir, images)
     dataset = images if codec is None else codec.dataset
+    if config.evaluate.features:
+        find(config.evaluate.features)  # The report needs it at the end.
     layout = make_layout(config.mesh.to_dict(), devices)
     stages: list[Stage] = []
     for name in sorted(config.stages, key=str):

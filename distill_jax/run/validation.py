@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from distill_jax.evaluation.feature_networks import KINDS
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import read_json, write_json
 from distill_jax.runtime.options import (
@@ -60,6 +61,7 @@ RULES_OF_EVALUATE = {
     "w": every(number(0, MAX_W), 100, 1)._replace(
         expected=f"at least one w, each from 0 to {MAX_W:g}"
     ),
+    "features": choice(("", *KINDS)),
     "ancestral": every(number(0, 1))._replace(expected="at most 100 variances from 0 to 1"),
 }
 AXIS = Rule(lambda value: value == -1 or whole(1, high=2**20).holds(value), "-1 or a number from 1")

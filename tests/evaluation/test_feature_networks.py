@@ -1,42 +1,23 @@
 """Feature networks compute what the published PyTorch code computes, from files that users have."""
 
-import functools
 import hashlib
 import pathlib
 import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from distill_jax.evaluation import feature_networks
-from distill_jax.evaluation.feature_networks import KINDS, PYTORCH, find, load_network
+from distill_jax.evaluation.feature_networks import find, load_network
 from distill_jax.runtime.sharding import make_layout
-from distill_jax.runtime.trees import by_name
-from tests.metrics.recorded import random_weights
+from tests.evaluation.small import state_of
 from tests.toys import ROOT
 
 RECORDED = np.load(pathlib.Path(__file__).parents[1] / "metrics" / "recorded" / "recorded.npz")
 IMAGES = RECORDED["images"]
 SIX = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
-
-
-@functools.cache
-def state_of(name):
-    """Returns random weights of a network by their names in PyTorch."""
-    kind, found = KINDS[name], {}
-    one = jnp.zeros((1, kind.side, kind.side, 3))
-    tree = jax.eval_shape(kind.module().init, jax.random.key(0), one)
-    for path, leaf in by_name(tree).items():
-        *modules, last = path.split("/")[1:]
-        shape = leaf.shape
-        if last == "kernel":
-            shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-        key = ".".join((*modules, PYTORCH[last]))
-        found[key] = random_weights(key, shape)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import PIL.Image
 import pytest
 from etils import epath
 
-from distill_jax.data import Source
+from distill_jax.data import DATASETS, Source
 from distill_jax.data.arrays import Arrays
 from distill_jax.diffusion.analytic import ring
 from distill_jax.evaluation import pictures, report
@@ -24,7 +24,14 @@ def drawn(label, seed=5):
 
 def test_real_points_have_distances_near_zero_and_recall_near_one(points):
     found = points.summary()
-    assert list(found) == ["name", "floor", "real_recall", "real_accuracy", "rotation_accuracy"]
+    assert list(found) == [
+        "name",
+        "definition",
+        "floor",
+        "real_recall",
+        "real_accuracy",
+        "rotation_accuracy",
+    ]
     assert found["name"] == "SW2"
     assert found["real_accuracy"] is None
     assert max(found["floor"].values()) < 0.04  # Due to random shares of the modes.
@@ -128,3 +135,25 @@ def test_a_scatter_has_a_panel_for_every_title_and_all_classes_in_it(tmp_path):
         assert image.shape == (440, 440 * count, 3)
         hues = {tuple(pixel) for pixel in image.reshape(-1, 3) if np.ptp(pixel) > 100}
         assert len(hues) >= 4
+
+
+def test_a_published_network_measures_samples_of_the_data_as_the_data(small_file):
+    evaluator = make_evaluator({"name": "digits"}, "small")
+    found = evaluator.summary()
+    assert found["name"] == "FD-small"
+    assert found["definition"].startswith("FD-small: Frechet distance to 1,437 training images in")
+    assert found["floor"]["halves"] > 0
+    assert found["real_accuracy"] > 0.6
+    digits = DATASETS["digits"]().images("test", 300)
+    row = evaluator.measure(digits.x, digits.label, digits.x)
+    assert row["FD-small"] < 3 * found["floor"]["test"]
+    assert row["FD-small-to-teacher"] == pytest.approx(0, abs=1e-6)
+    assert row["accuracy"] > 0.6
+    assert min(row["precision"], row["recall"]) > 0.6
+    noise = np.random.default_rng(0).uniform(-1, 1, digits.x.shape).astype(np.float32)
+    worse = evaluator.measure(noise, digits.label, None)
+    assert worse["FD-small"] > 10 * row["FD-small"]
+    assert worse["MIND-small"] > 10 * row["MIND-small"]
+    assert worse["precision"] == 0
+    text = report.protocol(found["name"], 300, found["definition"])
+    assert "resize bicubic, uint8), 300 samples, classes in turn." in text

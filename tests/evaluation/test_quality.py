@@ -2,18 +2,14 @@
 
 import io
 
-import flax.linen as nn
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from distill_jax.evaluation import feature_networks
-from distill_jax.evaluation.feature_networks import Kind, load_network
+from distill_jax.evaluation.feature_networks import load_network
 from distill_jax.evaluation.quality import measure
 from distill_jax.evaluation.references import make_reference, read_reference
 from distill_jax.metrics.frechet import frechet_distance, moments
-from distill_jax.models.efficientnet import Features
-from tests.evaluation.test_feature_networks import state_of
 
 RNG = np.random.default_rng(0)
 
@@ -29,34 +25,9 @@ def pictures(num, colours=3, seed=0):
     return np.clip(np.where(disc, 2 * colour, 90) + noise, 0, 255).astype(np.uint8)
 
 
-class Small(nn.Module):
-    """A random convolutional network with 32 features."""
-
-    @nn.compact
-    def __call__(self, x):
-        h = nn.relu(nn.Conv(24, (5, 5), (2, 2), name="first")(x))
-        h = nn.relu(nn.Conv(32, (3, 3), (2, 2), name="second")(h))
-        return Features(h.mean((1, 2)), h.max((1, 2)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    with pytest.MonkeyPatch.context() as patch:
-        kind = Kind(Small, 24, "bicubic", 128.0, ("small.npz",), "take another")
-        patch.setitem(feature_networks.KINDS, "small", kind)
-        yield
-
-
 @pytest.fixture(scope="module")
-def file(small, tmp_path_factory):
-    file = tmp_path_factory.mktemp("weights") / "small.npz"
-    np.savez(file, **state_of("small"))
-    return file
-
-
-@pytest.fixture(scope="module")
-def network(file):
-    return load_network("small", file)
+def network(small_file):
+    return load_network("small", small_file)
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +108,8 @@ def test_a_reference_is_read_as_it_was_saved(tmp_path, network, reference):
     assert (found.name, found.split, found.num) == ("discs", "train", 128)
 
 
-def test_a_reference_of_another_protocol_is_refused(file, reference):
-    other = load_network("small", file, method="tf1")
+def test_a_reference_of_another_protocol_is_refused(small_file, reference):
+    other = load_network("small", small_file, method="tf1")
     with pytest.raises(ValueError, match="resize bicubic, and the images are measured .* tf1"):
         measure([pictures(20)], other, reference)
 
