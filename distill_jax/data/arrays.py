@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
-from distill_jax.data.base import LabelledImages, Rows, Source, index_of
+from distill_jax.data.base import LabelledImages, Rows, Source, Summary, check_labels, index_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,6 +21,9 @@ class Arrays(LabelledImages):
       num_classes: number of classes that condition the network; 0 for no labels.
       num_labels: see Dataset.
       bounded: whether pixels lie in [-1, 1].
+
+    Raises:
+      ValueError: for labels that are not in 0 .. num_labels - 1, or not one for each image.
     """
 
     train: Source
@@ -27,6 +31,26 @@ class Arrays(LabelledImages):
     num_classes: int
     num_labels: int
     bounded: bool = True
+
+    def __post_init__(self) -> None:
+        for name, split in (("train", self.train), ("test", self.test)):
+            if split.label.shape != split.x.shape[:1]:
+                raise ValueError(
+                    f"split {name!r} has labels of shape {split.label.shape} for images of shape "
+                    f"{split.x.shape}; expected one for each image"
+                )
+            check_labels(split.label, self.num_labels, f"split {name!r}")
+
+    @property
+    def summary(self) -> Summary:
+        """See Summary; images of floats count with their shape, uint8 with their values."""
+        digest, counts = hashlib.sha256(), {}
+        for name, (x, label) in (("train", self.train), ("test", self.test)):
+            counts[name] = len(label)
+            digest.update(f"{x.shape} {x.dtype}".encode() + label.astype("<i4").tobytes())
+            if x.dtype == np.uint8:
+                digest.update(np.ascontiguousarray(x).data)
+        return Summary(counts, fingerprint=digest.hexdigest()[:16])
 
     @property
     def shape(self) -> tuple[int, ...]:

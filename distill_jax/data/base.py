@@ -1,7 +1,7 @@
 """The dataset protocol: batches as a function of (seed, step), and fixed samples for metrics."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,9 +24,42 @@ class Rows(NamedTuple):
     cond: Mapping[str, np.ndarray]
 
 
+class Summary(NamedTuple):
+    """What a dataset holds, for the plan of a run and to notice changes.
+
+    Attributes:
+      counts: number of examples in each split; {} if it is unknown.
+      classes: names of the classes, in the order of their labels; one or none without labels.
+      notes: how the examples were found, in words.
+      passed: what was passed over, and why.
+      fingerprint: hash of names, labels and sizes; "" if it is unknown.
+    """
+
+    counts: Mapping[str, int] = {}
+    classes: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    passed: Sequence[str] = ()
+    fingerprint: str = ""
+
+
+class Checked(NamedTuple):
+    """The result of opening the images of a dataset.
+
+    Attributes:
+      opened: number of images that were opened.
+      problems: messages about those that cannot be used.
+    """
+
+    opened: int
+    problems: list[str]
+
+
 @runtime_checkable
 class Dataset(Protocol):
     """A dataset of images with conditions, and a fixed train and test split.
+
+    It may also have a property `summary`, a Summary for the plan, and a method `check(part)` that
+    opens the i-th of n shares of its images for part (i, n), and returns what it Checked.
 
     Attributes:
       spec: spec of one example.
@@ -78,6 +111,45 @@ def index_of(step: int, size: int, part: tuple[int, int]) -> np.ndarray:
     """Returns the numbers of the examples in one shard of batch number `step`."""
     i, count = part
     return np.arange(step * size + i * size // count, step * size + (i + 1) * size // count)
+
+
+def summarise(dataset: Dataset) -> Summary:
+    """Returns the summary of a dataset, with its number of classes if it has none."""
+    found: Summary = getattr(dataset, "summary", Summary())
+    return found if found.classes else found._replace(classes=_numbers(dataset.num_labels))
+
+
+def check(dataset: Dataset, part: tuple[int, int] = (0, 1)) -> Checked:
+    """Opens the images of a dataset if it can, otherwise one of each split."""
+    if hasattr(dataset, "check"):
+        checked: Checked = dataset.check(part)
+        return checked
+    for split in ("train", "test"):
+        check_labels(dataset.images(split, 1).label, dataset.num_labels, f"split {split!r}")
+    return Checked(2, [])
+
+
+def check_labels(label: np.ndarray | int, num: int, name: str) -> None:
+    """Raises ValueError unless all labels are in 0 .. num - 1; `name` says whose they are."""
+    wrong = np.extract((np.asarray(label) < 0) | (np.asarray(label) >= max(1, num)), label)
+    if len(wrong):
+        raise ValueError(
+            f"{name} has the label {wrong[0]}; expected 0 to {max(1, num) - 1}: correct the labels "
+            "or the number of classes"
+        )
+
+
+def with_labels_in_range(batches: Iterator[Rows], spec: DataSpec) -> Iterator[Rows]:
+    """Yields the batches of a dataset; raises ValueError for a label that is no class of it."""
+    for rows in batches:
+        for name, leaf in spec.cond:
+            if leaf.classes:
+                check_labels(rows.cond[name], leaf.classes, f"a batch of the data ({name})")
+        yield rows
+
+
+def _numbers(num: int) -> tuple[str, ...]:
+    return tuple(map(str, range(num)))
 
 
 class LabelledImages:

@@ -10,10 +10,13 @@ import numpy as np
 from etils import epath
 from PIL import Image, UnidentifiedImageError
 
+from distill_jax.runtime.files import read_bytes
+
 # The formats of pictures and their suffixes. Pillow has some forty decoders, and one of them starts
 # a program (EPS, Ghostscript). It tries only those that are named here, whatever the suffix says.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+ADVICE = "; repair or remove it"  # End of the message about a picture that cannot be read.
 MAX_PIXELS = 2**26  # Limit of one picture: 8192x8192, or 200 MB as bytes.
 MAX_BYTES = 2**28  # Limit of the file of one picture.
 ORIENTATION = 0x0112  # The tag of EXIF.
@@ -102,14 +105,7 @@ def read(path: epath.PathLike) -> bytes:
     Raises:
       ValueError: for a pipe, a device or a folder, and for more than MAX_BYTES.
     """
-    path = epath.Path(path)
-    if "://" not in str(path) and os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path} is no regular file; remove it from the pictures")
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{path} has more than {MAX_BYTES:,} bytes; make the picture smaller")
-    return data
+    return read_bytes(path, MAX_BYTES)
 
 
 @contextlib.contextmanager
@@ -147,7 +143,7 @@ def _readable(name: str) -> Iterator[None]:
         problem = " ".join(str(error).split())[:300] or type(error).__name__
     else:
         return
-    raise ValueError(f"{name} cannot be read as an image ({problem}); repair or remove it")
+    raise ValueError(f"{name} cannot be read as an image ({problem}){ADVICE}")
 
 
 def read_array(path: epath.Path, flag: str) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.data.base import Dataset, Labels, Rows, Source
+from distill_jax.data.base import Checked, Dataset, Labels, Rows, Source, Summary, check, summarise
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.spec import DataSpec
 from distill_jax.typing import Image, Resized
@@ -33,6 +33,13 @@ class Encoded:
     @property
     def num_labels(self) -> int:
         return self.source.num_labels
+
+    @property
+    def summary(self) -> Summary:
+        return summarise(self.source)
+
+    def check(self, part: tuple[int, int] = (0, 1)) -> Checked:
+        return check(self.source, part)
 
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)

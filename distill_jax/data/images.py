@@ -4,14 +4,15 @@ import contextlib
 import dataclasses
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
 
-from distill_jax.data.base import LabelledImages, Rows, Source, index_of
+from distill_jax.data.base import Checked, LabelledImages, Rows, Source, Summary, index_of
 from distill_jax.data.decoding import decode
 from distill_jax.data.resizing import RESIZERS
 from distill_jax.runtime.options import whole
@@ -21,6 +22,7 @@ CACHE_BYTES = 2**31  # Limit of the memory cache of decoded images of a split; s
 # Fewest images per split for which the report's statistics are defined.
 MIN_IMAGES = {"train": 4, "test": 2}
 SIDE = whole(1, high=8192)  # Of the images, in pixels.
+CHECK_SECONDS = 600.0  # Limit of the time in which the images of a split are opened at the start.
 THREADS = min(16, os.cpu_count() or 1)  # Each thread builds a whole batch.
 
 
@@ -45,6 +47,10 @@ class Stored(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Encoded: ...
+
+    def check(self, index: int) -> None:
+        """Raises ValueError or OSError for an image that cannot be opened."""
+        ...
 
 
 class Decoded:
@@ -97,6 +103,30 @@ class Decoded:
             self._done[index] = True
         return x, label
 
+    def check(self, indices: Sequence[int], seconds: float) -> Checked:
+        """Opens images of the split on several threads, and none after so many seconds."""
+        stored, end = self._stored, time.monotonic() + seconds
+        assert stored is not None
+
+        def problem(index: int) -> str | None:
+            if time.monotonic() > end:
+                return None
+            try:
+                stored.check(index)
+            except (ValueError, OSError) as error:
+                return str(error)
+            return ""
+
+        found = [each for each in in_threads(problem, indices) if each is not None]
+        return Checked(len(found), [each for each in found if each])
+
+
+def in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """Yields the results for all items in order, from several threads and in bounded memory."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        for start in range(0, len(items), 4096):
+            yield from threads.map(function, items[start : start + 4096])
+
 
 class ImageDataset(LabelledImages):
     """A dataset of uint8 images that are read and decoded on demand; see Dataset.
@@ -132,6 +162,19 @@ class ImageDataset(LabelledImages):
         with ThreadPoolExecutor(THREADS) as threads:
             return _stack(list(threads.map(source.__getitem__, order)))
 
+    def check(self, part: tuple[int, int] = (0, 1)) -> Checked:
+        """Opens every image of both splits, in a random order for at most 2 CHECK_SECONDS.
+
+        Args:
+          part: (i, n) opens the i-th of n equal shares, for process i of n.
+        """
+        (i, n), rng = part, np.random.default_rng(0)
+        checked = [
+            split.check(rng.permutation(len(split))[i::n].tolist(), CHECK_SECONDS)
+            for split in (self.test, self.train)
+        ]
+        return Checked(sum(each.opened for each in checked), sum((c.problems for c in checked), []))
+
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Rows]:
@@ -156,6 +199,7 @@ class Images(ImageDataset):
     num_labels: int
     labelled: bool = True
     flip: bool = True
+    summary: Summary = Summary()
 
 
 def _iterate(batches: grain.MapDataset) -> Iterator[Source]:

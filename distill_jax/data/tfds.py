@@ -2,14 +2,21 @@
 
 import dataclasses
 import functools
+import hashlib
+import io
 import os
-from typing import Annotated, Any
+from typing import Annotated
 
-import tensorflow_datasets
+from etils import epath
+from tensorflow_datasets.core import DatasetNotFoundError as NotFound
+from tensorflow_datasets.core.utils.lazy_imports_utils import array_record_data_source
+from tensorflow_datasets.proto import tf_example_pb2
 
+from distill_jax.data import decoding
+from distill_jax.data.base import Summary, check_labels
 from distill_jax.data.images import MIN_IMAGES, SIDE, Decoded, Encoded, ImageDataset, Stored
 from distill_jax.data.resizing import RESIZERS
-from distill_jax.data.tfds_folder import open_folder
+from distill_jax.data.tfds_folder import Prepared, all_names, misplaced, open_folder
 from distill_jax.runtime.options import choice, whole
 from distill_jax.runtime.registry import suggestion
 
@@ -19,7 +26,7 @@ class Tfds(ImageDataset):
     """An image dataset that TFDS prepared as array_record, read without TensorFlow.
 
     The image is the feature "image", the label the feature "label", or the only feature of its
-    kind.
+    kind. A label that is a whole number without a number of classes is used if num_labels is given.
 
     Args:
       dataset: name, such as "cifar10" or "imagenet_resized/64x64".
@@ -34,8 +41,8 @@ class Tfds(ImageDataset):
 
     Raises:
       ValueError: when the data are looked up or read: for a dataset that is unknown, not prepared,
-        prepared in another format, with features that are no classes of TFDS, without images or
-        with other labels, and for a split that is unknown or has too few images.
+        prepared in another format, without images or with other labels, and for a split that is
+        unknown or has too few images.
     """
 
     dataset: str
@@ -49,12 +56,21 @@ class Tfds(ImageDataset):
 
     def __post_init__(self) -> None:
         data_dir = os.path.expanduser(self.data_dir)
-        prepared = _Prepared(self.dataset, data_dir, self.splits, self.num_labels)
+        self._prepared = _Prepared(self.dataset, data_dir, self.splits, self.num_labels)
         self.train, self.test = (
-            Decoded(functools.partial(prepared.split, split), self.size, resize=self.resize)
+            Decoded(functools.partial(self._prepared.split, split), self.size, resize=self.resize)
             for split in self.splits
         )
-        self.num_labels = self.num_labels or prepared.num_labels
+        self.num_labels = self.num_labels or self._prepared.num_labels
+
+    @property
+    def summary(self) -> Summary:
+        """See Summary; where the data are not, only the number of classes."""
+        try:
+            return self._prepared.summary
+        except (ValueError, OSError) as error:
+            classes = tuple(map(str, range(self.num_labels or 1)))
+            return Summary(classes=classes, notes=[f"not read here: {error}"])
 
 
 @dataclasses.dataclass
@@ -67,47 +83,76 @@ class _Prepared:
     expected: int | None
 
     @functools.cached_property
-    def _found(self) -> tuple[Any, tuple[str, str | None]]:
-        """The builder of the dataset, and the names of its image and label features."""
-        builder = _builder(self.dataset, self.data_dir)
-        features = builder.info.features
-        image = _feature(features, "Image", "image")
-        label = _feature(features, "ClassLabel", "label")
+    def _found(self) -> tuple[Prepared, tuple[str, str | None]]:
+        """The folder of the dataset, and the names of its image and label features."""
+        found = _open(self.dataset, self.data_dir)
+        image = _feature(found, "image", "image")
+        label = _feature(found, "label", "label")
         if image is None:
             raise ValueError(
-                f"dataset {self.dataset!r} has the features {', '.join(features)}; expected an "
+                f"dataset {self.dataset!r} has the features {', '.join(found.keys)}; expected an "
                 "image named 'image', or only one"
             )
-        there = 1 if label is None else features[label].num_classes
+        if label is None and (self.expected or 0) > 1 and _has_number(found):
+            label = "label"
+        there = self._classes(found, label)
         if self.expected not in (None, there):
             raise ValueError(
                 f"num_labels is {self.expected}, but dataset {self.dataset!r} has {there}"
             )
         # Both splits are checked at once, so that a run does not fail later, at its report.
         for split, least in zip(self.splits, MIN_IMAGES.values(), strict=True):
-            _check_split(builder, self.dataset, split, least)
-        return builder, (image, label)
+            _check_split(found, self.dataset, split, least)
+        return found, (image, label)
+
+    def _classes(self, found: Prepared, label: str | None) -> int:
+        """Returns the number of classes; those of whole numbers are only in the options."""
+        return 1 if label is None else found.features[label].num_classes or self.expected or 1
 
     @property
     def num_labels(self) -> int:
         """The number of labels; 1 without labels."""
-        builder, (_, label) = self._found
-        return 1 if label is None else builder.info.features[label].num_classes
+        found, (_, label) = self._found
+        return self._classes(found, label)
 
     def split(self, name: str) -> Stored:
         """Opens a split, such as "train[:90%]"."""
-        builder, keys = self._found
-        return _Records(builder, self.dataset, name, keys)
+        found, keys = self._found
+        return _Records(found, self.dataset, name, keys, self.num_labels)
+
+    @property
+    def summary(self) -> Summary:
+        """See Summary; the fingerprint is of the files' names and sizes, slices and classes."""
+        found, (image, label) = self._found
+        names = found.features[label].names if label else ()
+        classes = names or tuple(map(str, range(self.num_labels or 1)))
+        notes = [f"version {found.version}", "upright by EXIF"]
+        if label is None and _has_number(found):
+            notes.append("its label is a whole number: set num_labels to use it")
+        digest = hashlib.sha256(repr((image, label, classes)).encode())
+        for split in self.splits:
+            for part in found.files(split):
+                size = epath.Path(part.filename).stat().length
+                name = os.path.basename(part.filename)
+                digest.update(f"{name} {size} {part.skip} {part.take}\n".encode())
+            digest.update(b"\n")
+        counts = {split: found.splits[split].num_examples for split in self.splits}
+        return Summary(counts, classes, notes, fingerprint=digest.hexdigest()[:16])
 
 
-def _builder(dataset: str, data_dir: str) -> Any:
-    """Returns the read-only builder of a prepared dataset; never runs the code that prepares it."""
+def _open(dataset: str, data_dir: str) -> Prepared:
+    """Returns a prepared dataset; never runs the code that prepares it."""
     try:
         return open_folder(dataset, data_dir)
-    except tensorflow_datasets.core.DatasetNotFoundError:
-        names = tensorflow_datasets.list_builders(with_community_datasets=False)
+    except NotFound:
+        names = all_names()
     except ValueError as error:
         raise ValueError(f"dataset {dataset!r}: {error}") from error
+    if parent := misplaced(dataset, data_dir):
+        raise ValueError(
+            f"data_dir {data_dir} lies within the dataset {dataset!r}; give the directory that "
+            f"holds its folder: data_dir={parent!r}"
+        )
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     name = dataset.partition("/")[0].partition(":")[0]
     if name not in names:
@@ -131,21 +176,25 @@ def _prepare(dataset: str, data_dir: str) -> str:
     )
 
 
-def _feature(features: Any, kind: str, name: str) -> str | None:
+def _feature(prepared: Prepared, kind: str, name: str) -> str | None:
     """Returns the key of the feature of a kind: `name`, or else the only one; None otherwise."""
-    cls = getattr(tensorflow_datasets.features, kind)
-    found = [key for key, feature in features.items() if isinstance(feature, cls)]
+    found = [key for key, feature in prepared.features.items() if feature.kind == kind]
     return name if name in found else found[0] if len(found) == 1 else None
 
 
-def _check_split(builder: Any, dataset: str, split: str, least: int) -> None:
+def _has_number(prepared: Prepared) -> bool:
+    """Returns whether the label is a whole number without a number of classes."""
+    return "label" in prepared.features and prepared.features["label"].kind == "number"
+
+
+def _check_split(prepared: Prepared, dataset: str, split: str, least: int) -> None:
     """Raises ValueError unless the split exists and has at least `least` images."""
     try:
-        there = builder.info.splits[split].num_examples
-    except ValueError as error:
+        there = prepared.splits[split].num_examples
+    except (KeyError, ValueError) as error:
         raise ValueError(
             f"dataset {dataset!r} has no split {split!r}; it has "
-            f"{', '.join(builder.info.splits)}, and slices such as train[:90%]"
+            f"{', '.join(prepared.splits)}, and slices such as train[:90%]"
         ) from error
     if there < least:
         raise ValueError(
@@ -157,24 +206,40 @@ def _check_split(builder: Any, dataset: str, split: str, least: int) -> None:
 class _Records:
     """A split of a prepared dataset."""
 
-    def __init__(self, builder: Any, dataset: str, split: str, keys: tuple[str, str | None]):
+    def __init__(
+        self,
+        prepared: Prepared,
+        dataset: str,
+        split: str,
+        keys: tuple[str, str | None],
+        num_labels: int,
+    ):
         self._image, self._label = keys
-        self._name = f"{split} of {dataset}"
-        try:
-            self._records = builder.as_data_source(
-                split, decoders={self._image: tensorflow_datasets.decode.SkipDecoding()}
-            )
-        except NotImplementedError as error:
+        self._num_labels, self._name = num_labels, f"{split} of {dataset}"
+        if prepared.file_format != "array_record":
             raise ValueError(
-                f"dataset {dataset!r} is prepared in {builder.data_dir} as "
-                f"{builder.info.file_format.value}, which only TensorFlow reads; prepare it in "
+                f"dataset {dataset!r} is prepared in {prepared.folder} as "
+                f"{prepared.file_format}, which only TensorFlow reads; prepare it in "
                 f"another folder: {_prepare(dataset, 'FOLDER')}"
-            ) from error
+            )
+        self._records = array_record_data_source.ArrayRecordDataSource(prepared.files(split))
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Encoded:
-        record = self._records[index]
-        label = record[self._label] if self._label else 0
-        return Encoded(record[self._image], label, f"image {index} of {self._name}")
+        name = f"image {index} of {self._name}"
+        try:
+            features = tf_example_pb2.Example.FromString(self._records[index]).features.feature
+            data = features[self._image].bytes_list.value[0]
+            label = features[self._label].int64_list.value[0] if self._label else 0
+        # Damaged files and records raise IndexError, DecodeError, RuntimeError, ...
+        except Exception as error:
+            raise ValueError(f"{name} cannot be read ({str(error):.300})") from error
+        check_labels(label, self._num_labels, name)
+        return Encoded(data, label, name)
+
+    def check(self, index: int) -> None:
+        """Raises ValueError or OSError for an image that cannot be read."""
+        data, _, name = self[index]
+        decoding.check(io.BytesIO(data), name)

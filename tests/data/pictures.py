@@ -70,6 +70,19 @@ class Rooms(Pictures):
             yield i, {"photo": example["image"]}
 
 
+class Numbered(Pictures):
+    """A TFDS dataset whose labels are whole numbers without a number of classes."""
+
+    FEATURES = {
+        "image": Pictures.FEATURES["image"],
+        "label": tensorflow_datasets.features.Scalar(np.int64),
+    }
+
+    def _generate_examples(self, count, start=0):
+        for i, example in super()._generate_examples(count, start):
+            yield i, {key: example[key] for key in self.FEATURES}
+
+
 class Sounds(Pictures):
     """A TFDS dataset of numbers without pictures."""
 

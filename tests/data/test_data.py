@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from distill_jax.data import DATASETS, Dataset, Source
+from distill_jax.data.arrays import Arrays
+from distill_jax.data.base import Rows, check, summarise, with_labels_in_range
 from distill_jax.diffusion.analytic import ring
 from distill_jax.diffusion.pixels import normalise
+from distill_jax.diffusion.spec import image_data
 
 DIGITS = DATASETS["digits"]()
 
@@ -171,3 +174,37 @@ def test_without_images_the_conditions_are_drawn_alike_in_every_process(data):
 
 def test_only_points_of_the_mixture_have_no_bounds(data):
     assert data.spec.bounded == (data.shape[:2] != (1, 1))
+
+
+@pytest.mark.parametrize("label", [-1, 3, 10**6])
+def test_labels_beyond_the_classes_are_refused_where_they_enter(label):
+    x, labels = np.zeros((4, 2, 2, 1), np.float32), np.asarray([0, 1, 2, label], np.int32)
+    good = Source(x, np.arange(4, dtype=np.int32) % 3)
+    with pytest.raises(ValueError, match=f"split 'test' has the label {label}; expected 0 to 2"):
+        Arrays(good, Source(x, labels), num_classes=3, num_labels=3)
+    rows = iter([Rows(np.arange(4), x, {"label": labels})])
+    with pytest.raises(ValueError, match=f"a batch of the data .* the label {label}; expected 0"):
+        next(with_labels_in_range(rows, image_data((2, 2, 1), 3)))
+    with pytest.raises(
+        ValueError, match=r"labels of shape \(3,\) for images of shape \(4, 2, 2, 1"
+    ):
+        Arrays(Source(x, labels[:3]), good, num_classes=3, num_labels=3)
+
+
+def test_every_dataset_has_a_summary_with_a_fingerprint_that_is_its_own(data):
+    summary = summarise(data)
+    counts = [len(data.images(split).label) for split in ("train", "test")]
+    assert list(summary.counts.values()) == counts
+    assert len(summary.classes) == data.num_labels
+    assert len(summary.fingerprint) == 16
+    assert summary.fingerprint == summarise(data).fingerprint
+    assert not check(data).problems
+
+
+def test_a_changed_image_or_label_changes_the_fingerprint_of_arrays():
+    x, label = np.zeros((4, 2, 2, 1), np.uint8), np.arange(4, dtype=np.int32)
+    prints = set()
+    for i in range(3):
+        prints.add(Arrays(Source(x, label), Source(x, label), 4, 4).summary.fingerprint)
+        x, label = (x + 1, label) if i == 0 else (x, label[::-1].copy())
+    assert len(prints) == 3

@@ -9,7 +9,8 @@ import pytest
 from tensorflow_datasets.core import read_only_builder
 
 from distill_jax.data.tfds import Tfds
-from distill_jax.data.tfds_folder import FEATURES, MAX_BYTES
+from distill_jax.data.tfds_folder import MAX_BYTES
+from tests.data.pictures import Numbered, write_tfds
 
 EVIL = "evil_feature.X"
 TEXT = "tensorflow_datasets.core.features.text_feature.Text"
@@ -61,36 +62,43 @@ def read(folder):
     return Tfds("pictures", 4, str(folder.parents[1])).images("train", 1)
 
 
-FORGED = [("features.json", kind) for kind in DESCRIPTIONS]
-# The other file holds a protocol buffer, which the old versions did not have.
-FORGED += [("dataset_info.json", kind) for kind, old in DESCRIPTIONS.items() if "type" not in old]
-
-
-@pytest.mark.parametrize(("file", "kind"), FORGED)
-def test_a_class_that_is_not_of_tfds_is_refused_and_not_imported(folder, file, kind):
+@pytest.mark.parametrize("kind", DESCRIPTIONS)
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+def test_a_class_that_a_file_names_is_never_imported(folder, file, kind):
+    content = json.loads((folder / file).read_text())
     described = DESCRIPTIONS[kind]
     if file == "dataset_info.json":
-        described = json.loads((folder / file).read_text()) | {"features": described}
-    (folder / file).write_text(json.dumps(described))
-    with pytest.raises(
-        ValueError, match=rf"dataset 'pictures': .*/{file} names the class '{EVIL}'"
-    ):
-        read(folder)
+        (folder / file).write_text(json.dumps(content | {"features": described}))
+        assert len(read(folder).label) == 1
+    else:
+        (folder / file).write_text(json.dumps(described))
+        with pytest.raises(ValueError, match=r"^dataset 'pictures'"):
+            read(folder)
     executed = folder.parents[2] / "executed"
     assert not executed.exists()
     # What TFDS does by itself, without which this test would show nothing.
-    with pytest.raises(Exception, match="Unrecognized FeatureConnector type"):
-        read_only_builder.builder_from_directory(folder)
-    assert executed.exists()
+    if file == "features.json" or "type" not in described:
+        with pytest.raises(Exception, match="Unrecognized FeatureConnector type"):
+            read_only_builder.builder_from_directory(folder)
+        assert executed.exists()
+
+
+def test_a_feature_of_another_class_is_ignored(folder):
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["more"] = text(EVIL)
+    (folder / "features.json").write_text(json.dumps(features))
+    assert len(read(folder).label) == 1
+    assert not (folder.parents[2] / "executed").exists()
 
 
 DAMAGED = {
-    "no JSON": (b"{", "is no JSON"),
-    "no object": (b"[]", "holds no object"),
-    "nested too deeply": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "cannot be read"),
+    "no JSON": (b"{", "is no readable JSON"),
+    "no object": (b"[]", "holds a list"),
+    "nested too deeply": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "too many levels"),
     "too long": (b" " * (MAX_BYTES + 1), "has more than 4,194,304 bytes"),
-    "unknown fields": (json.dumps({"pythonClassName": TEXT, "no": 1}).encode(), "cannot be read"),
-    "missing fields": (json.dumps({"type": TEXT}).encode(), "cannot be read"),
+    "missing fields": (json.dumps({"pythonClassName": TEXT}).encode(), "has no features by name"),
+    "features that are none": (b'{"featuresDict": {"features": {"a": 3}}}', "has no features by"),
+    "no features": (b'{"featuresDict": {"features": []}}', "has no features by name"),
 }
 
 
@@ -105,11 +113,102 @@ def test_a_description_that_cannot_be_read_is_one_message(folder, kind):
 def test_a_description_that_is_no_file_is_not_read(folder):
     (folder / "features.json").unlink()
     os.mkfifo(folder / "features.json")
-    with pytest.raises(ValueError, match="features.json is missing"):
+    with pytest.raises(ValueError, match="features.json is no regular file"):
         read(folder)
 
 
-def test_the_features_of_tfds_have_the_names_of_its_files():
-    names = {name.rpartition(".")[2] for name in FEATURES}
-    assert {"ClassLabel", "FeaturesDict", "Image", "Scalar", "Sequence", "Tensor", "Text"} <= names
-    assert all(name.startswith("tensorflow_datasets.core.features.") for name in FEATURES)
+CHANGES = {
+    "a template that leads out": (
+        ("splits", 0, "filepathTemplate"),
+        "../../{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        "filepathTemplate '../../.*expected names of files within the folder",
+    ),
+    "an absolute template": (("splits", 0, "filepathTemplate"), "/etc/{SPLIT}", "filepathTemplate"),
+    "a template that reads attributes": (
+        ("splits", 0, "filepathTemplate"),
+        "{SPLIT.__class__}",
+        "filepathTemplate",
+    ),
+    "a name that leads out": (("name",), "../pictures", "'../pictures' as a name; expected one"),
+    "a split that leads out": (("splits", 0, "name"), "a/../../b", "as a name; expected one word"),
+    "another format": (("fileFormat",), "../x", "as a name; expected one word"),
+    "negative lengths": (("splits", 0, "shardLengths"), ["-3"], "no whole numbers as shardLengths"),
+    "huge lengths": (("splits", 0, "shardLengths"), [str(10**15)], "no whole numbers as shard"),
+    "more files than there are": (("splits", 0, "shardLengths"), ["9"] * 3, "00003 is missing"),
+    "no splits": (("splits",), None, "has no list of splits"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_names_and_numbers_of_a_description_are_checked(folder, kind):
+    path, value, message = CHANGES[kind]
+    info = json.loads((folder / "dataset_info.json").read_text())
+    place = info
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=message):
+        read(folder)
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "100001", "x", True, None, 10**17])
+def test_a_number_of_classes_that_is_none_is_refused(folder, count):
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["label"]["classLabel"]["numClasses"] = count
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(
+        ValueError, match="label 'label' has no number of classes from 1 to 100,000"
+    ):
+        read(folder)
+
+
+def test_labels_beyond_the_classes_are_found(folder):
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["label"]["classLabel"]["numClasses"] = "2"
+    (folder / "features.json").write_text(json.dumps(features))
+    data = Tfds("pictures", 4, str(folder.parents[1]))
+    with pytest.raises(
+        ValueError, match=r"image \d+ of train of pictures has the label 2; expected"
+    ):
+        data.images("train")
+    assert len(data.check().problems) == 11  # Every third of 33 images.
+
+
+def test_a_default_config_that_leads_out_is_refused(folder, tmp_path):
+    root = folder.parents[1]
+    (root / "other" / ".config").mkdir(parents=True)
+    content = {"default_config_name": "../../outside"}
+    (root / "other" / ".config" / "metadata.json").write_text(json.dumps(content))
+    shutil.copytree(folder, tmp_path / "outside" / "1.0.0")
+    with pytest.raises(ValueError, match="is outside the directory of prepared datasets"):
+        Tfds("other", 4, str(root))
+
+
+@pytest.mark.parametrize("inside", ["pictures", "pictures/1.0.0"])
+def test_a_data_dir_that_is_too_deep_names_the_right_one(prepared, inside):
+    with pytest.raises(ValueError, match=rf"lies within .*'pictures'; .* data_dir='{prepared}'$"):
+        Tfds("pictures", 4, str(prepared / inside))
+
+
+def test_whole_numbers_are_labels_if_their_number_is_given(tmp_path):
+    prepared = write_tfds(tmp_path, Numbered)
+    data = Tfds("numbered", 4, str(prepared))
+    assert (data.num_labels, data.num_classes) == (1, 0)
+    assert "its label is a whole number: set num_labels to use it" in data.summary.notes
+    data = Tfds("numbered", 4, str(prepared), num_labels=3)
+    assert set(data.images("train").label) == {0, 1, 2}
+    with pytest.raises(ValueError, match="has the label 2; expected 0 to 1"):
+        Tfds("numbered", 4, str(prepared), num_labels=2).images("train")
+
+
+def test_a_prepared_dataset_says_what_it_is(folder):
+    (folder / "label.labels.txt").write_text("cat\ndog\nemu\n")
+    summary = Tfds("pictures", 4, str(folder.parents[1])).summary
+    assert (summary.counts, summary.classes) == ({"train": 27, "test": 6}, ("cat", "dog", "emu"))
+    sliced = Tfds("pictures", 4, str(folder.parents[1]), splits=("train[:20]", "test")).summary
+    assert sliced.counts == {"train[:20]": 20, "test": 6}
+    assert summary.fingerprint != sliced.fingerprint
+    missing = Tfds("pictures", 4, str(folder), num_labels=3).summary
+    assert (missing.classes, missing.fingerprint) == (("0", "1", "2"), "")
+    assert missing.notes[0].startswith("not read here: data_dir ")
