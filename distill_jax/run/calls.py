@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from distill_jax.data.base import with_labels_in_range
 from distill_jax.run.plan import Run
 from distill_jax.run.stages import Stage
 from distill_jax.runtime.sharding import Layout
@@ -26,7 +27,8 @@ def calls(run: Run, stage: Stage, cadence: Cadence, done: int) -> Generator[Call
     null = layout.replicate(dict(dataset.null))
     if stage.method.data_free:
         dataset = dataset.without_images()
-    drawn = dataset.batches(seed, first, stage.batch_size, layout.part)
+    batches = dataset.batches(seed, first, stage.batch_size, layout.part)
+    drawn = with_labels_in_range(batches, dataset.spec)
     for iterations in cadence.iterations(done):
         rows = [list(itertools.islice(drawn, stage.updates)) for _ in iterations]
         if cadence.per_call > 1:

@@ -5,6 +5,7 @@ import json
 
 from etils import epath
 
+from distill_jax.run.data import record
 from distill_jax.run.plan import Run
 from distill_jax.run.stages import Stage
 from distill_jax.sampling.loading import find_final
@@ -28,6 +29,7 @@ def finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
         _relative(stage.fake_start.directory, final) if stage.fake_start else None,
         spec.steps,
         config=config,
+        data=record(run.dataset),
     )
     adapters, roles = None, stage.roles
     if roles.trained.base:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from distill_jax.evaluation import compare, pictures
 from distill_jax.models.build import matmul_precision
+from distill_jax.run import data
 from distill_jax.run.finish import finish
 from distill_jax.run.lock import Lock, hold
 from distill_jax.run.plan import Run
@@ -57,12 +58,11 @@ def _run(
         stage for stage in planned.stages if not distributed.broadcast_from_first(stage.finished)
     ]
     if todo:
-        for split in ("train", "test"):  # Fails before the training if data are missing.
-            planned.dataset.images(split, 1)
+        data.check_images(planned.dataset, data.read_record(planned.workdir))
     if profile:
         steps = {stage.name: stage.spec.steps for stage in planned.stages}
         profile = profile.of(steps, steps.keys() - {stage.name for stage in todo})
-    claim(planned.workdir, planned.config, force)
+    claim(planned.workdir, planned.config, force, data.record(planned.dataset))
     if todo and distributed.first():
         append(planned.workdir / "environment.jsonl", json.dumps(record.start()) + "\n")
     precision = matmul_precision(planned.config.matmul_precision)

@@ -18,6 +18,8 @@ from distill_jax.evaluation.feature_networks import find
 from distill_jax.methods import METHODS, Method
 from distill_jax.models.adapters import Adapted, merged
 from distill_jax.models.build import abstract_params, as_tuples, make_network, rounded
+from distill_jax.run.data import absolute_paths
+from distill_jax.run.data import show as show_data
 from distill_jax.run.fits import CodecFit, codec_fit
 from distill_jax.run.stages import (
     Ancestor,
@@ -93,6 +95,7 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     if not config.stages:
         raise ValueError("config.stages is empty: a run needs at least one stage")
     workdir = absolute(workdir)
+    config.data.update(absolute_paths(config.data.to_dict()))
     with within("config.data"):
         data = as_tuples(config.data.to_dict())
         images = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset)
@@ -281,6 +284,7 @@ def show(run: Run) -> str:
             f"{size:,} parameters ({last.model['name']}), {updates:,} updates of "
             f"{sizes} images {'x'.join(map(str, run.dataset.spec.x.shape))} "
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
+            *show_data(run.config.data.name, run.dataset),
             f"workdir {run.workdir}, code {record.short_commit()}",
             *_rounding(run),
         )

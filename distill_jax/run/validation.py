@@ -8,6 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from distill_jax.evaluation.feature_networks import KINDS
+from distill_jax.run.data import absolute_paths, read_record
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import read_json, write_json
 from distill_jax.runtime.options import (
@@ -172,17 +173,32 @@ def check_microbatches(size: int, parts: int, ways: int) -> None:
         )
 
 
-def claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
-    """Writes config.json, or checks the existing one against the config."""
+def claim(
+    workdir: epath.Path, config: ConfigDict, force: bool, data: Mapping[str, Any] | None = None
+) -> None:
+    """Writes config.json and data.json, or checks the existing ones against config and data.
+
+    Args:
+      workdir: directory of the run.
+      config: config of the run.
+      force: whether both may have changed.
+      data: see run.data.record; None or {} if it is unknown.
+
+    Raises:
+      ValueError: for another config or other data, with a line for each change.
+    """
     path = workdir / "config.json"
     new = json.loads(config.to_json())
-    there = _read_config(path, force)
+    there, seen = _read_config(path, force), read_record(workdir)
     if there is not None:
         both = (flat(kept(tree)) for tree in (there, new))
         lines = [f"  {line}" for line in changes(*both)]
+        kind = "another config" if lines or not seen else "other data"
+        if seen and data:
+            lines += [f"  {line}" for line in changes(flat(seen, "data"), flat(data, "data"))]
         if lines and not force:
             raise ValueError(
-                f"{workdir} holds a run of another config:\n" + "\n".join(lines) + "\n"
+                f"{workdir} holds a run of {kind}:\n" + "\n".join(lines) + "\n"
                 "choose another --workdir, or go on there with --resume=force (finished stages "
                 "stay as they are)"
             )
@@ -192,6 +208,8 @@ def claim(workdir: epath.Path, config: ConfigDict, force: bool) -> None:
     if distributed.first():
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, new)
+        if data:
+            write_json(workdir / "data.json", data)
 
 
 def _read_config(path: epath.Path, force: bool) -> dict[str, Any] | None:
@@ -212,4 +230,6 @@ def _read_config(path: epath.Path, force: bool) -> dict[str, Any] | None:
 
 def kept(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values of a config, as plain data, that must not change in a resumed run."""
-    return {key: value for key, value in config.items() if key not in RESUMABLE}
+    values = {key: value for key, value in config.items() if key not in RESUMABLE}
+    data = values.get("data")
+    return values | {"data": data | absolute_paths(data)} if isinstance(data, dict) else values

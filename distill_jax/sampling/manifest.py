@@ -29,6 +29,7 @@ class Lineage:
       source: file, format and hash of an imported network.
       versions: versions of the packages that wrote it, and their commit.
       config: config of its run.
+      data: fingerprint and counts of the data of its run.
     """
 
     method: Mapping[str, Any]
@@ -41,6 +42,7 @@ class Lineage:
         default_factory=lambda: {**record.versions(PACKAGES), "commit": record.commit()}
     )
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Reference(NamedTuple):
