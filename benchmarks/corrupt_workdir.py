@@ -166,7 +166,7 @@ def outcome(folder, case, expected):
     except Exception as error:
         right = isinstance(error, (ValueError, KeyError, OSError)) and is_message(error)
         text = message(error) if right else traceback.format_exc()
-        one = "\n" not in text or "of another config" in text
+        one = "\n" not in text or "of another config" in text or "of other data" in text
         happened = NOTICED if right and one and not isinstance(error, TimeoutError) else WRONG
     else:
         lines = [line for line in said.getvalue().splitlines() if "damaged" in line]

@@ -99,11 +99,11 @@ def check_images(dataset: Dataset, known: Mapping[str, Any]) -> None:
 
 
 def read_record(workdir: epath.Path) -> dict[str, Any]:
-    """Returns the content of data.json; {} if there is none or it is damaged."""
+    """Returns the content of data.json; {} if there is none or it is damaged, which is said."""
     path = workdir / "data.json"
     try:
         content: dict[str, Any] = read_json(path) if path.exists() else {}
     except ValueError as error:
-        logging.say(f"{error}; it is written again")
+        logging.set_damaged_aside(path, str(error))
         return {}
     return content

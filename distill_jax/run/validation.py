@@ -208,7 +208,7 @@ def claim(
     if distributed.first():
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, new)
-        if data:
+        if data and data != seen:
             write_json(workdir / "data.json", data)
 
 

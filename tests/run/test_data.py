@@ -82,6 +82,7 @@ def test_a_run_without_a_record_of_its_data_goes_on(tmp_path):
     claim(run.workdir, run.config, False, data.record(run.dataset))
     (run.workdir / "data.json").write_text("{")
     assert data.read_record(run.workdir) == {}
+    assert (run.workdir / "data.json.damaged").read_text() == "{"
 
 
 def test_unreadable_images_are_one_message_before_the_training(tmp_path):
