@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from distill_jax.data.base import LabelledImages, Rows, Source, index_of
+from distill_jax.data.base import LabelledImages, Rows, Source, Summary, index_of
 
 SEEDS = {"train": 0, "test": 1}  # Seeds of the fixed images of each split, for metrics.
 
@@ -36,6 +36,12 @@ class Shapes(LabelledImages):
     @property
     def shape(self) -> tuple[int, ...]:
         return (self.size, self.size, 1)
+
+    @property
+    def summary(self) -> Summary:
+        """What the plan prints; another fingerprint means other images."""
+        counts = dict.fromkeys(SEEDS, self.count)
+        return Summary(counts, ("disc", "square"), fingerprint=f"{self.size} {self.count}")
 
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
