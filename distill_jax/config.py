@@ -294,7 +294,7 @@ def smoke_images(config: ConfigDict, size: int, network: str = "mlp", **data: An
     config.batch_size, config.evaluate.num_samples = 4, 10  # As many as a row of a grid.
     config.evaluate.w = config.evaluate.w[:2]
     for entry in config.stages.values():
-        entry.steps = 3
+        entry.steps = min(entry.steps, 3)
         if "num_steps" in entry.method:
             entry.method.num_steps = min(entry.method.num_steps, 4)
     return config
@@ -318,5 +318,5 @@ def smoke(config: ConfigDict, **model: Any) -> ConfigDict:
     config.log_every, config.save_every = 2, 3
     config.evaluate.num_samples = 40
     for entry in config.stages.values():
-        entry.steps, entry.warmup, entry.batch_size = 8, min(entry.warmup, 2), 0
+        entry.steps, entry.warmup, entry.batch_size = min(entry.steps, 8), min(entry.warmup, 2), 0
     return config

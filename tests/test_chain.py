@@ -228,8 +228,8 @@ def test_a_report_that_was_stopped_goes_on_where_it_was(chain, tmp_path):
 
 def test_a_stage_that_diverges_names_stage_iteration_and_last_good_state(tmp_path):
     config = smoke_config()
-    config.stages.s00_teacher.learning_rate = 1e38
     run = plan.make(config, tmp_path)
+    config.stages.s00_teacher.learning_rate = 1e38  # Which a plan refuses.
     with pytest.raises(
         ValueError, match=r"stage s00_teacher diverged at iteration 2: .*nothing was saved"
     ):

@@ -8,14 +8,14 @@ from distill_jax.data.arrays import Arrays
 from distill_jax.data.base import Source
 from distill_jax.runtime.options import whole
 
-MAX_VALUES = 2**28  # Of all images of a split, which are in memory.
+MAX_VALUES = 2**26  # Of all images of a split, which are in memory.
 
 
 def noise(
     size: Annotated[int, whole(1, high=8192)] = 32,
     channels: Annotated[int, whole(1, high=1024)] = 3,
     num_classes: Annotated[int, whole(0, high=100_000)] = 10,
-    count: Annotated[int, whole(4, high=10_000_000)] = 256,
+    count: Annotated[int, whole(2, high=10_000_000)] = 256,
     num_labels: Annotated[int, whole(1, high=100_000)] | None = None,
 ) -> Arrays:
     """Draws `count` uint8 images (size, size, channels) of clipped normal noise per split.

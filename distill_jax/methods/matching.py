@@ -16,6 +16,7 @@ from distill_jax.diffusion.samplers import renoise
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
 from distill_jax.diffusion.trained import Renoise
 from distill_jax.methods.base import weighted_mse
+from distill_jax.runtime.options import OptionError
 from distill_jax.typing import Batch, Cond, Image, Time
 
 MIN_RESIDUAL = 1e-5  # Smallest normaliser mean |x - real|, as in SiD.
@@ -65,9 +66,18 @@ def on_path(
 
 
 def one_call(schedule: Schedule, level: float) -> Renoise:
-    """Returns the sampler that calls a generator once, at a noise level."""
+    """Returns the sampler that calls a generator once, at a noise level.
+
+    Raises:
+      OptionError: for a level outside the schedule's.
+    """
     with jax.ensure_compile_time_eval():
-        return Renoise((float(time_of(schedule, level)),))
+        t, largest = float(time_of(schedule, level)), float(level_of(schedule, jnp.ones(())))
+    if level > largest * 1.001 or t <= 0:
+        raise OptionError(
+            "sigma_init", f"is {level}; expected a noise level of the schedule, up to {largest:.3g}"
+        )
+    return Renoise((t,))
 
 
 def diffuse(key: jax.Array, schedule: Schedule, x: Image, levels: tuple) -> Noisy:

@@ -16,8 +16,10 @@ from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.trained import SAMPLERS, Sampler, Trained, name_of
 from distill_jax.evaluation.feature_networks import find
 from distill_jax.methods import METHODS, Method
+from distill_jax.models import DISCRIMINATORS
 from distill_jax.models.adapters import Adapted, merged
 from distill_jax.models.build import abstract_params, as_tuples, make_network, rounded
+from distill_jax.run.cautions import cautions
 from distill_jax.run.data import absolute_paths
 from distill_jax.run.data import show as show_data
 from distill_jax.run.fits import CodecFit, codec_fit
@@ -25,6 +27,7 @@ from distill_jax.run.stages import (
     Ancestor,
     Stage,
     check_alike,
+    check_base,
     check_conditions,
     find_fake,
     find_network,
@@ -36,6 +39,7 @@ from distill_jax.run.validation import (
     check_config,
     check_keys,
     check_microbatches,
+    check_plain,
     check_stage,
     flat,
 )
@@ -89,6 +93,7 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
       KeyError: for an unknown key or name, with a suggestion.
       ValueError: for numbers that do not fit each other.
     """
+    check_plain(config.to_dict())
     check_keys(config, configs.base(), "config")
     check_complete(config, configs.base(), "config")
     check_config(config)
@@ -157,12 +162,14 @@ def _plan_stage(
         check_conditions(method, dataset.spec, teacher.network_spec.spec.data)
     frozen = teacher.network_spec if method.needs_teacher else None
     fake = any(phase.trains == "fake" for phase in method.phases)
+    lookup(DISCRIMINATORS, "discriminator", method.discriminator, EVERYTHING)
     discriminator = method.discriminator if method.has_discriminator else ""
     roles = Roles(network_spec, frozen, fake, discriminator, full=tuple(spec.new))
     roles = find_roles(spec, method, roles, teacher, start)
     fake_start = find_fake(spec, roles, before, allow)
     shapes = _shapes(config, roles, trained.inputs, teacher, start, fake_start)
     tx = optimizer(**{**config.optimizer, **spec.optimizer})
+    check_base(spec.base, teacher, start)
     begun = workdir / name, teacher, start, fake_start
     size = spec.batch_size or config.batch_size
     return Stage(name, len(before), spec, method, trained, roles, shapes, *begun, size, model, tx)
@@ -286,19 +293,6 @@ def show(run: Run) -> str:
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
             *show_data(run.config.data.name, run.dataset),
             f"workdir {run.workdir}, code {record.short_commit()}",
-            *_rounding(run),
+            *cautions(run.config, run.stages),
         )
     )
-
-
-def _rounding(run: Run) -> list[str]:
-    """Returns a warning for losses that amplify the rounding of a low precision, if any."""
-    head = run.config.parameterization
-    names = [stage.name for stage in run.stages if stage.model.get("dtype", "float32") != "float32"]
-    if head not in ("x", "both") or not names:
-        return []
-    return [
-        f"warning: the network of {', '.join(names)} computes in bfloat16 and predicts x "
-        f"(parameterization {head!r}), whose rounding the losses multiply by up to the signal-to-"
-        "noise ratio: take 'v', or dtype='float32'"
-    ]

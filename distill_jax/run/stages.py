@@ -210,6 +210,14 @@ def find_network(
     return dataclasses.replace(found, base=weights, rank=adapters.rank, full=adapters.full)
 
 
+def check_base(base: str, *found: Ancestor | None) -> None:
+    """Raises ValueError for a `base` that no network with adapters uses."""
+    if base and not any(ancestor and ancestor.base for ancestor in found):
+        raise ValueError(
+            f"base is {base!r}, and neither the teacher nor `init` has adapters; leave base out"
+        )
+
+
 def find_roles(
     spec: ConfigDict, method: Method, roles: Roles, teacher: Ancestor | None, start: Ancestor | None
 ) -> Roles:

@@ -1,6 +1,7 @@
 """Validation of the keys and values of a config; every error is one message."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from distill_jax.run.data import absolute_paths, read_record
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import read_json, write_json
 from distill_jax.runtime.options import (
+    MAX_LENGTH,
     MAX_W,
     TYPES,
     OptionError,
@@ -21,6 +23,7 @@ from distill_jax.runtime.options import (
     choice,
     every,
     number,
+    shown,
     typed,
     whole,
     within,
@@ -65,6 +68,23 @@ RULES_OF_EVALUATE = {
     "features": choice(("", *KINDS)),
     "ancestral": every(number(0, 1))._replace(expected="at most 100 variances from 0 to 1"),
 }
+MAX_DEPTH = 12  # Of dicts and tuples in each other.
+KEY = Rule(
+    lambda v: 0 < len(v) <= 200 and _is_text(v),
+    "a string of at most 200 characters",
+)
+LEAF = Rule(
+    lambda v: v is None or isinstance(v, (bool, float)) or TYPES[int].allows(v) or _is_text(v),
+    f"plain data: numbers below 2^63, strings of at most {MAX_LENGTH:,} characters and no newline, "
+    "True, False, None, and dicts and tuples of these",
+)
+
+
+def _is_text(value: Any) -> bool:
+    """Returns whether a value is a string without newlines and terminal escapes."""
+    return TYPES[str].holds(value) and not re.search(r"[\x00-\x1f\x7f]", value)
+
+
 AXIS = Rule(lambda value: value == -1 or whole(1, high=2**20).holds(value), "-1 or a number from 1")
 
 # Keys of a config that may change in a resumed run: networks stay the same, up to rounding.
@@ -93,6 +113,19 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {old.get(key)} there, {new.get(key)} now" for key in keys]
 
 
+def check_plain(value: Any, path: str = "config", depth: int = 0) -> None:
+    """Raises OptionError for a value that is no plain data, as in JSON, or is out of all bounds."""
+    if isinstance(value, Mapping) and depth < MAX_DEPTH:
+        for key, part in value.items():
+            check(f"a key of {path}", key, KEY)
+            check_plain(part, f"{path}.{key}", depth + 1)
+    elif isinstance(value, (tuple, list)) and len(value) <= MAX_LENGTH and depth < MAX_DEPTH:
+        for part in value:
+            check_plain(part, path, depth + 1)
+    else:
+        check(path, value, LEAF)
+
+
 def check_keys(config: ConfigDict, known: ConfigDict | Mapping[str, Any], path: str) -> None:
     """Raises KeyError for a key that `known` lacks, and ValueError for a value of another type."""
     for key, value in config.items():
@@ -111,7 +144,7 @@ def check_complete(config: ConfigDict, known: ConfigDict | Mapping[str, Any], pa
     """Raises KeyError for a key of `known` that the config lacks."""
     for key in known:
         if key not in config:
-            raise KeyError(f"{path}.{key} is missing; the default is {known[key]!r}")
+            raise KeyError(f"{path}.{key} is missing; the default is {shown(known[key])}")
 
 
 def check_rules(config: ConfigDict, path: str, rules: Mapping[str, Rule]) -> None:
@@ -136,9 +169,7 @@ def check_config(config: ConfigDict) -> None:
             )
 
 
-def check_stage(
-    spec: ConfigDict, name: str, known: Mapping[str, Any], optimizers: ConfigDict
-) -> None:
+def check_stage(spec: Any, name: str, known: Mapping[str, Any], optimizers: ConfigDict) -> None:
     """Raises KeyError or ValueError for invalid keys and values of an entry of config.stages.
 
     Args:

@@ -75,9 +75,12 @@ def is_whole(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Returns whether a value is a finite number; True and False are not."""
+    """Returns whether a value is a number that float32 holds: finite, and no smaller than 1e-30.
+
+    True and False are no numbers.
+    """
     real = is_whole(value) or isinstance(value, (float, np.floating))
-    return real and math.isfinite(value)
+    return real and (value == 0 or 1e-30 <= abs(float(value)) <= 1e30)
 
 
 def is_sequence(value: Any) -> bool:
@@ -88,11 +91,12 @@ def is_sequence(value: Any) -> bool:
 def number(
     low: float | int, high: float | int = math.inf, without: Collection[float | int] = ()
 ) -> Rule:
-    """Returns the rule for a finite number from `low` to `high`, the ends only unless `without`."""
+    """Returns the rule for a number from `low` to `high` whose float32 is not in `without`."""
     text = f"a number {'above' if low in without else 'from'} {low:g}"
     if high < math.inf:
         text += f" to below {high:g}" if high in without else f" to {high:g}"
-    return Rule(lambda v: is_number(v) and low <= v <= high and v not in without, text)
+    # 1 - 1e-9 is 1 in float32, where it would be used.
+    return Rule(lambda v: is_number(v) and low <= v <= high and np.float32(v) not in without, text)
 
 
 def whole(low: int, step: int = 1, high: int = LARGEST) -> Rule:

@@ -67,7 +67,8 @@ def lookup(
         return _imported(kind, name, makes)
     if name not in table:
         raise KeyError(
-            f"unknown {kind} {name!r}; known: {', '.join(sorted(table))}{suggestion(name, table)}"
+            f"unknown {kind} {shown(name)}; known: {', '.join(sorted(table))}"
+            f"{suggestion(name, table)}"
         )
     return table[name]
 

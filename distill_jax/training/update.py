@@ -64,6 +64,10 @@ class Rates(NamedTuple):
         ramped = 0.5 ** (1 / jnp.maximum(self.ema_ramp * step, 1e-6))
         return jnp.where(self.ema_ramp > 0, jnp.minimum(self.ema_decay, ramped), self.ema_decay)
 
+    def initial_share(self, updates: int) -> float:
+        """Returns the share of the first parameters in the EMA after `updates` of the student."""
+        return 0.0 if self.ema_ramp > 0 else float(self.ema_decay) ** updates
+
     def at(self, step: jax.Array) -> jax.Array:
         """Returns the learning rate of iteration `step`, from 0."""
         rise = jnp.minimum(1.0, (step + 1) / jnp.maximum(self.warmup, 1))

@@ -1,0 +1,62 @@
+"""Warnings about a plan that can run, and whose result may not be what was meant."""
+
+from collections.abc import Iterator, Sequence
+
+from ml_collections import ConfigDict
+
+from distill_jax.run.stages import Stage
+from distill_jax.runtime.logging import counted
+from distill_jax.runtime.trees import span
+
+MAX_SHARE = 0.05  # Of the first parameters in the EMA that a stage ends with.
+
+
+def cautions(config: ConfigDict, stages: Sequence[Stage]) -> list[str]:
+    """Returns a line for each doubtful setting: EMA, warm-up, and x heads in low precision."""
+    return [
+        f"warning: {line}" for line in (*_ema(stages), *_warmup(stages), *_rounding(config, stages))
+    ]
+
+
+def _ema(stages: Sequence[Stage]) -> Iterator[str]:
+    """Warns of EMAs that are longer than their stage: what is kept has hardly been trained."""
+    shares = {stage.name: stage.rates.initial_share(_updates(stage)) for stage in stages}
+    long = [stage for stage in stages if shares[stage.name] > MAX_SHARE]
+    if long:
+        worst = max(long, key=lambda stage: shares[stage.name])
+        updates, names = _updates(worst), span([stage.name for stage in long])
+        yield (
+            f"the EMA of {names} keeps up to {shares[worst.name]:.0%} of the weights that a stage "
+            f"starts from, with decay {worst.spec.ema_decay:g} over "
+            f"{counted(updates, 'update')}; take more steps, ema_decay={0.01 ** (1 / updates):.3g} "
+            "or less, or ema_ramp=0.05"
+        )
+
+
+def _updates(stage: Stage) -> int:
+    """Returns the number of updates of the student."""
+    phases = (phase for phase in stage.method.phases if phase.trains == "student")
+    return stage.spec.steps * sum(phase.updates_per_iteration for phase in phases)
+
+
+def _warmup(stages: Sequence[Stage]) -> Iterator[str]:
+    """Warns of warm-ups that do not end."""
+    short = [stage for stage in stages if stage.spec.warmup > stage.spec.steps]
+    if short:
+        spec, names = short[0].spec, span([stage.name for stage in short])
+        yield (
+            f"the warm-up of {names} does not end: it takes {spec.warmup:,} iterations, and "
+            f"{short[0].name} has {spec.steps:,}"
+        )
+
+
+def _rounding(config: ConfigDict, stages: Sequence[Stage]) -> Iterator[str]:
+    """Warns of losses that amplify the rounding of a low precision."""
+    head = config.parameterization
+    names = [stage.name for stage in stages if stage.model.get("dtype", "float32") != "float32"]
+    if head in ("x", "both") and names:
+        yield (
+            f"the network of {', '.join(names)} computes in bfloat16 and predicts x "
+            f"(parameterization {head!r}), whose rounding the losses multiply by up to the signal-"
+            "to-noise ratio: take 'v', or dtype='float32'"
+        )
