@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from distill_jax.runtime.text import plain, reason, short
 from distill_jax.storage.weights import BFLOAT16, Stored, mapped, of_array
 
 DTYPES = {
@@ -25,7 +26,7 @@ DTYPES = {
     "BOOL": np.dtype(bool),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-MAX_HEADER = 100_000_000  # Limit in bytes, the same as in the safetensors library.
+MAX_HEADER = 2**22  # Bytes of a header or index, of which JSON makes thirty times as much memory.
 MAX_AXES, MAX_ELEMENTS = 32, 2**60  # Limits of numpy, beyond any real file.
 
 
@@ -53,13 +54,15 @@ def read(path: epath.PathLike) -> dict[str, Stored]:
             raise ValueError(f"{file} does not exist; {path} names it")
         there = _read_file(file)
         for name in there.keys() & found.keys():
-            raise ValueError(f"{file} has {name}, which another file of {path} has too")
+            raise ValueError(f"{file} has {plain(name)}, which another file of {path} has too")
         found.update(there)
     if epath.Path(path).suffix == ".json":
         named = _weight_map(epath.Path(path)).keys()
         for name in sorted(named ^ found.keys()):
             lacks = "is not in its files" if name in named else "is in its files and not in it"
-            raise ValueError(f"{path}: {name} {lacks}; download index and files together again")
+            raise ValueError(
+                f"{path}: {plain(name)} {lacks}; download index and files together again"
+            )
     return found
 
 
@@ -84,16 +87,19 @@ def write(path: epath.PathLike, leaves: Mapping[str, Stored]) -> None:
 
 def _weight_map(path: epath.Path) -> dict[str, str]:
     """Reads the map from names of arrays to names of files in the folder of the index."""
+    memory = mapped(path)
+    if len(memory) > MAX_HEADER:
+        raise _damaged(path, f"an index has at most {MAX_HEADER:,} bytes")
     try:
-        content = json.loads(path.read_text(), object_pairs_hook=_unique)["weight_map"]
+        content = json.loads(memory.tobytes(), object_pairs_hook=_unique)["weight_map"]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"it is no index with a weight_map ({error!r:.100})") from error
+        raise _damaged(path, f"it is no index with a weight_map ({reason(error)})") from error
     if not isinstance(content, dict):
         raise _damaged(path, "its weight_map is no object")
     for name in content.values():
         if not isinstance(name, str) or not _is_plain(name):
             raise ValueError(
-                f"{path} is refused: it names the file {name!r}; expected files *.safetensors "
+                f"{path} is refused: it names the file {short(name)}; expected files *.safetensors "
                 "in the folder of the index"
             )
     return content
@@ -115,14 +121,14 @@ def _read_file(path: epath.Path) -> dict[str, Stored]:
         header.pop("__metadata__", None)
         leaves = [(name, *_described(**entry)) for name, entry in header.items()]
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"its header describes no arrays ({error!s:.200})") from error
+        raise _damaged(path, f"its header describes no arrays ({reason(error)})") from error
     data, end, found = memory[8 + size :], 0, {}
     for name, dtype, shape, begin, stop in sorted(leaves, key=lambda leaf: leaf[3:]):
         if begin != end or stop - begin != math.prod(shape) * dtype.itemsize or stop > len(data):
             raise _damaged(
                 path,
-                f"{name}, {dtype} of shape {shape}, lies at bytes {begin:,} to {stop:,} of "
-                f"{len(data):,}, and what is before it ends at {end:,}",
+                f"{plain(name)}, {dtype} of shape {short(shape)}, lies at bytes {begin:,} to "
+                f"{stop:,} of {len(data):,}, and what is before it ends at {end:,}",
             )
         found[name] = of_array(data[begin:stop].view(dtype).reshape(shape))
         end = stop
@@ -138,11 +144,11 @@ def _described(
     begin, stop = data_offsets
     for number in (*shape, begin, stop):
         if type(number) is not int or number < 0:
-            raise ValueError(f"{number!r} is no size")
+            raise ValueError(f"{short(number)} is no size")
     if len(shape) > MAX_AXES or math.prod(side or 1 for side in shape) > MAX_ELEMENTS:
         raise ValueError("a shape is beyond any file")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        raise ValueError(f"dtype {short(dtype)} is none of {', '.join(DTYPES)}")
     return DTYPES[dtype], tuple(shape), begin, stop
 
 

@@ -1,70 +1,69 @@
-"""Reader of PyTorch's pickles without PyTorch, which runs no code that they name.
+"""Reader of pickles that runs no code that they name, with time and memory that their size limits.
 
 A pickle is a program: it names functions, and loading it calls them. Here every name resolves to a
-Record, which stores the arguments of the call, and a name outside ALLOWED ends the reading. The
-records are interpreted afterwards. Formats: torch.save of torch 1.6 and later (a zip archive) and
-before (a sequence of pickles), and the plain pickles of NVIDIA's torch_utils. Those contain the
-source code of their networks, which is never compiled.
+Record, which stores the arguments of the call, and a name outside ALLOWED ends the reading. A
+program can also be small and have a result whose hash, text or copies are exponentially large, so
+every part of its work is paid from a Budget, and only short values become keys.
 """
 
-import contextlib
-import io
+import functools
 import pickle
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable
+from typing import Any, no_type_check
 
 import numpy as np
-from etils import epath
 
-from distill_jax.storage.weights import BFLOAT16, Stored, mapped, of_array
+from distill_jax.runtime.text import plain, short
 
-# Supported torch storages and their dtypes.
-STORAGES: dict[str, np.dtype] = {
-    "torch.FloatStorage": np.dtype("f4"),
-    "torch.HalfStorage": np.dtype("f2"),
-    "torch.BFloat16Storage": BFLOAT16,
-    "torch.DoubleStorage": np.dtype("f8"),
-    "torch.LongStorage": np.dtype("i8"),
-    "torch.IntStorage": np.dtype("i4"),
-    "torch.ShortStorage": np.dtype("i2"),
-    "torch.CharStorage": np.dtype("i1"),
-    "torch.ByteStorage": np.dtype("u1"),
-    "torch.BoolStorage": np.dtype("?"),
+STORAGES: dict[str, str] = {  # Supported torch storages and their dtypes.
+    "torch.FloatStorage": "float32",
+    "torch.HalfStorage": "float16",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.DoubleStorage": "float64",
+    "torch.LongStorage": "int64",
+    "torch.IntStorage": "int32",
+    "torch.ShortStorage": "int16",
+    "torch.CharStorage": "int8",
+    "torch.ByteStorage": "uint8",
+    "torch.BoolStorage": "bool",
 }
 DICTS = {"collections.OrderedDict", "dnnlib.util.EasyDict"}
-SCALARS = {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"}
+NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")  # Of numpy 1 and 2.
+SCALARS = {f"{module}.scalar" for module in NUMPY}
+ARRAYS = {f"{module}._reconstruct" for module in NUMPY}
 TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 BYTES = "torch.storage._load_from_bytes"
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 CONTAINERS = {f"torch.nn.modules.container.{n}" for n in ("ModuleDict", "ModuleList", "Sequential")}
-ALLOWED = {*STORAGES, *DICTS, *SCALARS, *CONTAINERS, TENSOR, PARAMETER, BYTES, PERSISTENT}
-ALLOWED.add("numpy.dtype")
-LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
-MAX_PARTS = 20_000  # Far above any network; nested repeated references would grow exponentially.
-
-
-class Persisted(NamedTuple):
-    """A network of NVIDIA's torch_utils: its constructor arguments and its tensors.
-
-    Attributes:
-      class_name: class of the outermost module, such as EDMPrecond.
-      init_args: positional arguments of its constructor.
-      init_kwargs: named arguments of its constructor.
-      state: tensors by PyTorch's names, such as "model.enc.32x32_conv.weight".
-    """
-
-    class_name: str
-    init_args: tuple
-    init_kwargs: dict[str, Any]
-    state: dict[str, Stored]
+# What training states have beside the network: their records are never interpreted.
+BESIDE = {"argparse.Namespace", "torch.device", "torch.Size", "_codecs.encode", "numpy.ndarray"}
+ALLOWED = {*STORAGES, *DICTS, *SCALARS, *ARRAYS, *CONTAINERS, *BESIDE}
+ALLOWED |= {TENSOR, PARAMETER, BYTES, PERSISTENT, "numpy.dtype"}
+MAX_STEPS = 300_000  # Three times what the largest network of EDM takes.
+MAX_LINE = 4096  # Bytes of a name or a number in the old text opcodes.
+PART = 10  # Steps for a part of the result that is interpreted, such as a tensor.
+TEXT = 64  # Characters for a step.
 
 
 class ForbiddenError(Exception):
     """An error for a file that names code or data that no network needs."""
 
 
+@no_type_check  # Its functions are called for every opcode.
+class Budget:
+    """The steps that are left for a file: opcodes, characters of text, parts of the result."""
+
+    def __init__(self, steps: int = MAX_STEPS):
+        self.left = steps
+
+    def spend(self, steps: int = PART) -> None:
+        """Takes steps; raises ForbiddenError when none are left."""
+        self.left -= steps
+        if self.left < 0:
+            raise ForbiddenError(f"reading it takes more than {MAX_STEPS:,} steps")
+
+
+@no_type_check  # Its functions are called for every opcode.
 class Record:
     """An inert placeholder for an object that a pickle constructs.
 
@@ -91,254 +90,182 @@ class Record:
         self.items[key] = value
 
 
+@no_type_check  # Its functions are called for every opcode.
+class Reader:
+    """A file over bytes in memory or in a memory map, which copies only what is read.
+
+    Attributes:
+      place: number of bytes that were read.
+    """
+
+    def __init__(self, content: bytes | np.ndarray):
+        self.content, self.place = memoryview(content), 0  # type: ignore[arg-type]  # An array has a buffer.
+
+    def view(self, size: int) -> memoryview:
+        """Returns the next bytes without a copy; fewer at the end of the file."""
+        part = self.content[self.place : self.place + size]
+        self.place += len(part)
+        return part
+
+    def read(self, size: int) -> bytes:
+        """Returns the next bytes; fewer at the end of the file."""
+        return bytes(self.view(size))
+
+    def readline(self) -> bytes:
+        """Returns the bytes up to and with the next line feed.
+
+        Raises:
+          ForbiddenError: for a line of more than MAX_LINE bytes.
+        """
+        line = bytes(self.content[self.place : self.place + MAX_LINE])
+        size = line.find(b"\n") + 1
+        if not size and len(line) == MAX_LINE:
+            raise ForbiddenError(f"it has a name or number of more than {MAX_LINE} characters")
+        return self.read(size or len(line))
+
+
+@no_type_check  # Its functions are called for every opcode.
+class Opcodes(dict):
+    """The functions for opcodes, each of which costs a step."""
+
+    def __init__(self, functions: dict, budget: Budget):
+        super().__init__(functions)
+        self.budget = budget
+
+    def __getitem__(self, opcode: int) -> Any:
+        self.budget.spend(1)
+        return super().__getitem__(opcode)
+
+
+@no_type_check  # Its functions are called for every opcode.
 class Unpickler(pickle._Unpickler):
     """An unpickler that returns records, lists, tuples, dicts, sets, strings and numbers.
 
     It is the unpickler written in Python. Its memo is a dict, so that a forged index of 2^32 takes
-    no memory, and it stops at the end of a pickle that others follow. A large network has ten
-    thousand small objects, which take less than a second.
+    no memory, and it stops at the end of a pickle that others follow. A large network has a hundred
+    thousand opcodes, which take less than a second.
 
     Attributes:
       storages: records of the storages outside the pickle, by key.
     """
 
-    # Without opcodes that allocate memory before reading, or look names up in Python's registry.
-    dispatch = {
-        opcode: load
-        for opcode, load in pickle._Unpickler.dispatch.items()
-        if bytes([opcode]) not in (pickle.BYTEARRAY8, pickle.EXT1, pickle.EXT2, pickle.EXT4)
-    }
+    stack: list  # These are attributes of the parent.
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    pop_mark: Callable[[], list]
+    load_reduce: Callable[[], None]
+    load_newobj: Callable[[], None]
 
-    def __init__(self, file: io.BytesIO):
+    def __init__(self, file: Reader, budget: Budget):
         super().__init__(file)
-        self.storages: dict[str, Record] = {}
+        self.budget = budget
+        self.dispatch = Opcodes(FUNCTIONS, budget)  # type: ignore[misc]  # It is the class's there.
+        self.storages: dict[str | int, Record] = {}
 
     def find_class(self, module: str, name: str) -> type[Record]:
         origin = f"{module}.{name}"
         if origin not in ALLOWED:
-            raise ForbiddenError(f"it names {origin}, which is not needed to store a network")
-        return type(name, (Record,), {"origin": origin})
+            raise ForbiddenError(f"it names {plain(origin)}, which no stored network needs")
+        return record_type(origin)
 
     def persistent_load(self, pid: Any) -> Record:
+        if type(pid) is not tuple or len(pid) < 5 or type(pid[2]) not in (str, int):
+            raise ValueError(f"{short(pid)} points to no storage")
         kind, storage, key, _, size = pid[:5]
-        if kind != "storage" or storage.origin not in STORAGES or not isinstance(size, int):
-            raise ForbiddenError(f"it points to a {kind!r} that is no storage of numbers")
-        known = self.storages.setdefault(key, Record(storage.origin, size))
-        if known.args != (storage.origin, size):
-            raise ForbiddenError(f"it describes the storage {key!r} in two ways")
+        origin = getattr(storage, "origin", None)
+        if kind != "storage" or origin not in STORAGES or not is_size(size):
+            raise ForbiddenError(f"it points to {short(kind)}, which is no storage of numbers")
+        known = self.storages.setdefault(plain_key(key), Record(origin, size))
+        if known.args != (origin, size):
+            raise ForbiddenError(f"it describes the storage {short(key)} in two ways")
         return known
 
+    def load_frame(self) -> None:
+        self.read(8)  # Frames only speed up reading from a disk.
 
-def read_state(path: epath.PathLike) -> dict[str, Stored]:
-    """Reads the tensors of a state dict that torch.save wrote, by name.
+    def load_binunicode(self) -> None:
+        size = int.from_bytes(self.read(4), "little")
+        self.budget.spend(size // TEXT)  # A character may take four times as much memory.
+        self.append(str(self.read(size), "utf-8", "surrogatepass"))
 
-    Tensors of a zip archive are views of the file; a file from before torch 1.6 is read whole.
+    def load_call(self) -> None:
+        self.budget.spend(len(self.stack[-1]))  # A call copies its arguments.
+        self.load_reduce()
+        record = self.stack[-1]
+        if record.origin in DICTS and record.args and type(record.args[0]) is list:
+            self.budget.spend(len(record.args[0]))
+            record.items = {plain_key(key): value for key, value in record.args[0]}
+            record.args = ()
 
-    Raises:
-      ValueError: if the file is damaged, of another format, or names code that is not allowed.
+    def load_new(self) -> None:
+        self.budget.spend(len(self.stack[-1]))
+        self.load_newobj()
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append(dict(zip(map(plain_key, items[::2]), items[1::2], strict=True)))
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1][plain_key(key)] = value
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][plain_key(key)] = value
+
+    def load_frozenset(self) -> None:
+        self.append(frozenset(map(plain_key, self.pop_mark())))
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        self.stack[-1].update(map(plain_key, items))
+
+
+# Opcodes that hash, copy or decode what the file says.
+CHANGED = {
+    pickle.FRAME: Unpickler.load_frame,
+    pickle.BINUNICODE: Unpickler.load_binunicode,
+    pickle.REDUCE: Unpickler.load_call,
+    pickle.NEWOBJ: Unpickler.load_new,
+    pickle.DICT: Unpickler.load_dict,
+    pickle.SETITEM: Unpickler.load_setitem,
+    pickle.SETITEMS: Unpickler.load_setitems,
+    pickle.FROZENSET: Unpickler.load_frozenset,
+    pickle.ADDITEMS: Unpickler.load_additems,
+}
+# Opcodes that allocate before they read, look names up in Python's registry, or need no network.
+DROPPED = {pickle.BYTEARRAY8, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEWOBJ_EX}
+DROPPED |= {pickle.BINUNICODE8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER}
+FUNCTIONS = {**pickle._Unpickler.dispatch, **{code[0]: load for code, load in CHANGED.items()}}
+for _code in DROPPED:
+    del FUNCTIONS[_code[0]]
+
+
+@functools.cache
+def record_type(origin: str) -> type[Record]:
+    """Returns the type of the records of a name in ALLOWED."""
+    return type(origin.rpartition(".")[2], (Record,), {"origin": origin})
+
+
+OTHER = record_type("object")
+
+
+@no_type_check
+def plain_key(key: Any) -> Any:
+    """Returns a key whose hash is quick; another object, which no network has as key, is replaced.
+
+    A tuple is hashed anew each time, also what it contains many times.
     """
-    with _reading(path, "a state dict of PyTorch"):
-        with epath.Path(path).open("rb") as file:
-            zipped = zipfile.is_zipfile(file)
-            found = _open_zip(file, mapped(path)) if zipped else _legacy(mapped(path).tobytes())
-        return {_string(name): of_array(_tensor(it)) for name, it in _mapping(found).items()}
+    plain = type(key) in (str, bytes, float, bool, type(None))
+    return key if plain or (type(key) is int and key.bit_length() <= 64) else OTHER()
 
 
-def read_persisted(path: epath.PathLike, key: str = "ema") -> Persisted:
-    """Reads one network of a dict that was pickled with NVIDIA's torch_utils.persistence.
-
-    Args:
-      path: path of the pickle.
-      key: key of the network in the dict.
-
-    Raises:
-      ValueError: if the file is damaged, of another format, or names code that is not allowed.
-    """
-    with _reading(path, f"a pickled dict with a network under {key!r}"):
-        found = _mapping(Unpickler(io.BytesIO(epath.Path(path).read_bytes())).load())
-        meta, fields = _persistent(found[key])
-        budget = iter(range(MAX_PARTS))
-        args, kwargs = (_plain(fields[name], budget) for name in ("_init_args", "_init_kwargs"))
-        state: dict[str, Stored] = {}
-        _collect(found[key], "", state, budget)
-        return Persisted(_string(meta["class_name"]), args, kwargs, state)
+def is_size(value: Any) -> bool:
+    """Returns whether a value is a size or a place in a file."""
+    return type(value) is int and 0 <= value < 2**60
 
 
-@contextlib.contextmanager
-def _reading(path: epath.PathLike, what: str) -> Iterator[None]:
-    """Turns any exception that a damaged or hostile file causes into one ValueError."""
-    try:
-        yield
-    except OSError:
-        raise
-    except ForbiddenError as error:
-        raise ValueError(
-            f"{path} is refused: {error}. Nothing in it was executed. Only take files from where "
-            "the network was published"
-        ) from error
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise ValueError(
-            f"{path} is cut short, damaged, or not {what} ({reason}). Nothing in it was executed. "
-            "Compare its size and checksum with those of the original, and download it again"
-        ) from error
-
-
-def _open_zip(file: BinaryIO, content: np.ndarray) -> Any:
-    """Returns the object in a zip archive of torch.save; its storages are views of the bytes.
-
-    PREFIX/data.pkl is the pickle, PREFIX/data/KEY the bytes of a storage, PREFIX/byteorder "little"
-    or "big" (absent before torch 2.1, which means little).
-    """
-    archive = zipfile.ZipFile(file)
-    entries = {entry.filename: entry for entry in archive.infolist()}
-    # PyTorch stores without compression, so an archive cannot hold more than its own size.
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-        raise ForbiddenError("its archive is compressed, which PyTorch never does")
-    if sum(entry.file_size for entry in entries.values()) > len(content):
-        raise ForbiddenError("its archive claims to hold more than its own size")
-    (pickled,) = (name for name in entries if name.rpartition("/")[2] == "data.pkl")
-    prefix = pickled.removesuffix("data.pkl")
-    order = f"{prefix}byteorder"
-    big = order in entries and archive.read(order) == b"big"
-    reader = Unpickler(io.BytesIO(archive.read(pickled)))
-    found = reader.load()
-    for key, storage in reader.storages.items():
-        member = _member(entries[f"{prefix}data/{key}"], content)
-        storage.state = _numbers(storage, member, big)
-    return found
-
-
-def _member(entry: zipfile.ZipInfo, content: np.ndarray) -> np.ndarray:
-    """Returns a view of the bytes of an uncompressed archive member, after checking its checksum.
-
-    Before them is a header of 30 bytes, which ends with the lengths of a name and of extra fields.
-    """
-    begin = entry.header_offset + 30
-    name, extra = content[begin - 4 : begin].view("<u2").tolist()
-    data = content[begin + name + extra :][: entry.file_size]
-    if zlib.crc32(data.data) != entry.CRC:
-        raise ValueError(f"the checksum of {entry.filename} is wrong")
-    return data
-
-
-def _legacy(content: bytes) -> Any:
-    """Returns the object in a file of torch.save before 1.6, with its storages.
-
-    The file has five pickles: a magic number, a version, facts about the machine, the object, and
-    the keys of its storages. For each key follow the number of elements in 8 bytes, and those.
-    """
-    file = io.BytesIO(content)
-    if (Unpickler(file).load(), Unpickler(file).load()) != (LEGACY_MAGIC, LEGACY_VERSION):
-        raise ValueError("it does not begin as files of torch.save do")
-    big = not Unpickler(file).load()["little_endian"]
-    reader = Unpickler(file)
-    found = reader.load()
-    for key in Unpickler(file).load():
-        storage = reader.storages[key]
-        origin, size = storage.args
-        if int.from_bytes(file.read(8), "big" if big else "little") != size:
-            raise ValueError(f"storage {key!r} has another size than the {size} it should have")
-        storage.state = _numbers(storage, file.read(size * STORAGES[origin].itemsize), big)
-    return found
-
-
-def _numbers(storage: Record, data: bytes | np.ndarray, big: bool) -> np.ndarray:
-    """Returns the elements of a storage, a view of `data` unless the byte order is foreign."""
-    origin, size = storage.args
-    dtype = STORAGES[origin]
-    if len(data) != size * dtype.itemsize:
-        raise ValueError(f"a storage of {size} elements has {len(data)} bytes")
-    words = np.frombuffer(data, f"{'>' if big else '<'}u{dtype.itemsize}")
-    return words.astype(words.dtype.newbyteorder("="), copy=False).view(dtype)
-
-
-def _tensor(record: Any) -> np.ndarray:
-    """Returns the array that the record of a tensor or a parameter describes."""
-    while _origin(record) == PARAMETER:
-        record = record.args[0]
-    if _origin(record) != TENSOR:
-        raise ValueError(f"a tensor was expected, not {_origin(record)}")
-    storage, offset, shape, strides = record.args[:4]
-    if _origin(storage) == BYTES:
-        (content,) = storage.args
-        storage = _legacy(content)
-    elements = storage.state
-    if not isinstance(elements, np.ndarray):
-        raise ValueError("the data of a tensor are missing")
-    if min(offset, *shape, *strides, 0) < 0 or len(shape) != len(strides):
-        raise ValueError(f"a tensor has offset {offset}, shape {shape} and strides {strides}")
-    size = int(np.prod(shape, dtype=object))
-    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    # A tensor cannot have more elements than its storage; strides of 0 would forge a large one.
-    if size > elements.size or (size and last >= elements.size):
-        raise ForbiddenError(
-            f"a tensor of shape {shape} reaches outside its storage of {elements.size} elements"
-        )
-    steps = tuple(step * elements.itemsize for step in strides)
-    rest = elements[offset:]
-    return np.lib.stride_tricks.as_strided(rest, shape, steps, writeable=False)
-
-
-def _collect(module: Any, prefix: str, state: dict[str, Stored], budget: Iterator[int]) -> None:
-    """Adds the parameters and buffers of a module and its submodules to `state`, by name."""
-    _spend(budget)
-    fields = module.state if _origin(module) in CONTAINERS else _persistent(module)[1]
-    passing = fields.get("_non_persistent_buffers_set", ())
-    tensors = {**_mapping(fields["_parameters"]), **_mapping(fields["_buffers"])}
-    for name, value in tensors.items():
-        if value is not None and name not in passing:
-            state[prefix + name] = of_array(_tensor(value))
-    for name, value in _mapping(fields["_modules"]).items():
-        if value is not None:
-            _collect(value, f"{prefix}{name}.", state, budget)
-
-
-def _persistent(record: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Returns the metadata of a persistent object and its attributes; never runs `module_src`."""
-    if _origin(record) != PERSISTENT:
-        raise ValueError(f"a network was expected, not {_origin(record)}")
-    (meta,) = record.args
-    return _mapping(meta), _mapping(_mapping(meta)["state"])
-
-
-def _plain(value: Any, budget: Iterator[int]) -> Any:
-    """Converts an argument to Python's own types."""
-    _spend(budget)
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item, budget) for item in value)
-    if isinstance(value, dict) or _origin(value) in DICTS:
-        return {_string(key): _plain(item, budget) for key, item in _mapping(value).items()}
-    if _origin(value) in SCALARS:
-        dtype, data = value.args
-        if dtype.args[0][0] not in "fiub":
-            raise ForbiddenError(f"it has a number of type {dtype.args[0]!r}")
-        return np.frombuffer(data, np.dtype(dtype.args[0]).newbyteorder(dtype.state[1])).item()
-    if isinstance(value, Record):
-        raise ForbiddenError(f"it was made with an argument of type {_origin(value)}")
-    return value
-
-
-def _spend(budget: Iterator[int]) -> None:
-    if next(budget, None) is None:
-        raise ForbiddenError(f"its network has more than {MAX_PARTS:,} parts")
-
-
-def _mapping(value: Any) -> Mapping[Any, Any]:
-    """Returns a dict from a dict or the record of a dict."""
-    if isinstance(value, dict):
-        return value
-    if _origin(value) not in DICTS:
-        raise ValueError(f"a dict was expected, not {_origin(value)}")
-    return {**dict(*value.args), **value.items}
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"a name was expected, not {_origin(value)}")
-    return value
-
-
-def _origin(value: Any) -> str:
+def origin_of(value: Any) -> str:
     """Returns the name of a record's origin, or the name of another value's type."""
     return value.origin if isinstance(value, Record) else type(value).__name__

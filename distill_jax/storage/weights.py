@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -81,8 +82,14 @@ def stacked(layers: list[Stored], _: Any) -> Stored:
 
 
 def mapped(path: epath.PathLike) -> np.ndarray:
-    """Returns the bytes of a file as a memory map; a file in a bucket is read into memory."""
+    """Returns the bytes of a file as a memory map; a file in a bucket is read into memory.
+
+    Raises:
+      ValueError: for a folder, pipe or device, which may have no end.
+    """
     path = epath.Path(path)
+    if "://" not in str(path) and os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is no regular file; expected a checkpoint")
     if "://" in str(path) or not path.stat().length:
         return np.frombuffer(path.read_bytes(), np.uint8)
     return np.memmap(path, mode="r").view(np.ndarray)

@@ -1,6 +1,7 @@
 """Readers of foreign checkpoints by format, without PyTorch and TensorFlow.
 
-A reader maps (path, config or None) to Imported.
+A reader maps (path, config or None, given) to Imported. `given` has the values of --set, and of
+--key under "key". A reader that takes two arguments takes neither.
 """
 
 from collections.abc import Mapping
@@ -8,32 +9,47 @@ from typing import Any
 
 from etils import epath
 
+from distill_jax.runtime.text import short
 from distill_jax.storage import safetensors
-from distill_jax.storage.unpickle import read_persisted, read_state
+from distill_jax.storage.entries import chosen, unwrapped
+from distill_jax.storage.pytorch import read_persisted, read_state
 from distill_jax.teachers import adm, edm, google_research, native
 from distill_jax.teachers.base import Imported
+from distill_jax.teachers.given import split_key
 
 
-def read_edm(path: epath.PathLike, config: Mapping[str, Any] | None = None) -> Imported:
+def read_edm(
+    path: epath.PathLike,
+    config: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Imported:
     """Reads the network in a pickle of EDM (Karras et al. 2022), which contains its description."""
     _check_no_config(path, config)
-    network = read_persisted(path)
+    key, given = split_key(given)
+    network = read_persisted(path, key)
     if network.init_args:
         raise ValueError(
-            f"{path}: its network was made with unnamed arguments {network.init_args}; EDM's own "
-            "training names all of them"
+            f"{path}: its network was made with unnamed arguments {short(network.init_args)}; "
+            "EDM's own training names all of them"
         )
-    return edm.convert(network.class_name, network.init_kwargs, network.state)
+    return edm.convert(network.class_name, network.init_kwargs, network.state, given)
 
 
-def read_adm(path: epath.PathLike, config: Mapping[str, Any] | None = None) -> Imported:
+def read_adm(
+    path: epath.PathLike,
+    config: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Imported:
     """Reads the network in a state dict of guided-diffusion (Dhariwal & Nichol 2021).
 
     The file was written by torch.save, or by safetensors with the same names.
     """
     _check_no_config(path, config)
-    kept = epath.Path(path).suffix in (".safetensors", ".json")
-    return adm.convert(safetensors.read(path) if kept else read_state(path))
+    key, given = split_key(given)
+    if epath.Path(path).suffix not in (".safetensors", ".json"):
+        return adm.convert(read_state(path, key), given)
+    state = unwrapped(safetensors.read(path))
+    return adm.convert(state if key is None else chosen(state, key), given)
 
 
 def _check_no_config(path: epath.PathLike, config: Mapping[str, Any] | None) -> None:

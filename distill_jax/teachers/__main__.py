@@ -2,6 +2,7 @@
 
 python -m distill_jax.teachers google_research cifar_original --out=teachers/cifar
 python -m distill_jax.teachers edm edm-cifar10-32x32-cond-vp.pkl --out=teachers/edm_cifar
+python -m distill_jax.teachers adm mine.pt --key=ema --set side=32 --set heads=4 --out=teachers/mine
 python -m distill_jax.teachers safetensors x.safetensors --config=configs/digits_swd.py --out=runs/x
 python -m distill_jax.teachers examples.my_teacher:npz my.npz --config=FILE.py --out=teachers/mine
 python -m distill_jax.teachers check teachers/cifar
@@ -17,13 +18,17 @@ from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
 from distill_jax.runtime.registry import EVERYTHING, lookup
 from distill_jax.sampling.loading import load
-from distill_jax.storage import safetensors
-from distill_jax.teachers import TEACHERS, Imported, checks, writer
+from distill_jax.teachers import TEACHERS, checks, importing
+from distill_jax.teachers.given import KEY, parse
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write the network to.")
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config that describes the network, if the checkpoint does not."
 )
+_SET = flags.DEFINE_multi_string(
+    "set", [], "KEY=VALUE, repeated: a fact about the network that the checkpoint does not contain."
+)
+_KEY = flags.DEFINE_string("key", None, "Entry of the checkpoint that is the network, such as ema.")
 _BASE = flags.DEFINE_multi_string(
     "base", [], "check: a network in another workdir whose weights the adapters may change."
 )
@@ -47,21 +52,12 @@ def main(what: str, source: str) -> None:
 
 def convert(kind: str, source: epath.Path) -> None:
     """Reads a foreign checkpoint and writes it as a finished stage."""
-    read = lookup({**TEACHERS, "check": check}, "format", kind, EVERYTHING)
+    lookup({**TEACHERS, "check": check}, "format", kind, EVERYTHING)
     if not _OUT.value:
         raise ValueError("--out is needed: the directory to write the network to")
-    if not source.exists() or source.is_dir():
-        raise ValueError(f"{source} is no file; expected a checkpoint in the format {kind}")
-    writer.check_free(_OUT.value)
     config = None if _CONFIG.value is None else _CONFIG.value.to_dict()
-    imported = read(source, config)
-    if not isinstance(imported, Imported):
-        raise ValueError(f"format {kind!r} read a {type(imported).__name__}; expected an Imported")
-    files = safetensors.shards(source) if source.suffix == ".json" else []
-    origin = {"format": kind, "file": source.name, "sha256": writer.sha256(source)}
-    origin.update({file.name: writer.sha256(file) for file in files})
-    data = None if config is None else config["data"]
-    final = writer.write(imported, origin, data, _OUT.value)
+    given = parse(_SET.value) | ({} if _KEY.value is None else {KEY: _KEY.value})
+    final = importing.convert(kind, source, _OUT.value, config, given)
     logging.say(f"wrote {final}; next: python -m distill_jax.teachers check {_OUT.value}")
 
 

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.spec import DataSpec, Leaf, image_data
-from distill_jax.diffusion.trained import Ddim, Guidance, Trained
+from distill_jax.diffusion.trained import Ddim, Guidance, Sampler, Trained
 from distill_jax.models.build import abstract_params, make_network
 from distill_jax.runtime.registry import EVERYTHING, build
+from distill_jax.teachers.given import DROPOUT, check_given
 from distill_jax.typing import Tree
 
 
@@ -25,6 +26,7 @@ class Imported(NamedTuple):
       num_steps: default number of DDIM steps in sampling.
       label_dropout: probability of the null condition in training; with 0 it cannot be guided.
       continuous: whether it was trained at all times, or is a student on the grid of num_steps.
+      sampler: sampler of a student that is not on a grid; None for DDIM in num_steps steps.
     """
 
     params: Tree
@@ -36,12 +38,13 @@ class Imported(NamedTuple):
     num_steps: int
     label_dropout: float
     continuous: bool = True
+    sampler: Sampler | None = None
 
     @property
     def trained(self) -> Trained:
         """The record of its training; the targets of released students were not clipped."""
         guidance = Guidance(null=self.label_dropout > 0)
-        return Trained(Ddim(self.num_steps), guidance, all_times=self.continuous)
+        return Trained(self.sampler or Ddim(self.num_steps), guidance, all_times=self.continuous)
 
     @property
     def data(self) -> DataSpec:
@@ -57,8 +60,17 @@ class Imported(NamedTuple):
         return abstract_params(self.network_spec(), self.trained.inputs)
 
 
-def configured(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns fields of Imported from a config that describes a network, with label_dropout 0."""
+GIVEN = {"label_dropout": DROPOUT}  # What can be given for a network that a config describes.
+
+
+def configured(config: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns fields of Imported from a config that describes a network, and label_dropout.
+
+    Args:
+      config: config with model, schedule, parameterization and data.
+      given: label_dropout, which is 0 otherwise.
+    """
+    check_given(given or {}, GIVEN)
     spec = build(DATASETS, "dataset", config["data"], allow=EVERYTHING, makes=Dataset).spec
     return {
         **{name: config[name] for name in ("model", "schedule", "parameterization")},
@@ -66,4 +78,10 @@ def configured(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_classes": dict(spec.cond).get("label", Leaf()).classes or 0,
         "num_steps": 1024,
         "label_dropout": 0.0,
+        **(given or {}),
     }
+
+
+def data_of(config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Returns the dataset of a config, to evaluate the network with."""
+    return None if config is None else config["data"]

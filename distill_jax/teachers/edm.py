@@ -3,12 +3,33 @@
 Their preconditioning is our parameterization "edm", their noise levels our schedule "karras".
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from distill_jax.diffusion.prediction import SIGMA_DATA
 from distill_jax.diffusion.schedule import Karras
+from distill_jax.diffusion.trained import Renoise
+from distill_jax.runtime.text import plain, short
+from distill_jax.teachers import families
 from distill_jax.teachers.base import Imported
+from distill_jax.teachers.given import (
+    DROPOUT,
+    MAX_BLOCKS,
+    MAX_CHANNELS,
+    MAX_CLASSES,
+    MAX_SIDE,
+    MAX_WIDTH,
+    check_given,
+    check_value,
+    one_of,
+    one_value,
+    real,
+    several,
+    size,
+)
 from distill_jax.teachers.leaves import Dialect, Leaf, Path, State, expected, take
 
 # Defaults of the released code for options that a network's description may omit.
@@ -39,8 +60,34 @@ DHARIWAL_DEFAULTS = {
     "num_blocks": 3,
     "attn_resolutions": (32, 16, 8),
 }
+FAMILIES = {"SongUNet": SONG_DEFAULTS, "DhariwalUNet": DHARIWAL_DEFAULTS}
 # Options that do not change the network at sampling.
 UNUSED = ("use_fp16", "augment_dim")
+# The rule for every other option of a description.
+RULES = {
+    "img_resolution": size(1, MAX_SIDE),
+    "img_channels": size(1, MAX_CHANNELS),
+    "label_dim": size(0, MAX_CLASSES),
+    "sigma_min": real(0, 1e6),
+    "sigma_max": real(0),
+    "sigma_data": one_value(SIGMA_DATA),
+    "model_type": one_of(FAMILIES),
+    "model_channels": size(2, MAX_WIDTH),
+    "channel_mult": several(size(1, 64), 1, 12),
+    "channel_mult_emb": one_value(4),
+    "num_blocks": size(1, MAX_BLOCKS),
+    "attn_resolutions": several(size(1, MAX_SIDE), 0, 12),
+    "dropout": DROPOUT,
+    "label_dropout": DROPOUT,
+    "embedding_type": one_of(("positional", "fourier")),
+    "channel_mult_noise": size(1, 64),
+    "encoder_type": one_of(("standard", "residual")),
+    "decoder_type": one_value("standard"),
+    "resample_filter": several(real(-1000, 1000), 1, 16),
+}
+REALS = ("sigma_min", "sigma_max", "dropout", "label_dropout")  # Also read from text.
+ARRAYS_OF_BLOCK = 8  # A residual block has at least as many.
+GIVEN = {"init_sigma": real(Karras().sigma_min, Karras().sigma_max)}
 LAYERS = {
     "norm_0": "norm0",
     "conv_0": "conv0",
@@ -63,7 +110,12 @@ PARTS = {"down": ("enc", "down"), "up": ("dec", "up"), "pyramid": ("enc", "aux_r
 NUM_STEPS = 80  # Close to the 79 calls of the paper's deterministic sampler at 64x64.
 
 
-def convert(class_name: str, kwargs: Mapping[str, Any], state: State) -> Imported:
+def convert(
+    class_name: str,
+    kwargs: Mapping[str, Any],
+    state: State,
+    given: Mapping[str, Any] | None = None,
+) -> Imported:
     """Converts a released EDM network to ours.
 
     The weights of augmentation in training (`map_augment`) are dropped, and so are the resampling
@@ -73,19 +125,27 @@ def convert(class_name: str, kwargs: Mapping[str, Any], state: State) -> Importe
       class_name: class of the pickled network; must be EDMPrecond.
       kwargs: named arguments of its constructor.
       state: arrays by torch's names.
+      given: "init_sigma" for a student of one call at that noise level, as SiD's, whose files are
+        like those of its teacher.
 
     Raises:
       ValueError: for a network that is not supported, and for arrays that do not fit it.
     """
+    check_given(given or {}, GIVEN)
     if class_name != "EDMPrecond":
         raise ValueError(
-            f"the checkpoint's network is a {class_name}; expected EDMPrecond. Networks with the "
-            "older preconditionings (VP, VE, iDDPM: the files named baseline-*) are not supported; "
-            "take one of the files named edm-*"
+            f"the checkpoint's network is a {plain(class_name)}; expected EDMPrecond: "
+            f"{families.of_class(class_name)}"
         )
     options = _options(kwargs)
+    blocks = options["num_blocks"] * len(options["channel_mult"])
+    if not ARRAYS_OF_BLOCK * blocks <= min(ARRAYS_OF_BLOCK * MAX_BLOCKS, len(state)):
+        raise ValueError(
+            f"the network's description has {blocks:,} blocks, and its {len(state):,} arrays are "
+            f"too few, or these are more than {MAX_BLOCKS}"
+        )
     kept = {name: array for name, array in state.items() if not _is_dropped(name)}
-    return Imported(
+    imported = Imported(
         params=take(kept, leaves(kwargs)),
         model=_model(options),
         schedule=_schedule(options),
@@ -95,6 +155,14 @@ def convert(class_name: str, kwargs: Mapping[str, Any], state: State) -> Importe
         num_steps=NUM_STEPS,
         label_dropout=float(options["label_dropout"]),
     )
+    return _student(imported, given["init_sigma"]) if given and "init_sigma" in given else imported
+
+
+def _student(imported: Imported, sigma: float) -> Imported:
+    """Returns the network as a student that maps noise of that level to images in one call."""
+    schedule = imported.network_spec().schedule
+    t = float(schedule.time(jnp.asarray(-2 * math.log(sigma))))
+    return imported._replace(num_steps=1, continuous=False, sampler=Renoise((t,)))
 
 
 def leaves(kwargs: Mapping[str, Any]) -> Iterator[tuple[Path, Leaf]]:
@@ -113,32 +181,28 @@ def _shape(options: Mapping[str, Any]) -> tuple[int, ...]:
 def _options(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Adds the defaults to a description; raises ValueError for options that are not supported."""
     options = {**DEFAULTS, **kwargs}
-    families = {"SongUNet": SONG_DEFAULTS, "DhariwalUNet": DHARIWAL_DEFAULTS}
-    family = families.get(options["model_type"])
-    if family is None:
-        raise ValueError(
-            f"model_type is {options['model_type']!r}; expected one of {', '.join(families)}"
-        )
+    check_value("model_type", options["model_type"], RULES["model_type"])
+    family = FAMILIES[options["model_type"]]
     options = {**family, **options}
     for name in ("img_resolution", "img_channels"):
         if name not in options:
             raise ValueError(f"the network's description has no {name}: it is no EDM network")
     known = {*DEFAULTS, *family, *UNUSED, "img_resolution", "img_channels"}
-    _only(options, "channel_mult_emb", 4)
-    _only(options, "sigma_data", SIGMA_DATA)
-    _only(options, "decoder_type", "standard")
-    if options.get("encoder_type") == "skip":
-        raise ValueError("encoder_type is 'skip'; supported are 'standard' and 'residual'")
-    for name in options:
+    for name, value in options.items():
         if name not in known:
-            raise ValueError(f"{name} = {options[name]!r} is no option of a known EDM network")
+            raise ValueError(f"{plain(name)} = {short(value)} is no option of a known EDM network")
+        if name not in UNUSED:
+            options[name] = _float(value) if name in REALS else value
+            check_value(name, options[name], RULES[name])
     return options
 
 
-def _only(options: Mapping[str, Any], name: str, value: Any) -> None:
-    """Raises ValueError unless an option has the one value that is supported."""
-    if options.get(name, value) != value:
-        raise ValueError(f"{name} is {options[name]!r}; only {value!r} is supported")
+def _float(value: Any) -> Any:
+    """Returns the number that a short text describes, or any other value."""
+    try:
+        return float(value) if type(value) is str and len(value) < 32 else value
+    except ValueError:
+        return value
 
 
 def _model(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,8 +231,10 @@ def _model(options: Mapping[str, Any]) -> dict[str, Any]:
 def _schedule(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the noise schedule of the paper's samplers, within the network's noise levels."""
     paper = Karras()
-    low = max(paper.sigma_min, float(options["sigma_min"]))
-    high = min(paper.sigma_max, float(options["sigma_max"]))
+    low = max(paper.sigma_min, options["sigma_min"])
+    high = min(paper.sigma_max, options["sigma_max"])
+    if not low < high:
+        raise ValueError(f"noise levels from {low:g} to {high:g} are none that can be sampled")
     if (low, high) == (paper.sigma_min, paper.sigma_max):
         return {"name": "karras"}
     return {"name": "karras", "sigma_min": low, "sigma_max": high}

@@ -11,6 +11,7 @@ import numpy as np
 
 from distill_jax.diffusion.spec import image_data
 from distill_jax.models.build import abstract_params, make_network
+from distill_jax.runtime.text import plain, short
 from distill_jax.storage.weights import Stored
 from distill_jax.typing import Tree
 
@@ -74,7 +75,7 @@ def take(state: State, leaves: Iterator[tuple[Path, Leaf]]) -> Tree:
     for path, leaf in leaves:
         found = rest.pop(leaf.name, None)
         if found is None or tuple(found.shape) != leaf.shape:
-            what = "is missing" if found is None else f"has the shape {tuple(found.shape)}"
+            what = "is missing" if found is None else f"has the shape {short(tuple(found.shape))}"
             raise ValueError(
                 f"{leaf.name} {what}; expected an array of shape {leaf.shape}. The checkpoint does "
                 "not match its description and names, or is incomplete"
@@ -86,8 +87,8 @@ def take(state: State, leaves: Iterator[tuple[Path, Leaf]]) -> Tree:
     if rest:
         name, array = next(iter(rest.items()))
         raise ValueError(
-            f"{name} of shape {tuple(array.shape)} is not part of the network that the "
-            f"checkpoint describes; {len(rest)} such arrays in all"
+            f"{plain(name)} of shape {short(tuple(array.shape))} is not part of the network "
+            f"that the checkpoint describes; {len(rest)} such arrays in all"
         )
     return params
 

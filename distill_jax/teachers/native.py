@@ -12,20 +12,28 @@ from etils import epath
 
 from distill_jax.runtime.trees import by_name, is_stacked, layers_of, stack_layers
 from distill_jax.storage import safetensors
+from distill_jax.storage.entries import chosen
 from distill_jax.storage.weights import stacked
 from distill_jax.teachers.base import Imported, configured
+from distill_jax.teachers.given import split_key
 from distill_jax.teachers.leaves import Leaf, Path, take
 from distill_jax.typing import Tree
 
 WEIGHTS = ("kernel", "scale", "embedding")
 
 
-def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
+def read(
+    path: epath.PathLike,
+    config: Mapping[str, Any] | None,
+    given: Mapping[str, Any] | None = None,
+) -> Imported:
     """Reads the network in a file, or in all files of an index.
 
     Args:
       path: *.safetensors or *.safetensors.index.json.
       config: config whose model, schedule, parameterization and data describe the network.
+      given: label_dropout, as for base.configured, and "key", the first part of the names of the
+        network's arrays, which our names do not have.
 
     Raises:
       ValueError: without a config, for a damaged file, and for arrays that do not fit.
@@ -35,8 +43,10 @@ def read(path: epath.PathLike, config: Mapping[str, Any] | None) -> Imported:
             f"{path} does not describe its network; describe it with --config=FILE.py, whose "
             "model, schedule, parameterization and data are read"
         )
-    imported = Imported({}, **configured(config))
+    key, given = split_key(given)
+    imported = Imported({}, **configured(config, given))
     state, ours = safetensors.read(path), imported.expected_params()
+    state = state if key is None else chosen(state, key)
     return imported._replace(params=stack_layers(take(state, leaves(ours)), ours, stacked))
 
 

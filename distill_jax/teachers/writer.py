@@ -8,6 +8,7 @@ import jax
 from etils import epath
 
 from distill_jax.runtime.files import absolute
+from distill_jax.runtime.text import plain, short
 from distill_jax.runtime.trees import by_name, name_of
 from distill_jax.sampling.loading import find_final
 from distill_jax.sampling.manifest import Lineage, Manifest
@@ -49,12 +50,12 @@ def checked(params: Tree, like: Tree) -> Tree:
         if names:
             raise ValueError(
                 f"the checkpoint {what} {len(names)} of {len(want)} parameters, the first of them "
-                f"{min(names)}; it is of another network"
+                f"{plain(min(names), 120)}; it is of another network"
             )
     for name, leaf in have.items():
         if leaf.shape != want[name].shape or leaf.dtype not in FLOATS:
             raise ValueError(
-                f"{name} is {leaf.dtype} of shape {leaf.shape}; the network expects "
+                f"{name} is {leaf.dtype} of shape {short(leaf.shape)}; the network expects "
                 f"{' or '.join(map(str, FLOATS))} of shape {want[name].shape}"
             )
     return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf.checked(name_of(path)), params)

@@ -2,7 +2,6 @@
 1.6, and by pickle with objects that reduce as those of NVIDIA's torch_utils.persistence do.
 """
 
-import io
 import pathlib
 import pickle
 import warnings
@@ -13,7 +12,8 @@ import numpy as np
 import pytest
 
 from distill_jax.storage import unpickle
-from distill_jax.storage.unpickle import read_persisted, read_state
+from distill_jax.storage.entries import EntryError
+from distill_jax.storage.pytorch import read_persisted, read_state
 from tests.teachers.pickles import (
     FLOAT,
     Call,
@@ -140,12 +140,15 @@ def test_a_hostile_pickle_is_refused_by_name_and_executes_nothing(place, tmp_pat
         assert not trap.exists()
 
 
+def loaded(content):
+    return unpickle.Unpickler(unpickle.Reader(content), unpickle.Budget()).load()
+
+
 def test_an_allowed_name_is_called_with_anything_and_does_nothing(tmp_path):
     trap = tmp_path / "trap"
     command = f"__import__('os').system('touch {trap}')"
     for name in unpickle.ALLOWED:
-        file = io.BytesIO(dump(Call(*name.rsplit(".", 1), command)))
-        record = unpickle.Unpickler(file).load()
+        record = loaded(dump(Call(*name.rsplit(".", 1), command)))
         assert type(record).__mro__[1:] == (unpickle.Record, object)
         assert record.args == (command,)
     assert not trap.exists()
@@ -198,7 +201,7 @@ def test_an_argument_of_a_trillion_parts_in_few_bytes_is_refused(tmp_path):
         argument = Twice(argument)
     path = written(tmp_path, dump({"ema": module({}, _init_args=argument)}))
     assert path.stat().st_size < 1000
-    with pytest.raises(ValueError, match="more than 20,000 parts"):
+    with pytest.raises(ValueError, match="more than 300,000 steps"):
         read_persisted(path)
 
 
@@ -214,7 +217,7 @@ def test_opcodes_that_no_network_needs_are_refused(opcodes, tmp_path):
 
 def test_an_index_of_the_memo_beyond_all_memory_takes_none(tmp_path):
     content = b"\x80\x04N" + pickle.LONG_BINPUT + b"\xff\xff\xff\xff" + b"."
-    assert unpickle.Unpickler(io.BytesIO(content)).load() is None
+    assert loaded(content) is None
 
 
 @pytest.mark.parametrize("name", ["state.pt", "state_before_1_6.pt", "persisted.pkl"])
@@ -248,3 +251,60 @@ def test_any_flipped_byte_is_refused_or_changes_no_more_than_values(tmp_path):
 def test_a_file_of_another_kind_is_refused(read, tmp_path):
     with pytest.raises(ValueError, match="or not a"):
         read(written(tmp_path, b"\x89PNG\r\n\x1a\n" + bytes(100)))
+
+
+def test_text_costs_steps_before_it_is_decoded():
+    content = b"\x80\x04X" + (1 << 30).to_bytes(4, "little") + "\U0001f600".encode()
+    with pytest.raises(unpickle.ForbiddenError, match="more than 300,000 steps"):
+        loaded(content)
+
+
+def saved(folder, value, **entries):
+    return archive(folder, {"data.pkl": dump(value), "data/0": bytes(16), **entries})
+
+
+WEIGHTS = {"a.b": tensor(STORAGE, (2, 2)), "c": tensor(STORAGE, (4,))}
+
+
+def test_a_checkpoint_of_several_networks_lists_its_entries_and_takes_one_by_key(tmp_path):
+    optimizer = {"state": {0: {"step": 1}}, "param_groups": []}
+    path = saved(tmp_path, {"epoch": 3, "model": WEIGHTS, "net_ema": WEIGHTS, "opt": optimizer})
+    message = (
+        r"the entries epoch \(int\), model \(2 arrays\), net_ema \(2 arrays\), "
+        r"opt \(a dict of 2\); .* for example --key=net_ema"
+    )
+    with pytest.raises(EntryError, match=message):
+        read_state(path)
+    assert list(read_state(path, "model")) == ["a.b", "c"]
+    with pytest.raises(EntryError, match=r"--key=emma is not in the file, which has epoch"):
+        read_state(path, "emma")
+    assert list(read_state(saved(tmp_path, {"x": {"y": WEIGHTS}}), "x/y")) == ["a.b", "c"]
+
+
+def test_prefixes_of_wrapped_modules_are_removed_and_others_chosen_by_key(tmp_path):
+    wrapped = {f"module._orig_mod.{name}": value for name, value in WEIGHTS.items()}
+    assert list(read_state(saved(tmp_path, wrapped))) == ["a.b", "c"]
+    path = saved(tmp_path, {"ema.a.b": WEIGHTS["a.b"], "model.c": WEIGHTS["c"]})
+    assert list(read_state(path, "ema")) == ["a.b"]
+
+
+def test_arrays_that_share_data_are_refused_if_they_are_larger_than_the_file(tmp_path):
+    views = {f"k{i}": tensor(STORAGE, (4,)) for i in range(3)}
+    assert len(read_state(saved(tmp_path, views))) == 3
+    many = {f"k{i}": tensor(Stored("storage", FLOAT, "1", "cpu", 2000), (2000,)) for i in range(3)}
+    with pytest.raises(ValueError, match=r"its arrays have 24,000 bytes, and the file 8,"):
+        read_state(saved(tmp_path, many, **{"data/1": bytes(8000)}))
+
+
+def test_arrays_of_numpy_beside_a_network_are_passed_over(tmp_path):
+    for numpy in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        array = Call(numpy, "_reconstruct", Global("numpy", "ndarray"), (0,), b"b")
+        path = written(tmp_path, dump({"ema": module({}, grid=array), "scale": array}))
+        assert read_persisted(path).state == {}
+
+
+def test_a_pickle_without_the_usual_key_lists_its_networks(tmp_path):
+    path = written(tmp_path, dump({"net": module({}), "loss_fn": 1}))
+    with pytest.raises(EntryError, match=r"net \(a network Net\), loss_fn .* --key=net"):
+        read_persisted(path)
+    assert read_persisted(path, "net").class_name == "Net"

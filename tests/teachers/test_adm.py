@@ -14,7 +14,7 @@ from tests.teachers.foreign import arrays, digest, filled_state, image, size
 
 TINY = adm.Found(3, 64, (1, 2), 1, (1,), 10)
 UNCONDITIONAL = TINY._replace(num_classes=0)
-OTHERS = {"side": 8, "schedule": "iddpm"}
+OTHERS = {"side": 8, "schedule": "iddpm", "head_channels": 64}
 T = np.asarray([0.3, 1.0, 0.001, 0.5, 0.95])
 
 
@@ -35,7 +35,10 @@ def state_of(found):
 @functools.cache
 def rows(found, split_first, heads=None):
     """Returns z, the network's output and the predicted x at every T; the first two are golden."""
-    teacher = adm.convert(state_of(found), split_first=split_first, heads=heads, **OTHERS)
+    given = {**OTHERS, "split_first": split_first}
+    if heads:
+        given["heads"] = given.pop("head_channels") // 16
+    teacher = adm.convert(state_of(found), given)
     network_spec = make_network(teacher._asdict(), teacher.data)
     z, t = jnp.concatenate([image(), image(), image()])[:5], jnp.asarray(T, jnp.float32)
     cond = {"label": jnp.asarray([1, 7, 1, 2, 10], jnp.int32)} if found.num_classes else {}
@@ -77,32 +80,33 @@ def test_its_prediction_is_the_formula_at_every_noise_level():
     np.testing.assert_allclose(x * alpha, z - sigma * eps, atol=1e-6)
 
 
+def released(index):
+    """Returns a published network's facts in its arrays, and the others."""
+    return list(adm.RELEASED.items())[index]
+
+
 @pytest.mark.parametrize(
     ("found", "rest", "golden", "parameters"),
     [
         (TINY, adm.Released(8, None, True, "iddpm"), (145, "9643812282d0b03a"), 3_297_670),
         (UNCONDITIONAL, adm.Released(8, 4, False, "ddpm"), (144, "012caeeb388be78b"), 3_295_110),
         (
-            adm.Found(3, 192, (1, 2, 3, 4), 3, (1, 2, 3), 1000),
-            adm.RELEASED[1, 2, 3, 4],
+            *released(0),
             (541, "b879ba9ed4fe94bb"),
             295_904_454,
         ),
         (
-            adm.Found(3, 256, (1, 1, 2, 3, 4), 2, (2, 3, 4), 1000),
-            adm.RELEASED[1, 1, 2, 3, 4],
+            *released(1),
             (493, "d91b9be2449a697e"),
             421_529_606,
         ),
         (
-            adm.Found(3, 256, (1, 1, 2, 2, 4, 4), 2, (3, 4, 5), 0),
-            adm.RELEASED[1, 1, 2, 2, 4, 4],
+            *released(3),
             (566, "b9c90be1570d1541"),
             552_814_086,
         ),
         (
-            adm.Found(3, 256, (0.5, 1, 1, 2, 2, 4, 4), 2, (4, 5, 6), 1000),
-            adm.RELEASED[0.5, 1, 1, 2, 2, 4, 4],
+            *released(4),
             (645, "f95458c996170da9"),
             558_997_638,
         ),
@@ -121,7 +125,7 @@ def test_names_and_shapes_are_those_of_the_released_code_and_say_what_the_networ
 
 
 def test_an_import_says_what_the_network_is():
-    teacher = adm.convert(state_of(TINY), split_first=True, **OTHERS)
+    teacher = adm.convert(state_of(TINY), {**OTHERS, "split_first": True})
     assert teacher.schedule == {"name": "iddpm"}
     assert teacher.parameterization == "eps"
     assert (teacher.shape, teacher.num_classes, teacher.label_dropout) == ((8, 8, 3), 10, 0.0)
@@ -159,10 +163,52 @@ def renamed(state, old, new):
 )
 def test_checkpoints_that_do_not_fit_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        adm.convert(change(state_of(UNCONDITIONAL)), split_first=True, **OTHERS)
+        adm.convert(change(state_of(UNCONDITIONAL)), {**OTHERS, "split_first": True})
 
 
-def test_what_the_arrays_do_not_say_must_be_given_for_other_networks():
-    message = r"multipliers \(1, 2\), .* must be given: split_first, schedule"
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({}, "say side, heads, split_first, schedule: give them, for example --set side=64 --set"),
+        ({"side": 8, "head_channels": 4}, "say split_first, schedule: .* --set split_first=false"),
+    ],
+)
+def test_what_the_arrays_do_not_say_must_be_given_for_other_networks(given, missing):
+    facts = r"image_channels 3, channels 64, multipliers \(1, 2\), .*learned True"
+    with pytest.raises(ValueError, match=f"no released network has .*{facts}.*{missing}"):
+        adm.convert(state_of(UNCONDITIONAL), given)
+
+
+def test_a_released_network_is_recognised_by_everything_that_its_arrays_say():
+    """An own network with the multipliers of a released one is none of them."""
+    found, rest = released(0)
+    assert adm._rest(found, {}) == rest
+    for change in ({"channels": 128}, {"blocks": 2}, {"num_classes": 0}, {"learned": False}):
+        with pytest.raises(ValueError, match="no released network"):
+            adm._rest(found._replace(**change), {})
+    assert adm._rest(found, {"schedule": "ddpm"}) == rest._replace(schedule="ddpm")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sied": 8}, "takes no --set sied; it takes: side, heads, .*; did you mean 'side'"),
+        ({"side": 8.5}, "--set side is 8.5; expected a whole number from 1 to 4,096"),
+        ({"side": True}, "--set side is True; expected a whole"),
+        ({"split_first": 1}, "--set split_first is 1; expected true or false"),
+        ({"schedule": "cosine"}, "--set schedule is 'cosine'; expected one of iddpm, ddpm"),
+        ({"heads": 4}, "heads and head_channels are both given"),
+        ({"head_channels": 48}, "has 128 channels, which 48 channels of a head do not divide"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
-        adm.convert(state_of(UNCONDITIONAL), side=8)
+        adm.convert(state_of(TINY), {**OTHERS, "split_first": True, **given})
+
+
+def test_given_values_become_the_networks():
+    given = {"side": 16, "schedule": "ddpm", "split_first": True, "label_dropout": 0.1}
+    teacher = adm.convert(state_of(TINY), {**given, "head_channels": 32})
+    assert (teacher.shape, teacher.schedule) == ((16, 16, 3), {"name": "ddpm"})
+    assert (teacher.model["heads"], teacher.model["head_dim"]) == (None, 32)
+    assert teacher.trained.guidance.null

@@ -1,9 +1,12 @@
 """Tests the command line on a google_research state and on files that it must refuse."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from tests.teachers.pickles import Call, dump
+from distill_jax.sampling.loading import load
+from tests.teachers.pickles import FLOAT, Call, Stored, archive, dump, tensor
+from tests.teachers.test_adm import UNCONDITIONAL, state_of
 from tests.teachers.toys import MLP, config_of, params_of, save
 from tests.test_commands import one_message, run
 
@@ -61,3 +64,43 @@ def test_a_hostile_pickle_ends_in_one_message_and_nothing_is_written(tmp_path):
 def test_an_unknown_format_is_one_message_with_the_known_ones(tmp_path):
     result = run("teachers", "googel_research", str(tmp_path), f"--out={tmp_path / 'out'}")
     assert "did you mean 'google_research'" in one_message(*result)
+
+
+def test_a_training_checkpoint_lists_its_entries_and_then_takes_key_and_set(tmp_path):
+    """Two flags complete the description of a network of one's own, with the prefix of DDP."""
+    arrays, items, entries = {}, {}, {"byteorder": b"little"}
+    for i, (name, leaf) in enumerate(state_of(UNCONDITIONAL).items()):
+        array = arrays[name] = leaf.read(())
+        stored = Stored("storage", FLOAT, str(i), "cpu", int(array.size))
+        items[f"module.{name}"] = tensor(stored, tuple(map(int, array.shape)))
+        entries[f"data/{i}"] = np.ascontiguousarray(array, "<f4").tobytes()
+    optimizer = {"state": {}, "param_groups": []}
+    pickled = dump({"model": items, "ema": items, "opt": optimizer, "step": 7})
+    path, out = archive(tmp_path, {"data.pkl": pickled, **entries}), f"--out={tmp_path / 'out'}"
+    listed = one_message(*run("teachers", "adm", str(path), out))
+    assert "model (144 arrays), ema (144 arrays), opt (a dict of 2), step (int)" in listed
+    assert "--key=ema" in listed
+    asked = one_message(*run("teachers", "adm", str(path), out, "--key=ema", "--set", "side=8"))
+    assert "--set heads=4 --set split_first=false --set schedule=ddpm" in asked
+    flags = [f"--set={fact}" for fact in ("side=8", "heads=4", "split_first=false")]
+    code, _, stderr = run(
+        "teachers", "adm", str(path), out, "--key=ema", *flags, "--set=schedule=ddpm"
+    )
+    assert code == 0, stderr
+    student = load(tmp_path / "out")
+    assert (student.shape, student.manifest.model["heads"]) == ((8, 8, 3), 4)
+    source = student.manifest.lineage.source
+    assert source["path"] == str(path)
+    assert source["given"] == {
+        "side": 8, "heads": 4, "split_first": False,
+        "schedule": "ddpm", "key": "ema",
+    }
+    kernel = student.params["unet"]["output"]["kernel"]
+    np.testing.assert_array_equal(kernel, arrays["out.2.weight"][:3].transpose(2, 3, 1, 0))
+
+
+def test_a_format_of_ones_own_takes_no_values_that_it_does_not_name(tmp_path):
+    path = tmp_path / "x.npz"
+    path.write_bytes(b"x")
+    result = run("teachers", "examples.my_teacher:npz", str(path), "--out=o", "--set=a=1")
+    assert "takes no --set and no --key" in one_message(*result)

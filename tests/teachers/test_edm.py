@@ -265,7 +265,8 @@ def test_arrays_that_do_not_fit_are_refused(change, message):
     [
         ("VPPrecond", {}, "the checkpoint's network is a VPPrecond; expected EDMPrecond"),
         ("EDMPrecond", {"model_type": "Other"}, "model_type is 'Other'; expected one of SongUNet"),
-        ("EDMPrecond", {"sigma_data": 1.0}, "sigma_data is 1.0; only 0.5 is supported"),
+        ("Precond", {}, "is a Precond; .* EDM2 .* has no reader here"),
+        ("EDMPrecond", {"sigma_data": 1.0}, "sigma_data is 1.0; expected only 0.5"),
         ("EDMPrecond", {"decoder_type": "skip"}, "decoder_type is 'skip'"),
         ("EDMPrecond", {"encoder_type": "skip"}, "encoder_type is 'skip'"),
         ("EDMPrecond", {"logvar_channels": 128}, "logvar_channels = 128 is no option"),

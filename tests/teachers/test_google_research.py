@@ -11,7 +11,8 @@ from flax import serialization
 from distill_jax.config import PAPER_UNETS
 from distill_jax.diffusion.trained import Ddim, Trained
 from distill_jax.sampling.loading import load
-from distill_jax.teachers import Imported, writer
+from distill_jax.storage.weights import of_array
+from distill_jax.teachers import Imported, google_research, writer
 from distill_jax.teachers.google_research import PUBLISHED, published, read
 from tests.teachers.foreign import arrays
 from tests.teachers.toys import MLP, UNET, config_of, network_of, params_of, save
@@ -70,8 +71,8 @@ def test_an_imported_teachers_prediction_is_the_released_formula_at_every_noise_
     assert np.abs((ours.eps - eps) * (1 if head in ("eps", "v") else sigma)).max() < 1e-4
 
 
-def assert_read_as(params, path):
-    read_params = arrays(read(path, CONFIG.to_dict()).params)
+def assert_read_as(params, path, given=None):
+    read_params = arrays(read(path, CONFIG.to_dict(), given).params)
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y, strict=True), read_params, params)
 
 
@@ -103,29 +104,42 @@ def test_a_student_is_one_on_its_grid_and_a_teacher_knows_all_times(
     assert imported.label_dropout == 0
 
 
+def published_params(name):
+    """Returns parameters like those of a published network, without memory."""
+    model = {**google_research.UNET, **PAPER_UNETS[name], "dropout": 0.0}
+    spec = {"schedule": google_research.COSINE, "label_dropout": 0.0, **PUBLISHED[name]}
+    like = Imported({}, model, **spec).expected_params()
+    zero = np.zeros((), np.float32)
+    return jax.tree.map(lambda leaf: of_array(np.broadcast_to(zero, leaf.shape)), like)
+
+
 @pytest.mark.parametrize(
-    ("width", "size", "num_steps"),
-    [(256, 60_004_099, 8192), (192, 295_905_222, 1024), (64, 139_578_502, 1024)],
+    ("name", "size", "num_steps"),
+    [
+        ("cifar10", 60_004_099, 8192),
+        ("imagenet64", 295_905_222, 1024),
+        ("lsun128", 139_578_502, 1024),
+    ],
 )
-def test_a_published_network_is_known_by_its_first_convolution(width, size, num_steps):
-    params = {"conv_in": {"kernel": np.zeros((3, 3, 3, width), np.float32)}}
-    imported = Imported(params, **published("state", params), label_dropout=0.0)
-    expected = imported.expected_params()
-    assert expected["conv_in"]["kernel"].shape[-1] == width
+def test_a_published_network_is_known_by_all_its_parameters(name, size, num_steps):
+    params = published_params(name)
+    found = published("state", params)
     # Salimans & Ho (2022), released code.
-    assert sum(leaf.size for leaf in jax.tree.leaves(expected)) == size
-    assert imported.num_steps == num_steps
-    assert imported.num_classes == (1000 if width == 192 else 0)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == size
+    assert found["num_steps"] == num_steps
+    assert found["num_classes"] == (1000 if name == "imagenet64" else 0)
+    # Dropout is no part of a finished network.
+    theirs = PAPER_UNETS[name]
+    assert {**found["model"], "dropout": theirs["dropout"]}.items() >= theirs.items()
+    assert found["model"]["dropout"] == 0
+    del params["conv_in"]["bias"]
+    message = "begins as " + name + ", and conv_in/bias has no elements in place of"
+    with pytest.raises(ValueError, match=message):
+        published("state", params)
 
 
 def test_published_networks_are_those_of_the_configs():
     assert PUBLISHED.keys() == PAPER_UNETS.keys()
-    for theirs in PAPER_UNETS.values():
-        kernel = np.zeros((3, 3, 3, theirs["channels"]), np.float32)
-        found = published("state", {"conv_in": {"kernel": kernel}})["model"]
-        # Dropout is no part of a finished network.
-        assert {**found, "dropout": theirs["dropout"]}.items() >= theirs.items()
-        assert found["dropout"] == 0
 
 
 def test_a_network_that_is_not_published_needs_a_config(tmp_path):
@@ -136,8 +150,11 @@ def test_a_network_that_is_not_published_needs_a_config(tmp_path):
 def test_another_dict_is_refused_with_what_it_has(tmp_path):
     path = tmp_path / "state"
     path.write_bytes(serialization.to_bytes({"step": 1, "params": PARAMS}))
-    with pytest.raises(ValueError, match="has the entries step, params; expected ema_params"):
+    with pytest.raises(
+        ValueError, match="has the entries step .int., params .dict.; expected ema_params"
+    ):
         read(path, CONFIG.to_dict())
+    assert_read_as(PARAMS, path, {"key": "params"})
 
 
 def test_a_parameter_that_is_no_number_is_refused(tmp_path):
