@@ -75,7 +75,11 @@ def test_the_commands_import_what_their_flag_allows(finished, tmp_path):
     assert f"--allow={NETWORK}" in one_message(*run("sample", *flags))
     code, _, stderr = run("sample", *flags, f"--allow={NETWORK}")
     assert code == 0, stderr
-    data = (f"--student={finished.workdir}", f"--allow={NETWORK}", "--data=manifest")
+    data = (
+        f"--student={finished.workdir}",
+        f"--allow={NETWORK}",
+        "--data=examples.my_dataset:Shapes",
+    )
     message = one_message(*run("evaluate", *data, "--num=4"))
     assert "--allow=examples.my_dataset:Shapes on the command line" in message
 

@@ -1,6 +1,7 @@
 """Protocols that measure samples against a dataset, and real images for comparison."""
 
 import abc
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,6 +100,8 @@ def make_evaluator(data: Mapping[str, Any], features: str = "") -> Evaluator:
         layout = make_layout({"data": -1}, jax.local_devices())  # Only the first process measures.
         return PublishedEvaluator(dataset, load_network(features, layout=layout))
     name = data.get("dataset", data["name"].rpartition(":")[2])
+    if "path" in data:  # The name of the folder, so that the distances of two folders differ.
+        name = pathlib.PurePath(data["path"]).name
     return ImageEvaluator(dataset, f"FD-{name.replace('/', '_')}")
 
 

@@ -3,15 +3,19 @@
 import dataclasses
 import json
 import os
+import re
+import shlex
 import shutil
 import sys
 from types import SimpleNamespace
 
+import PIL.Image
 import pytest
 from ml_collections import ConfigDict
 
-from distill_jax.data import DATASETS, EMBEDDED
+from distill_jax.data import EMBEDDED
 from distill_jax.evaluation import chosen_data
+from distill_jax.evaluation.chosen_data import named
 from distill_jax.sampling.loading import describe
 from tests.test_commands import one_message, run
 
@@ -31,20 +35,51 @@ def choose(chain):
     return choose
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_only_data_of_the_package_are_used_without_a_flag(choose, name):
-    if name in EMBEDDED:
-        assert choose({"name": name}) == {"name": name}
-    else:
-        with pytest.raises(ValueError, match="not in the package.*--data=manifest, or name others"):
-            choose({"name": name})
-    assert choose({"name": name}, data="manifest") == {"name": name}
+def test_data_of_the_package_are_used_without_a_flag(choose):
+    assert choose({"name": "digits"}) == {"name": "digits"}
+    assert {"folder", "tfds"}.isdisjoint(EMBEDDED)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Returns options of a folder of 20 pictures (8, 8, 3) in 10 classes."""
+    for label in range(10):
+        (tmp_path / f"class {label}").mkdir()
+        for i in range(2):
+            picture = PIL.Image.new("L", (8, 8), 20 * label + i)
+            picture.save(tmp_path / f"class {label}" / f"{i}.png")
+    return {"name": "folder", "path": str(tmp_path), "size": 8}
+
+
+def test_other_data_are_used_once_the_user_names_what_the_manifest_names(choose, pictures):
+    with pytest.raises(ValueError, match="not in the package") as caught:
+        choose(pictures)
+    for wrong in ("", "manifest", "/", pictures["path"] + "/"):
+        with pytest.raises(ValueError, match=f"--data={wrong} is not what .* names"):
+            choose(pictures, data=wrong)
+    (flag,) = re.findall("--data=(.*), or name others", str(caught.value))
+    with pytest.raises(
+        ValueError, match=r"data are of shape \(8, 8, 3\), the network's \(8, 8, 1\)"
+    ):
+        choose(pictures, data=shlex.split(flag)[0])
+
+
+def test_the_flag_is_everything_that_a_manifest_names():
+    assert named(OUTSIDE) == "gs://somebody/data,cifar10"
+    assert named({"name": "tfds", "dataset": "cifar10", "size": 8}) == "cifar10"
+    assert named({"name": "a.b:C", "size": 8, "more": ["x"], "path": "/d"}) == '["x"],a.b:C,/d'
 
 
 def test_the_message_prints_what_the_manifest_names(choose):
     with pytest.raises(ValueError, match=r'/s07_n0001/final/manifest.json .*"gs://somebody/data"'):
         choose(OUTSIDE)
     assert choose(OUTSIDE, config=ConfigDict({"data": {"name": "digits"}})) == {"name": "digits"}
+
+
+def test_data_of_another_number_of_classes_are_refused(choose):
+    noise = {"name": "noise", "size": 8, "channels": 1, "num_classes": 3, "count": 9}
+    with pytest.raises(ValueError, match="the data have 3 classes; the network was trained on 10"):
+        choose(OUTSIDE, config=ConfigDict({"data": noise}))
 
 
 def test_data_of_another_shape_are_refused(choose):
@@ -55,7 +90,7 @@ def test_data_of_another_shape_are_refused(choose):
 @pytest.mark.parametrize("data", [{}, None, {"name": None}])
 def test_a_manifest_that_names_no_data_asks_for_a_config(choose, data):
     with pytest.raises(ValueError, match="name a config with its data, such as --config="):
-        choose(data, data="manifest")
+        choose(data, data="")
 
 
 FORGED = {"pythonClassName": "forged_feature.X", "text": {}}
