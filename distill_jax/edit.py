@@ -92,7 +92,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_steps", None, "Sampling steps, for networks that allow any number.")
     flags.DEFINE_float("strength", 0.5, "sdedit: time t to start from, a multiple of 1 / steps.")
     flags.DEFINE_string("mask", "left", "inpaint: region to draw: left, right, center or FILE.npy.")
-    flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+    flags.DEFINE_integer("seed", 0, "Seed of the noise.", 0, 2**32 - 1)
     flags.DEFINE_string("out", "edit.png", "A .png, or a .npy array of the new images.")
 
 
@@ -136,6 +136,8 @@ def _sdedit_images(values: Any) -> Sequence[Any]:
     x, label = _images(values, student)
     target = label if values.target_label is None else values.target_label
     n = int(student.sampler(values.num_steps).num_steps)
+    if not 0 < values.strength <= 1:  # Also of nan.
+        raise ValueError(f"--strength={values.strength:g}; expected a number above 0 and up to 1")
     start = round(values.strength * n)
     if abs(start - values.strength * n) > max(0.05, 0.005 * n):  # 0.33 is taken for 1 / 3.
         steps = ", ".join(f"{i / n:g}" for i in range(1, min(n, 32) + 1))

@@ -14,6 +14,7 @@ from distill_jax.runtime.app import needed, numbers, run_app
 from distill_jax.runtime.files import absolute, write_json
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import loading
+from distill_jax.sampling.batched import Draw
 
 
 def define_flags() -> None:
@@ -48,8 +49,11 @@ def main() -> None:
             raise ValueError(f"--w={w:g}, and this student takes w from {low:g} to {high:g}")
     distilled = student.manifest.distilled
     teacher, students = (compare.root(student), [student]) if distilled else (student, [])
+    if not all(0 <= variance <= 1 for variance in ancestral):
+        raise ValueError(f"--ancestral={ancestral}; expected numbers from 0 to 1")
     if ancestral and teacher is None:
         raise ValueError("--ancestral samples the student's teacher, which no longer exists")
+    Draw(values.num).check_room(student)
     data = chosen_data.choose(student, values)
     evaluator = make_evaluator(data, values.features) if distributed.first() else None
     planned = compare.entries(teacher, students, strengths, ancestral)

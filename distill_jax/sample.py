@@ -32,7 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "variance", None, "Ancestral sampling with this variance: 0 small, 1 large, or between."
     )
-    flags.DEFINE_integer("seed", 0, "Seed of the noise.")
+    flags.DEFINE_integer("seed", 0, "Seed of the noise.", 0, 2**32 - 1)
     flags.DEFINE_string("out", "grid.png", "A .png grid, or a .npy array (num, h, w, c).")
 
 

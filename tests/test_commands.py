@@ -173,3 +173,35 @@ def test_help_starts_no_accelerator():
     code, stdout, stderr = run("main", "--help", env=environment)
     assert "--workdir" in stdout, stderr
     assert code in (0, 1)  # absl's --help exits with 1.
+
+
+HUGE = 10**11
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "message"),
+    [
+        ("sample", "--w=inf", "w is inf; expected a number from 0 to 1000"),
+        ("sample", f"--num={HUGE}", "more than half of the"),
+        ("sample", f"--num_steps={HUGE}", "expected a whole number to 100,000"),
+        ("sample", f"--seed={2**32}", "not an integer in the range [0, 4294967295]"),
+        ("sample", f"--label={HUGE**2}", "expected an integer"),
+        ("sample", "--student=gs://bucket/run", 'paths gs:// need the extra "gcs"'),
+        ("evaluate", "--w=nan", "w is nan; expected a number from 0 to 1000"),
+        ("evaluate", "--ancestral=nan", "--ancestral=[nan]; expected numbers from 0 to 1"),
+        ("evaluate", f"--num={HUGE}", "more than half of the"),
+        ("evaluate", "--data=/etc", "--data=/etc is not what"),
+        ("edit sdedit", "--strength=nan", "expected a number above 0 and up to 1"),
+        ("edit sdedit", "--seed=-1", "not an integer in the range [0, 4294967295]"),
+    ],
+)
+def test_a_flag_out_of_range_is_one_message(command, flag, message, tmp_path):
+    name, *task = command.split()
+    student = f"--student={ROOT / 'tests' / 'sampling' / 'first_student'}"
+    result = run(name, *task, student, f"--out={tmp_path / 'x.npy'}", flag)
+    assert message in one_message(*result)
+
+
+def test_a_message_cannot_write_to_the_terminal():
+    message = one_message(*run("sample", "--student=a\x1b[2J\u202eb"))
+    assert r"a\x1b[2J\u202eb" in message

@@ -8,6 +8,19 @@ import jax.numpy as jnp
 from distill_jax.typing import Resized
 
 
+def key_of(seed: jax.Array | int) -> jax.Array:
+    """Returns the PRNG key of a seed; a key stays as it is.
+
+    Raises:
+      ValueError: for a seed outside 0 <= seed < 2^32, of which JAX would use other bits.
+    """
+    if isinstance(seed, jax.Array):
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed!r}; expected a whole number from 0 to {2**32 - 1}")
+    return jax.random.key(seed)
+
+
 def keys_of(key: jax.Array, numbers: jax.Array) -> jax.Array:
     """Folds one key with the numbers (b,) of examples into one key per example."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)

@@ -15,7 +15,7 @@ from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import read_json, write_json
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.batched import Draw
-from distill_jax.sampling.loading import describe, read
+from distill_jax.sampling.loading import describe, find_parent, read
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 
@@ -296,10 +296,11 @@ def _record(
 
 def root(student: Student) -> Student | None:
     """Returns the undistilled network at the start of the lineage; None if it no longer exists."""
+    seen = set()
     while student.manifest.distilled:
-        parent = student.manifest.lineage.parent
-        if parent is None or not (student.directory / parent / "manifest.json").exists():
+        place = find_parent(student)
+        if place is None or place in seen:
             return None
-        place = student.directory / parent
+        seen.add(place)
         student = describe(place, student.layout, student.parts, student.allow)
     return student

@@ -67,9 +67,11 @@ class Run:
 
     @property
     def parts(self) -> tuple[epath.Path, ...]:
-        """Directories of the codec and of the networks that adapters change, see loading.load."""
+        """Directories of the codec, bases and outer teachers, see loading.load."""
         bases = [stage.start.weights for stage in self.stages if stage.roles.trained.base]
         places = [base.directory for base in bases]
+        teachers = [stage.teacher.directory for stage in self.stages if stage.teacher]
+        places += [place for place in teachers if place.parent != self.workdir]
         if self.codec:
             places.append(self.codec.directory)
         return tuple(dict.fromkeys(places))

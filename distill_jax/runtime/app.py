@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 import time
 import traceback
@@ -17,6 +18,9 @@ from distill_jax.runtime import distributed
 PACKAGE = str(pathlib.Path(__file__).parents[1])
 TRANSIENT = (ConnectionAbortedError, ConnectionRefusedError, ConnectionResetError, TimeoutError)
 NETWORK = ("requests", "aiohttp")
+# Characters that a terminal may obey, or that change the order of those after them.
+CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+MAX_MESSAGE = 20_000  # Characters; a list of the changed keys of a config is long.
 
 
 def run_app(main: Callable[..., int | None], *names: str) -> None:
@@ -46,6 +50,8 @@ def run_app(main: Callable[..., int | None], *names: str) -> None:
         try:
             code = main(*_arguments(argv[1:], names))
         except Exception as error:
+            if isinstance(error, ImportError) and "gcsfs" in str(error):
+                _end(ValueError('paths gs:// need the extra "gcs": pip install -e ".[gcs]"'))
             mistake = isinstance(error, (ValueError, KeyError, OSError)) and is_message(error)
             _end(error, 1 if mistake else 70)
         sys.exit(code)
@@ -120,6 +126,12 @@ def message(error: Exception) -> str:
     return _without_traceback(str(error))
 
 
+def cause_of(error: BaseException) -> str:
+    """Returns the first line of an exception's text, of at most 300 characters, for a message."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return (text.strip().partition("\n")[0] or type(error).__name__)[:300]
+
+
 def _without_traceback(text: str) -> str:
     """Reduces a config file's traceback to its message if this package raised the exception."""
     lines = [line for line in text.splitlines() if line.strip()]
@@ -133,7 +145,8 @@ def _end(error: Exception, code: int = 1) -> NoReturn:
     """Prints the message (code 1) or the traceback, and exits with the code."""
     warnings.simplefilter("ignore")  # Warnings about resources that the error left open.
     if code == 1:
-        sys.stderr.write(f"error: {message(error)}\n")  # One write: other threads may write too.
+        text = CONTROL.sub(lambda found: ascii(found[0])[1:-1], message(error))
+        sys.stderr.write(f"error: {text[:MAX_MESSAGE]}\n")  # One write: other threads write too.
     else:
         traceback.print_exception(error)
     if jax.distributed.is_initialized():

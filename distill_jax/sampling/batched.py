@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from distill_jax.runtime import distributed
@@ -39,6 +39,16 @@ class Draw:
             return np.full(self.num, self.label)
         return student.conditioner.in_turn(self.num)
 
+    def check_room(self, student: Student) -> None:
+        """Raises ValueError if the samples would take more than half of this machine's memory."""
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        size = self.num * math.prod(student.image_shape) * 4
+        if size > memory / 2:
+            raise ValueError(
+                f"{self.num:,} images {student.image_shape} take {size / 1e9:,.1f} GB, which is "
+                f"more than half of the {memory / 1e9:,.1f} GB of this machine: draw fewer"
+            )
+
     def __call__(
         self,
         student: Student,
@@ -47,14 +57,14 @@ class Draw:
         variance: float | None = None,
     ) -> tuple[np.ndarray, float]:
         """Returns samples (num, h, w, c), and the seconds that drawing them took."""
+        self.check_room(student)
         label, parts = self.labels(student), []
         batch = min(self.batch, max(1, PIXELS // math.prod(student.shape[:2])))
         began = time.perf_counter()
         for start in range(0, self.num, batch):
             part = None if label is None else label[start : start + batch]
             size = min(batch, self.num - start)
-            key = jax.random.key(self.seed)
-            x = student.sample(key, size, part, w, num_steps, variance, start)
+            x = student.sample(self.seed, size, part, w, num_steps, variance, start)
             parts.append(distributed.allgather(x))
             self.each(start + size)
         return np.concatenate(parts), time.perf_counter() - began

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.diffusion.spec import DataSpec
+from distill_jax.diffusion.spec import DataSpec, Leaf
 from distill_jax.typing import Cond
 
 
@@ -38,7 +38,8 @@ class Labels:
     """The conditioner of integer labels 0 .. classes - 1; without classes, {} is the condition."""
 
     def __init__(self, spec: DataSpec):
-        self.classes: int = dict(spec.cond)["label"].classes or 0 if spec.cond else 0
+        self.classes: int = dict(spec.cond).get("label", Leaf()).classes or 0
+        self._others = [name for name, _ in spec.cond if name != "label" or not self.classes]
 
     @property
     def null(self) -> dict[str, jax.Array]:
@@ -49,6 +50,11 @@ class Labels:
         return (first + np.arange(num)) % self.classes if self.classes else None
 
     def __call__(self, requests: Requests, num: int) -> dict[str, jax.Array]:
+        if self._others:
+            raise ValueError(
+                f"this network takes the conditions {', '.join(self._others)}; only networks of "
+                "integer labels can be sampled"
+            )
         if not self.classes:
             if requests is not None:
                 raise ValueError(

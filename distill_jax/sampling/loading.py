@@ -1,8 +1,9 @@
 """Loading of finished networks from their directories."""
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from etils import epath
 
 from distill_jax.models.adapters import Adapted
 from distill_jax.models.build import abstract_params, adapter_shapes, make_network
+from distill_jax.runtime import logging
+from distill_jax.runtime.app import cause_of
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.sharding import Layout, make_layout
 from distill_jax.sampling.codecs import load_codec
@@ -82,10 +85,11 @@ def load_own(
     """
     student = describe(path, allow=allow)
     adapters, made_of = student.manifest.adapters, (student.network_spec, student.trained.inputs)
-    if adapters is None:
-        shapes = abstract_params(*made_of)
-    else:
-        shapes = adapter_shapes(*made_of, adapters.rank, adapters.full)
+    with _describing(student.directory, student.manifest):
+        if adapters is None:
+            shapes = abstract_params(*made_of)
+        else:
+            shapes = adapter_shapes(*made_of, adapters.rank, adapters.full)
     return checkpoint.load_params(student.directory, layout.abstract(shapes), name, dtype)
 
 
@@ -99,8 +103,8 @@ def find_part(student: Student, part: Reference) -> epath.Path:
       ValueError: if no place has the referenced fingerprint.
     """
     places = [*student.parts]
-    if inside := re.fullmatch(r"\.\./\.\./(\w+)/final", part.path):
-        places.append(student.directory.parent.parent / inside[1])  # type: ignore[union-attr]  # It is from a file.
+    if inside := _inside(student, part.path):
+        places.append(inside)
     for final in map(find_final, places):
         if checkpoint.fingerprint(final) == part.fingerprint:
             return final
@@ -110,6 +114,32 @@ def find_part(student: Student, part: Reference) -> epath.Path:
         f"at: {looked}. Name the directory that it is in: parts=[DIR], or on a command line "
         "--base=DIR for the weights under adapters, --codec=DIR for a codec"
     )
+
+
+def find_parent(student: Student) -> epath.Path | None:
+    """Finds the final/ of the network that a student was trained from.
+
+    Returns None if it no longer exists, and if it lies outside the workdir in a place that is not
+    in `student.parts`: the manifest may come from anywhere.
+    """
+    parent = student.manifest.lineage.parent
+    if parent is None:
+        return None
+    if inside := _inside(student, parent):
+        return inside / "final" if (inside / "final" / "manifest.json").exists() else None
+    found = next((final for final in map(find_final, student.parts) if str(final) == parent), None)
+    if found is None:
+        logging.say(
+            f"{student.manifest.stage} was trained from {parent}, outside its workdir, which is "
+            f"not read at the word of a manifest; --base={parent} compares with it"
+        )
+    return found
+
+
+def _inside(student: Student, path: str) -> epath.Path | None:
+    """Returns the stage in the student's workdir that a manifest's path leads to; None for none."""
+    found = re.fullmatch(r"\.\./\.\./(\w+)/final", path)
+    return found and student.directory.parent.parent / found[1]  # type: ignore[union-attr]  # It is from a file.
 
 
 def describe(
@@ -124,10 +154,27 @@ def describe(
     described = {
         name: getattr(manifest, name) for name in ("model", "schedule", "parameterization")
     }
-    network_spec = make_network(described, manifest.spec, allow)
+    with _describing(final, manifest):
+        network_spec = make_network(described, manifest.spec, allow)
     layout = layout or make_layout({}, jax.local_devices()[:1])
     places = tuple(map(absolute, parts))
     return Student(manifest, network_spec, None, layout, final, places, allow)
+
+
+@contextlib.contextmanager
+def _describing(final: epath.Path | None, manifest: Manifest) -> Iterator[None]:
+    """Turns the errors of a network that cannot be built as described into one ValueError.
+
+    Errors in imported code, which the user allowed, are not changed.
+    """
+    try:
+        yield
+    except Exception as error:  # Any, because options of any value reach Flax and JAX.
+        if manifest.imports:
+            raise
+        raise ValueError(
+            f"{final}/manifest.json describes no network that can be built: {cause_of(error)}"
+        ) from error
 
 
 def find_final(path: epath.PathLike) -> epath.Path:
@@ -149,7 +196,10 @@ def define_flags() -> None:
     """Defines the flags --base, --codec and --allow, see `load`."""
     flags.disclaim_key_flags()  # They are the flags of the command, so its --help shows them.
     flags.DEFINE_multi_string(
-        "base", [], "A network outside the student's workdir whose weights its adapters may change."
+        "base",
+        [],
+        "A network outside the student's workdir that it was trained from, or that its adapters "
+        "change.",
     )
     flags.DEFINE_multi_string("codec", [], "A codec outside the student's workdir.")
     flags.DEFINE_multi_string(

@@ -9,7 +9,15 @@ from etils import epath
 from distill_jax.diffusion.spec import DataSpec
 from distill_jax.diffusion.trained import SAMPLERS, Guidance, Sampler, Trained, name_of
 from distill_jax.runtime import record
+from distill_jax.runtime.app import cause_of
 from distill_jax.runtime.registry import build, check_allowed, foreign
+from distill_jax.sampling.fields import (
+    REFERENCE,
+    RULES,
+    RULES_OF_ADAPTERS,
+    check_fields,
+    check_text,
+)
 from distill_jax.storage import checkpoint
 
 FIRST_FORMAT = 3  # Manifests of older formats have a training method and no sampler.
@@ -150,22 +158,25 @@ class Manifest:
             )
         known = {field.name: field for field in dataclasses.fields(cls)}
         given = {name: content[name] for name in known if name in content}
-        for name, kinds in KINDS.items():
-            if not isinstance(given.get(name), kinds):
-                expected = " or ".join(kind.__name__ for kind in kinds)
-                raise ValueError(f"{place}: {name!r} is {given.get(name)!r}; expected {expected}")
+        check_text(content, place)
+        check_fields(content, RULES, place)
+        if given.get("adapters") is not None:
+            check_fields(given["adapters"], RULES_OF_ADAPTERS, place, "adapters.")
+        if given.get("codec") is not None:
+            check_fields(given["codec"], REFERENCE, place, "codec.")
         try:
             parts = given["trained"]["sampler"], given["model"], given["schedule"]
             check_allowed((part["name"] for part in parts), allow)
             given["trained"] = _trained(given["trained"], allow)
             given["spec"] = DataSpec.from_json(given["spec"])
             given["lineage"] = Lineage(**given["lineage"])
-            if "adapters" in given:
-                given["adapters"] = _adapters(**given["adapters"])
-            if "codec" in given:
-                given["codec"] = _reference(**given["codec"])
+            if given.get("adapters") is not None:
+                base, rank, full = map(given["adapters"].get, Adapters._fields)
+                given["adapters"] = Adapters(_reference(base), rank, tuple(full))
+            if given.get("codec") is not None:
+                given["codec"] = _reference(given["codec"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{place} cannot be read: {error}") from error
+            raise ValueError(f"{place} cannot be read: {cause_of(error)}") from error
         return cls(**given)
 
     @classmethod
@@ -181,24 +192,8 @@ class Manifest:
         return foreign((sampler, self.model["name"], self.schedule["name"]))
 
 
-KINDS = {
-    **dict.fromkeys(("stage", "parameterization"), (str,)),
-    **dict.fromkeys(("trained", "spec", "model", "schedule", "lineage"), (dict,)),
-    "distilled": (bool,),
-    "data": (dict, type(None)),
-}
-
-
-def _adapters(base: Mapping[str, Any], rank: int, full: list[str]) -> Adapters:
-    if not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"adapters are of rank {rank!r}; expected a whole number from 1")
-    return Adapters(_reference(**base), rank, tuple(map(str, full)))
-
-
-def _reference(path: str, fingerprint: int) -> Reference:
-    if not isinstance(path, str) or not isinstance(fingerprint, int):
-        raise ValueError(f"{path!r} with fingerprint {fingerprint!r} is no reference")
-    return Reference(path, fingerprint)
+def _reference(content: Mapping[str, Any]) -> Reference:
+    return Reference(content["path"], content["fingerprint"])
 
 
 def _trained(content: Mapping[str, Any], allow: Container[str]) -> Trained:
@@ -207,8 +202,8 @@ def _trained(content: Mapping[str, Any], allow: Container[str]) -> Trained:
     return Trained(
         build(SAMPLERS, "sampler", sampler, allow=allow, makes=Sampler),
         Guidance(**guidance),
-        bool(content["all_times"]),
-        bool(content["saturated"]),
+        content["all_times"],
+        content["saturated"],
         tuple(content["resolutions"]),
     )
 

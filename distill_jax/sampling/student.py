@@ -12,12 +12,13 @@ import numpy as np
 from etils import epath
 
 from distill_jax.diffusion.denoiser import Denoiser, NetworkSpec, guided
-from distill_jax.diffusion.noise import keys_of, noise_of
+from distill_jax.diffusion.noise import key_of, keys_of, noise_of
 from distill_jax.diffusion.prediction import ENCODERS, PARAMETERIZATIONS, Prediction
 from distill_jax.diffusion.trained import Ancestral, Encode, Sampler, Trained
 from distill_jax.models.adapters import merged
 from distill_jax.models.build import matmul_precision
 from distill_jax.models.sharded import as_called
+from distill_jax.runtime.options import MAX_STEPS, MAX_W
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.codecs import PIXELS, Codec
 from distill_jax.sampling.conditioners import Labels
@@ -126,7 +127,7 @@ class Student:
 
     def sample(
         self,
-        key: jax.Array,
+        key: jax.Array | int,
         num: int,
         label: int | np.ndarray | None = None,
         w: float | np.ndarray | None = None,
@@ -137,14 +138,14 @@ class Student:
         """Draws images first, first + 1, ..., first + num - 1 of a key.
 
         Args:
-          key: PRNG key. Image i of a key is the same in every batch, and starts from the same
-            noise for every label, w and num_steps.
+          key: PRNG key, or a seed 0 <= key < 2^32 for jax.random.key(seed). Image i of a key is
+            the same in every batch, and starts from the same noise for every label, w, num_steps.
           num: number of images.
           label: one label for all images, or one per image; None takes the classes in turn. It must
             be None for a network without labels.
-          w: guidance strength >= 0, one for all images or one per image. For a network that takes
-            w, None is the smallest of its range. A teacher is guided with two calls per step; None
-            is no guidance.
+          w: guidance strength from 0 to 1000, one for all images or one per image. For a network
+            that takes w, None is the smallest of its range. A teacher is guided with two calls per
+            step; None is no guidance.
           num_steps: number of steps; None is the number that the network was trained for. Only a
             network that was trained at all times takes another number.
           variance: None for the network's own sampler; a number in [0, 1] for the ancestral sampler
@@ -158,7 +159,7 @@ class Student:
           ValueError: for a label, w or number of steps that the network was not trained for, and
             for an encoder.
         """
-        k_z, k_sampler = jax.random.split(key)
+        k_z, k_sampler = jax.random.split(key_of(key))
         z = noise_of(k_z, first, num, self.shape)
         label = self.conditioner.in_turn(num, first) if label is None else label
         return self.decode(z, label, w, num_steps, variance, k_sampler, first)
@@ -275,9 +276,12 @@ class Student:
         if w is None:
             return None
         strengths = np.asarray(w, np.float32)
-        if strengths.shape not in ((), (num,)) or not (strengths >= 0).all():
-            raise ValueError(f"w is {w!r}; expected a number from 0, or {num} of them")
+        inside = (strengths >= 0) & (strengths <= MAX_W)  # False for nan.
+        if strengths.shape not in ((), (num,)) or not inside.all():
+            raise ValueError(f"w is {w!r}; expected a number from 0 to {MAX_W:g}, or {num} of them")
         if bounds is None and not self.can_be_guided:
+            if (strengths == np.float32(self.trained.guidance.fixed_w)).all():
+                return None
             raise ValueError(
                 f"w is {w!r}, but this network takes no w and was not trained with label_dropout, "
                 "so there is no null condition to guide against; leave w out"
@@ -300,8 +304,8 @@ class Student:
         sampler, own = self.trained.sampler, self.trained.num_steps
         if num_steps in (None, own):
             return sampler
-        if num_steps < 1:
-            raise ValueError(f"num_steps is {num_steps}; expected a whole number from 1")
+        if not 1 <= num_steps <= MAX_STEPS:
+            raise ValueError(f"num_steps is {num_steps}; expected a whole number to {MAX_STEPS:,}")
         free = self.trained.all_times or not sampler.on_grid
         other = sampler.with_steps(int(num_steps)) if free else None
         if other is None:

@@ -13,28 +13,36 @@ With several processes, all of them call every function in this file. Each proce
 its own shards of the arrays; only the first process does the rest.
 """
 
+import math
 import re
 import shutil
 import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 
 from distill_jax.runtime import distributed
 from distill_jax.runtime.files import (
+    MAX_JSON,
     PARTIAL,
     absolute,
     flush,
+    read_bytes,
     read_json,
     set_aside,
     write_json,
 )
+from distill_jax.runtime.options import shown
+from distill_jax.runtime.trees import by_name
 from distill_jax.storage import checksums, trees
 from distill_jax.storage.writing import guarded, in_background, unnamed
 from distill_jax.typing import Tree
 
 # Folders of a final/ -> the manifest's keys for their fingerprints.
+MAX_RATIO, SPARE_BYTES = 8, 2**28  # Of the bytes of arrays and of their files, one to the other.
 FINGERPRINTS = {"params": "fingerprint", "fake": "fake"}
 
 
@@ -116,7 +124,7 @@ def record(directory: epath.PathLike, metrics: Mapping[str, Any]) -> None:
 def fingerprint(directory: epath.PathLike, name: str = "params") -> int:
     """Returns a checksum of the weights in a final/; 0 if their listing is missing."""
     path = epath.Path(directory) / name / checksums.FILE
-    return zlib.crc32(path.read_bytes()) if path.exists() else 0
+    return zlib.crc32(read_bytes(path, MAX_JSON)) if path.exists() else 0
 
 
 def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
@@ -133,6 +141,8 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
             "stage or its final/ directory of a run that got that far"
         )
     try:
+        if "://" not in str(path) and not checksums.is_inside(path, path.parent):
+            raise ValueError(f"{path} is no regular file below {path.parent}")
         manifest = read_json(path)
     except ValueError as error:
         raise ValueError(f"{error}; {_again(path.parent)}") from error
@@ -148,8 +158,8 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
     stage, place = manifest.get("stage"), path.parent.parent.name
     if path.parent.name == "final" and re.match(r"s\d+_", place) and stage != place:
         raise ValueError(
-            f"{path} is that of stage {stage}, not of {place}: another stage's final/ was put "
-            "there; move it away and run the stage again"
+            f"{path} is that of stage {shown(stage)}, not of {place}: another stage's final/ was "
+            "put there; move it away and run the stage again"
         )
     return manifest
 
@@ -173,13 +183,34 @@ def load_params(
     path = directory / name
     advice = _again(directory)
     checksums.read(path)  # On every process, because it raises for a newer format.
-    fault = checksums.verify(path) if distributed.first() else None
+    fault = _disproportion(path, like) or checksums.verify(path) if distributed.first() else None
     if distributed.broadcast_from_first(int(fault is not None)):
         raise ValueError(f"{path} is damaged ({fault or 'says the first process'}); {advice}")
     expected = read_manifest(directory).get(FINGERPRINTS[name])
     if expected not in (None, fingerprint(directory, name)):
         raise ValueError(f"{path} is not what {directory / 'manifest.json'} is about; {advice}")
-    return trees.read(path, trees.as_stored(path, like, dtype), advice)
+    params = trees.read(path, trees.as_stored(path, like, dtype), advice)
+    for name, leaf in by_name(params).items():
+        # On the host, leaf by leaf: a program for the check would compile for seconds.
+        if not all(np.isfinite(shard.data).all() for shard in leaf.addressable_shards):
+            raise ValueError(f"{path} has values of {name} that are not finite; {advice}")
+    return params
+
+
+def _disproportion(path: epath.Path, like: Tree) -> str | None:
+    """Returns the difference if files and arrays differ in size by more than compression explains.
+
+    A description of a few bytes may otherwise name arrays that no memory holds, and a file may have
+    holes that take no room on the disk.
+    """
+    try:
+        stored = sum(file.stat().length for file in checksums.files(path))
+    except (OSError, ValueError) as error:
+        return str(error)
+    needed = sum(math.prod(leaf.shape) * 4 for leaf in jax.tree.leaves(like))
+    if max(stored, needed) <= MAX_RATIO * min(stored, needed) + SPARE_BYTES:
+        return None
+    return f"it has {stored:,} bytes, and the network that is described takes {needed:,}"
 
 
 def _again(final: epath.Path) -> str:

@@ -5,6 +5,8 @@ A listing is written before its checkpoint gets its name, so a checkpoint withou
 
 import concurrent.futures
 import json
+import os
+import pathlib
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -22,12 +24,12 @@ UNLISTED = (FILE, "_CHECKPOINT_METADATA", "commit_success.txt")
 def write(directory: epath.PathLike, stage: str | None = None) -> None:
     """Flushes a directory to the disk, and lists its files: sizes, CRC-32, the stage's name."""
     directory = epath.Path(directory)
-    found = _walk(directory)
-    files = [path for path in found if path.name not in UNLISTED]
+    found = files(directory)
+    listed = [path for path in found if path.name not in UNLISTED]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         list(pool.map(flush, [*found, *{path.parent for path in found}]))
-        prints = pool.map(_fingerprint, files)
-        names = [str(path.relative_to(directory)) for path in files]
+        prints = pool.map(_fingerprint, listed)
+        names = [str(path.relative_to(directory)) for path in listed]
         listing = dict(zip(names, prints, strict=True))
     content = {"format": FORMAT, "stage": stage, "files": listing}
     write_json(directory / FILE, with_checksum(content))
@@ -55,19 +57,33 @@ def verify(directory: epath.PathLike) -> str | None:
     if not (directory / FILE).exists():
         return f"{FILE} is missing"
     listing = read(directory).get("files")
-    if not isinstance(listing, dict):
+    if not isinstance(listing, dict) or not all(map(_is_entry, listing.values())):
         return f"{FILE} cannot be read"
+    try:
+        there = {str(path.relative_to(directory)): path for path in files(directory)}
+    except ValueError as error:
+        return str(error)
+    if missing := [name for name in listing if name not in there]:
+        return f"{missing[0]:.200} is missing"
+    for name, (size, _) in listing.items():
+        if (found := there[name].stat().length) != size:
+            return f"{name} has {found} bytes of {size}"
+    return _difference(listing, there)
+
+
+def _difference(listing: Mapping[str, Any], there: Mapping[str, epath.Path]) -> str | None:
+    """Returns the first file, in words, whose checksum is not the listed one; None for none."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        files = [directory / name for name in listing]
-        prints = pool.map(lambda file: _fingerprint(file) if file.exists() else None, files)
+        prints = pool.map(_fingerprint, (there[name] for name in listing))
         for name, expected, found in zip(listing, listing.values(), prints, strict=True):
-            if found is None:
-                return f"{name} is missing"
-            if found[0] != expected[0]:
-                return f"{name} has {found[0]} bytes of {expected[0]}"
-            if found[1] != expected[1]:
+            if found != expected:
                 return f"{name} has a wrong checksum"
     return None
+
+
+def _is_entry(entry: Any) -> bool:
+    """Returns whether an entry of a listing is [size, checksum]."""
+    return isinstance(entry, list) and len(entry) == 2 and all(type(n) is int for n in entry)
 
 
 def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,11 +106,32 @@ def check_format(path: epath.Path, number: int) -> None:
         )
 
 
-def _walk(directory: epath.Path) -> list[epath.Path]:
-    found = []
-    for path in sorted(directory.iterdir()):
-        found += _walk(path) if path.is_dir() else [path]
-    return found
+def files(directory: epath.Path) -> list[epath.Path]:
+    """Returns the files below a directory; links among them stay within its parent.
+
+    Raises:
+      ValueError: for a pipe or a device, which may have no end, and for a link to a folder or out
+        of the directory's parent.
+    """
+    found: list[epath.Path] = []
+    folders = [directory]
+    while folders:
+        for path in folders.pop().iterdir():
+            if "://" in str(path):
+                (folders if path.is_dir() else found).append(path)
+            elif path.is_dir() and not os.path.islink(path):
+                folders.append(path)
+            elif is_inside(path, directory.parent):
+                found.append(path)
+            else:
+                raise ValueError(f"{path} is no regular file below {directory.parent}")
+    return sorted(found)
+
+
+def is_inside(path: epath.Path, directory: epath.Path) -> bool:
+    """Returns whether a path leads to a regular file below a local directory, also by links."""
+    target, home = (pathlib.Path(os.path.realpath(place)) for place in (path, directory))
+    return target.is_file() and target.is_relative_to(home)
 
 
 def _fingerprint(path: epath.Path) -> list[int]:

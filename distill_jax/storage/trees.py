@@ -1,6 +1,8 @@
 """Reading and writing of trees of arrays in Orbax's format, leaf by leaf."""
 
-from collections.abc import Sequence
+import contextlib
+import operator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +12,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
+from distill_jax.runtime.app import cause_of
+from distill_jax.runtime.files import read_json
 from distill_jax.runtime.trees import (
     by_name,
     insert,
@@ -63,7 +67,7 @@ def read(path: epath.Path, like: Tree, advice: str) -> Tree:
       ValueError: if an array does not fit; the message ends with `advice`.
     """
     handler = ocp.StandardCheckpointHandler()  # Orbax's managers would wait for each other.
-    there, wanted = _shapes(handler.metadata(path).tree), _shapes(like)
+    there, wanted = _shapes(_metadata(handler, path, advice)), _shapes(like)
     if there.keys().isdisjoint(filter(is_stacked, wanted)) and any(map(is_stacked, wanted)):
         singles = _single_layers(like)
         if there.keys() == _shapes(singles).keys():
@@ -74,7 +78,8 @@ def read(path: epath.Path, like: Tree, advice: str) -> Tree:
                 f"{path} is intact but does not fit this run: {name} is "
                 f"{there.get(name, 'absent')} there and {wanted.get(name, 'absent')} here; {advice}"
             )
-    return handler.restore(path, args=ocp.args.StandardRestore(like))
+    with _reading(path, advice):
+        return handler.restore(path, args=ocp.args.StandardRestore(like))
 
 
 def as_stored(path: epath.Path, like: Tree, dtype: str | None = None) -> Tree:
@@ -88,13 +93,8 @@ def as_stored(path: epath.Path, like: Tree, dtype: str | None = None) -> Tree:
     Raises:
       ValueError: if the checkpoint's metadata cannot be read.
     """
-    try:
-        there = by_name(ocp.StandardCheckpointHandler().metadata(path).tree)
-    except Exception as error:  # Orbax and TensorStore can raise any exception.
-        raise ValueError(
-            f"{path} cannot be read; move {path.parent} away and run the stage again, or copy it "
-            "anew from where it came"
-        ) from error
+    advice = f"move {path.parent} away and run the stage again, or copy it anew from where it came"
+    there = by_name(_metadata(ocp.StandardCheckpointHandler(), path, advice))
 
     def typed(keys: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         name = name_of(keys)
@@ -103,6 +103,35 @@ def as_stored(path: epath.Path, like: Tree, dtype: str | None = None) -> Tree:
         return leaf.update(dtype=np.dtype(kept))
 
     return jax.tree_util.tree_map_with_path(typed, like)
+
+
+def _metadata(handler: ocp.StandardCheckpointHandler, path: epath.Path, advice: str) -> Tree:
+    """Returns the metadata of the arrays in a checkpoint; raises ValueError if they are damaged."""
+    with _reading(path, advice):
+        for key in read_json(path / "_METADATA")["tree_metadata"]:
+            if "/" in key:
+                raise ValueError(f"an array has the name {key}")
+        tree = handler.metadata(path).tree
+        for name, leaf in by_name(tree).items():
+            if not all(map(operator.le, leaf.storage.chunk_shape, leaf.shape)):
+                raise ValueError(f"{name} of shape {leaf.shape} has chunks of another shape")
+        return tree
+
+
+@contextlib.contextmanager
+def _reading(path: epath.Path, advice: str) -> Iterator[None]:
+    """Turns an error of Orbax or TensorStore about a checkpoint's content into one ValueError.
+
+    Errors of the memory and of buckets, where a restart may succeed, are not changed.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # The libraries can raise any exception.
+        if "://" in str(path):
+            raise
+        raise ValueError(f"{path} cannot be read ({cause_of(error)}); {advice}") from error
 
 
 def _single_layers(like: Tree) -> Tree:

@@ -79,12 +79,12 @@ def test_a_student_of_the_format_before_is_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("stage", 3, "'stage' is 3; expected str"),
-        ("trained", None, "'trained' is None; expected dict"),
-        ("distilled", "yes", "'distilled' is 'yes'; expected bool"),
-        ("data", [], r"'data' is \[\]; expected dict or NoneType"),
-        ("spec", {"x": {}}, "cannot be read: 'cond'|cannot be read: 'shape'"),
-        ("lineage", {"method": {}, "mother": 1}, "cannot be read: .*mother"),
+        ("stage", 3, "stage is 3; expected a name"),
+        ("trained", None, "trained is None; expected an object"),
+        ("distilled", "yes", "distilled is 'yes'; expected true or false"),
+        ("data", [], r"data is \[\]; expected None or an object"),
+        ("spec", {"x": {}}, r"spec.x.shape is None; expected \[height"),
+        ("lineage", {"method": {"name": "sid"}, "mother": 1}, "cannot be read: .*mother"),
     ],
 )
 def test_a_field_of_another_kind_is_named(field, value, message):

@@ -149,6 +149,8 @@ def test_w_outside_the_trained_range_warns_and_inside_does_not(student):
         ({"label": np.arange(3)}, "expected an integer, or 2 of them"),
         ({"w": -0.5}, "expected a number from 0"),
         ({"w": float("nan")}, "expected a number from 0"),
+        ({"w": float("inf")}, "expected a number from 0 to 1000"),
+        ({"num_steps": 10**11}, "expected a whole number to 100,000"),
         ({"w": np.ones(3)}, "or 2 of them"),
         ({"num_steps": 4}, "this student was made for 2"),
     ],
@@ -198,3 +200,28 @@ def test_damaged_weights_are_refused(copy):
     largest.write_bytes(content)
     with pytest.raises(ValueError, match="wrong checksum"):
         distill_jax.load(copy)
+
+
+def test_a_seed_of_32_bits_is_a_key(student):
+    for seed in (0, 2**32 - 1):
+        np.testing.assert_array_equal(
+            student.sample(seed, 2), student.sample(jax.random.key(seed), 2)
+        )
+    for seed in (-1, 2**32, True):
+        with pytest.raises(ValueError, match="expected a whole number from 0 to 4294967295"):
+            student.sample(seed, 2)
+
+
+def test_more_images_than_the_memory_holds_are_refused_before_they_are_drawn(student):
+    with pytest.raises(ValueError, match="take 25,600.0 GB, which is more than half"):
+        Draw(10**11)(student, None)
+
+
+def test_a_network_without_guidance_takes_the_w_of_its_weights(teacher):
+    trained = teacher.trained._replace(guidance=Guidance(fixed_w=1.3))
+    baked = dataclasses.replace(
+        teacher, manifest=dataclasses.replace(teacher.manifest, trained=trained)
+    )
+    np.testing.assert_array_equal(baked.sample(KEY, 2, w=1.3), baked.sample(KEY, 2))
+    with pytest.raises(ValueError, match="this network takes no w"):
+        baked.sample(KEY, 2, w=0.0)

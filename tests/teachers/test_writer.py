@@ -95,7 +95,7 @@ def test_a_teacher_whose_weights_are_gone_ends_the_plan_in_one_message(tmp_path)
     final = write(imported(tmp_path), tmp_path / "out")
     (final / "params").rmtree()
     config = chain(stage("half", "progressive", teacher=str(final), num_steps=2, **RATES))
-    with pytest.raises(ValueError, match=r"stage s00_half: .*params cannot be read; move"):
+    with pytest.raises(ValueError, match=r"stage s00_half: .*params cannot be read \(.*\); move"):
         plan.make(config, tmp_path / "run")
 
 
