@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,17 @@ def live() -> bool:
     return sys.stdout.isatty() or "ipykernel" in sys.modules
 
 
+@contextlib.contextmanager
+def _terminal() -> Iterator[None]:
+    """Lets a run go on in silence when its terminal, or the reader of its output, has ended."""
+    try:
+        yield
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def say(text: str) -> None:
     """Prints a line of a log, see `show`; outside a terminal it begins with the time of day."""
     show(text if live() else time.strftime("[%H:%M:%S] ") + text)
@@ -32,8 +44,9 @@ def say(text: str) -> None:
 def show(text: str) -> None:
     """Prints a result, such as a table, above any progress bar, from process 0 only."""
     if distributed.first():
-        tqdm.write(text)
-        sys.stdout.flush()  # Users read the log file during the run.
+        with _terminal():
+            tqdm.write(text)
+            sys.stdout.flush()  # Users read the log file during the run.
 
 
 def set_damaged_aside(path: epath.Path, fault: str) -> None:
@@ -91,8 +104,9 @@ class Progress:
 
     def update(self, done: int, note: str) -> None:
         """Shows the number of finished items, and a note such as the loss."""
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(done - self._done)
+        with _terminal():
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._done)
         self._done, now = done, time.monotonic()
         if done == self._total or (self._bar.disable and now - self._spoke > 10):
             left = (now - self._began) / max(1, done - self._start) * (self._total - done)
@@ -101,7 +115,8 @@ class Progress:
 
     def close(self) -> None:
         """Removes the bar from the terminal."""
-        self._bar.close()
+        with _terminal():
+            self._bar.close()
 
 
 class StageLog:
