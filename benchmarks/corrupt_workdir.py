@@ -3,9 +3,9 @@
     python benchmarks/corrupt_workdir.py               # 20 minutes
     python benchmarks/corrupt_workdir.py --every=20    # one case of twenty
 
-There are three workdirs of two stages: one stopped in the second stage, one stopped in its report, and
-one complete. Each case damages one file of one of them, repeats the training, loads both networks
-and reads the report. An outcome is right if it is one of these:
+There are three workdirs of two stages: one stopped in the second stage, one stopped in its report,
+and one complete. Each case damages one file of one of them, repeats the training, loads both
+networks and reads the report. An outcome is right if it is one of these:
 
     noticed      one message for the user, and nothing was lost
     set aside    a line says so, and the results are those of an undamaged run
@@ -32,7 +32,7 @@ from etils import epath
 
 from distill_jax.config import base, stage
 from distill_jax.config import pipeline as stages
-from distill_jax.evaluation import compare
+from distill_jax.evaluation import compare, pictures, report
 from distill_jax.run import pipeline, plan
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import is_message, message
@@ -69,12 +69,19 @@ def train(workdir, stop=lambda: False):
 
 
 def results(workdir):
-    """Returns the weights of both stages as bytes, and the rows of the report without times."""
-    found = []
+    """Returns the weights of both stages as bytes, and the rows of the report without times.
+
+    Raises:
+      AssertionError: if the text of the report has other rows, or a picture is not whole.
+    """
+    found, workdir = [], epath.Path(workdir)
     for name in NAMES:
-        leaves = jax.tree.leaves(load(epath.Path(workdir) / name).params)
+        leaves = jax.tree.leaves(load(workdir / name).params)
         found += [np.asarray(leaf).tobytes() for leaf in leaves]
-    rows = json.loads((pathlib.Path(workdir) / "report.json").read_text())["rows"]
+        assert pictures.is_whole(workdir / name / "grid.png")
+    rows = json.loads((workdir / "report.json").read_text())["rows"]
+    assert report.rows_table(rows) in (workdir / "report.md").read_text()
+    assert pictures.is_whole(workdir / "report.png")
     return found, [{k: v for k, v in row.items() if k != "seconds_per_image"} for row in rows]
 
 

@@ -18,6 +18,7 @@ from distill_jax.sampling.batched import Draw
 from distill_jax.sampling.loading import describe, find_parent, read
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
+from distill_jax.storage.checksums import is_intact, with_checksum
 
 # Keys of every row, and the types of their values.
 ROW = (
@@ -220,7 +221,10 @@ def write_report(
     prints = {final.parent.name: checkpoint.fingerprint(final) for final in finals}
     made_of = {"networks": prints, **json.loads(json.dumps(dict(settings)))}
     made_of = {name: value for name, value in made_of.items() if value != ""}
-    if distributed.broadcast_from_first(_rows(workdir / "report.json", made_of) is not None):
+    written = _content(workdir / "report.json", made_of)
+    if distributed.broadcast_from_first(written is not None):
+        if distributed.first():
+            report.restore(workdir, written)
         return False
     networks = (describe(final, layout, parts, allow) for final in finals)
     decoders = [network for network in networks if network.trained.sampler.decodes]
@@ -245,7 +249,7 @@ def write_report(
             note = f"{row['sampler']} at {logging.counted(row['num_steps'], 'step')}"
             progress.update(len(rows), note)
             if first:
-                write_json(partial, {"made_of": made_of, "rows": rows})
+                write_json(partial, with_checksum({"made_of": made_of, "rows": rows}))
             if stop():
                 raise InterruptedError("stopped while measuring")
     finally:
@@ -260,7 +264,13 @@ def write_report(
 
 
 def _rows(path: epath.Path, made_of: Mapping[str, Any]) -> list[Row] | None:
-    """Returns the rows in a file; None if it is missing, or of other networks or settings.
+    """Returns the rows in a file; None as `_content` does."""
+    content = _content(path, made_of)
+    return None if content is None else content["rows"]
+
+
+def _content(path: epath.Path, made_of: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns a file with rows; None if it is missing, or of other networks or settings.
 
     A damaged file is set aside.
     """
@@ -271,8 +281,9 @@ def _rows(path: epath.Path, made_of: Mapping[str, Any]) -> list[Row] | None:
     except ValueError:
         content = {}
     rows = content.get("rows")
-    if isinstance(content.get("made_of"), dict) and isinstance(rows, list) and all(map(_ok, rows)):
-        return rows if content["made_of"] == made_of else None
+    whole = is_intact(content) and isinstance(content.get("made_of"), dict)
+    if whole and isinstance(rows, list) and all(map(_ok, rows)):
+        return content if content["made_of"] == made_of else None
     logging.set_damaged_aside(path, "no rows of a report")
     return None
 

@@ -24,7 +24,7 @@ from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import lookup
 from distill_jax.runtime.sharding import Layout, make_layout
 from distill_jax.runtime.trees import name_of
-from distill_jax.storage import unpickle
+from distill_jax.storage import pytorch
 from distill_jax.typing import Tree
 
 BATCH = 64  # Number of images of a compiled call.
@@ -222,7 +222,7 @@ def _read(path: epath.Path) -> Mapping[str, Any]:
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    return {name: stored.read(()) for name, stored in unpickle.read_state(path).items()}
+    return {name: stored.read(()) for name, stored in pytorch.read_state(path).items()}
 
 
 def _regrouped(batches: Iterable[np.ndarray]) -> Iterable[tuple[np.ndarray, int]]:

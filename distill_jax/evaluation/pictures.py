@@ -19,7 +19,7 @@ from distill_jax.sampling.student import Student
 
 def is_whole(path: epath.Path) -> bool:
     """Returns whether a file begins and ends as a PNG does."""
-    content = path.read_bytes() if path.exists() else b""
+    content = path.read_bytes() if path.is_file() else b""
     return content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82")
 
 

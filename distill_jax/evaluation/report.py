@@ -1,6 +1,7 @@
 """The report of a chain: quality against steps, as JSON, Markdown and a figure."""
 
 import io
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from etils import epath
 from distill_jax.evaluation import figures
 from distill_jax.runtime import logging
 from distill_jax.runtime.files import replace, write_json
+from distill_jax.storage.checksums import with_checksum
 
 Row = dict[str, Any]
 # Definition of an evaluator's distance, by kind; {0} is its name, {1} the number of samples.
@@ -108,9 +110,26 @@ def write(workdir: epath.Path, content: dict[str, Any]) -> None:
     """
     picture = io.BytesIO()
     figures.quality(content).savefig(picture, dpi=110, format="png")
-    replace(workdir / "report.png", picture.getvalue())
-    replace(workdir / "report.md", _text(workdir, content).encode())
-    write_json(workdir / "report.json", content)
+    files = {"report.png": picture.getvalue(), "report.md": _text(workdir, content).encode()}
+    for name, data in files.items():
+        replace(workdir / name, data)
+    prints = {name: zlib.crc32(data) for name, data in files.items()}
+    write_json(workdir / "report.json", with_checksum({**content, "files": prints}))
+
+
+def restore(workdir: epath.Path, content: dict[str, Any]) -> None:
+    """Writes the files beside report.json anew if they are missing, or not as it lists them."""
+    if not isinstance(prints := content.get("files"), dict):
+        return  # An earlier version wrote it.
+    changed = []
+    for path in (workdir / "report.png", workdir / "report.md"):
+        if not path.is_file() or zlib.crc32(path.read_bytes()) != prints.get(path.name):
+            changed.append(path)
+    for path in changed:
+        if path.exists():
+            logging.set_damaged_aside(path, "not as it was written")
+    if changed:
+        write(workdir, content)
 
 
 def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
