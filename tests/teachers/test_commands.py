@@ -92,8 +92,11 @@ def test_a_training_checkpoint_lists_its_entries_and_then_takes_key_and_set(tmp_
     source = student.manifest.lineage.source
     assert source["path"] == str(path)
     assert source["given"] == {
-        "side": 8, "heads": 4, "split_first": False,
-        "schedule": "ddpm", "key": "ema",
+        "side": 8,
+        "heads": 4,
+        "split_first": False,
+        "schedule": "ddpm",
+        "key": "ema",
     }
     kernel = student.params["unet"]["output"]["kernel"]
     np.testing.assert_array_equal(kernel, arrays["out.2.weight"][:3].transpose(2, 3, 1, 0))

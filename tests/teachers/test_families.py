@@ -84,8 +84,12 @@ def test_a_student_of_sid_makes_one_call_at_the_given_noise_level(tmp_path):
 def test_values_of_flags_are_numbers_words_and_lists():
     texts = ("side=64", "split_first=True", "schedule=ddpm", "rate=1e-3", "many=[1, 2]", "x=a=b")
     assert given.parse(texts) == {
-        "side": 64, "split_first": True, "schedule": "ddpm", "rate": 1e-3,
-        "many": [1, 2], "x": "a=b",
+        "side": 64,
+        "split_first": True,
+        "schedule": "ddpm",
+        "rate": 1e-3,
+        "many": [1, 2],
+        "x": "a=b",
     }
     for wrong in (("side",), ("=1",), ("a b=1",), ("a=1", "a=2"), ("key=ema",)):
         with pytest.raises(ValueError, match="is no KEY=VALUE, or its key occurs twice"):
