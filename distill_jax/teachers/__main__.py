@@ -58,6 +58,11 @@ def convert(kind: str, source: epath.Path) -> None:
     config = None if _CONFIG.value is None else _CONFIG.value.to_dict()
     given = parse(_SET.value) | ({} if _KEY.value is None else {KEY: _KEY.value})
     final = importing.convert(kind, source, _OUT.value, config, given)
+    if kind == "edm" and "init_sigma" not in given:
+        logging.say(
+            "read as a teacher; a one-call student of SiD has the same kind of file: import it "
+            "with --set init_sigma=2.5, the noise level of its call"
+        )
     logging.say(f"wrote {final}; next: python -m distill_jax.teachers check {_OUT.value}")
 
 

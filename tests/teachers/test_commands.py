@@ -7,6 +7,7 @@ from PIL import Image
 from distill_jax.sampling.loading import load
 from tests.teachers.pickles import FLOAT, Call, Stored, archive, dump, tensor
 from tests.teachers.test_adm import UNCONDITIONAL, state_of
+from tests.teachers.test_formats import pickled
 from tests.teachers.toys import MLP, config_of, params_of, save
 from tests.test_commands import one_message, run
 
@@ -107,3 +108,10 @@ def test_a_format_of_ones_own_takes_no_values_that_it_does_not_name(tmp_path):
     path.write_bytes(b"x")
     result = run("teachers", "examples.my_teacher:npz", str(path), "--out=o", "--set=a=1")
     assert "takes no --set and no --key" in one_message(*result)
+
+
+def test_an_import_of_edm_says_that_students_of_sid_look_alike(tmp_path):
+    flags = ("edm", str(pickled(tmp_path)), f"--out={tmp_path / 'out'}")
+    code, stdout, stderr = run("teachers", *flags)
+    assert code == 0, stderr
+    assert "read as a teacher; a one-call student of SiD has" in stdout
