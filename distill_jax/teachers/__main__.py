@@ -61,7 +61,7 @@ def convert(kind: str, source: epath.Path) -> None:
     if kind == "edm" and "init_sigma" not in given:
         logging.say(
             "read as a teacher; a one-call student of SiD has the same kind of file: import it "
-            "with --set init_sigma=2.5, the noise level of its call"
+            "with the noise level of its call, such as --set init_sigma=2.5"
         )
     logging.say(f"wrote {final}; next: python -m distill_jax.teachers check {_OUT.value}")
 
