@@ -8,7 +8,6 @@ import os
 import time
 
 from absl import flags
-from ml_collections import config_flags
 
 from distill_jax.models.build import matmul_precision
 from distill_jax.run import costs, devices, pipeline, plan
@@ -16,13 +15,14 @@ from distill_jax.run.caching import keep_programs
 from distill_jax.run.lock import hold
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import needed, run_app
+from distill_jax.runtime.config_file import define_config
 from distill_jax.runtime.files import absolute, default_workdir
 from distill_jax.runtime.preemption import StopFlag
 from distill_jax.sampling.loading import describe
 from distill_jax.training.loop import StoppedError
 from distill_jax.training.profiler import Profile
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, FILE.py or FILE.py:size.")
+_CONFIG = define_config("Config file, FILE.py or FILE.py:size.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Output directory, by default runs/<config>.")
 _RESUME = flags.DEFINE_enum(
     "resume", "auto", ["auto", "force"], "force: continue in a workdir of another config."

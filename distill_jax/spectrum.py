@@ -10,7 +10,6 @@ import numpy as np
 from absl import flags
 from etils import epath
 from matplotlib.figure import Figure
-from ml_collections import config_flags
 
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.pixels import normalise
@@ -18,15 +17,25 @@ from distill_jax.diffusion.schedule import SCHEDULES, Schedule
 from distill_jax.diffusion.spectrum import propose, rapsd, sufficient_time
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import needed, numbers, run_app
+from distill_jax.runtime.config_file import define_config
+from distill_jax.runtime.options import MAX_NUM, MAX_STEPS
 from distill_jax.runtime.registry import EVERYTHING, build
 
 
 def define_flags() -> None:
     """Defines the flags of the command; not at import, because commands share flag names."""
-    config_flags.DEFINE_config_file("config", None, "Config file, FILE.py or FILE.py:size.")
+    define_config("Config file, FILE.py or FILE.py:size.")
     flags.DEFINE_list("resolutions", None, "Sides of the smaller images, by default half the side.")
-    flags.DEFINE_integer("num_steps", 2, "Number of network calls of the student.", lower_bound=1)
-    flags.DEFINE_integer("num", 5000, "Number of training images to measure.", lower_bound=1)
+    flags.DEFINE_integer(
+        "num_steps",
+        2,
+        "Number of network calls of the student.",
+        lower_bound=1,
+        upper_bound=MAX_STEPS,
+    )
+    flags.DEFINE_integer(
+        "num", 5000, "Number of training images to measure.", lower_bound=1, upper_bound=MAX_NUM
+    )
     flags.DEFINE_string("out", "spectrum.png", "File of the figure, a .png.")
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from distill_jax.data import DATASETS, EMBEDDED, Dataset
+from distill_jax.runtime.config_file import define_config
 from distill_jax.runtime.registry import EVERYTHING, build, check_allowed
 from distill_jax.sampling.codecs import read_codec
 from distill_jax.sampling.loading import find_part
@@ -22,7 +22,7 @@ from distill_jax.sampling.student import Student
 def define_flags() -> None:
     """Defines the flags --config and --data; not at import, because commands share flag names."""
     flags.disclaim_key_flags()  # So that the flags are key flags of the command that calls this.
-    config_flags.DEFINE_config_file("config", None, "Config whose data to use.")
+    define_config("Config whose data to use.")
     flags.DEFINE_string(
         "data", None, "Use the data that the student's manifest names, which the message prints."
     )

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 
+from distill_jax.runtime.options import shown
 from distill_jax.runtime.registry import suggestion
 
 # TFLOP/s of one device in dense bfloat16 products, and a pattern of its name in JAX. From NVIDIA's
@@ -18,6 +19,7 @@ DEVICES = {
     "v5p": (459, "TPU v5p?$"),
     "v6e": (918, "TPU v6( lite|e)$"),
 }
+MAX_DEVICES, MAX_PEAK = 1_000_000, 1e6  # A peak in TFLOP/s.
 
 
 class Target(NamedTuple):
@@ -48,17 +50,18 @@ def target(text: str | None) -> Target:
         kind = jax.devices()[0].device_kind
         peaks = [peak for peak, pattern in DEVICES.values() if re.match(pattern, kind)]
         return Target(jax.device_count(), kind, *(peaks or [None]))
-    match = re.fullmatch(r"(\d+)x(\w+|\d+\.\d+)(?:@([\d.]+))?", text.lower())
+    match = re.fullmatch(r"(\d{1,9})x(\w{1,40}|\d+\.\d+)(?:@([\d.]+))?", text.lower())
     number, name, utilisation = match.groups("0.4") if match else ("0", "", "0.4")
     known = name in DEVICES
     hint = "" if known else suggestion(name, DEVICES)
     peak = DEVICES[name][0] if known else _number(name)
     planned = Target(int(number), name if known else "devices", peak, _number(utilisation))
-    if not (planned.count and planned.peak and 0 < planned.utilisation <= 1):
+    fits = 0 < planned.count <= MAX_DEVICES and 0 < (planned.peak or 0) <= MAX_PEAK
+    if not (fits and 0 < planned.utilisation <= 1):
         raise ValueError(
-            f"--plan_for is {text!r}; expected COUNTxDEVICE, such as 8xh100, with DEVICE one of "
-            f"{', '.join(DEVICES)} or a peak in TFLOP/s, and @0.35 after it for another fraction "
-            f"of the peak than 0.4{hint}"
+            f"--plan_for is {shown(text)}; expected COUNTxDEVICE, such as 8xh100, with DEVICE one "
+            f"of {', '.join(DEVICES)} or a peak in TFLOP/s up to {MAX_PEAK:g}, and @0.35 "
+            f"after it for another fraction of the peak than 0.4{hint}"
         )
     return planned
 

@@ -14,6 +14,7 @@ from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import read_json, write_json
 from distill_jax.runtime.options import (
     MAX_LENGTH,
+    MAX_SEED,
     MAX_W,
     TYPES,
     OptionError,
@@ -35,7 +36,7 @@ MAX_BATCH = 2**20
 ITERATIONS = whole(1, high=10**9)
 # Rules for the keys of a config; those of its data, model and schedule are rules of their entries.
 RULES = {
-    "seed": whole(0, high=2**32 - 1),  # A key of JAX has 32 bits of a seed.
+    "seed": whole(0, high=MAX_SEED),
     "batch_size": whole(1, high=MAX_BATCH),
     "microbatches": whole(1, high=MAX_BATCH),
     "updates_per_call": whole(1, high=10_000),

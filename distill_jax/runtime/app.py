@@ -14,9 +14,17 @@ import jax
 from absl import app, flags, logging
 
 from distill_jax.runtime import distributed
+from distill_jax.runtime.config_file import (
+    check_config_file,
+    check_config_value,
+    check_flagfiles,
+    config_of,
+    explain,
+)
 
 PACKAGE = str(pathlib.Path(__file__).parents[1])
 TRANSIENT = (ConnectionAbortedError, ConnectionRefusedError, ConnectionResetError, TimeoutError)
+FLAG_ERRORS = flags.Error, ArithmeticError, AttributeError, KeyError, TypeError, ValueError, OSError
 NETWORK = ("requests", "aiohttp")
 # Characters that a terminal may obey, or that change the order of those after them.
 CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -36,12 +44,6 @@ def run_app(main: Callable[..., int | None], *names: str) -> None:
       *names: names of those arguments; all are required.
     """
 
-    def parse(argv: Sequence[str]) -> list[str]:
-        try:
-            return flags.FLAGS([_underscored(argument) for argument in argv])
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            _end(error)
-
     def run(argv: Sequence[str]) -> None:
         sys.unraisablehook = _unraisable
         if not flags.FLAGS["verbosity"].present:
@@ -56,7 +58,24 @@ def run_app(main: Callable[..., int | None], *names: str) -> None:
             _end(error, 1 if mistake else 70)
         sys.exit(code)
 
-    app.run(run, flags_parser=parse)
+    app.run(run, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses the flags, and runs the file of --config; returns the other words."""
+    file = config_of(argv)
+    try:
+        check_flagfiles(argv)
+        if file is not None:
+            check_config_file(file)
+        rest = flags.FLAGS([_underscored(argument) for argument in argv])
+        if file is not None:
+            check_config_value(file)
+        return rest
+    except Exception as error:
+        if file is not None and (text := explain(error, file)):
+            error = ValueError(text)
+        _end(error, 1 if isinstance(error, FLAG_ERRORS) else 70)
 
 
 def needed(name: str, what: str = ": the directory of a finished run") -> Any:

@@ -15,8 +15,8 @@ def define_flags() -> None:
     """Defines the flags --coordinator, --num_processes and --process_id."""
     flags.disclaim_key_flags()  # So that the flags are key flags of the command that calls this.
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if no launcher sets it.")
-    flags.DEFINE_integer("num_processes", None, "Number of processes of the run.")
-    flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
+    flags.DEFINE_integer("num_processes", None, "Number of processes of the run.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Number of this process, from 0.", lower_bound=0)
 
 
 def join() -> None:

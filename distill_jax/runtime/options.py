@@ -23,6 +23,8 @@ MAX_WIDTH = 2**16  # Of layers, embeddings and sides of images.
 MAX_BLOCKS = 128  # Of a network that traces every block; a scan over blocks takes more.
 MAX_STEPS = 100_000  # Of a sampler or a table of noise levels.
 MAX_W = 1000.0  # Of guidance strengths.
+MAX_NUM = 1_000_000  # Of images that a command draws and keeps in memory.
+MAX_SEED = 2**32 - 1  # A key of JAX has 32 bits of a seed.
 # Errors of a rule about a value of another type than it compares with.
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 

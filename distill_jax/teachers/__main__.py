@@ -11,20 +11,19 @@ python -m distill_jax.teachers check teachers/cifar
 import jax
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
 from distill_jax.evaluation import pictures
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
+from distill_jax.runtime.config_file import define_config
+from distill_jax.runtime.options import MAX_NUM, MAX_STEPS
 from distill_jax.runtime.registry import EVERYTHING, lookup
 from distill_jax.sampling.loading import load
 from distill_jax.teachers import TEACHERS, checks, importing
 from distill_jax.teachers.given import KEY, parse
 
 _OUT = flags.DEFINE_string("out", None, "Directory to write the network to.")
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config that describes the network, if the checkpoint does not."
-)
+_CONFIG = define_config("Config that describes the network, if the checkpoint does not.")
 _SET = flags.DEFINE_multi_string(
     "set", [], "KEY=VALUE, repeated: a fact about the network that the checkpoint does not contain."
 )
@@ -35,8 +34,12 @@ _BASE = flags.DEFINE_multi_string(
 _ALLOW = flags.DEFINE_multi_string(
     "allow", [], "check: code, package.module:Name, that is imported if the network names it."
 )
-_NUM = flags.DEFINE_integer("num", 16, "check: images in the grid.", lower_bound=1)
-_NUM_STEPS = flags.DEFINE_integer("num_steps", 16, "check: DDIM steps at most.", lower_bound=1)
+_NUM = flags.DEFINE_integer(
+    "num", 16, "check: images in the grid.", lower_bound=1, upper_bound=MAX_NUM
+)
+_NUM_STEPS = flags.DEFINE_integer(
+    "num_steps", 16, "check: DDIM steps at most.", lower_bound=1, upper_bound=MAX_STEPS
+)
 
 COLUMNS = 8
 TOLERANCE = 1e-4  # Rounding of float32 after a division by sigma or alpha at the checked times.

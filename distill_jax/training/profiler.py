@@ -9,6 +9,7 @@ import jax
 from etils import epath
 
 from distill_jax.runtime import logging
+from distill_jax.runtime.options import shown
 from distill_jax.training.loop import Call
 
 Iterate = Callable[[Any, Any], tuple]
@@ -30,10 +31,10 @@ class Profile(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Profile":
         """Parses FIRST:LAST or STAGE@FIRST:LAST; raises ValueError for anything else."""
-        match = re.fullmatch(r"(?:(\w+)@)?(\d+):(\d+)", text)
+        match = re.fullmatch(r"(?:(\w+)@)?(\d{1,10}):(\d{1,10})", text)
         if not match or int(match[2]) >= int(match[3]):
             raise ValueError(
-                f"--profile is {text!r}; expected FIRST:LAST, such as 20:25 for the five "
+                f"--profile is {shown(text)}; expected FIRST:LAST, such as 20:25 for the five "
                 "iterations after the 20th, or STAGE@FIRST:LAST"
             )
         return cls(match[1] or "", int(match[2]), int(match[3]))
