@@ -53,10 +53,13 @@ def base() -> ConfigDict:
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             # Iterations between lines of the log, and between saved states. The newest `keep`
             # states are kept, and every state at a multiple of `keep_every` iterations (0: none).
+            # When a stage begins, the other states of the finished ones are deleted, unless
+            # `keep_states` is True.
             "log_every": 50,
             "save_every": 1000,
             "keep": 2,
             "keep_every": 0,
+            "keep_states": False,
             # Guidance strengths of grids and report, the report's samples per row, and the
             # variances at which it also samples the teacher with the ancestral sampler.
             # `features` names a published network, see evaluation.feature_networks; "" is a

@@ -13,7 +13,7 @@ from distill_jax.models.build import matmul_precision
 from distill_jax.run import costs, devices, pipeline, plan
 from distill_jax.run.caching import keep_programs
 from distill_jax.run.lock import hold
-from distill_jax.runtime import distributed, logging
+from distill_jax.runtime import distributed, heartbeat, logging
 from distill_jax.runtime.app import needed, run_app
 from distill_jax.runtime.config_file import define_config
 from distill_jax.runtime.files import absolute, default_workdir
@@ -50,6 +50,16 @@ _PROFILE = flags.DEFINE_string(
     "Iterations to trace for xprof: FIRST:LAST of the first stage that runs, such as 20:25, or "
     "STAGE@FIRST:LAST.",
 )
+_HEARTBEAT = flags.DEFINE_string(
+    "heartbeat", None, "Local file to touch at each sign of progress, for probes of launchers."
+)
+_STALL_MINUTES = flags.DEFINE_float(
+    "stall_minutes",
+    0.0,
+    "End with exit code 75 after so many minutes without progress, 0 never. Longer than the "
+    "longest compilation.",
+    lower_bound=0.0,
+)
 flags.FLAGS["plan"].default_as_str = "'false'"  # Otherwise --help shows the default as true.
 distributed.define_flags()
 
@@ -68,6 +78,7 @@ def main() -> int:
     if _PLAN.value != "false" or _PLAN_FOR.value:
         return _show_costs(run, where)
     keep_programs()
+    heartbeat.watch(_HEARTBEAT.value, _STALL_MINUTES.value)
     stop = StopFlag().install()
     try:
         with hold(workdir) as lock:

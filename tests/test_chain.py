@@ -99,6 +99,11 @@ def test_the_workdir_and_the_manifests_have_the_commit_that_trained_them(chain):
         assert {versions["commit"]} <= {each["commit"] for each in started}
 
 
+def test_only_the_last_stage_still_has_its_states(chain):
+    left = {name: len(list((chain / name / "states").glob("*"))) for name in STAGES}
+    assert left == {**dict.fromkeys(STAGES, 0), STAGES[-1]: 2}
+
+
 def test_manifests_have_steps_times_range_and_lineage(chain):
     manifest = checkpoint.read_manifest(chain / "s05_n0004" / "final")
     trained, lineage = manifest["trained"], manifest["lineage"]
@@ -239,8 +244,9 @@ def test_a_stage_that_diverges_names_stage_iteration_and_last_good_state(tmp_pat
 
 def test_weights_that_the_last_update_made_infinite_are_not_finished(tmp_path):
     config = smoke_config()
-    config.stages.s00_teacher.update(learning_rate=1e38, weight_decay=1e10, steps=1)
+    config.stages.s00_teacher.steps = 1
     run = plan.make(config, tmp_path)
+    config.stages.s00_teacher.update(learning_rate=1e38, weight_decay=1e10)  # As above.
     with pytest.raises(ValueError, match=r"s00_teacher diverged at iteration 1: a weight of "):
         pipeline.run(run, never)
     assert not (tmp_path / "s00_teacher" / "final").exists()

@@ -32,6 +32,8 @@ def train_stage(
     config, spec = run.config, stage.spec
     states = States(stage.directory / "states", config.keep, config.keep_every)
     state, frozen = begin(run, stage, states)
+    for earlier in run.stages[: run.stages.index(stage)] if not config.keep_states else ():
+        States.delete(earlier.directory / "states", config.keep_every)
     done, per_call = int(state.step), config.updates_per_call
     cadence = Cadence(spec.steps, config.log_every, config.save_every, per_call)
     made, iterate = calls(run, stage, cadence, done), make_iterate(run, stage, frozen)

@@ -94,6 +94,7 @@ RESUMABLE = (
     "evaluate",
     "keep",
     "keep_every",
+    "keep_states",
     "log_every",
     "mesh",
     "save_every",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from distill_jax.runtime import distributed
+from distill_jax.runtime import distributed, heartbeat
 from distill_jax.sampling.student import Student
 
 PIXELS = 2**18  # Pixels per batch: 256 images of 32x32, 64 of 64x64.
@@ -66,5 +66,6 @@ class Draw:
             size = min(batch, self.num - start)
             x = student.sample(self.seed, size, part, w, num_steps, variance, start)
             parts.append(distributed.allgather(x))
+            heartbeat.beat()
             self.each(start + size)
         return np.concatenate(parts), time.perf_counter() - began

@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
-from distill_jax.runtime import distributed
+from distill_jax.runtime import distributed, heartbeat
 from distill_jax.runtime.files import absolute, flush, set_aside
 from distill_jax.storage import checksums, trees
 from distill_jax.storage.writing import check_room, guarded, in_background, share, unnamed
@@ -32,6 +32,7 @@ class _Manager(ocp.CheckpointManager):
         super()._finalize_checkpoint(step)
         for folder in (self.directory, self.directory.parent, self.directory.parent.parent):
             flush(folder)
+        heartbeat.beat()
 
 
 class States:
@@ -109,6 +110,20 @@ class States:
         with guarded(self._directory):
             self._manager.wait_until_finished()
             self._manager.close()
+
+    @staticmethod
+    def delete(directory: epath.PathLike, keep_every: int = 0) -> None:
+        """Deletes the states in a directory, but for those at multiples of `keep_every`.
+
+        Only the first process deletes.
+        """
+        directory = absolute(directory)
+        if not distributed.first() or not directory.exists():
+            return
+        for path in list(directory.iterdir()):
+            number = int(path.name) if path.name.isdigit() else None
+            if number is None or not keep_every or number % keep_every:
+                path.rmtree() if path.is_dir() else path.unlink()
 
     def _write_listing(self) -> None:
         """Writes the checksums of a state before its rename; only the first process calls it."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax.runtime import heartbeat
 from distill_jax.training.update import Metrics, TrainState
 from distill_jax.typing import Tree
 
@@ -144,6 +145,7 @@ class _Pending:
                 values.append({name: float(column[i]) for name, column in columns.items()})
                 _check_metrics(step, values[-1])
         if ready:
+            heartbeat.beat()
             self._log(ready[-1][0][-1], values)
 
 

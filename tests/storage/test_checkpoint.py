@@ -80,6 +80,15 @@ def test_states_of_every_so_many_iterations_are_kept_for_good(tmp_path):
     assert States(tmp_path / "states").steps() == [3, 6, 7, 8]
 
 
+def test_deleted_are_all_states_but_those_of_every_so_many_iterations(saved):
+    (saved / "3.orbax-checkpoint-tmp").mkdir()
+    States.delete(saved, keep_every=2)
+    assert [path.name for path in saved.iterdir()] == ["2"]
+    States.delete(saved)
+    States.delete(saved / "absent")
+    assert not list(saved.iterdir())
+
+
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
     """Two stages, with the states of iterations 1 and 2 and a finished network each."""
