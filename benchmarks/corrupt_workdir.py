@@ -1,6 +1,6 @@
 """Damages every file of a workdir in eight ways, and prints what the next command does.
 
-    python benchmarks/corrupt_workdir.py               # 20 minutes
+    python benchmarks/corrupt_workdir.py               # an hour or more
     python benchmarks/corrupt_workdir.py --every=20    # one case of twenty
 
 There are three workdirs of two stages: one stopped in the second stage, one stopped in its report,

@@ -1,6 +1,5 @@
 """Runs a plan: trains the unfinished stages in order, then draws their pictures."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 
@@ -13,7 +12,6 @@ from distill_jax.run.plan import Run
 from distill_jax.run.train import train_stage
 from distill_jax.run.validation import claim
 from distill_jax.runtime import distributed, logging, record
-from distill_jax.runtime.files import append
 from distill_jax.sampling.loading import load
 from distill_jax.training.loop import StoppedError
 from distill_jax.training.profiler import Profile
@@ -64,7 +62,7 @@ def _run(
         profile = profile.of(steps, steps.keys() - {stage.name for stage in todo})
     claim(planned.workdir, planned.config, force, data.record(planned.dataset))
     if todo and distributed.first():
-        append(planned.workdir / "environment.jsonl", json.dumps(record.start()) + "\n")
+        logging.append_line(planned.workdir / "environment.jsonl", record.start())
     precision = matmul_precision(planned.config.matmul_precision)
     with logging.compilations(planned.workdir / "compilations.jsonl"), precision:
         fitted = planned.codec is not None and planned.codec.finish()

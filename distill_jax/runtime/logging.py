@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,11 +56,18 @@ def set_damaged_aside(path: epath.Path, fault: str) -> None:
         say(f"{path}: damaged ({fault}); kept as {aside.name}")
 
 
+def append_line(path: epath.Path, content: Mapping[str, Any]) -> None:
+    """Appends a line to a JSONL file; a folder in its place is set aside."""
+    if path.is_dir():
+        set_damaged_aside(path, "a folder")
+    append(path, json.dumps(content) + "\n")
+
+
 def read_lines(path: epath.Path, **fields: type) -> list[dict[str, Any]]:
     """Returns the objects with these fields in a JSONL file; [] if there is no file.
 
     A kill may cut the last line. A file with any other damage is set aside, and said; what can be
-    read of it is returned.
+    read of it is returned. So is a folder in its place.
 
     Args:
       path: path of the file.
@@ -68,6 +75,9 @@ def read_lines(path: epath.Path, **fields: type) -> list[dict[str, Any]]:
     """
     found, damaged, number = [], "", 0
     if not path.exists():
+        return []
+    if path.is_dir():
+        set_damaged_aside(path, "a folder")
         return []
     with path.open("rb") as file:
         while line := file.readline(MAX_LINE):
@@ -208,7 +218,7 @@ def compilations(path: epath.Path) -> Iterator[None]:
         if listening and event.endswith("backend_compile_duration"):
             line = {"function": details.get("fun_name", ""), "seconds": round(duration_secs, 3)}
             with contextlib.suppress(OSError):  # A run needs no list of its programs.
-                append(path, json.dumps(line) + "\n")
+                append_line(path, line)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

@@ -63,6 +63,16 @@ def test_a_damaged_log_is_set_aside_and_the_stage_goes_on_with_the_lines_that_ca
     assert f"{path}: damaged (line 2); kept as scalars.jsonl.damaged" in capsys.readouterr().out
 
 
+def test_a_folder_in_the_place_of_a_log_is_set_aside(folder, capsys):
+    for name in ("scalars.jsonl", "environment.jsonl"):
+        (folder / name).mkdir()
+    logging.StageLog(folder, "s00", 10, 5).close()
+    logging.append_line(folder / "environment.jsonl", {"host": "a"})
+    assert (folder / "scalars.jsonl").is_file() and (folder / "scalars.jsonl.damaged").is_dir()
+    assert json.loads((folder / "environment.jsonl").read_text()) == {"host": "a"}
+    assert capsys.readouterr().out.count("damaged (a folder)") == 2
+
+
 def test_a_last_line_that_a_kill_cut_is_dropped_in_silence(folder, capsys):
     (folder / "scalars.jsonl").write_bytes(GOOD + b'{"step": 2, "lo')
     logging.StageLog(folder, "s00", 10, 5).close()
