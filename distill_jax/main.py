@@ -13,6 +13,7 @@ from distill_jax.models.build import matmul_precision
 from distill_jax.run import costs, devices, pipeline, plan
 from distill_jax.run.caching import keep_programs
 from distill_jax.run.lock import hold
+from distill_jax.run.rehearsal import rehearse
 from distill_jax.runtime import distributed, heartbeat, logging
 from distill_jax.runtime.app import needed, run_app
 from distill_jax.runtime.config_file import define_config
@@ -60,6 +61,11 @@ _STALL_MINUTES = flags.DEFINE_float(
     "longest compilation.",
     lower_bound=0.0,
 )
+_REHEARSE = flags.DEFINE_bool(
+    "rehearse",
+    True,
+    "At the start, trace every loss and sampler, and check the room on the disk.",
+)
 flags.FLAGS["plan"].default_as_str = "'false'"  # Otherwise --help shows the default as true.
 distributed.define_flags()
 
@@ -82,6 +88,8 @@ def main() -> int:
     stop = StopFlag().install()
     try:
         with hold(workdir) as lock:
+            if _REHEARSE.value:
+                rehearse(run)
             ideal = _ideal_seconds(run, where)
             trained = pipeline.run(run, stop, _RESUME.value == "force", profile, ideal)
             reported = pipeline.report(run, stop, lock)

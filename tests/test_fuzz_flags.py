@@ -55,7 +55,9 @@ def test_a_mutated_command_line_ends_in_its_result_or_one_message(tmp_path, requ
         keys = ["config.seed", "config.model", "config.stages.s00_teacher.steps"]
         names += keys if "config" in names and command == "main" else []
         for name in names:
-            chosen += [(command, (*given, f"--{name}={text}")) for text in TEXTS]
+            # What --out names is written.
+            texts = [f"{tmp_path}/{text}" if name in ("out", "workdir") else text for text in TEXTS]
+            chosen += [(command, (*given, f"--{name}={text}")) for text in texts]
     random.Random(0).shuffle(chosen)
     for command, words in chosen[: 300 if request.config.getoption("--all") else 12]:
         code, _, stderr = forks.run(f"distill_jax.{command}", *words)

@@ -45,7 +45,8 @@ def _grow(resolutions: Sequence[int]) -> bool:
 
 FALLING = Rule(_fall, "times in (0, 1] that fall, such as (1.0, 0.75, 0.5)")
 GROWING = Rule(_grow, "whole numbers from 1 that do not shrink, such as (4, 8)")
-TIMES = both(every(number(0, 1), 1024, 1), FALLING)
+TIMES = both(every(number(0, 1), 1024), FALLING)  # Methods take () for one call at a noise level.
+CALLS = both(every(number(0, 1), 1024, 1), FALLING)
 RESOLUTIONS = both(every(whole(1, high=MAX_WIDTH), 64), GROWING)
 
 
@@ -125,7 +126,7 @@ class Renoise(Sampler):
     new noise: N calls at t_1 (1 - i / N).
     """
 
-    times: tuple[float, ...] = option(TIMES)
+    times: tuple[float, ...] = option(CALLS)
     resolutions: tuple[int, ...] = option(RESOLUTIONS, ())
 
     on_grid = False

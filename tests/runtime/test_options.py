@@ -162,10 +162,8 @@ def test_every_default_satisfies_its_rule(kind):
 
 def test_every_number_of_a_config_and_a_stage_has_a_range():
     own = base().to_dict()
-    assert own.keys() - validation.RULES.keys() == {
-        *("data", "codec", "model", "schedule", "optimizer", "mesh", "evaluate", "stages"),
-        "parameterization",
-    }
+    rest = {key for key in own if key not in validation.RULES}
+    assert all(isinstance(own[key], (str, bool, dict)) for key in rest)
     assert own["evaluate"].keys() == validation.RULES_OF_EVALUATE.keys()
     assert own["optimizer"].keys() == rules_of(optimizer).keys()
     entry = stage("a", "diffusion", steps=1, learning_rate=1e-3)
