@@ -1,21 +1,24 @@
-"""Kills the digits chain at random moments, and compares its results with an undisturbed run.
+"""Kills a chain at random moments, and compares its results with an undisturbed run.
 
-    python benchmarks/kill.py                                # 50 SIGKILLs, 50 SIGTERMs; an hour
-    python benchmarks/kill.py --kills=5 --terms=5 --processes=2
+    python benchmarks/kill.py                                # 12 of each kind, 1 and 2 processes
+    python benchmarks/kill.py --each=50 --kinds=SIGKILL,SIGTERM
     python benchmarks/kill.py --config=configs/digits_guided.py --config.keep=3    # the full size
+    python benchmarks/kill.py --config=benchmarks/kill_chains.py:images   # or :roles, :adapted
 
 For each number of processes there is first an undisturbed run. Then the same command is started
 repeatedly, and each time gets a signal at a random moment, until it ends by itself. This is
 repeated in new workdirs until all signals are sent. A run gets signals of one kind. Every final
 weight must equal that of the undisturbed run bit for bit, every row of the report must be equal
-except for its seconds, and no finished stage may be lost. Unknown arguments go to the command.
+except for its seconds, and no finished stage may be lost; otherwise the exit code is 1. Unknown
+arguments go to the command. benchmarks/faults.py has the faults that are no signals.
 
 Half of the moments are uniform over the remaining time of an undisturbed run. The others are in its
 first seconds, or up to a tenth of a second after a sign: a line about a program (compilation) or a
 scalar (training), the directory of an unfinished state or network (saving), a row of the report
 (evaluation). A random one of several processes gets the signal. After a SIGKILL the others have a
-minute to end by themselves; then they are killed, as by a launcher. After a SIGTERM all must end
-within two minutes, or during the start only the process that got it.
+minute to end by themselves; then they are killed, as by a launcher. After another signal all must
+end within two minutes, or during the start only the process that got it. `twice` is two SIGINTs
+within a fifth of a second; `stop` is SIGSTOP, SIGCONT after two seconds, and then SIGTERM.
 
 The phase in the table follows from the workdir at that moment: `start` before config.json exists,
 `save` while there is a half-written directory, `evaluate` after all stages are finished, `compile`
@@ -45,11 +48,22 @@ from distill_jax import load
 from distill_jax.runtime import logging
 
 ROOT = pathlib.Path(__file__).parent.parent
+# The signals of each kind, with the seconds before each.
+KINDS = {
+    "SIGKILL": [(0.0, signal.SIGKILL)],
+    "SIGTERM": [(0.0, signal.SIGTERM)],
+    "SIGHUP": [(0.0, signal.SIGHUP)],
+    "SIGUSR1": [(0.0, signal.SIGUSR1)],
+    "SIGQUIT": [(0.0, signal.SIGQUIT)],
+    "SIGINT": [(0.0, signal.SIGINT)],
+    "twice": [(0.0, signal.SIGINT), (0.1, signal.SIGINT)],
+    "stop": [(0.0, signal.SIGSTOP), (2.0, signal.SIGCONT), (0.5, signal.SIGTERM)],
+}
 PHASES = ("start", "compile", "train", "save", "evaluate")
 SIGNS = {  # Files that a run writes, by phase.
     "compile": ("config.json", "compilations.jsonl"),
     "train": ("s*/scalars.jsonl",),
-    "save": ("s*/states/*orbax-checkpoint-tmp", "s*/final/params*"),
+    "save": ("s*/states/*orbax-checkpoint-tmp", "s*/final.partial/params*"),
     "evaluate": ("s*/grid.png", "report.rows.json*", "report.json*"),
 }
 
@@ -110,11 +124,13 @@ class Command:
                 codes.append(None)
         return codes
 
-    def signal(self, number, index):
+    def signal(self, kind, index):
         """Signals one process; returns the exit codes of all, and the seconds until they ended."""
+        for pause, number in KINDS[kind]:
+            time.sleep(pause)
+            self._processes[index].send_signal(number)
         began = time.monotonic()
-        self._processes[index].send_signal(number)
-        codes = self.wait(self._patience if number == signal.SIGKILL else 120)
+        codes = self.wait(self._patience if kind == "SIGKILL" else 120)
         return codes, time.monotonic() - began
 
 
@@ -154,11 +170,7 @@ def phase(command, stages):
     if len(finished(workdir)) == stages:
         return "evaluate"
     half = [path for pattern in SIGNS["save"][:1] for path in workdir.glob(pattern)]
-    half += [
-        path
-        for path in workdir.glob("s*/final/params*")
-        if not (path.parent / "manifest.json").exists()
-    ]
+    half += workdir.glob("s*/final.partial/params*")
     if newest(half) > command.began:
         return "save"
     trained = newest(workdir.glob("s*/scalars.jsonl"))
@@ -193,8 +205,8 @@ class Tally:
         self.seconds = []
 
 
-def disturb(command, number, left, undisturbed, tally, rng):
-    """Runs the command to its end, with up to `left` signals; returns how many there were."""
+def disturb(command, kind, left, undisturbed, tally, rng):
+    """Runs the command to its end, with up to `left` disturbances; returns how many there were."""
     whole, marks = undisturbed
     done, sent = finished(command.workdir), 0
     tally.runs += 1
@@ -209,12 +221,12 @@ def disturb(command, number, left, undisturbed, tally, rng):
             return sent
         where = phase(command, len(marks) - 1)
         index = rng.randrange(len(command._processes))
-        codes, seconds = command.signal(number, index)
+        codes, seconds = command.signal(kind, index)
         others = codes[:index] + codes[index + 1 :]
         sent += 1
         tally.phases[where] += 1
         tally.codes[codes[index]] += 1
-        if number == signal.SIGTERM:
+        if kind != "SIGKILL":
             tally.codes.update(others)
             if where == "start":  # Before they join, processes do not get each other's signals.
                 tally.ended += others.count(None)
@@ -257,18 +269,18 @@ def compare(workdir, expected, tally):
 
 
 def table(tallies):
-    titles = ("processes", "signal", *PHASES, "signals", "runs", "stages lost")
+    titles = ("processes", "kind", *PHASES, "signals", "runs", "stages lost")
     titles += ("arrays that differ", "report rows that differ", "exit codes")
-    titles += ("SIGTERMs not obeyed", "seconds until all had ended")
+    titles += ("not obeyed", "seconds until all had ended")
     titles += ("others that had to be killed",)
     lines = []
-    for (processes, number), tally in tallies.items():
+    for (processes, kind), tally in tallies.items():
         codes = ", ".join(f"{code} x {n}" for code, n in sorted(tally.codes.items(), key=str))
         seconds = [f"{f(tally.seconds):.1f}" for f in (np.median, max) if tally.seconds]
         lines.append(
             [
                 str(processes),
-                signal.Signals(number).name,
+                kind,
                 *(str(tally.phases[name]) for name in PHASES),
                 *map(str, (tally.phases.total(), tally.runs, tally.lost, tally.arrays, tally.rows)),
                 codes,
@@ -283,8 +295,8 @@ def table(tallies):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", default="configs/digits_guided.py:smoke")
-    parser.add_argument("--kills", type=int, default=50, help="SIGKILLs, over all processes")
-    parser.add_argument("--terms", type=int, default=50, help="SIGTERMs, over all processes")
+    parser.add_argument("--each", type=int, default=12, help="of each kind, over all processes")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of disturbances")
     parser.add_argument("--processes", default="1,2", help="numbers of processes")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", default="/tmp/kill")
@@ -299,14 +311,14 @@ def main():
         expected, cache = folder / f"undisturbed_{processes}", folder / f"cache_{processes}"
         undisturbed = run_undisturbed(Command(expected, flags, processes, cache))
         print(f"undisturbed, {processes} process(es): {undisturbed[0]:.0f} s", flush=True)
-        for number, total in ((signal.SIGKILL, options.kills), (signal.SIGTERM, options.terms)):
-            left = total * (place + 1) // len(counts) - total * place // len(counts)
-            tally = tallies[processes, number] = Tally()
+        for kind in options.kinds.split(","):
+            left = options.each * (place + 1) // len(counts) - options.each * place // len(counts)
+            tally = tallies[processes, kind] = Tally()
             while left:
-                name = f"{number.name}_{processes}_{tally.runs + 1}"
+                name = f"{kind}_{processes}_{tally.runs + 1}"
                 shared = cache if tally.runs % 2 else None
                 command = Command(folder / name, flags, processes, shared)
-                left -= disturb(command, number, left, undisturbed, tally, rng)
+                left -= disturb(command, kind, left, undisturbed, tally, rng)
                 differ = compare(command.workdir, expected, tally)
                 print(f"{name}: {differ} differ, {left} to go", flush=True)
                 if not differ:

@@ -87,11 +87,11 @@ def test_commands_are_found_in_every_kind_of_document():
     folders = [("benchmarks", ".py"), ("configs", ".py"), ("distill_jax", ".py"), ("docs", ".md")]
     assert kinds >= {*folders, ("launch", ".sh"), ("notebooks", ".ipynb"), ("README.md", ".md")}
     text = "`A=1 launch/slurm.sh -p x`, python -m distill_jax.main --a=...  # why\n"
-    text += "python benchmarks/kill.py --kills=5 \\\n  --terms=5    seconds"
+    text += "python benchmarks/kill.py --each=5 \\\n  --seed=5    seconds"
     assert list(commands_of(re.sub(r"\\\n *", "", text))) == [
         ({"A": "1"}, "launch/slurm.sh", ["-p", "x"]),
         ({}, "distill_jax.main", []),
-        ({}, "benchmarks/kill.py", ["--kills=5", "--terms=5"]),
+        ({}, "benchmarks/kill.py", ["--each=5", "--seed=5"]),
     ]
 
 
