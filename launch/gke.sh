@@ -32,6 +32,7 @@ MEMORY="${MEMORY:-64Gi}"                                      # requested on eac
 SPOT="${SPOT:-1}"                                             # 0: not only spot nodes
 SERVICE_ACCOUNT="${SERVICE_ACCOUNT:-default}"                 # of Kubernetes
 MAX_RESTARTS="${MAX_RESTARTS:-100}"
+STALL_MINUTES="${STALL_MINUTES:-60}"                          # without progress, then all pods restart
 MAX_SECONDS="${MAX_SECONDS:-1209600}"                         # of one start; the JobSet then fails: 14 days
 
 cd "$(dirname "$0")/.."
@@ -42,7 +43,7 @@ fill() {
   local text name mark
   text="$(cat launch/gke_jobset.yaml)"
   for name in NAME SOURCE REF CONFIG WORKDIR ARGS IMAGE ACCELERATOR TOPOLOGY CHIPS_PER_NODE NODES CPU \
-    MEMORY SERVICE_ACCOUNT MAX_RESTARTS MAX_SECONDS; do
+    MEMORY SERVICE_ACCOUNT MAX_RESTARTS STALL_MINUTES MAX_SECONDS; do
     mark="\${$name}"
     while [[ "$text" == *"$mark"* ]]; do
       text="${text%%"$mark"*}${!name}${text#*"$mark"}"

@@ -36,6 +36,7 @@ GPUS="${GPUS:-${SLURM_GPUS_ON_NODE:-8}}"             # on each node
 PER="${PER:-node}"                                   # one process per node or per gpu
 EXTRA="${EXTRA:-cuda}"                               # of setup.py; cuda,gcs for gs://
 MAX_RESTARTS="${MAX_RESTARTS:-20}"                   # after crashes
+STALL_MINUTES="${STALL_MINUTES:-60}"                 # without progress, then it counts as a crash; 0: never
 IMAGE="${IMAGE:-}"                                   # of launch/Dockerfile, for Pyxis; empty: install into .venv
 MOUNTS="${MOUNTS:-$PWD}"                             # folders that the container sees, with commas
 SOURCE=""
@@ -60,7 +61,8 @@ fi
 # shellcheck disable=SC2206
 command=(srun --nodes="$NODES" --ntasks="$((NODES * tasks))" --ntasks-per-node="$tasks"
   --cpu-bind=none --gpu-bind=none ${container[@]+"${container[@]}"}
-  "$python" -m distill_jax.main --config="$CONFIG" --workdir="$WORKDIR" $ARGS)
+  "$python" -m distill_jax.main --config="$CONFIG" --workdir="$WORKDIR"
+  --stall_minutes="$STALL_MINUTES" $ARGS)
 
 submit=(sbatch --nodes="$NODES" --gpus-per-node="$GPUS" ${words[@]+"${words[@]}"} launch/slurm.sh)
 

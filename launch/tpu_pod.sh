@@ -30,6 +30,7 @@ ARGS="${ARGS:---config.mesh.fsdp=8}"                    # further flags of disti
 SOURCE="${SOURCE:-}"                                    # git URL to install from; empty: send this checkout
 REF="${REF:-}"                                          # commit, tag or branch; empty: the commit of this checkout
 MAX_RESTARTS="${MAX_RESTARTS:-100}"                     # largest number of restarts
+STALL_MINUTES="${STALL_MINUTES:-60}"                    # without progress, then all workers restart; 0: never
 MAX_FAILURES="${MAX_FAILURES:-10}"                      # largest number of consecutive failed requests for a slice
 POLL="${POLL:-30}"                                      # seconds between two polls
 KEEP="${KEEP:-0}"                                       # 1: keep the slice after the run
@@ -99,7 +100,7 @@ install() {
 }
 
 start() {
-  on all "cd distill_jax && . launch/xla_tpu.sh && EXTRA=tpu,gcs launch/background.sh start launch/local.sh --config=$CONFIG --workdir=$WORKDIR $ARGS"
+  on all "cd distill_jax && . launch/xla_tpu.sh && EXTRA=tpu,gcs launch/background.sh start launch/local.sh --config=$CONFIG --workdir=$WORKDIR --stall_minutes=$STALL_MINUTES $ARGS"
 }
 
 logs() { on 0 "distill_jax/launch/background.sh follow"; }

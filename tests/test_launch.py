@@ -22,7 +22,8 @@ CHOSEN = {
     "WORKDIR": "gs://mine/runs",
     "ARGS": "--config.mesh.fsdp=2",
 }
-TRAINING = f"--config={CHOSEN['CONFIG']} --workdir={CHOSEN['WORKDIR']} {CHOSEN['ARGS']}"
+PLACES = f"--config={CHOSEN['CONFIG']} --workdir={CHOSEN['WORKDIR']}"
+TRAINING = f"{PLACES} --stall_minutes=60 {CHOSEN['ARGS']}"
 
 
 def environment(commands=None, **variables):
@@ -186,8 +187,25 @@ def test_the_jobset_restarts_pods_but_not_mistakes(clouds):
     assert container["name"] == rule["onExitCodes"]["containerName"]
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
     assert container["resources"]["requests"].keys() > {"google.com/tpu", "cpu", "memory"}
-    assert container["args"][0].rstrip().endswith(f"exec launch/local.sh {TRAINING}")
+    watched = f"--heartbeat=/tmp/heartbeat --stall_minutes=60 {CHOSEN['ARGS']}"
+    assert container["args"][0].rstrip().endswith(f"exec launch/local.sh {PLACES} {watched}")
     assert "gke-spot" not in dry_run("gke.sh", clouds, SPOT="0")
+
+
+@pytest.mark.parametrize(("minutes", "healthy"), [(None, True), (1, True), (61, False)])
+def test_the_probe_of_a_pod_ends_a_process_whose_heartbeat_is_old(
+    clouds, tmp_path, minutes, healthy
+):
+    """Before the first beat, while the pod installs, there is no file."""
+    jobset = yaml.safe_load(dry_run("gke.sh", clouds))
+    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    file = tmp_path / "heartbeat"
+    if minutes:
+        file.touch()
+        os.utime(file, 2 * (time.time() - 60 * minutes,))
+    probe = pod["containers"][0]["livenessProbe"]["exec"]["command"]
+    probe = [part.replace("/tmp/heartbeat", str(file)) for part in probe]
+    assert (subprocess.run(probe).returncode == 0) == healthy
 
 
 def test_the_skypilot_job_recovers_when_stopped_but_not_from_mistakes():
