@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from distill_jax.data import DATASETS, EMBEDDED, Dataset
+from distill_jax.runtime import logging
 from distill_jax.runtime.config_file import define_config
 from distill_jax.runtime.registry import EVERYTHING, build, check_allowed
 from distill_jax.sampling.codecs import read_codec
@@ -51,6 +52,13 @@ def choose(student: Student, values: Any) -> Mapping[str, Any]:
         raise ValueError(f"the data are of shape {shape}, the network's {own}")
     if labels > 1 and classes not in (0, labels):
         raise ValueError(f"the data have {labels} classes; the network was trained on {classes}")
+    trained = student.manifest.lineage.data.get("fingerprint", "")
+    found = dataset.summary.fingerprint if trained else ""
+    if found != trained:
+        logging.say(
+            f"the data are not those that the network was trained on: their fingerprint is "
+            f"{found or 'unknown'}, and was {trained}; classes may have other numbers"
+        )
     return data
 
 

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 from ml_collections import ConfigDict
 
-from distill_jax.data import EMBEDDED
+from distill_jax.data import DATASETS, EMBEDDED
 from distill_jax.evaluation import chosen_data
 from distill_jax.evaluation.chosen_data import named
 from distill_jax.sampling.loading import describe
@@ -80,6 +80,18 @@ def test_data_of_another_number_of_classes_are_refused(choose):
     noise = {"name": "noise", "size": 8, "channels": 1, "num_classes": 3, "count": 9}
     with pytest.raises(ValueError, match="the data have 3 classes; the network was trained on 10"):
         choose(OUTSIDE, config=ConfigDict({"data": noise}))
+
+
+def test_data_that_changed_since_the_training_are_said(choose, chain, capsys):
+    assert choose({"name": "digits"})
+    assert capsys.readouterr().out == ""
+    student = describe(chain)
+    lineage = dataclasses.replace(student.manifest.lineage, data={"fingerprint": "before"})
+    manifest = dataclasses.replace(student.manifest, lineage=lineage)
+    values = SimpleNamespace(config=None, data=None, allow=())
+    chosen_data.choose(dataclasses.replace(student, manifest=manifest), values)
+    now = DATASETS["digits"]().summary.fingerprint
+    assert f"fingerprint is {now}, and was before" in capsys.readouterr().out
 
 
 def test_data_of_another_shape_are_refused(choose):
