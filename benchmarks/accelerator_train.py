@@ -17,6 +17,7 @@ from distill_jax.config import pipeline as chain
 from distill_jax.evaluation import compare
 from distill_jax.run import costs, devices, pipeline, plan
 from distill_jax.run.finish import finish
+from distill_jax.run.lock import hold
 from distill_jax.runtime import logging
 from distill_jax.runtime.preemption import StopFlag
 from distill_jax.storage.states import States
@@ -104,7 +105,8 @@ def draw(size, data_dir, workdir, out):
     found = [dataclasses.replace(each, directory=out / each.name) for each in finished + reached]
     if not found:
         return {"networks": []}
-    pipeline.draw_grids(dataclasses.replace(run, stages=tuple(found)), lambda: False)
+    with hold(out) as lock:
+        pipeline.draw_grids(dataclasses.replace(run, stages=tuple(found)), lambda: False, lock)
     data, settings = run.config.data.to_dict(), run.config.evaluate.to_dict()
     compare.write_report(out, data, settings, lambda: False)
     return {"networks": [each.name for each in found]}

@@ -43,7 +43,9 @@ class StopFlag:
     def install(self) -> "StopFlag":
         """Handles SIGNALS from now on; main thread only, after distributed.start."""
         self._together = jax.process_count() > 1
-        heard = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        # Shells let background commands ignore SIGINT and SIGQUIT, but `kill` means what it says.
+        heard = [n for n in SIGNALS if not (nohup and n == signal.SIGHUP)]
         if self._together:
             for number in heard:
                 if number != signal.SIGTERM:
