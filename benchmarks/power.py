@@ -29,7 +29,7 @@ class Record:
     def __init__(self, folder):
         self._folder, self._lock = pathlib.Path(folder), threading.RLock()
         self._inside, self._fsync = threading.local(), os.fsync
-        self._contents, self._names, self._open = {}, {}, []
+        self._contents, self._names, self._open = {}, {}, {}
         self._seen, self.cuts, self._on = {}, [], False
 
     @contextlib.contextmanager
@@ -42,7 +42,7 @@ class Record:
             yield self
         finally:
             os.fsync, self._on = self._fsync, False
-            for file in self._open:
+            for file in self._open.values():
                 os.close(file)
 
     def _heard(self, event, arguments):
@@ -55,12 +55,14 @@ class Record:
         self._fsync(file)
         with self._lock, self._quiet():
             status = os.fstat(file)
+            if status.st_ino not in self._open:  # While it is open, no other file gets its number.
+                self._open[status.st_ino] = os.open(f"/proc/self/fd/{file}", os.O_RDONLY)
+            file = self._open[status.st_ino]
             if stat.S_ISDIR(status.st_mode):
                 with os.scandir(file) as entries:
                     self._names[status.st_ino] = {e.name: e.inode() for e in entries}
             else:
                 self._contents[status.st_ino] = os.pread(file, status.st_size, 0)
-            self._open.append(os.dup(file))  # So that its number goes to no other file.
         self._cut("fsync")
 
     @contextlib.contextmanager
