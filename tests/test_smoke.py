@@ -139,12 +139,12 @@ def check_mixture(name, workdir):
 def test_the_second_stage_of_dmd2_starts_from_both_networks_that_the_first_left(tmp_path):
     workdir = epath.Path(tmp_path / "dmd2")
     last = "stages.s02_gan."
-    run = check_images(DMD2, workdir, **{last + "learning_rate": 0.0, last + "keep_fake": True})
+    run = check_images(DMD2, workdir, **{last + "learning_rate": 1e-30, last + "keep_fake": True})
     _, first, second = run.stages
     begun = second.start.directory, second.fake_start.directory
     assert begun == (first.directory, first.directory)
     assert second.roles.discriminator == "spatial"
-    # A learning rate of 0 changes nothing, so the second stage ends with its first weights.
+    # Such a learning rate changes nothing, so the second stage ends with its first weights.
     students, fakes = (
         [read(stage.directory, run.layout) for stage in (first, second)]
         for read in (load_own, functools.partial(load_own, name="fake"))
