@@ -33,6 +33,8 @@ from distill_jax import load
 from distill_jax.runtime import logging
 from distill_jax.runtime.trees import by_name
 from distill_jax.storage import safetensors
+from distill_jax.storage.weights import of_array
+from distill_jax.teachers import native
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # This file is a script.
 
@@ -188,8 +190,9 @@ def commands(bench):
     """Returns for kills of other commands whether their second start has the undisturbed result."""
     student, found = bench.expected / "s01_n0001", []
     file, before = bench.folder / "weights.safetensors", kill.weights(bench.expected)
-    arrays = by_name(load(bench.expected / "s00_teacher").params)
-    safetensors.write(file, {name: np.asarray(leaf) for name, leaf in arrays.items()})
+    leaves = native.leaves(load(bench.expected / "s00_teacher").params)
+    arrays = {leaf.name: np.full(leaf.shape, 0.1, np.float32) for _, leaf in leaves}
+    safetensors.write(file, {name: of_array(array) for name, array in arrays.items()})
     starts = {
         "sample": lambda out: ("sample", f"--student={student}", "--num=200", f"--out={out}.npy"),
         "evaluate": lambda out: (
