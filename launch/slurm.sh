@@ -5,7 +5,7 @@
 #   launch/slurm.sh --dry-run    prints the commands, runs nothing
 # The variables are at the top of this file.
 # The exit code is 0 after a complete run, and 1 after a user error, which is not requeued. The job
-# is requeued after 143 and 130 (stopped, state saved), and up to MAX_RESTARTS times after a crash.
+# is requeued after 129, 130, 131, 138 and 143 (stopped, state saved), and up to MAX_RESTARTS times after a crash.
 # `scancel JOB` ends it for good; launch/slurm.sh with the same WORKDIR resumes the run.
 #SBATCH --job-name=distill
 #SBATCH --exclusive
@@ -105,7 +105,7 @@ done
 again=0
 case "$code" in
   0 | 1) ;;
-  130 | 143) again=1 ;;
+  129 | 130 | 131 | 138 | 143) again=1 ;;
   *) [ "${SLURM_RESTART_COUNT:-0}" -ge "$MAX_RESTARTS" ] || again=1 ;;
 esac
 # A cancelled job is not requeued.
