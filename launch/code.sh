@@ -62,7 +62,8 @@ pack() {
   elif [ "$DRY_RUN" = 1 ] || [ "$COMMIT" = "$REF" ]; then
     run git archive --format=tar.gz --output="$1" "${REF:-HEAD}"
   elif [ "$REF" = none ]; then
-    tar -czf "$1" --exclude='.venv*' --exclude=./runs --exclude=__pycache__ .
+    tar -czf "$1" --exclude='.venv*' --exclude=./runs --exclude=__pycache__ --exclude='./.[a-z]*_cache' \
+      --exclude=./.git .
   else
     git ls-files -z --cached --others --exclude-standard | while read -r -d '' file; do
       [ ! -e "$file" ] || printf '%s\0' "$file"
