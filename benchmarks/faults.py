@@ -38,7 +38,7 @@ from distill_jax.teachers import native
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # This file is a script.
 
-from benchmarks import kill, power  # noqa: E402
+from benchmarks import kill, power  # noqa: E402 - needs the path above.
 
 CONFIG = f"--config={kill.ROOT / 'benchmarks' / 'kill_chains.py'}"
 DISKS = (40, 100, 200, 400, 800, 1600)  # Sizes in kB.

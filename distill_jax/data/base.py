@@ -25,7 +25,7 @@ class Rows(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a dataset holds, for the plan of a run and to notice changes.
+    """A summary of a dataset, for the plan of a run and to notice changes.
 
     Attributes:
       counts: number of examples in each split; {} if it is unknown.

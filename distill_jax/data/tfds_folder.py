@@ -237,6 +237,6 @@ def _number(value: Any, high: int) -> int | None:
 
 
 def all_names() -> list[str]:
-    """Returns the names of the datasets that TFDS knows."""
+    """Returns the names of the datasets that TFDS can prepare."""
     names: list[str] = tensorflow_datasets.list_builders(with_community_datasets=False)
     return names

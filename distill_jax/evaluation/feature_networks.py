@@ -23,6 +23,7 @@ from distill_jax.models import efficientnet, inception
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import lookup
 from distill_jax.runtime.sharding import Layout, make_layout
+from distill_jax.runtime.text import reason
 from distill_jax.runtime.trees import name_of
 from distill_jax.storage import pytorch
 from distill_jax.typing import Tree
@@ -47,6 +48,7 @@ class Kind(NamedTuple):
       shift: number that is subtracted from a pixel, 0 to 255, before it is divided by 128.
       files: names under which its weights are published.
       advice: where to get them.
+      is_fid: whether its distances have the names FID, KID and MIND, without the network's.
     """
 
     module: Callable[[], Any]
@@ -55,6 +57,7 @@ class Kind(NamedTuple):
     shift: float
     files: tuple[str, ...]
     advice: str
+    is_fid: bool = False
 
 
 KINDS = {
@@ -70,6 +73,7 @@ KINDS = {
         ),
         "get pt_inception-2015-12-05-6726825d.pth from the releases of github.com/mseitzer/"
         "pytorch-fid (torch-fidelity's file has the same weights)",
+        is_fid=True,
     ),
     "efflite0": Kind(
         efficientnet.EfficientNetLite0,
@@ -98,6 +102,20 @@ class FeatureNetwork:
     digest: str
     variables: Tree = dataclasses.field(repr=False)
     layout: Layout = dataclasses.field(repr=False)
+
+    @property
+    def is_fid(self) -> bool:
+        """Whether this is FID's network."""
+        return KINDS[self.name].is_fid
+
+    def named(self, metric: str) -> str:
+        """Returns the name of a metric in these features: MIND is MIND-<network> but in FID's."""
+        return metric if self.is_fid else f"{metric}-{self.name}"
+
+    @property
+    def distance(self) -> str:
+        """The name of the Frechet distance: FID or FD-<network>."""
+        return "FID" if self.is_fid else self.named("FD")
 
     def __call__(self, batches: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
         """Returns features of images by name, float32: "pooled", "logits" and others it has.
@@ -220,9 +238,21 @@ def _variables(kind: Kind, file: epath.Path) -> Tree:
 def _read(path: epath.Path) -> Mapping[str, Any]:
     """Returns the arrays of a file by their names in PyTorch."""
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        return read_npz(path)
     return {name: stored.read(()) for name, stored in pytorch.read_state(path).items()}
+
+
+def read_npz(path: epath.Path) -> Mapping[str, np.ndarray]:
+    """Returns the arrays of an .npz file, without objects; raises ValueError if it is damaged."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except OSError:
+        raise
+    except Exception as error:  # zipfile, numpy and zlib have many.
+        raise ValueError(
+            f"{path} cannot be read as .npz ({reason(error)}); copy it anew"
+        ) from error
 
 
 def _regrouped(batches: Iterable[np.ndarray]) -> Iterable[tuple[np.ndarray, int]]:

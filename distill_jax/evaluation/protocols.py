@@ -17,6 +17,7 @@ from distill_jax.diffusion.pixels import normalise, to_uint8
 from distill_jax.diffusion.spec import is_point
 from distill_jax.evaluation.convnet import MIN_UPDATES, ConvNet
 from distill_jax.evaluation.feature_networks import FeatureNetwork, load_network
+from distill_jax.evaluation.references import MAX_FEATURES
 from distill_jax.metrics.features import Classifier
 from distill_jax.metrics.frechet import Target, frechet_distance, moments
 from distill_jax.metrics.neighbours import neighbour_scores
@@ -28,7 +29,6 @@ from distill_jax.runtime.sharding import make_layout
 Row = dict[str, Any]
 MAX_REFERENCE_IMAGES = 50_000  # Largest number of images of a split in the statistics.
 MLP_MAX_PIXELS = 1024  # Largest number of values in an image for the perceptron as classifier.
-MAX_FEATURES = 10_000  # Number of real features for neighbours, MIND and the classifier.
 NEIGHBOURS = 5_000  # Number of points, and of samples, for the recall of points.
 
 
@@ -168,9 +168,7 @@ class PublishedEvaluator(Evaluator):
 
     def __init__(self, dataset: Dataset, network: FeatureNetwork):
         self._network = network
-        fid = network.name == "inception"
-        self.name = "FID" if fid else f"FD-{network.name}"
-        self._mind = "MIND" if fid else f"MIND-{network.name}"
+        self.name, self._mind = network.distance, network.named("MIND")
         train, test = (dataset.images(split, MAX_REFERENCE_IMAGES) for split in ("train", "test"))
         real = self._features(train.x)
         order = np.random.default_rng(0).permutation(len(real))

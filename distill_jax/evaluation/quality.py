@@ -73,14 +73,12 @@ def measure(
         **(made or {}),
     }
     protocol = ", ".join(f"{key} {value}" for key, value in facts.items())
-    is_fid = network.name == "inception"
-    named = (lambda name: name) if is_fid else (lambda name: f"{name}-{network.name}")
-    distance = "FID" if is_fid else named("FD")
-    few = (
-        f"{count:,} images are few for {size:,} features: {distance} is biased upwards; compare "
-        f"{named('MIND')}, or more images"
-    )
-    few = few if count < 5 * size else ""
+    distance, few = network.distance, ""
+    if count < 5 * size:
+        few = (
+            f"{count:,} images are few for {size:,} features: {distance} is biased upwards; "
+            f"compare {network.named('MIND')}, or more images"
+        )
 
     target = Target(reference.moments)
     value, error = target.distance(pooled), _jackknife(target.distance, pooled)
@@ -92,12 +90,12 @@ def measure(
     if "spatial" in found and (stored := reference.spatial) is not None:
         value = Target(stored).distance(found["spatial"])
         scores["sFID"] = Score(value, None, protocol, few)
-    if is_fid:
+    if network.is_fid:
         splits = min(SPLITS, count // 2)
         value, error = inception_score(found["logits"], splits)
         scores["IS"] = Score(value, error, f"{protocol}, splits {splits}")
     if reference.features.ndim == 2:
-        _add_of_features(scores, named, pooled, reference.features, protocol)
+        _add_of_features(scores, network.named, pooled, reference.features, protocol)
     return scores
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from distill_jax.evaluation.feature_networks import FeatureNetwork
+from distill_jax.evaluation.feature_networks import FeatureNetwork, read_npz
 from distill_jax.metrics.frechet import Moments, Target, moments
 from distill_jax.metrics.resizing import RESIZES
 from distill_jax.runtime.files import absolute, replace
@@ -125,7 +125,7 @@ def read_reference(
       ValueError: if the file is damaged or has no moments, or does not say the resize.
     """
     path = absolute(path)
-    arrays = _read(path)
+    arrays = read_npz(path)
     if {"mu", "sigma"} - set(arrays):
         raise ValueError(f"{path} is no reference: it has {_named(arrays)}, and no mu and sigma")
     found = Moments(*(np.asarray(arrays[key], np.float64) for key in ("mu", "sigma")))
@@ -160,18 +160,6 @@ def read_reference(
         f"{path.name}: the FID of its own {len(images):,} images to its stored moments is "
         f"{apart:.2f}; the stored moments count, as in ADM's evaluator"
     )
-
-
-def _read(path: epath.Path) -> Mapping[str, np.ndarray]:
-    """Returns the arrays of an .npz file, without objects."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except OSError:
-        raise
-    except Exception as error:  # zipfile, numpy and zlib have many.
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise ValueError(f"{path} cannot be read as .npz ({reason}); copy it anew") from error
 
 
 def _check(path: epath.Path, found: Moments) -> None:

@@ -42,7 +42,8 @@ def mind(
     """Returns the Monge Inception Distance and its standard error over directions.
 
     It is 3 d times the mean over directions of the squared difference of the sorted projections
-    (2605.06797). It needs no covariance, so a few thousand features are enough for d = 2,048.
+    (Berthet et al. 2026, arXiv:2605.06797). It needs no covariance, so a few thousand features are
+    enough for d = 2,048.
 
     Args:
       real: features (n, d).

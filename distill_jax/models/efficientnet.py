@@ -30,7 +30,7 @@ STAGES = (
 
 
 class Features(NamedTuple):
-    """What the network returns: `pooled` means (b, 1280) and `logits` (b, 1000), float32."""
+    """The outputs of the network: `pooled` means (b, 1280) and `logits` (b, 1000), float32."""
 
     pooled: jax.Array
     logits: jax.Array
@@ -75,7 +75,7 @@ class _Block(nn.Module):
 class _Depthwise(nn.Module):
     """A convolution of each channel by itself, as a sum of shifted products.
 
-    XLA fuses the sum, and on CPUs is four times as fast as with a grouped convolution.
+    XLA fuses the sum; its grouped convolutions are slow on CPUs.
     """
 
     side: int

@@ -27,12 +27,13 @@ Branch = tuple["Conv | tuple[Conv, ...]", ...]  # Convolutions in a row; a tuple
 
 
 class Features(NamedTuple):
-    """What the network returns.
+    """The outputs of the network.
 
     Attributes:
       pooled: means over the last block, float32 (b, 2048); the features of FID.
-      spatial: first seven channels of the first branch of Mixed_6d, float32 (b, 2023); the
-        features of sFID (Nash et al. 2021, arXiv:2103.03841), in the order (row, column, channel).
+      spatial: first seven channels of the first branch of Mixed_6d, float32 (b, 2023), in the
+        order (row, column, channel); the features of sFID (Nash et al. 2021, arXiv:2103.03841),
+        if ADM's layer mixed_6/conv is this branch after its ReLU.
       logits: logits of the classes without bias, float32 (b, 1008), as Inception Score needs them.
     """
 

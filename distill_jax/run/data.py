@@ -12,6 +12,7 @@ from distill_jax.data.base import Summary, check, summarise
 from distill_jax.data.decoding import ADVICE
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import absolute, read_json
+from distill_jax.runtime.text import printable
 
 PATHS = ("path", "data_dir")  # Options of the package's datasets that are paths.
 MANY = 20_000  # Images that are opened in seconds.
@@ -46,7 +47,7 @@ def show(name: str, dataset: Dataset) -> list[str]:
     if found.passed:
         more = ["..."] if len(found.passed) > SHOWN else []
         lines.append(f"  passed over: {'; '.join([*found.passed[:SHOWN], *more])}")
-    return [_printable(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def _classes(found: Summary) -> str:
@@ -59,17 +60,12 @@ def _classes(found: Summary) -> str:
     return f"{number:,} classes: {', '.join(name[:40] for name in shown)}"
 
 
-def _printable(text: str) -> str:
-    """Replaces characters of file names that a terminal would obey."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
 def check_images(dataset: Dataset, known: Mapping[str, Any]) -> None:
     """Opens all images of a dataset, each process a share, unless that was done for this run.
 
     Args:
       dataset: the dataset.
-      known: content of the run's data.json, which is written after the check.
+      known: content of the run's data.json, which the run writes after this check.
 
     Raises:
       ValueError: for images that cannot be used, with their number and the first names.

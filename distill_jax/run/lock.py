@@ -29,9 +29,8 @@ SILENCE = 120.0  # Seconds without one, as seen from another machine.
 ABANDONED = 600.0  # Age of the last one, by the clocks of two machines, that needs no waiting.
 FIELDS = {
     **dict.fromkeys(("run", "host", "started", "container", "boot", "since"), str),
-    "pid": int,
+    **dict.fromkeys(("pid", "beat"), int),
 }
-FIELDS["beat"] = int
 
 _HELD: dict[tuple[int, str], "Lock"] = {}  # By process, because a fork copies this.
 

@@ -88,9 +88,9 @@ def report(planned: Run, stop: Callable[[], bool], lock: Lock) -> bool:
         lock.check_here()
         return stop()
 
-    data, settings = planned.config.data.to_dict(), planned.config.evaluate.to_dict()
+    images, settings = planned.config.data.to_dict(), planned.config.evaluate.to_dict()
     given = planned.layout, planned.parts, planned.allow
-    return compare.write_report(planned.workdir, data, settings, stopped, *given)
+    return compare.write_report(planned.workdir, images, settings, stopped, *given)
 
 
 def draw_grids(planned: Run, stop: Callable[[], bool], lock: Lock) -> None:

@@ -226,7 +226,7 @@ def claim(
     if there is not None:
         both = (flat(kept(tree)) for tree in (there, new))
         lines = [f"  {line}" for line in changes(*both)]
-        kind = "another config" if lines or not seen else "other data"
+        kind = "another config" if lines else "other data"
         if seen and data:
             lines += [f"  {line}" for line in changes(flat(seen, "data"), flat(data, "data"))]
         if lines and not force:

@@ -44,7 +44,12 @@ def reason(error: Exception, length: int = 200) -> str:
     if not all(isinstance(part, (str, int, float)) for part in error.args):
         return kind
     text = " ".join(f"{kind}: {error}"[: 4 * length].split())
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:length])
+    return printable(text[:length])
+
+
+def printable(text: str) -> str:
+    """Replaces line breaks and the characters that a terminal would obey by question marks."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _small(value: Any) -> bool:

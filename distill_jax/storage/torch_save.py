@@ -30,7 +30,7 @@ def open_zip(file: BinaryIO, content: np.ndarray, budget: Budget) -> Any:
     PREFIX/data.pkl is the pickle, PREFIX/data/KEY the bytes of a storage, PREFIX/byteorder "little"
     or "big" (absent before torch 2.1, which means little).
     """
-    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # The last record of the archive.
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # Private; nothing else reads the last record alone.
     if end[zipfile._ECD_SIZE] > MAX_LISTING:  # type: ignore[attr-defined]
         raise ForbiddenError("its archive has more entries than any network")
     archive = zipfile.ZipFile(file)

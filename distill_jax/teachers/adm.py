@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from distill_jax.runtime.options import choice, whole
 from distill_jax.runtime.text import plain, short
 from distill_jax.teachers import families
 from distill_jax.teachers.base import Imported
@@ -22,8 +23,6 @@ from distill_jax.teachers.given import (
     MAX_WIDTH,
     YES_NO,
     check_given,
-    one_of,
-    size,
 )
 from distill_jax.teachers.leaves import Dialect, Leaf, Path, State, expected, take
 
@@ -74,11 +73,11 @@ RELEASED = {
 }
 # What can be given, and its rule.
 GIVEN = {
-    "side": size(1, MAX_SIDE),
-    "heads": size(1, 1024),
-    "head_channels": size(1, 1024),
+    "side": whole(1, high=MAX_SIDE),
+    "heads": whole(1, high=1024),
+    "head_channels": whole(1, high=1024),
     "split_first": YES_NO,
-    "schedule": one_of(("iddpm", "ddpm")),
+    "schedule": choice(("iddpm", "ddpm")),
     "label_dropout": DROPOUT,
 }
 EXAMPLES = {"side": 64, "heads": 4, "split_first": "false", "schedule": "ddpm"}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from distill_jax.diffusion.prediction import SIGMA_DATA
 from distill_jax.diffusion.schedule import Karras
 from distill_jax.diffusion.trained import Renoise
+from distill_jax.runtime.options import Rule, choice, every, number, whole
 from distill_jax.runtime.text import plain, short
 from distill_jax.teachers import families
 from distill_jax.teachers.base import Imported
@@ -24,11 +25,7 @@ from distill_jax.teachers.given import (
     MAX_WIDTH,
     check_given,
     check_value,
-    one_of,
     one_value,
-    real,
-    several,
-    size,
 )
 from distill_jax.teachers.leaves import Dialect, Leaf, Path, State, expected, take
 
@@ -65,29 +62,29 @@ FAMILIES = {"SongUNet": SONG_DEFAULTS, "DhariwalUNet": DHARIWAL_DEFAULTS}
 UNUSED = ("use_fp16", "augment_dim")
 # The rule for every other option of a description.
 RULES = {
-    "img_resolution": size(1, MAX_SIDE),
-    "img_channels": size(1, MAX_CHANNELS),
-    "label_dim": size(0, MAX_CLASSES),
-    "sigma_min": real(0, 1e6),
-    "sigma_max": real(0),
+    "img_resolution": whole(1, high=MAX_SIDE),
+    "img_channels": whole(1, high=MAX_CHANNELS),
+    "label_dim": whole(0, high=MAX_CLASSES),
+    "sigma_min": number(0, 1e6),
+    "sigma_max": Rule(lambda v: v == math.inf or number(0).allows(v), "a number from 0, or inf"),
     "sigma_data": one_value(SIGMA_DATA),
-    "model_type": one_of(FAMILIES),
-    "model_channels": size(2, MAX_WIDTH),
-    "channel_mult": several(size(1, 64), 1, 12),
+    "model_type": choice(FAMILIES),
+    "model_channels": whole(2, high=MAX_WIDTH),
+    "channel_mult": every(whole(1, high=64), 12, 1),
     "channel_mult_emb": one_value(4),
-    "num_blocks": size(1, MAX_BLOCKS),
-    "attn_resolutions": several(size(1, MAX_SIDE), 0, 12),
+    "num_blocks": whole(1, high=MAX_BLOCKS),
+    "attn_resolutions": every(whole(1, high=MAX_SIDE), 12, 0),
     "dropout": DROPOUT,
     "label_dropout": DROPOUT,
-    "embedding_type": one_of(("positional", "fourier")),
-    "channel_mult_noise": size(1, 64),
-    "encoder_type": one_of(("standard", "residual")),
+    "embedding_type": choice(("positional", "fourier")),
+    "channel_mult_noise": whole(1, high=64),
+    "encoder_type": choice(("standard", "residual")),
     "decoder_type": one_value("standard"),
-    "resample_filter": several(real(-1000, 1000), 1, 16),
+    "resample_filter": every(number(-1000, 1000), 16, 1),
 }
 REALS = ("sigma_min", "sigma_max", "dropout", "label_dropout")  # Also read from text.
 ARRAYS_OF_BLOCK = 8  # A residual block has at least as many.
-GIVEN = {"init_sigma": real(Karras().sigma_min, Karras().sigma_max)}
+GIVEN = {"init_sigma": number(Karras().sigma_min, Karras().sigma_max)}
 LAYERS = {
     "norm_0": "norm0",
     "conv_0": "conv0",

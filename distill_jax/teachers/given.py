@@ -1,11 +1,10 @@
 """Values that a checkpoint does not contain and the user gives, and limits of those it contains."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from distill_jax.runtime.options import Rule
+from distill_jax.runtime.options import Rule, number
 from distill_jax.runtime.registry import suggestion
 from distill_jax.runtime.text import short
 
@@ -14,52 +13,18 @@ MAX_BLOCKS = 64  # Residual blocks on the way down; the largest published networ
 MAX_SIDE, MAX_CHANNELS, MAX_WIDTH, MAX_CLASSES = 4096, 64, 16_384, 1_000_000
 
 
-def size(low: int, high: int) -> Rule:
-    """Returns the rule for a whole number from `low` to `high`, both included."""
-    return Rule(
-        lambda value: type(value) is int and low <= value <= high,
-        f"a whole number from {low} to {high:,}",
-    )
-
-
-def real(low: float | int, high: float | int = math.inf) -> Rule:
-    """Returns the rule for a number from `low` to `high`, both included, and not NaN."""
-    return Rule(
-        lambda value: type(value) in (int, float) and low <= value <= high,
-        f"a number from {low:g} to {high:g}",
-    )
-
-
-def several(rule: Rule, low: int, high: int) -> Rule:
-    """Returns the rule for a list of `low` to `high` values, each of which satisfies a rule."""
-    return Rule(
-        lambda value: (
-            type(value) in (list, tuple)
-            and low <= len(value) <= high
-            and all(map(rule.holds, value))
-        ),
-        f"a list of {low} to {high} entries, each {rule.expected}",
-    )
-
-
-def one_of(names: Iterable[str]) -> Rule:
-    """Returns the rule for one of the names."""
-    known = tuple(names)
-    return Rule(lambda value: type(value) is str and value in known, f"one of {', '.join(known)}")
-
-
 def one_value(value: Any) -> Rule:
     """Returns the rule for the only value that is supported, of the same type."""
     return Rule(lambda found: type(found) is type(value) and found == value, f"only {value!r}")
 
 
 YES_NO = Rule(lambda value: type(value) is bool, "true or false")
-DROPOUT = real(0, 1)
+DROPOUT = number(0, 1)
 
 
 def check_value(name: str, value: Any, rule: Rule) -> None:
     """Raises ValueError unless a value of a file or a flag satisfies its rule."""
-    if not rule.holds(value):
+    if not rule.allows(value):
         raise ValueError(f"{name} is {short(value)}; expected {rule.expected}")
 
 

@@ -14,12 +14,13 @@ import numpy as np
 from etils import epath
 
 from distill_jax.config import PAPER_UNETS
+from distill_jax.runtime.options import whole
 from distill_jax.runtime.text import plain, reason, short
 from distill_jax.runtime.trees import by_name
 from distill_jax.storage.entries import listed
 from distill_jax.storage.weights import mapped, of_array
 from distill_jax.teachers.base import Imported, configured
-from distill_jax.teachers.given import check_given, size, split_key
+from distill_jax.teachers.given import check_given, split_key
 from distill_jax.typing import Tree
 
 UNET = {"name": "unet", "logsnr_input": "inv_cos", "resblock_resample": True}
@@ -93,7 +94,7 @@ def _steps(path: epath.PathLike, value: Any) -> int:
     steps = (
         value.item() if isinstance(value, (np.ndarray, np.generic)) and not value.ndim else value
     )
-    if steps is not None and not size(0, MAX_STEPS).holds(steps):
+    if steps is not None and not whole(0, high=MAX_STEPS).allows(steps):
         raise ValueError(
             f"{path} has num_sample_steps {short(steps)}; expected a whole number from 0 to "
             f"{MAX_STEPS:,}"

@@ -156,6 +156,12 @@ def test_weights_of_another_network_are_refused(tmp_path, change, message):
         load_network("efflite0", tmp_path / "other.npz")
 
 
+def test_weights_that_are_cut_short_are_refused(lite_file, tmp_path):
+    (tmp_path / "lite.npz").write_bytes(lite_file.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="lite.npz cannot be read as .npz"):
+        load_network("efflite0", tmp_path / "lite.npz")
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(KeyError, match="unknown feature network 'inceptoin'.*did you mean"):
         load_network("inceptoin")

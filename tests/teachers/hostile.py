@@ -443,6 +443,11 @@ def training_states():
     steps = (10**9, -1, 2**63, math.nan, 8.0, {"a": 1}, "8", b"8", [8], True)
     for value in (*steps, array([2], "int32", bytes(8)), array([], "bool", b"\1", 3)):
         yield f"steps {value!r:.40}", msgpack.packb({"ema_params": CONV, "num_sample_steps": value})
+    yield from messages()
+
+
+def messages():
+    """Yields msgpack files that are wrong in their bytes or their structure."""
     raw = {
         "timestamp": b"\x81\xaaema_params\xd6\xff\0\0\0\0",
         "array of 2^32": b"\xdd\xff\xff\xff\xff",

@@ -231,8 +231,9 @@ def test_a_precision_stays_but_for_double_which_becomes_single(there, here):
     np.testing.assert_array_equal(found.read(()), bias.astype(jnp.dtype(here)), strict=True)
 
 
-def test_noise_levels_stay_within_those_that_the_network_is_for():
-    kwargs = {**DDPMPP, "sigma_min": 0.01, "sigma_max": 1000.0}
+@pytest.mark.parametrize("highest", [1000.0, np.inf])  # inf is the default of EDM's code.
+def test_noise_levels_stay_within_those_that_the_network_is_for(highest):
+    kwargs = {**DDPMPP, "sigma_min": 0.01, "sigma_max": float(highest)}
     teacher = edm.convert("EDMPrecond", kwargs, state_of(DDPMPP))
     assert teacher.schedule == {"name": "karras", "sigma_min": 0.01, "sigma_max": 80.0}
 
