@@ -20,6 +20,9 @@ from distill_jax.data.tfds_folder import Prepared, all_names, misplaced, open_fo
 from distill_jax.runtime.options import choice, whole
 from distill_jax.runtime.registry import suggestion
 
+# Datasets that are published without loss, so that a copy that went through JPEG is another one.
+LOSSLESS = ("cifar10", "cifar100")
+
 
 @dataclasses.dataclass(eq=False)
 class Tfds(ImageDataset):
@@ -62,6 +65,13 @@ class Tfds(ImageDataset):
             for split in self.splits
         )
         self.num_labels = self.num_labels or self._prepared.num_labels
+
+    @property
+    def title(self) -> str:
+        """The name for distances: cifar10-jpeg for a copy of CIFAR-10 that went through JPEG."""
+        first = self._prepared.split(self.splits[0])[0].data
+        lossy = self.dataset.partition(":")[0] in LOSSLESS and first.startswith(b"\xff\xd8")
+        return f"{self.dataset}-jpeg" if lossy else self.dataset
 
     @property
     def summary(self) -> Summary:

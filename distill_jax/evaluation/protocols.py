@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from distill_jax.data import DATASETS, Dataset, Source
+from distill_jax.data.tfds import Tfds
 from distill_jax.diffusion.pixels import normalise, to_uint8
 from distill_jax.diffusion.spec import is_point
 from distill_jax.evaluation.convnet import MIN_UPDATES, ConvNet
@@ -38,6 +39,8 @@ class Evaluator(abc.ABC):
     Attributes:
       name: name of the distance, a key of every row.
       definition: what the distance is, for evaluators of published networks; "" for others.
+      dataset: name of the dataset, with the side of its images where that is an option.
+      images: number of training images that samples are compared with.
       floor: distances between real images: two halves of the training images ("halves"), and
         training against test images ("test").
       real_recall: recall of one half of the training images by the other.
@@ -48,16 +51,19 @@ class Evaluator(abc.ABC):
 
     name: str
     definition: str = ""
+    dataset: str = ""
+    images: int
     floor: dict[str, float]
     real_recall: float
     real_accuracy: float | None = None
     rotation_accuracy: float | None = None
 
     def summary(self) -> dict[str, Any]:
-        """Returns the name of the distance and the measures of real images."""
+        """Returns the name of the distance, its reference, and the measures of real images."""
         return {
             "name": self.name,
             "definition": self.definition,
+            "reference": {"dataset": self.dataset, "images": self.images},
             "floor": self.floor,
             "real_recall": self.real_recall,
             "real_accuracy": self.real_accuracy,
@@ -94,15 +100,22 @@ def make_evaluator(data: Mapping[str, Any], features: str = "") -> Evaluator:
         classifier that is trained on the data.
     """
     dataset = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset)
-    if is_point(dataset.spec.x.shape):
-        return PointEvaluator(dataset)
-    if features:
-        layout = make_layout({"data": -1}, jax.local_devices())  # Only the first process measures.
-        return PublishedEvaluator(dataset, load_network(features, layout=layout))
     name = data.get("dataset", data["name"].rpartition(":")[2])
+    if isinstance(dataset, Tfds):
+        name = dataset.title
     if "path" in data:  # The name of the folder, so that the distances of two folders differ.
         name = pathlib.PurePath(data["path"]).name
-    return ImageEvaluator(dataset, f"FD-{name.replace('/', '_')}")
+    found: Evaluator
+    if is_point(dataset.spec.x.shape):
+        found = PointEvaluator(dataset)
+    elif features:
+        layout = make_layout({"data": -1}, jax.local_devices())  # Only the first process measures.
+        found = PublishedEvaluator(dataset, load_network(features, layout=layout))
+    else:
+        found = ImageEvaluator(dataset, f"FD-{name.replace('/', '_')}")
+    kind = f"{data['name']} " if "path" in data else ""
+    found.dataset = f"{kind}{name}" + (f" {data['size']}x{data['size']}" if "size" in data else "")
+    return found
 
 
 class ImageEvaluator(Evaluator):
@@ -119,7 +132,7 @@ class ImageEvaluator(Evaluator):
     def __init__(self, dataset: Dataset, name: str, least: int = MIN_UPDATES):
         train, test = (dataset.images(split, MAX_REFERENCE_IMAGES) for split in ("train", "test"))
         labelled = dataset.num_labels > 1
-        self.name = name
+        self.name, self.images = name, len(train.x)
         self._classifier: Classifier | ConvNet
         if np.prod(dataset.spec.x.shape) <= MLP_MAX_PIXELS and labelled:
             train, test = (Source(normalise(part.x), part.label) for part in (train, test))
@@ -170,7 +183,7 @@ class PublishedEvaluator(Evaluator):
         self._network = network
         self.name, self._mind = network.distance, network.named("MIND")
         train, test = (dataset.images(split, MAX_REFERENCE_IMAGES) for split in ("train", "test"))
-        real = self._features(train.x)
+        real, self.images = self._features(train.x), len(train.x)
         order = np.random.default_rng(0).permutation(len(real))
         self._real, self._target = real[np.sort(order[:MAX_FEATURES])], Target(moments(real))
         halves = [real[part] for part in np.array_split(order, 2)]
@@ -216,7 +229,7 @@ class PointEvaluator(Evaluator):
 
     def __init__(self, dataset: Dataset):
         train, test = (dataset.images(split, MAX_REFERENCE_IMAGES) for split in ("train", "test"))
-        self._real, self._label = _flat(train.x), train.label
+        self._real, self._label, self.images = _flat(train.x), train.label, len(train.x)
         points, labels = _halves(self._real), _halves(self._label)
         self.floor = {
             "halves": _mean(by_class(points[0], labels[0], points[1], labels[1])),

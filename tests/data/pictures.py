@@ -70,6 +70,17 @@ class Rooms(Pictures):
             yield i, {"photo": example["image"]}
 
 
+class Lossy(Pictures):
+    """A TFDS dataset of pictures that went through JPEG."""
+
+    def _generate_examples(self, count, start=0):
+        for i, example in super()._generate_examples(count, start):
+            image = io.BytesIO()
+            Image.fromarray(picture(i)).save(image, "JPEG")
+            image.seek(0)
+            yield i, {**example, "image": image}
+
+
 class Numbered(Pictures):
     """A TFDS dataset whose labels are whole numbers without a number of classes."""
 

@@ -8,9 +8,10 @@ import sys
 import pytest
 from tensorflow_datasets.core import read_only_builder
 
+from distill_jax.data import tfds
 from distill_jax.data.tfds import Tfds
 from distill_jax.data.tfds_folder import MAX_BYTES
-from tests.data.pictures import Numbered, write_tfds
+from tests.data.pictures import CIFAR10, Lossy, Numbered, write_tfds
 
 EVIL = "evil_feature.X"
 TEXT = "tensorflow_datasets.core.features.text_feature.Text"
@@ -212,3 +213,18 @@ def test_a_prepared_dataset_says_what_it_is(folder):
     missing = Tfds("pictures", 4, str(folder), num_labels=3).summary
     assert (missing.classes, missing.fingerprint) == (("0", "1", "2"), "")
     assert missing.notes[0].startswith("not read here: data_dir ")
+
+
+def test_a_copy_that_went_through_jpeg_has_another_name_if_its_dataset_is_without_loss(
+    prepared, tmp_path, monkeypatch
+):
+    lossy = Tfds("lossy", 4, str(write_tfds(tmp_path, Lossy)))
+    assert lossy.title == "lossy"  # As ImageNet, which is published as JPEG.
+    monkeypatch.setattr(tfds, "LOSSLESS", ("lossy", "pictures"))
+    assert lossy.title == "lossy-jpeg"
+    assert Tfds("pictures", 4, str(prepared)).title == "pictures"
+
+
+@pytest.mark.skipif(not CIFAR10.exists(), reason="the folder of CIFAR-10 is not there")
+def test_the_copy_of_cifar10_beside_the_repository_is_named_by_its_jpeg():
+    assert Tfds("cifar10", 32, str(CIFAR10)).title == "cifar10-jpeg"
