@@ -26,6 +26,7 @@ def get_config(size="full"):
     check_size(size, *SIZES)
     batch, *updates, most, start = SIZES[size]
     config = cifar10()
+    config.published = "meng_2023/cifar10"
     config.evaluate.w = (0.0, 0.3, 1.0, 2.0, 4.0)  # The paper's.
     if size == "gpu":
         small = dict(channels=128, embedding=512, multipliers=(1, 2, 2), blocks=2, attention=(16,))

@@ -14,6 +14,7 @@ def get_config(size="full"):
     """Returns the config of the chain teacher -> 4096, 2048, ..., 1 steps."""
     check_size(size, "full", "smoke")
     config = cifar10()
+    config.published = "salimans_2022/cifar10"
     config.data.labelled = False
     config.parameterization = "x"
     # The teacher's 800,000 updates are from memory of the paper; its appendix may say 3e-4.

@@ -23,6 +23,7 @@ def get_config(size="full"):
     """Returns the config of the chain teacher -> one call."""
     check_size(size, "full", "smoke")
     config = cifar10()
+    config.published = "zhou_2024/cifar10"
     config.batch_size = 256
     config.matmul_precision = "highest"  # Their training loop forbids TF32.
     config.stages = pipeline(

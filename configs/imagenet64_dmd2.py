@@ -18,6 +18,7 @@ def get_config(size="full"):
     check_size(size, "full", "one_stage", "smoke")
     config = imagenet64(dtype="bfloat16")
     config.evaluate.w = (0.0,)
+    config.published = "yin_2024/imagenet64"
     student = dict(
         teacher="teacher",
         batch_size=280,  # 7 GPUs with 40 images each.
@@ -37,6 +38,7 @@ def get_config(size="full"):
         stage("gan", "dmd2", **last, **student, **gan),
     ]
     if size == "one_stage":
+        config.published += "_one_stage"
         stages = [stage("gan", "dmd2", steps=193_500 // 5, learning_rate=2e-6, **student, **gan)]
     teacher = paper_teacher(steps=550_000, learning_rate=3e-4, label_dropout=0.1)
     config.stages = pipeline(teacher, *stages)

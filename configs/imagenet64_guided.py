@@ -24,6 +24,7 @@ def get_config(size="full"):
     """Returns the config of teacher -> guided -> 512, ..., 2 stochastic, 512, ..., 1 steps."""
     check_size(size, "full", "deterministic", "stochastic", "smoke")
     config = imagenet64(dtype="bfloat16")
+    config.published = "meng_2023/imagenet64"
     config.evaluate.w = (0.0, 0.3, 1.0, 2.0, 4.0)
     rates = dict(learning_rate=3e-4, warmup=1000, decay_to=1.0, ema_decay=0.9999, num_steps=1024)
     w_range = (0.0, 4.0)

@@ -22,6 +22,7 @@ def get_config(size="full"):
     """Returns the config of the chain teacher -> 512, 256, ..., 1 steps."""
     check_size(size, "full", "smoke")
     config = imagenet64()
+    config.published = "salimans_2022/imagenet64"
     config.parameterization = "both"
     config.evaluate.w = (0.0,)
     teacher = paper_teacher(steps=550_000, learning_rate=3e-4, label_dropout=0.0)

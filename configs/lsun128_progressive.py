@@ -25,6 +25,7 @@ def get_config(size="full"):
     """Returns the config of the chain teacher -> 512, 256, ..., 1 steps."""
     check_size(size, *DATASETS)
     config = base()
+    config.published = "salimans_2022/lsun128"
     config.data = dict(name="tfds", dataset=DATASETS[size], data_dir="", size=128, num_labels=1)
     config.data.update(splits=("train", "validation"), resize="triangle")
     config.model = paper_unet("lsun128")

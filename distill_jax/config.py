@@ -73,6 +73,8 @@ def base() -> ConfigDict:
             # Names package.module:Name of code that the directory of a teacher may import, in
             # addition to the names in this config.
             "allow": (),
+            # Published numbers to compare with, an entry of evaluation.published.PUBLISHED.
+            "published": "",
             "stages": {},
         },
         convert_dict=True,

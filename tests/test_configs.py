@@ -147,7 +147,7 @@ def leaves(tree, path):
 
 
 def test_every_key_is_read(monkeypatch, tmp_path):
-    """The run of two stages or its report reads every key by its name."""
+    """The plan of two stages, their run or its report reads every key by its name."""
     rates = {"steps": 1, "learning_rate": 1e-3}
     config = base()
     config.data = {"name": "mixture", "count": 64}
@@ -158,6 +158,7 @@ def test_every_key_is_read(monkeypatch, tmp_path):
     reads = Reads(config)
     reads.record(monkeypatch)
     run = plan.make(config, tmp_path)
+    assert plan.show(run)
     assert pipeline.run(run, stop=lambda: False)
     data, settings = config.data.to_dict(), config.evaluate.to_dict()
     assert compare.write_report(run.workdir, data, settings, stop=lambda: False)

@@ -15,6 +15,7 @@ from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.trained import SAMPLERS, Sampler, Trained, name_of
 from distill_jax.evaluation.feature_networks import find
+from distill_jax.evaluation.published import headline
 from distill_jax.methods import METHODS, Method
 from distill_jax.models import DISCRIMINATORS
 from distill_jax.models.adapters import Adapted, merged
@@ -294,6 +295,7 @@ def show(run: Run) -> str:
             f"{sizes} images {'x'.join(map(str, run.dataset.spec.x.shape))} "
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
             *show_data(run.config.data.name, run.dataset),
+            *([f"published by {headline(name)}"] if (name := run.config.published) else []),
             f"workdir {run.workdir}, code {record.short_commit()}",
             *cautions(run.config, run.stages),
         )

@@ -9,6 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from distill_jax.evaluation.feature_networks import KINDS
+from distill_jax.evaluation.published import PUBLISHED
 from distill_jax.run.data import absolute_paths, read_record
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import read_json, write_json
@@ -48,6 +49,7 @@ RULES = {
         ("default", "high", "highest", "bfloat16", "tensorfloat32", "float32")
     ),
     "allow": typed(tuple[str, ...]),
+    "published": choice(("", *PUBLISHED)),
 }
 RULES_OF_STAGES = {
     "new": typed(tuple[str, ...]),
@@ -97,6 +99,7 @@ RESUMABLE = (
     "keep_states",
     "log_every",
     "mesh",
+    "published",
     "save_every",
     "updates_per_call",
 )

@@ -41,7 +41,7 @@ def run_app(main: Callable[..., int | None], *names: str) -> None:
 
     Args:
       main: function of the command, which is called with the arguments that are not flags.
-      *names: names of those arguments; all are required.
+      *names: names of those arguments; all are required. A last name with "..." is one or more.
     """
 
     def run(argv: Sequence[str]) -> None:
@@ -115,7 +115,7 @@ def _underscored(argument: str) -> str:
 
 def _arguments(given: Sequence[str], names: Sequence[str]) -> Sequence[str]:
     """Returns the arguments after checking that their number is the number of names."""
-    if len(given) > len(names):
+    if len(given) > len(names) and not (names and names[-1].endswith("...")):
         rest = f"{' '.join(names)} and --flags are all" if names else "everything is a --flag"
         raise ValueError(f"unexpected argument {given[len(names)]!r}; {rest}")
     if len(given) < len(names):
