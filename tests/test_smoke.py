@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 
 from distill_jax.diffusion.analytic import ring
-from distill_jax.evaluation import compare
+from distill_jax.evaluation import beside, compare, records
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
 from distill_jax.run import pipeline, plan
@@ -79,6 +79,8 @@ def run_smoke(name, workdir, **changes):
         assert np.isfinite([json.loads(line)["loss"] for line in lines]).all()
         assert (stage.directory / "grid.png").exists()
     rows = json.loads((workdir / "report.json").read_text())["rows"]
+    table = beside.show([records.of_workdir(workdir)])
+    assert all(row["stage"] in table for row in rows)
     x = load(workdir).sample(jax.random.key(0), 2)
     assert x.shape == (2, *run.dataset.shape)
     return run, rows, x

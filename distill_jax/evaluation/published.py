@@ -211,7 +211,7 @@ def _where(number: Published) -> str:
     """Returns the stage, or its steps and w, in words."""
     if number.steps is None:
         return f"({number.stage})"
-    w = "" if number.w == 0 else f" at w = {strength(number)}"
+    w = "" if number.w == 0 else f", w {strength(number)}"
     return f"in {number.steps} {'step' if number.steps == 1 else 'steps'}{w}"
 
 
