@@ -1,23 +1,30 @@
 """Draws images from a finished network.
 
 python -m distill_jax.sample --student=runs/digits_guided --num=100 --w=2 --out=grid.png
+python -m distill_jax.sample --student=runs/cifar10_guided --num=50000 --w=0 --out=samples.npz
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from absl import flags
 from etils import epath
 
+from distill_jax.diffusion.pixels import to_uint8
 from distill_jax.diffusion.spec import is_point
 from distill_jax.evaluation import pictures
+from distill_jax.evaluation.image_files import Unfinished
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import needed, run_app
-from distill_jax.runtime.files import absolute
+from distill_jax.runtime.files import absolute, written
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import loading
 from distill_jax.sampling.batched import Draw
 from distill_jax.sampling.student import Student
+from distill_jax.storage import checkpoint
 
 
 def define_flags() -> None:
@@ -33,41 +40,96 @@ def define_flags() -> None:
         "variance", None, "Ancestral sampling with this variance: 0 small, 1 large, or between."
     )
     flags.DEFINE_integer("seed", 0, "Seed of the noise.", 0, 2**32 - 1)
-    flags.DEFINE_string("out", "grid.png", "A .png grid, or a .npy array (num, h, w, c).")
+    flags.DEFINE_string(
+        "out",
+        "grid.png",
+        "A .png grid, a .npy array (num, h, w, c) of floats, an .npz of uint8 as ADM's evaluator "
+        "reads it, or a folder (a name without a dot, or with / at its end) of numbered PNGs.",
+    )
 
 
 def main() -> None:
     """Draws the images and writes --out."""
     values = flags.FLAGS
     directory, out = needed("student"), absolute(values.out)
-    if out.suffix not in (".png", ".npy"):
-        raise ValueError(f"--out={out} ends in neither .png nor .npy")
+    is_set = out.suffix in ("", ".npz") or values.out.endswith("/")
+    if not is_set and out.suffix not in (".png", ".npy"):
+        raise ValueError(
+            f"--out={values.out} ends in neither .png, .npy nor .npz; a folder's name ends in /"
+        )
     distributed.join()
     if distributed.first():
         out.parent.mkdir(parents=True, exist_ok=True)
     layout = make_layout({"data": -1})
     student = loading.load(directory, layout, loading.parts(values), values.allow)
-    progress = logging.Progress("sample", values.num)
-    draw = Draw(
-        values.num,
-        seed=values.seed,
-        label=values.label,
-        each=lambda done: progress.update(done, student.manifest.stage),
-    )
-    try:
+    (_write_set if is_set else _write_one)(student, out, values)
+    calls = logging.counted(student.calls(values.w, values.num_steps), "network call")
+    images = logging.counted(values.num, "image")
+    if distributed.first():
+        logging.say(f"{images}, {calls} each, by {student.manifest.stage}: {out}")
+
+
+def _write_one(student: Student, out: epath.Path, values: Any) -> None:
+    """Writes a grid, a scatter of points or an array of floats."""
+    with _drawing(student, values) as draw:
         x, _ = draw(student, values.w, values.num_steps, values.variance)
-    finally:
-        progress.close()
     if not distributed.first():
         return
     if out.suffix == ".npy":
-        with out.open("wb") as file:
+        with written(out) as path, path.open("wb") as file:
             np.save(file, x)
     else:
         _draw(out, x, student, values.label)
-    calls = logging.counted(student.calls(values.w, values.num_steps), "network call")
-    images = logging.counted(len(x), "image")
-    logging.say(f"{images}, {calls} each, by {student.manifest.stage}: {out}")
+
+
+def _write_set(student: Student, out: epath.Path, values: Any) -> None:
+    """Writes an .npz or a folder in batches, from where an earlier command was stopped."""
+    files = None
+    if distributed.first():
+        files = Unfinished(out, values.num, student.image_shape, _made(student, values))
+    done = distributed.broadcast_from_first(files.done if files else 0)
+    with _drawing(student, values, done) as draw:
+        given = student, values.w, values.num_steps, values.variance
+        for first, x in draw.batches(*given, start=done):
+            if files:
+                files.add(first, to_uint8(x))
+    if files:
+        files.finish(draw.labels(student))
+
+
+@contextlib.contextmanager
+def _drawing(student: Student, values: Any, done: int = 0) -> Iterator[Draw]:
+    """Yields the sampling that the flags describe, with a progress bar."""
+    progress = logging.Progress("sample", values.num, done)
+    try:
+        yield Draw(
+            values.num,
+            seed=values.seed,
+            label=values.label,
+            each=lambda drawn: progress.update(drawn, student.manifest.stage),
+        )
+    finally:
+        progress.close()
+
+
+def _made(student: Student, values: Any) -> dict[str, Any]:
+    """Returns how the images are made, for the protocol of numbers that are measured on them."""
+    sampler, guidance = student.sampler(values.num_steps), student.trained.guidance
+    w = values.w
+    if w is None:
+        w = guidance.fixed_w if guidance.w_range is None else guidance.w_range[0]
+    name = "ancestral" if values.variance is not None else type(sampler).__name__.lower()
+    print_of = checkpoint.fingerprint(student.directory) if student.directory else 0
+    optional = {"variance": values.variance, "label": values.label}
+    return {
+        "stage": student.manifest.stage,
+        "weights": f"{print_of:08x}",
+        "sampler": name,
+        "steps": int(sampler.num_steps),
+        "w": float(w),
+        "seed": values.seed,
+        **{key: value for key, value in optional.items() if value is not None},
+    }
 
 
 def _draw(out: epath.Path, x: np.ndarray, student: Student, label: int | None) -> None:

@@ -1,11 +1,12 @@
 """Files on a local disk or in a bucket: paths, atomic writes, JSON and JSONL."""
 
+import contextlib
 import errno
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -56,6 +57,37 @@ def replace(path: epath.Path, content: bytes) -> None:
     flush(partial)
     partial.replace(path)
     flush(path.parent)
+
+
+@contextlib.contextmanager
+def written(path: epath.Path) -> Iterator[epath.Path]:
+    """Yields a path beside a local file, which gets the file's name at the end without an error."""
+    partial = path.parent / f"{path.name}{PARTIAL}"
+    yield partial
+    flush(partial)
+    partial.replace(path)
+    flush(path.parent)
+
+
+def private_folder(name: str) -> pathlib.Path:
+    """Returns distill_jax/NAME in XDG_CACHE_HOME or ~/.cache, created for its owner only.
+
+    Raises:
+      OSError: if it cannot be created, belongs to another user, or others can write to it.
+      RuntimeError: if the user has no home.
+    """
+    given = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
+    folder = given if given.is_absolute() else pathlib.Path.home() / ".cache"
+    for part in ("distill_jax", name):
+        folder /= part
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise PermissionError(
+                f"{folder} belongs to another user, or others can write to it; remove it, or run "
+                f"chmod 700 {folder}"
+            )
+    return folder
 
 
 def set_aside(path: epath.Path, name: epath.Path) -> epath.Path:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -49,6 +49,29 @@ class Draw:
                 f"more than half of the {memory / 1e9:,.1f} GB of this machine: draw fewer"
             )
 
+    def batches(
+        self,
+        student: Student,
+        w: float | None,
+        num_steps: int | None = None,
+        variance: float | None = None,
+        start: int = 0,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields samples (n, h, w, c) in batches, each with the number of its first one.
+
+        The first batch is the one that has sample number `start`, so that all batches are the same
+        from wherever they start.
+        """
+        label = self.labels(student)
+        batch = min(self.batch, max(1, PIXELS // math.prod(student.shape[:2])))
+        for first in range(start // batch * batch, self.num, batch):
+            part = None if label is None else label[first : first + batch]
+            size = min(batch, self.num - first)
+            x = student.sample(self.seed, size, part, w, num_steps, variance, first)
+            yield first, distributed.allgather(x)
+            heartbeat.beat()
+            self.each(first + size)
+
     def __call__(
         self,
         student: Student,
@@ -58,14 +81,6 @@ class Draw:
     ) -> tuple[np.ndarray, float]:
         """Returns samples (num, h, w, c), and the seconds that drawing them took."""
         self.check_room(student)
-        label, parts = self.labels(student), []
-        batch = min(self.batch, max(1, PIXELS // math.prod(student.shape[:2])))
         began = time.perf_counter()
-        for start in range(0, self.num, batch):
-            part = None if label is None else label[start : start + batch]
-            size = min(batch, self.num - start)
-            x = student.sample(self.seed, size, part, w, num_steps, variance, start)
-            parts.append(distributed.allgather(x))
-            heartbeat.beat()
-            self.each(start + size)
+        parts = [x for _, x in self.batches(student, w, num_steps, variance)]
         return np.concatenate(parts), time.perf_counter() - began
