@@ -5,7 +5,17 @@ import pathlib
 
 from distill_jax.runtime import logging
 
-COMMANDS = ("main", "sample", "evaluate", "report", "edit", "sweep", "spectrum", "teachers")
+COMMANDS = (
+    "main",
+    "sample",
+    "evaluate",
+    "reference",
+    "report",
+    "edit",
+    "sweep",
+    "spectrum",
+    "teachers",
+)
 
 
 def summary(command: str) -> str:

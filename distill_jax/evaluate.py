@@ -1,14 +1,21 @@
-"""Measures finished networks against the data and the teacher.
+"""Measures finished networks against the data and the teacher, or images against a reference.
 
 python -m distill_jax.evaluate --student=runs/digits_guided
 python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.5 --num=5000
+python -m distill_jax.evaluate --images=samples.npz --reference=cifar10.npz --features=inception
 """
 
+from typing import Any
+
+import jax
 from absl import flags
 
-from distill_jax.evaluation import chosen_data, compare, report
-from distill_jax.evaluation.feature_networks import KINDS
+from distill_jax.evaluation import chosen_data, compare, image_files, report
+from distill_jax.evaluation.feature_networks import KINDS, load_network
 from distill_jax.evaluation.protocols import make_evaluator
+from distill_jax.evaluation.quality import measure, scores_table
+from distill_jax.evaluation.references import read_reference
+from distill_jax.metrics.resizing import RESIZES
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import needed, numbers, run_app
 from distill_jax.runtime.files import absolute, write_json
@@ -29,17 +36,56 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "features", "", ["", *KINDS], "Network of the features; by default one trained on the data."
     )
-    flags.DEFINE_string("out", None, "Also write the rows to this JSON file.")
+    flags.DEFINE_string("out", None, "Also write the numbers to this JSON file.")
+    flags.DEFINE_string("images", None, "A folder of pictures, or an .npz or .npy of uint8.")
+    flags.DEFINE_string("reference", None, "Reference for --images: of the reference command, ...")
+    flags.DEFINE_enum("resize", None, RESIZES, "Resize for --images; the network's usual one.")
+    flags.DEFINE_enum(
+        "reference_resize", None, RESIZES, "Resize of a reference that does not say its own."
+    )
+    flags.DEFINE_bool("infinity", False, "Extrapolate the distance to infinitely many --images.")
+    flags.DEFINE_bool("unlike", False, "Accept a reference of other weights or another resize.")
 
 
 def main() -> None:
-    """Measures the network of --student, and prints the table."""
+    """Measures what --student or --images names, and prints the numbers."""
     values = flags.FLAGS
-    directory = needed("student")
-    strengths, ancestral = numbers("w") or [0.0, 1.0, 2.0, 4.0], numbers("ancestral")
+    if (values.student is None) == (values.images is None):
+        raise ValueError("give either --student, a finished run, or --images, a set of images")
     if values.out:
         absolute(values.out).parent.mkdir(parents=True, exist_ok=True)
     distributed.join()
+    (_compare if values.images is None else _score)(values)
+
+
+def _score(values: Any) -> None:
+    """Measures the images of --images against --reference, in the first process."""
+    file = needed("reference", ": a file of python -m distill_jax.reference, of ADM, EDM, ...")
+    if not values.features:
+        raise ValueError(f"--images needs --features, one of {', '.join(KINDS)}")
+    if not distributed.first():
+        return
+    images = image_files.read(absolute(values.images))
+    network = load_network(
+        values.features, method=values.resize, layout=make_layout({"data": -1}, jax.local_devices())
+    )
+    reference, remark = read_reference(file, network, values.reference_resize)
+    reference.check(network, values.unlike)
+    batches = logging.followed("features", images.batches(), images.num)
+    scores = measure(batches, network, reference, images.made, values.infinity, values.unlike)
+    logging.show(scores_table(scores))
+    remarks = [remark, images.remark, *(score.remark for score in scores.values())]
+    for text in dict.fromkeys(filter(None, remarks)):
+        logging.show(f"* {text}")
+    if values.out:
+        rows = {name: score._asdict() for name, score in scores.items()}
+        write_json(absolute(values.out), {"images": images.name, "scores": rows})
+
+
+def _compare(values: Any) -> None:
+    """Measures the network of --student beside its teacher."""
+    directory = values.student
+    strengths, ancestral = numbers("w") or [0.0, 1.0, 2.0, 4.0], numbers("ancestral")
     layout = make_layout({"data": -1})
     student = loading.describe(directory, layout, loading.parts(values), values.allow)
     for w in strengths if values.w else ():

@@ -11,6 +11,12 @@ COMMANDS = {
     "main": ("--config={folder}/tiny.py", "--plan"),
     "sample": ("--student={folder}/run", "--num=2", "--out={folder}/x.npy"),
     "evaluate": ("--student={folder}/run", "--num=8", "--w=0"),
+    "reference": (
+        "--config={folder}/tiny.py",
+        "--features=efflite0",
+        "--num=2",
+        "--out={folder}/x.npz",
+    ),
     "edit": ("sdedit", "--student={folder}/run", "--num=2", "--out={folder}/x.npy"),
     "spectrum": ("--config={folder}/tiny.py", "--num=9", "--out={folder}/x.png"),
     "teachers": ("check", "{folder}/run/s00_teacher", "--num=2"),

@@ -137,6 +137,14 @@ class FeatureNetwork:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @functools.cached_property
+    def size(self) -> int:
+        """The number of pooled features of an image."""
+        kind = KINDS[self.name]
+        one = jax.ShapeDtypeStruct((1, kind.side, kind.side, 3), jnp.float32)
+        size: int = jax.eval_shape(kind.module().apply, self.variables, one).pooled.shape[-1]
+        return size
+
+    @functools.cached_property
     def _apply(self) -> Callable[[Tree, jax.Array], dict[str, jax.Array]]:
         kind, layout = KINDS[self.name], self.layout
         network = kind.module()

@@ -4,8 +4,11 @@ A set of images is written beside its place, in OUT.partial, and gets its name w
 same command goes on where another one was stopped.
 """
 
+import contextlib
+import functools
 import io
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -20,7 +23,7 @@ from etils import epath
 from distill_jax.data import decoding
 from distill_jax.evaluation.pictures import is_whole
 from distill_jax.runtime.files import PARTIAL, flush, read_json, written
-from distill_jax.runtime.text import printable, reason
+from distill_jax.runtime.text import plain, printable, reason
 
 NOTE = "images.json"  # The file of a folder that says how its images were made.
 BATCH = 64  # Number of images that are read at a time.
@@ -34,7 +37,7 @@ class Unfinished:
       out: an .npz file, or a folder of PNGs; its parent is created.
       num: number of images.
       shape: shape (h, w, c) of an image; c is 1 or 3.
-      made: how the images are made, see ImageSet; only the same set is resumed.
+      made: how the images are made, plain JSON; only the same set is resumed.
 
     Raises:
       ValueError: for images of another shape, a folder that is not empty, a bucket, and the
@@ -129,13 +132,16 @@ class ImageSet(NamedTuple):
 
     Attributes:
       name: name of the file or folder.
-      made: how they were made, such as weights, sampler, w and seed; {} if it is not said.
+      num: number of images.
+      made: how they were made, such as weights, sampler, w and seed, as short texts; {} if it is
+        not said.
       batches: function that yields them, uint8 (n, h, w, c); it raises ValueError for others.
       remark: a warning about them, or "".
     """
 
     name: str
-    made: Mapping[str, Any]
+    num: int
+    made: Mapping[str, str]
     batches: Callable[[], Iterator[np.ndarray]]
     remark: str = ""
 
@@ -157,20 +163,23 @@ def read(path: epath.Path) -> ImageSet:
         files = [epath.Path(file) for file in inside if _is_picture(file, path)]
         if not files:
             raise ValueError(f"--images={path} has no pictures: {', '.join(decoding.SUFFIXES)}")
-        made = _note(path / NOTE) if (path / NOTE).exists() else {}
+        made = _facts(_note(path / NOTE)) if (path / NOTE).exists() else {}
         lossy = sum(file.suffix.lower() in LOSSY for file in files)
         remark = f"{lossy:,} pictures are in lossy formats, which changes distances" * (lossy > 0)
-        return ImageSet(path.name, made, lambda: _checked(_pictures(files), path), remark)
+        checked = functools.partial(_checked, path, functools.partial(_pictures, files))
+        return ImageSet(path.name, len(files), made, checked, remark)
     if path.suffix not in (".npz", ".npy"):
         raise ValueError(f"--images={path} is neither a folder nor an .npz or .npy file")
-    made = _made(path) if path.suffix == ".npz" else {}
-    return ImageSet(path.name, made, lambda: _checked(_array(path), path))
+    made = _facts(_made(path)) if path.suffix == ".npz" else {}
+    with _array(path) as (shape, _, _):
+        num = shape[0]
+    return ImageSet(path.name, num, made, functools.partial(_checked, path, lambda: _rows(path)))
 
 
-def _checked(batches: Iterator[np.ndarray], path: epath.Path) -> Iterator[np.ndarray]:
+def _checked(path: epath.Path, batches: Callable[[], Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
     """Yields uint8 images; raises ValueError for others, at the end if no pixel is above 1."""
     largest = 0
-    for x in batches:
+    for x in batches():
         if x.dtype != np.uint8 or x.ndim != 4 or x.shape[-1] not in (1, 3) or 0 in x.shape:
             raise ValueError(
                 f"{path} holds {x.dtype} of shape {x.shape[1:]} per image; expected uint8 from 0 "
@@ -201,15 +210,27 @@ def _pictures(files: list[epath.Path]) -> Iterator[np.ndarray]:
         yield np.stack(images)
 
 
-def _array(path: epath.Path) -> Iterator[np.ndarray]:
-    """Yields the images in an .npy file, or in arr_0 of an .npz, in batches."""
+@contextlib.contextmanager
+def _array(path: epath.Path) -> Iterator[tuple[tuple[int, ...], np.dtype, Any]]:
+    """Opens an .npy file, or arr_0 in an .npz: yields its shape, its dtype, and the rest to read.
+
+    Whatever the file raises becomes one ValueError.
+    """
     try:
-        with path.open("rb") as file:
-            if path.suffix == ".npy":
-                yield from _rows(file)
-            else:
-                with zipfile.ZipFile(file) as archive, archive.open("arr_0.npy") as entry:
-                    yield from _rows(entry)
+        with contextlib.ExitStack() as stack:
+            file: Any = stack.enter_context(path.open("rb"))
+            if path.suffix == ".npz":
+                archive = stack.enter_context(zipfile.ZipFile(file))
+                file = stack.enter_context(archive.open("arr_0.npy"))
+            old = np.lib.format.read_magic(file) == (1, 0)
+            form = np.lib.format
+            shape, by_columns, dtype = (
+                form.read_array_header_1_0 if old else form.read_array_header_2_0
+            )(file)
+            size = math.prod(shape[1:]) * dtype.itemsize
+            if by_columns or dtype.hasobject or not shape or size > 4 * decoding.MAX_PIXELS:
+                raise ValueError(f"it holds {dtype} of shape {shape}")
+            yield shape, dtype, file
     except OSError:
         raise
     except Exception as error:  # zipfile, numpy and zlib have many.
@@ -219,24 +240,16 @@ def _array(path: epath.Path) -> Iterator[np.ndarray]:
         ) from error
 
 
-def _rows(file: Any) -> Iterator[np.ndarray]:
-    """Yields the rows of an array in the format of .npy, BATCH at a time."""
-    version = np.lib.format.read_magic(file)
-    reader = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-        version, np.lib.format.read_array_header_2_0
-    )
-    shape, fortran, dtype = reader(file)
-    if fortran or dtype.hasobject or not shape:
-        raise ValueError(f"an array of {dtype}, {shape}, in Fortran's order {fortran}")
-    size = int(np.prod(shape[1:], dtype=object)) * dtype.itemsize
-    if size > 4 * decoding.MAX_PIXELS:
-        raise ValueError(f"images of shape {shape[1:]}")
-    for start in range(0, shape[0], BATCH):
-        count = min(BATCH, shape[0] - start)
-        content = file.read(count * size)
-        if len(content) < count * size:
-            raise ValueError(f"it ends in image {start + len(content) // max(1, size)}")
-        yield np.frombuffer(content, dtype).reshape(count, *shape[1:])
+def _rows(path: epath.Path) -> Iterator[np.ndarray]:
+    """Yields the rows of the array in a file, BATCH at a time."""
+    with _array(path) as (shape, dtype, file):
+        size = math.prod(shape[1:]) * dtype.itemsize
+        for start in range(0, shape[0], BATCH):
+            count = min(BATCH, shape[0] - start)
+            content = file.read(count * size)
+            if len(content) < count * size:
+                raise ValueError(f"it ends in image {start + len(content) // max(1, size)}")
+            yield np.frombuffer(content, dtype).reshape(count, *shape[1:])
 
 
 def _made(path: epath.Path) -> dict[str, Any]:
@@ -250,6 +263,12 @@ def _made(path: epath.Path) -> dict[str, Any]:
     except Exception:  # A damaged file has its message when its images are read.
         found = {}
     return found if isinstance(found, dict) else {}
+
+
+def _facts(made: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what a file, which may come from anybody, says of its images, as short texts."""
+    facts = list(made.items())[:16]
+    return {plain(key, 30): plain(value, 60) for key, value in facts if key != "n"}
 
 
 def _note(path: epath.Path) -> dict[str, Any]:

@@ -100,11 +100,7 @@ def make_evaluator(data: Mapping[str, Any], features: str = "") -> Evaluator:
         classifier that is trained on the data.
     """
     dataset = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset)
-    name = data.get("dataset", data["name"].rpartition(":")[2])
-    if isinstance(dataset, Tfds):
-        name = dataset.title
-    if "path" in data:  # The name of the folder, so that the distances of two folders differ.
-        name = pathlib.PurePath(data["path"]).name
+    name = name_of(data, dataset)
     found: Evaluator
     if is_point(dataset.spec.x.shape):
         found = PointEvaluator(dataset)
@@ -112,10 +108,25 @@ def make_evaluator(data: Mapping[str, Any], features: str = "") -> Evaluator:
         layout = make_layout({"data": -1}, jax.local_devices())  # Only the first process measures.
         found = PublishedEvaluator(dataset, load_network(features, layout=layout))
     else:
-        found = ImageEvaluator(dataset, f"FD-{name.replace('/', '_')}")
+        found = ImageEvaluator(dataset, f"FD-{name}")
     kind = f"{data['name']} " if "path" in data else ""
     found.dataset = f"{kind}{name}" + (f" {data['size']}x{data['size']}" if "size" in data else "")
     return found
+
+
+def name_of(data: Mapping[str, Any], dataset: Dataset) -> str:
+    """Returns the name of a dataset in distances and protocols.
+
+    Args:
+      data: its options in a config.
+      dataset: the dataset.
+    """
+    if "path" in data:  # The name of the folder, so that the distances of two folders differ.
+        return pathlib.PurePath(data["path"]).name
+    name: str = data.get("dataset", data["name"].rpartition(":")[2])
+    if isinstance(dataset, Tfds):
+        name = dataset.title
+    return name.replace("/", "_")
 
 
 class ImageEvaluator(Evaluator):

@@ -12,6 +12,7 @@ from distill_jax.metrics.kernel import kid
 from distill_jax.metrics.neighbours import neighbour_scores
 from distill_jax.metrics.score import inception_score
 from distill_jax.metrics.sliced import mind
+from distill_jax.runtime import logging
 
 GROUPS = 5  # Groups of the jackknife.
 SPLITS = 10  # Splits of Inception Score.
@@ -32,6 +33,10 @@ class Score(NamedTuple):
     protocol: str
     remark: str = ""
 
+    def with_remark(self, text: str) -> "Score":
+        """Returns the score with a further remark, which may be ""."""
+        return self._replace(remark="; ".join(filter(None, (self.remark, text))))
+
 
 def measure(
     batches: Iterable[np.ndarray],
@@ -39,6 +44,7 @@ def measure(
     reference: Reference,
     made: Mapping[str, object] | None = None,
     infinity: bool = False,
+    unlike: bool = False,
 ) -> dict[str, Score]:
     """Measures images against a reference.
 
@@ -52,34 +58,26 @@ def measure(
       reference: the reference, of the same network and resize.
       made: what made the images, for the protocol: such as sampler, w, seed, ema.
       infinity: whether to add the distance extrapolated to infinitely many images.
+      unlike: whether a reference of other weights or another resize is taken; a remark then says
+        what it was made with.
 
     Raises:
       ValueError: for another reference or too few images, and as FeatureNetwork.
     """
-    reference.check(network)
+    other = reference.check(network, unlike)
     found = network(batches)
     pooled = found["pooled"]
     count, size = pooled.shape
-    if count < 2 * GROUPS:
-        raise ValueError(f"{count} images are too few to measure; expected at least {2 * GROUPS}")
-    facts = {
-        "features": f"{network.name}@{network.digest[:8]}",
-        "resize": network.resize,
-        "images": "uint8",
-        "reference": f"{reference.name}@{reference.fingerprint}",
-        "split": reference.split or "unknown",
-        "reference images": reference.num or "unknown",
-        "n": count,
-        **(made or {}),
-    }
-    protocol = ", ".join(f"{key} {value}" for key, value in facts.items())
+    least = (4 if infinity else 2) * GROUPS
+    if count < least:
+        raise ValueError(f"{count} images are too few to measure; expected at least {least}")
+    protocol = _protocol(network, reference, count, made or {}, bool(other))
     distance, few = network.distance, ""
     if count < 5 * size:
         few = (
             f"{count:,} images are few for {size:,} features: {distance} is biased upwards; "
             f"compare {network.named('MIND')}, or more images"
         )
-
     target = Target(reference.moments)
     value, error = target.distance(pooled), _jackknife(target.distance, pooled)
     scores = {distance: Score(value, error, protocol, few)}
@@ -96,7 +94,40 @@ def measure(
         scores["IS"] = Score(value, error, f"{protocol}, splits {splits}")
     if reference.features.ndim == 2:
         _add_of_features(scores, network.named, pooled, reference.features, protocol)
-    return scores
+    return {name: score.with_remark(other) for name, score in scores.items()}
+
+
+def _protocol(
+    network: FeatureNetwork,
+    reference: Reference,
+    count: int,
+    made: Mapping[str, object],
+    unlike: bool,
+) -> str:
+    """Returns what all scores of `count` images depend on."""
+    facts = {
+        "features": f"{network.name}@{network.digest[:8]}",
+        "resize": network.resize,
+        "images": "uint8",
+        "reference": f"{reference.name}@{reference.fingerprint}",
+        "split": reference.split or "unknown",
+        "reference images": reference.num or "unknown",
+        "n": count,
+        **({"reference made with": reference.made_with} if unlike else {}),
+        **made,
+    }
+    return ", ".join(f"{key} {value}" for key, value in facts.items())
+
+
+def scores_table(scores: Mapping[str, Score]) -> str:
+    """Returns a Markdown table of scores, and a line with what all their protocols have."""
+    common = min((score.protocol for score in scores.values()), key=len)
+    rows = []
+    for name, (value, error, protocol, _) in scores.items():
+        spread = "" if error is None else f"{error:.2g}"
+        rows.append([name, f"{value:.5g}", spread, protocol.removeprefix(common).lstrip(", ")])
+    table = logging.table(["score", "value", "standard error", "also"], rows)
+    return f"{table}\nprotocol: {common}"
 
 
 def _add_of_features(

@@ -17,6 +17,7 @@ from distill_jax.evaluation.feature_networks import FeatureNetwork, read_npz
 from distill_jax.metrics.frechet import Moments, Target, moments
 from distill_jax.metrics.resizing import RESIZES
 from distill_jax.runtime.files import absolute, replace
+from distill_jax.runtime.text import plain
 
 MAX_FEATURES = 10_000  # Number of features that are kept for neighbours, kernels and MIND.
 TEXT = ("name", "split", "network", "digest", "resize")  # Fields that are strings in a file.
@@ -55,17 +56,42 @@ class Reference:
         parts = [np.ascontiguousarray(part, np.float64) for part in self.moments]
         return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:8]
 
-    def check(self, network: FeatureNetwork) -> None:
-        """Raises ValueError unless the reference was made with this network and resize."""
-        mine = (self.network, self.resize, self.digest or network.digest)
-        other = (network.name, network.resize, network.digest)
-        if mine != other:
-            words = [f"{n}, weights {d[:8]}, resize {r}" for n, r, d in (mine, other)]
+    @property
+    def made_with(self) -> str:
+        """The network, weights and resize, as words."""
+        return f"{self.network}, weights {self.digest[:8] or 'unknown'}, resize {self.resize}"
+
+    def check(self, network: FeatureNetwork, unlike: bool = False) -> str:
+        """Returns "" if the reference was made with this network, its weights and resize.
+
+        Args:
+          network: the network that measures images.
+          unlike: whether others are taken; then a remark is returned that says what they were.
+
+        Raises:
+          ValueError: for another network or size of features, and without `unlike` also for other
+            weights or another resize.
+        """
+        size = len(self.moments.mean)
+        if size != network.size and self.network == network.name:
             raise ValueError(
-                f"the reference {self.name} was made with {words[0]}, and the images are measured "
-                f"with {words[1]}: the distance would mean nothing; make a reference with the "
-                "same ones, or measure with --resize and --features of the reference"
+                f"the reference {self.name} has {size:,} features, and {network.name} has "
+                f"{network.size:,}: it was made with another network"
             )
+        mine = (self.network, self.resize, self.digest or network.digest)
+        if mine == (network.name, network.resize, network.digest):
+            return ""
+        measured = f"{network.name}, weights {network.digest[:8]}, resize {network.resize}"
+        apart = (
+            f"the reference {self.name} was made with {self.made_with}, and the images are "
+            f"measured with {measured}"
+        )
+        if unlike and self.network == network.name:
+            return f"{apart}: the number is comparable with none"
+        raise ValueError(
+            f"{apart}: the distance would mean nothing; make a reference with the same ones, "
+            "measure with the reference's own --features and --resize, or accept it with --unlike"
+        )
 
     def save(self, path: epath.PathLike) -> None:
         """Writes the reference to an .npz file, which read_reference reads."""
@@ -135,12 +161,7 @@ def read_reference(
         spatial = Moments(*(np.asarray(arrays[key], np.float64) for key in ("mu_s", "sigma_s")))
         _check(path, spatial)
     if "digest" in arrays:
-        try:
-            texts = {name: str(arrays[name])[:200] for name in TEXT}
-            num, features = int(arrays["num"]), np.asarray(arrays["features"], np.float32)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}); make the reference again") from error
-        return Reference(**texts, num=num, moments=found, spatial=spatial, features=features), ""
+        return _ours(path, arrays, found, spatial), ""
     of_adm = set(arrays) >= ADM
     if resize is None and not of_adm:
         raise ValueError(
@@ -160,6 +181,20 @@ def read_reference(
         f"{path.name}: the FID of its own {len(images):,} images to its stored moments is "
         f"{apart:.2f}; the stored moments count, as in ADM's evaluator"
     )
+
+
+def _ours(
+    path: epath.Path, arrays: Mapping[str, Any], found: Moments, spatial: Moments | None
+) -> Reference:
+    """Returns the reference in a file of our own."""
+    try:
+        texts = {name: plain(str(arrays[name]), 200) for name in TEXT}
+        num, features = int(arrays["num"]), np.asarray(arrays["features"], np.float32)
+        if features.ndim and (features.ndim != 2 or features.shape[1:] != found.mean.shape):
+            raise ValueError(f"features of shape {features.shape}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); make the reference again") from error
+    return Reference(**texts, num=num, moments=found, spatial=spatial, features=features)
 
 
 def _check(path: epath.Path, found: Moments) -> None:

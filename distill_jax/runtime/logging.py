@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -127,6 +127,18 @@ class Progress:
         """Removes the bar from the terminal."""
         with _terminal():
             self._bar.close()
+
+
+def followed(title: str, batches: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
+    """Yields batches of `total` rows together, with a progress bar."""
+    progress, done = Progress(title, total), 0
+    try:
+        for rows in batches:
+            yield rows
+            done += len(rows)
+            progress.update(done, counted(done, "image"))
+    finally:
+        progress.close()
 
 
 class StageLog:

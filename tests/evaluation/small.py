@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distill_jax.evaluation.feature_networks import KINDS, PYTORCH
+from distill_jax.evaluation.feature_networks import KINDS, PYTORCH, Kind
 from distill_jax.models.efficientnet import Features
 from distill_jax.runtime.trees import by_name
 from tests.metrics.recorded import random_weights
@@ -20,6 +20,9 @@ class Small(nn.Module):
         h = nn.relu(nn.Conv(24, (5, 5), (2, 2), name="first")(x))
         h = nn.relu(nn.Conv(32, (3, 3), (2, 2), name="second")(h))
         return Features(h.mean((1, 2)), h.max((1, 2)))
+
+
+SMALL = Kind(Small, 24, "bicubic", 128.0, ("small.npz",), "take another")
 
 
 @functools.cache

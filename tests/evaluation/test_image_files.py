@@ -36,7 +36,7 @@ def collected(path):
 def test_a_set_is_read_as_it_was_written_in_pieces(tmp_path, name, x):
     out = write(tmp_path / "new" / name, x, np.arange(10))
     np.testing.assert_array_equal(collected(out), np.broadcast_to(x, RGB.shape))
-    assert read(out).made == {"n": 10, **MADE}
+    assert read(out).made == {"stage": "s00", "w": "0.5", "seed": "3"}
     assert [path.name for path in out.parent.iterdir()] == [name]
 
 

@@ -1,5 +1,6 @@
 """Scores of images say what they were measured with, and behave as distances must."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -9,9 +10,14 @@ from PIL import Image, ImageFilter
 from distill_jax.evaluation.feature_networks import load_network
 from distill_jax.evaluation.quality import measure
 from distill_jax.evaluation.references import make_reference, read_reference
-from distill_jax.metrics.frechet import frechet_distance, moments
+from distill_jax.metrics.frechet import Moments, frechet_distance, moments
 
 RNG = np.random.default_rng(0)
+
+
+def moments_of(count, size=6):
+    mu, sigma = moments(RNG.normal(size=(count, size)))
+    return {"mu": mu, "sigma": sigma}
 
 
 def pictures(num, colours=3, seed=0):
@@ -112,11 +118,13 @@ def test_a_reference_of_another_protocol_is_refused(small_file, reference):
     other = load_network("small", small_file, method="tf1")
     with pytest.raises(ValueError, match="resize bicubic, and the images are measured .* tf1"):
         measure([pictures(20)], other, reference)
-
-
-def moments_of(count, size=6):
-    mu, sigma = moments(RNG.normal(size=(count, size)))
-    return {"mu": mu, "sigma": sigma}
+    for score in measure([pictures(20)], other, reference, unlike=True).values():
+        assert "comparable with none" in score.remark
+        assert "resize tf1, images uint8, reference discs@" in score.protocol
+        assert f"reference made with {reference.made_with}" in score.protocol
+    narrow = dataclasses.replace(reference, moments=Moments(*moments_of(20).values()))
+    with pytest.raises(ValueError, match="discs has 6 features, and small has 32"):
+        measure([pictures(20)], other, narrow, unlike=True)
 
 
 def test_a_reference_without_protocol_has_to_be_told_its_resize(tmp_path, network):
