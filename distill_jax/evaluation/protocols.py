@@ -17,6 +17,7 @@ from distill_jax.data.tfds import Tfds
 from distill_jax.diffusion.pixels import normalise, to_uint8
 from distill_jax.diffusion.spec import is_point
 from distill_jax.evaluation.convnet import MIN_UPDATES, ConvNet
+from distill_jax.evaluation.feature_cache import pooled_features
 from distill_jax.evaluation.feature_networks import FeatureNetwork, load_network
 from distill_jax.evaluation.references import MAX_FEATURES
 from distill_jax.metrics.features import Classifier
@@ -194,11 +195,11 @@ class PublishedEvaluator(Evaluator):
         self._network = network
         self.name, self._mind = network.distance, network.named("MIND")
         train, test = (dataset.images(split, MAX_REFERENCE_IMAGES) for split in ("train", "test"))
-        real, self.images = self._features(train.x), len(train.x)
+        real, self.images = pooled_features(train.x, network), len(train.x)
         order = np.random.default_rng(0).permutation(len(real))
         self._real, self._target = real[np.sort(order[:MAX_FEATURES])], Target(moments(real))
         halves = [real[part] for part in np.array_split(order, 2)]
-        tested = self._features(test.x)
+        tested = pooled_features(test.x, network)
         self.floor = {
             "halves": Target(moments(halves[0])).distance(halves[1]),
             "test": self._target.distance(tested),

@@ -13,4 +13,5 @@ def small_file(tmp_path_factory):
         file = tmp_path_factory.mktemp("weights") / "small.npz"
         np.savez(file, **state_of("small"))
         patch.setenv("DISTILL_JAX_FEATURES", str(file.parent))
+        patch.setenv("XDG_CACHE_HOME", str(file.parent))  # Else features go to the user's cache.
         yield file
