@@ -60,9 +60,16 @@ def width_at(x: Image, side: int) -> int:
 
 
 @functools.cache
-def cubic_matrix(side: int, other: int) -> np.ndarray:
-    """Returns the float64 matrix (other, side) of `bicubic`; its rows sum to 1."""
-    u = (np.arange(other) + 0.5) * side / other - 0.5
+def cubic_matrix(side: int, other: int, step: float | None = None) -> np.ndarray:
+    """Returns the float64 matrix (other, side) of `bicubic`; its rows sum to 1.
+
+    Args:
+      side: number of pixels before.
+      other: number of pixels after.
+      step: distance of two new pixels, side / other by default.
+    """
+    centre = np.arange(other) + 0.5
+    u = (centre * side / other if step is None else centre * step) - 0.5
     first = np.floor(u).astype(int)
     matrix = np.zeros((other, side))
     for tap in range(-1, 3):
