@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from distill_jax.evaluation.inception_files import read_jax_fid, read_nvidia
 from distill_jax.metrics.resizing import RESIZES, resize
 from distill_jax.models import efficientnet, inception
 from distill_jax.runtime.files import absolute
@@ -70,9 +71,11 @@ KINDS = {
             "pt_inception-2015-12-05-6726825d.pth",
             "weights-inception-2015-12-05-6726825d.pth",
             "inception-2015-12-05.npz",
+            "inception-2015-12-05.pkl",
+            "inception_v3_weights_fid.pickle",
         ),
         "get pt_inception-2015-12-05-6726825d.pth from the releases of github.com/mseitzer/"
-        "pytorch-fid (torch-fidelity's file has the same weights)",
+        "pytorch-fid (the files of torch-fidelity, NVIDIA and jax-fid have the same weights)",
         is_fid=True,
     ),
     "efflite0": Kind(
@@ -171,7 +174,8 @@ def load_network(
 
     Args:
       name: "inception" (FID's, 2015-12-05) or "efflite0" (EfficientNet-lite0).
-      file: file of weights: .pth with PyTorch's names, or .npz with the same names; None looks for
+      file: file of weights: .pth with PyTorch's names, .npz with the same names, NVIDIA's .pkl or
+        jax-fid's .pickle of Inception; None looks for
         a published name in $DISTILL_JAX_FEATURES, in the user's cache directories of distill_jax
         and PyTorch, and in an installed package.
       method: resize, see metrics.resizing; None is the network's usual one.
@@ -245,8 +249,9 @@ def _variables(kind: Kind, file: epath.Path) -> Tree:
 
 def _read(path: epath.Path) -> Mapping[str, Any]:
     """Returns the arrays of a file by their names in PyTorch."""
-    if path.suffix == ".npz":
-        return read_npz(path)
+    readers = {".npz": read_npz, ".pkl": read_nvidia, ".pickle": read_jax_fid}
+    if path.suffix in readers:
+        return readers[path.suffix](path)
     return {name: stored.read(()) for name, stored in pytorch.read_state(path).items()}
 
 

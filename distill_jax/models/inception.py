@@ -46,7 +46,8 @@ class Inception(nn.Module):
     """Inception V3 as FID uses it.
 
     The input is float32 (b, 299, 299, 3), (pixel - 128) / 128 for pixels from 0 to 255. The
-    variables are `params` and `batch_stats`; see `models/weights.py` for published files.
+    variables are `params` and `batch_stats`; see evaluation.feature_networks for published
+    files.
     """
 
     @nn.compact

@@ -5,22 +5,22 @@ the plain pickles of NVIDIA's torch_utils. Those contain the source code of thei
 never compiled. The pickles become inert records (see unpickle), which are interpreted here.
 """
 
-import contextlib
 import itertools
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from distill_jax.runtime.text import plain, reason, short
+from distill_jax.runtime.text import plain, short
 from distill_jax.storage.entries import EntryError, chosen, listed, unwrapped
+from distill_jax.storage.numpy_pickle import dtype_of
 from distill_jax.storage.torch_save import open_legacy, open_zip
 from distill_jax.storage.unpickle import (
     BYTES,
-    CONTAINERS,
     DICTS,
+    MODULES,
     PARAMETER,
     PART,
     PERSISTENT,
@@ -33,6 +33,7 @@ from distill_jax.storage.unpickle import (
     Unpickler,
     is_size,
     origin_of,
+    reading,
 )
 from distill_jax.storage.weights import Stored, mapped, of_array
 
@@ -72,7 +73,7 @@ def read_state(path: epath.PathLike, key: str | None = None) -> dict[str, Stored
       ValueError: if the file is damaged, of another format, or names code that is not allowed.
     """
     content = mapped(path)
-    with _reading(path, "a state dict of PyTorch"):
+    with reading(path, "a state dict of PyTorch"):
         budget = Budget()
         with epath.Path(path).open("rb") as file:
             zipped = zipfile.is_zipfile(file)
@@ -99,7 +100,7 @@ def read_persisted(path: epath.PathLike, key: str | None = None) -> Persisted:
       ValueError: if the file is damaged, of another format, or names code that is not allowed.
     """
     content = mapped(path)
-    with _reading(path, "a pickled dict with a network of torch_utils"):
+    with reading(path, "a pickled dict with a network of torch_utils"):
         if content[:4].tobytes() == b"PK\x03\x04":
             raise EntryError(
                 f"{path} is an archive of torch.save; EDM's networks are in *.pkl files"
@@ -116,24 +117,18 @@ def read_persisted(path: epath.PathLike, key: str | None = None) -> Persisted:
         return Persisted(_string(meta["class_name"]), args, kwargs, _bounded(state, content))
 
 
-@contextlib.contextmanager
-def _reading(path: epath.PathLike, what: str) -> Iterator[None]:
-    """Turns any exception that a damaged or hostile file causes into one ValueError."""
-    try:
-        yield
-    except (OSError, EntryError):
-        raise
-    except ForbiddenError as error:
-        raise ValueError(
-            f"{path} is refused: {error}. Nothing in it was executed. Only take files from where "
-            "the network was published; of a whole module that you trust, save model.state_dict()"
-        ) from error
-    except Exception as error:
-        raise ValueError(
-            f"{path} is cut short, damaged, or not {what} ({reason(error)}). Nothing in it was "
-            "executed. Compare its size and checksum with those of the original, and download it "
-            "again"
-        ) from error
+def read_module(path: epath.PathLike) -> dict[str, Stored]:
+    """Reads the tensors of one network of NVIDIA's torch_utils that is a whole pickle, by name.
+
+    Raises:
+      ValueError: if the file is damaged, of another format, or names code that is not allowed.
+    """
+    content = mapped(path)
+    with reading(path, "a pickled network of torch_utils"):
+        state: dict[str, Stored] = {}
+        budget = Budget()
+        _collect(Unpickler(Reader(content), budget).load(), "", state, budget)
+        return _bounded(state, content)
 
 
 def _refuse_choice(path: epath.PathLike, tree: Mapping[Any, Any]) -> None:
@@ -217,7 +212,7 @@ def _elements(storage: Any, budget: Budget) -> np.ndarray:
 
 def _collect(module: Any, prefix: str, state: dict[str, Stored], budget: Budget) -> None:
     """Adds the parameters and buffers of a module and its submodules to `state`, by name."""
-    fields = module.state if origin_of(module) in CONTAINERS else _persistent(module)[1]
+    fields = module.state if origin_of(module) in MODULES else _persistent(module)[1]
     parts = [_mapping(fields[name]) for name in ("_parameters", "_buffers", "_modules")]
     budget.spend(PART + sum(map(len, parts)))
     passing = fields.get("_non_persistent_buffers_set", ())
@@ -252,11 +247,8 @@ def _plain(value: Any, budget: Budget) -> Any:
     if _is_mapping(value):
         return {_string(key): _plain(item, budget) for key, item in _mapping(value).items()}
     if origin_of(value) in SCALARS:
-        dtype, data = value.args
-        name = _string(dtype.args[0])
-        if name[:1] not in "fiub" or not name[1:].isdigit():
-            raise ForbiddenError(f"it has a number of type {short(name)}")
-        return np.frombuffer(data, np.dtype(name).newbyteorder(dtype.state[1])).item()
+        kind, data = value.args
+        return np.frombuffer(data, dtype_of(kind)).item()
     if isinstance(value, Record):
         raise ForbiddenError(f"it was made with an argument of type {origin_of(value)}")
     return value

@@ -6,14 +6,17 @@ program can also be small and have a result whose hash, text or copies are expon
 every part of its work is paid from a Budget, and only short values become keys.
 """
 
+import contextlib
 import functools
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, no_type_check
 
 import numpy as np
+from etils import epath
 
-from distill_jax.runtime.text import plain, short
+from distill_jax.runtime.text import plain, reason, short
+from distill_jax.storage.entries import EntryError
 
 STORAGES: dict[str, str] = {  # Supported torch storages and their dtypes.
     "torch.FloatStorage": "float32",
@@ -35,9 +38,13 @@ TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_pa
 BYTES = "torch.storage._load_from_bytes"
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 CONTAINERS = {f"torch.nn.modules.container.{n}" for n in ("ModuleDict", "ModuleList", "Sequential")}
+LAYERS = {f"torch.nn.modules.pooling.{n}" for n in ("AvgPool2d", "MaxPool2d")}
+MODULES = (
+    CONTAINERS | LAYERS | {"torch.nn.modules.linear.Linear"}
+)  # Of their state only tensors count.
 # What training states have beside the network: their records are never interpreted.
 BESIDE = {"argparse.Namespace", "torch.device", "torch.Size", "_codecs.encode", "numpy.ndarray"}
-ALLOWED = {*STORAGES, *DICTS, *SCALARS, *ARRAYS, *CONTAINERS, *BESIDE}
+ALLOWED = {*STORAGES, *DICTS, *SCALARS, *ARRAYS, *MODULES, *BESIDE}
 ALLOWED |= {TENSOR, PARAMETER, BYTES, PERSISTENT, "numpy.dtype"}
 MAX_STEPS = 300_000  # EDM's largest is estimated to take 100,000; no published file was counted.
 MAX_LINE = 4096  # Bytes of a name or a number in the old text opcodes.
@@ -240,6 +247,26 @@ DROPPED |= {pickle.BINUNICODE8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER}
 FUNCTIONS = {**pickle._Unpickler.dispatch, **{code[0]: load for code, load in CHANGED.items()}}
 for _code in DROPPED:
     del FUNCTIONS[_code[0]]
+
+
+@contextlib.contextmanager
+def reading(path: epath.PathLike, what: str) -> Iterator[None]:
+    """Turns any exception that a damaged or hostile file causes into one ValueError."""
+    try:
+        yield
+    except (OSError, EntryError):
+        raise
+    except ForbiddenError as error:
+        raise ValueError(
+            f"{path} is refused: {error}. Nothing in it was executed. Only take files from where "
+            "the network was published; of a whole module that you trust, save model.state_dict()"
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"{path} is cut short, damaged, or not {what} ({reason(error)}). Nothing in it was "
+            "executed. Compare its size and checksum with those of the original, and download it "
+            "again"
+        ) from error
 
 
 @functools.cache
