@@ -1,8 +1,12 @@
 """Scores of images say what they were measured with, and behave as distances must."""
 
+import ast
 import dataclasses
 import io
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -11,6 +15,8 @@ from distill_jax.evaluation.feature_networks import load_network
 from distill_jax.evaluation.quality import measure
 from distill_jax.evaluation.references import make_reference, read_reference
 from distill_jax.metrics.frechet import Moments, frechet_distance, moments
+from distill_jax.runtime.sharding import make_layout
+from tests.toys import ROOT
 
 RNG = np.random.default_rng(0)
 
@@ -172,3 +178,28 @@ def test_a_damaged_file_is_refused(tmp_path, network):
     (tmp_path / "cut.npz").write_bytes(buffer.getvalue()[:-200])
     with pytest.raises(ValueError, match="cannot be read as .npz"):
         read_reference(tmp_path / "cut.npz", network)
+
+
+def values_of(file, devices, sizes):
+    """Returns the scores of 200 images on so many devices, in batches of these sizes."""
+    network = load_network("small", file, layout=make_layout({"data": -1}, jax.devices()[:devices]))
+    real, x = pictures(200), pictures(200, seed=1)
+    cuts = np.cumsum(sizes)
+    reference = make_reference("discs", "train", np.split(real, cuts), network)
+    found = measure(np.split(x, cuts), network, reference, infinity=True)
+    return {name: score.value for name, score in found.items()}
+
+
+def test_scores_are_those_of_one_device_and_one_batch_on_eight_and_in_others(small_file):
+    code = (
+        "import jax, sys; jax.config.update('jax_num_cpu_devices', 8); "
+        "from tests.evaluation import test_quality; from tests.evaluation.small import SMALL; "
+        "from distill_jax.evaluation.feature_networks import KINDS; KINDS['small'] = SMALL; "
+        "print(len(jax.devices()), test_quality.values_of(sys.argv[1], 8, [3, 70, 64]))"
+    )
+    command = [sys.executable, "-c", code, str(small_file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    count, _, found = done.stdout.partition(" ")
+    assert count == "8"
+    assert ast.literal_eval(found) == pytest.approx(values_of(small_file, 1, [200]), rel=1e-4)
