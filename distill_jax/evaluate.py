@@ -23,6 +23,9 @@ from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import loading
 from distill_jax.sampling.batched import Draw
 
+OF_STUDENT = ("w", "num", "ancestral", "config", "data")  # Flags that say nothing about --images.
+OF_IMAGES = ("reference", "resize", "reference_resize", "infinity", "unlike")
+
 
 def define_flags() -> None:
     """Defines the flags of the command; not at import, because commands share flag names."""
@@ -52,6 +55,9 @@ def main() -> None:
     values = flags.FLAGS
     if (values.student is None) == (values.images is None):
         raise ValueError("give either --student, a finished run, or --images, a set of images")
+    mine, others = ("--images", OF_STUDENT) if values.images else ("--student", OF_IMAGES)
+    for name in (name for name in others if flags.FLAGS[name].present):
+        raise ValueError(f"--{name} has no meaning for {mine}; leave it out")
     if values.out:
         absolute(values.out).parent.mkdir(parents=True, exist_ok=True)
     distributed.join()

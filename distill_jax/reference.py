@@ -60,6 +60,8 @@ def main() -> None:
 def _images(values: Any) -> tuple[str, str, int, Iterator[np.ndarray]]:
     """Returns the name, split and number of the images that the flags name, and the images."""
     if values.images is not None:
+        if values.config is not None or values.student is not None:
+            raise ValueError("--images are measured themselves; leave out --config and --student")
         images = image_files.read(absolute(values.images))
         return images.name, "", images.num, images.batches()
     if values.config is not None:

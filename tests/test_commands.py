@@ -106,7 +106,7 @@ MISTAKES = {
     "picture of an unknown kind": (
         "sample",
         ("--student=x", "--out=a.gif"),
-        "neither .png nor .npy",
+        "ends in neither .png, .npy nor .npz",
     ),
     "student for evaluation": ("evaluate", ("--student=/nowhere",), "has no finished network"),
     "strengths that are no numbers": ("evaluate", ("--student=x", "--w=a,b"), "no list of numbers"),

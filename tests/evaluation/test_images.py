@@ -109,6 +109,8 @@ def test_an_array_of_images_of_another_kind_is_one_message(run, folder):
         ({"images": folder / "none"}, "does not exist; expected a folder, .npz or .npy"),
         ({"images": None}, "give either --student, a finished run, or --images"),
         ({"student": folder}, "give either --student, a finished run, or --images"),
+        ({"num": 5}, "--num has no meaning for --images; leave it out"),
+        ({"student": folder, "images": None}, "--reference has no meaning for --student"),
         ({"reference": None}, "--reference is needed: a file of python -m distill_jax.reference"),
         ({"reference": folder / "plain.npz"}, "does not say how its images were resized"),
         ({"features": None}, "--images needs --features, one of inception, efflite0"),
@@ -126,6 +128,7 @@ def test_a_mistake_in_a_reference_is_one_message(run, folder):
         ({"out": folder / "x.npy"}, "does not end in .npz"),
         ({"features": None}, "--features is needed: one of inception, efflite0"),
         ({"config": None}, "say which images: --config, --student (a run's data), or --images"),
+        ({"images": folder / "samples"}, "leave out --config and --student"),
         ({"config": "configs/mixture_sid.py"}, "expected uint8 from 0 to 255"),
     ):
         given = {name: value for name, value in {**good, **change}.items() if value is not None}
