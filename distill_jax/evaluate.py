@@ -11,7 +11,7 @@ import jax
 from absl import flags
 
 from distill_jax.evaluation import chosen_data, compare, image_files, report
-from distill_jax.evaluation.feature_networks import KINDS, load_network
+from distill_jax.evaluation.feature_networks import NAMES, load_network
 from distill_jax.evaluation.protocols import make_evaluator
 from distill_jax.evaluation.quality import measure, scores_table
 from distill_jax.evaluation.references import read_reference
@@ -36,8 +36,8 @@ def define_flags() -> None:
     flags.DEFINE_list("ancestral", [], "Variances, 0 small to 1 large, of the teacher's sampler.")
     chosen_data.define_flags()
     flags.DEFINE_integer("num", 2000, "Samples per row.", lower_bound=2)
-    flags.DEFINE_enum(
-        "features", "", ["", *KINDS], "Network of the features; by default one trained on the data."
+    flags.DEFINE_string(
+        "features", "", f"{NAMES.expected}; by default the features are trained on the data."
     )
     flags.DEFINE_string("out", None, "Also write the numbers to this JSON file.")
     flags.DEFINE_string("images", None, "A folder of pictures, or an .npz or .npy of uint8.")
@@ -68,7 +68,7 @@ def _score(values: Any) -> None:
     """Measures the images of --images against --reference, in the first process."""
     file = needed("reference", ": a file of python -m distill_jax.reference, of ADM, EDM, ...")
     if not values.features:
-        raise ValueError(f"--images needs --features, one of {', '.join(KINDS)}")
+        raise ValueError(f"--images needs --features, {NAMES.expected}")
     if not distributed.first():
         return
     images = image_files.read(absolute(values.images))

@@ -13,7 +13,7 @@ from absl import flags
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.pixels import to_uint8
 from distill_jax.evaluation import chosen_data, image_files
-from distill_jax.evaluation.feature_networks import KINDS, load_network
+from distill_jax.evaluation.feature_networks import NAMES, load_network
 from distill_jax.evaluation.protocols import MAX_REFERENCE_IMAGES, name_of
 from distill_jax.evaluation.references import make_reference
 from distill_jax.metrics.resizing import RESIZES
@@ -32,7 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_string("images", None, "Images instead: a folder of pictures, an .npz or an .npy.")
     flags.DEFINE_enum("split", "train", ["train", "test"], "Split of the dataset.")
     flags.DEFINE_integer("num", MAX_REFERENCE_IMAGES, "Largest number of images.", lower_bound=2)
-    flags.DEFINE_enum("features", None, list(KINDS), "Network of the features.")
+    flags.DEFINE_string("features", None, f"Network of the features: {NAMES.expected}.")
     flags.DEFINE_enum("resize", None, RESIZES, "Resize of the images; the network's usual one.")
     flags.DEFINE_string("name", None, "Name of the data in protocols; by default their own.")
     flags.DEFINE_string("out", None, "The .npz file to write.")
@@ -42,7 +42,7 @@ def main() -> None:
     """Computes the features and writes --out."""
     values = flags.FLAGS
     out = absolute(needed("out", ": the .npz file to write"))
-    features = needed("features", f": one of {', '.join(KINDS)}")
+    features = needed("features", f": {NAMES.expected}")
     if out.suffix != ".npz":
         raise ValueError(f"--out={out} does not end in .npz")
     out.parent.mkdir(parents=True, exist_ok=True)

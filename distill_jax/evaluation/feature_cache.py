@@ -15,7 +15,7 @@ from etils import epath
 
 from distill_jax.diffusion.pixels import to_uint8
 from distill_jax.evaluation import feature_networks
-from distill_jax.evaluation.feature_networks import KINDS, FeatureNetwork, read_npz
+from distill_jax.evaluation.feature_networks import FeatureNetwork, read_npz
 from distill_jax.metrics import resizing
 from distill_jax.runtime import logging
 from distill_jax.runtime.files import private_folder, written
@@ -56,12 +56,13 @@ def pooled_features(x: np.ndarray, network: FeatureNetwork) -> np.ndarray:
 
 def _key(images: np.ndarray, network: FeatureNetwork) -> str:
     """Returns a hash of everything that the features depend on."""
-    code = inspect.getmodule(KINDS[network.name].module), resizing, feature_networks
+    code = inspect.getmodule(type(network.kind.module())), resizing, feature_networks
     parts: list[Any] = [
         pathlib.Path(str(module.__file__)).read_bytes() for module in code if module
     ]
     names = network.name, network.digest, network.resize, jax.default_backend(), images.shape
-    digest = hashlib.sha256(repr((*names, *map(len, parts))).encode())
+    pixels = network.kind.shift, network.kind.scale
+    digest = hashlib.sha256(repr((*names, *pixels, *map(len, parts))).encode())
     for part in (*parts, np.ascontiguousarray(images)):
         digest.update(part)
     return digest.hexdigest()

@@ -8,7 +8,7 @@ import numpy as np
 from distill_jax.evaluation.feature_networks import FeatureNetwork
 from distill_jax.evaluation.references import Reference
 from distill_jax.metrics.frechet import Target
-from distill_jax.metrics.kernel import kid
+from distill_jax.metrics.kernel import cmmd, kid
 from distill_jax.metrics.neighbours import neighbour_scores
 from distill_jax.metrics.score import inception_score
 from distill_jax.metrics.sliced import mind
@@ -49,8 +49,9 @@ def measure(
     """Measures images against a reference.
 
     The names are FID, sFID, IS, KID and MIND only in Inception's features; in other networks they
-    are FD-<network>, KID-<network>, MIND-<network>. Precision, recall, density and coverage have
-    k = 3. Standard errors of distances are a jackknife over five groups of images.
+    are FD-<network>, KID-<network>, MIND-<network>, and with CLIP there is CMMD. Precision,
+    recall, density and coverage have k = 3. Standard errors of distances are a jackknife over five
+    groups of images.
 
     Args:
       batches: uint8 images (n, h, w, c), see FeatureNetwork.
@@ -94,6 +95,12 @@ def measure(
         scores["IS"] = Score(value, error, f"{protocol}, splits {splits}")
     if reference.features.ndim == 2:
         _add_of_features(scores, network.named, pooled, reference.features, protocol)
+        if name := network.kind.cmmd:
+            unit = (
+                x / np.linalg.norm(x, axis=1, keepdims=True) for x in (reference.features, pooled)
+            )
+            about = f"{protocol}, reference features {len(reference.features)}, sigma 10, x 1000"
+            scores[name] = Score(cmmd(*unit), None, about)
     return {name: score.with_remark(other) for name, score in scores.items()}
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-RESIZES = ("tf1", "bilinear", "bicubic")
+RESIZES = ("tf1", "bilinear", "bicubic", "bicubic8")
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -22,22 +22,33 @@ def resize(x: jax.Array, method: str, side: int) -> jax.Array:
         and EDM's evaluations: pixel i of the result lies at i * h / side, without antialiasing.
         "bilinear": PyTorch's, in pytorch-fid: centres of pixels are aligned, no antialiasing.
         "bicubic": Pillow's, in clean-fid: antialiased, clipped to 0 .. 255.
+        "bicubic8": Pillow's of bytes, in dgm-eval, CLIP's and CMMD's: the same, rounded after each
+        axis; sums that are nearly half a level may be rounded to the other side.
       side: side of the results.
     """
     rows, columns = (matrix(method, size, side) for size in x.shape[1:3])
     x = x.astype(jnp.float32)
     # Pillow resizes rows first.
     x = jnp.einsum("bhwc,tw->bhtc", x, columns, precision="highest")
+    x = jnp.clip(jnp.floor(x + 0.5), 0, 255) if method == "bicubic8" else x
     x = jnp.einsum("bhtc,sh->bstc", x, rows, precision="highest")
-    return jnp.clip(x, 0, 255) if method == "bicubic" else x
+    x = jnp.floor(x + 0.5) if method == "bicubic8" else x
+    return jnp.clip(x, 0, 255) if method.startswith("bicubic") else x
+
+
+def central_square(x: jax.Array) -> jax.Array:
+    """Returns the central square (b, n, n, c) of images (b, h, w, c)."""
+    n = min(x.shape[1:3])
+    top, left = ((size - n) // 2 for size in x.shape[1:3])
+    return x[:, top : top + n, left : left + n]
 
 
 def matrix(method: str, size: int, side: int) -> np.ndarray:
     """Returns the float32 matrix (side, size) that resizes an axis; see `resize`."""
-    if method == "bicubic":
-        return _bicubic(size, side)
     if method not in RESIZES:
         raise ValueError(f"unknown resize {method!r}; known: {', '.join(RESIZES)}")
+    if method.startswith("bicubic"):
+        return _bicubic(size, side)
     scale = np.float32(size / side)
     if method == "tf1":
         where = np.arange(side, dtype=np.float32) * scale

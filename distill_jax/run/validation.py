@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from distill_jax.evaluation.feature_networks import KINDS
+from distill_jax.evaluation.feature_networks import NAMES
 from distill_jax.evaluation.published import PUBLISHED
 from distill_jax.run.data import absolute_paths, read_record
 from distill_jax.runtime import distributed, logging
@@ -68,7 +68,7 @@ RULES_OF_EVALUATE = {
     "w": every(number(0, MAX_W), 100, 1)._replace(
         expected=f"at least one w, each from 0 to {MAX_W:g}"
     ),
-    "features": choice(("", *KINDS)),
+    "features": NAMES,
     "ancestral": every(number(0, 1))._replace(expected="at most 100 variances from 0 to 1"),
 }
 MAX_DEPTH = 12  # Of dicts and tuples in each other.

@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distill_jax.evaluation.feature_networks import KINDS, PYTORCH, Kind
+from distill_jax.evaluation.feature_networks import KINDS, Kind
 from distill_jax.models.efficientnet import Features
+from distill_jax.models.pretrained import LEAVES
 from distill_jax.runtime.trees import by_name
 from tests.metrics.recorded import random_weights
 
@@ -36,6 +37,6 @@ def state_of(name):
         shape = leaf.shape
         if last == "kernel":
             shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-        key = ".".join((*modules, PYTORCH[last]))
+        key = ".".join((*modules, LEAVES.get(last, last)))
         found[key] = random_weights(key, shape)
     return found

@@ -5,11 +5,12 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from distill_jax.metrics.frechet import Moments, Target, frechet_distance, moments
 from distill_jax.metrics.kernel import cmmd, kid
 from distill_jax.metrics.neighbours import neighbour_scores
-from distill_jax.metrics.resizing import RESIZES, matrix, resize
+from distill_jax.metrics.resizing import RESIZES, central_square, matrix, resize
 from distill_jax.metrics.score import inception_score
 from distill_jax.metrics.sliced import mind
 from tests.metrics.recorded import image
@@ -55,12 +56,30 @@ def test_mind_with_the_same_directions_is_that_of_torch_fidelity():
     assert found == pytest.approx(float(RECORDED["mind"]), rel=1e-6)
 
 
-@pytest.mark.parametrize("method", RESIZES)
-@pytest.mark.parametrize(("size", "side"), [(32, 299), (300, 224), (37, 64)])
+SIZES = [(32, 299), (300, 224), (37, 64)]
+
+
+@pytest.mark.parametrize("method", ["tf1", "bilinear", "bicubic"])
+@pytest.mark.parametrize(("size", "side"), SIZES)
 def test_resizes_are_exact_to_a_thousandth_of_a_grey_level(method, size, side):
     found = np.asarray(resize(jnp.asarray(image(size))[None], method, side))[0]
     lines = np.stack([found[side // 3], found[:, side // 5]])
     np.testing.assert_allclose(lines, RECORDED[f"{method}_{size}"], atol=1e-3)
+
+
+@pytest.mark.parametrize(("size", "side"), SIZES)
+def test_bicubic8_is_the_resize_of_pillow_for_bytes(size, side):
+    found = np.asarray(resize(jnp.asarray(image(size))[None], "bicubic8", side))[0]
+    resized = Image.fromarray(image(size)).resize((side, side), Image.Resampling.BICUBIC)
+    apart = np.abs(found - np.asarray(resized))
+    assert apart.max() <= 2
+    assert (apart > 0).mean() < 1e-3
+
+
+def test_the_central_square_is_that_of_cmmd():
+    x = jnp.arange(2 * 5 * 8).reshape(2, 5, 8, 1)
+    np.testing.assert_array_equal(central_square(x), x[:, :, 1:6])
+    np.testing.assert_array_equal(central_square(x[:, :, :2]), x[:, 1:3, :2])
 
 
 @pytest.mark.parametrize("method", RESIZES)

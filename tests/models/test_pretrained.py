@@ -1,8 +1,5 @@
 """CLIP and DINOv2 compute what PyTorch's originals compute, see pretrained/make.py."""
 
-import json
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,18 +14,9 @@ from distill_jax.storage import safetensors
 from distill_jax.storage.weights import of_array
 from tests.models import pretrained
 from tests.models.pretrained import DINOV2, IMAGE, MASK, NEW, OLD, OPEN_CLIP, weights
+from tests.models.pretrained.directories import RECORDED, write
 
 IDS = jnp.asarray(pretrained.IDS)
-RECORDED = np.load(pathlib.Path(__file__).parent / "pretrained" / "recorded.npz")
-
-
-def write(folder, config, recorded, name="model.safetensors", drop=(), config_name="config.json"):
-    """Writes a directory with the random weights of the recorded names."""
-    (folder / config_name).write_text(json.dumps(config))
-    shapes = json.loads(str(RECORDED[recorded]))
-    state = {key: of_array(weights(key, tuple(shape))) for key, shape in shapes.items()}
-    safetensors.write(folder / name, {key: x for key, x in state.items() if key not in drop})
-    return folder
 
 
 def images(height, width):
