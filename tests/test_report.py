@@ -13,6 +13,7 @@ from distill_jax.evaluation import beside, records
 from distill_jax.evaluation.published import (
     CIFAR10,
     CLAIMS,
+    INCEPTION,
     PUBLISHED,
     SAMPLES,
     Number,
@@ -160,10 +161,11 @@ def as_cifar10(workdir, **protocol):
     published = "salimans_2022/cifar10"
     change(workdir / "config.json", published=published)
     content = json.loads((workdir / "report.json").read_text())
-    fields = {"name": "FID", "dataset": CIFAR10, "images": 50_000, "num": SAMPLES, **protocol}
+    fields = {"name": "FID", "dataset": CIFAR10, "images": 50_000, "weights": INCEPTION}
+    fields |= {"num": SAMPLES, **protocol}
     rows = [{**row, fields["name"]: row["FD-digits"] / 100} for row in content["rows"]]
     made_of = {**content["made_of"], "num_samples": fields["num"]}
-    reference = {"dataset": fields["dataset"], "images": fields["images"]}
+    reference = {name: fields[name] for name in ("dataset", "images", "weights")}
     change(
         workdir / "report.json",
         name=fields["name"],
@@ -187,7 +189,8 @@ def test_a_number_of_the_same_protocol_stands_beside_the_published_one(workdir):
 
 @pytest.mark.parametrize(
     "protocol",
-    [{"dataset": "cifar10-jpeg 32x32"}, {"num": 2000}, {"images": 45_000}, {"name": "FD-efflite0"}],
+    [{"dataset": "cifar10-jpeg 32x32"}, {"num": 2000}, {"images": 45_000}, {"name": "FD-efflite0"}]
+    + [{"weights": "0123abcd"}],
 )
 def test_a_number_of_another_protocol_has_its_own_row(workdir, protocol):
     rows = [row for row in cells(as_cifar10(workdir, **protocol)) if "ours" in row]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from distill_jax.evaluation.compare import Row
 from distill_jax.evaluation.published import (
     CLAIMS,
+    INCEPTION,
     PUBLISHED,
     SAMPLES,
     Number,
@@ -28,8 +29,10 @@ COSTS = (
 HOW = (
     "To measure FID on CIFAR-10 as papers do: start the finished run's own command again with "
     f"`--config.evaluate.features=inception --config.evaluate.num_samples={SAMPLES}`, which trains "
-    "nothing and replaces its report. It needs Inception's weights, see docs/sample.md. On "
-    "ImageNet a report compares with 50,000 training images, which is another protocol."
+    "nothing and replaces its report. It needs the weights "
+    f"pt_inception-2015-12-05-{INCEPTION}.pth, see docs/sample.md. On ImageNet a report compares "
+    "with 50,000 training images, which is another protocol; `python -m distill_jax.evaluate "
+    "--images=... --reference=...` compares samples with the files of ADM and EDM."
 )
 
 
@@ -176,8 +179,8 @@ def _parts(record: Record, name: str) -> tuple[list[Stage], list[Stage]]:
 
 def _hours(stages: Sequence[Stage]) -> float | None:
     """Returns the hours of some stages; None if those of one are not recorded."""
-    hours = [stage.hours for stage in stages]
-    return None if None in hours else sum(hours, 0.0)  # type: ignore[arg-type]  # None is none of them.
+    known = [stage.hours for stage in stages if stage.hours is not None]
+    return sum(known, 0.0) if len(known) == len(stages) else None
 
 
 def _costs(record: Record, strengths: Collection[float]) -> list[Line]:

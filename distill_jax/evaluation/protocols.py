@@ -42,6 +42,7 @@ class Evaluator(abc.ABC):
       definition: what the distance is, for evaluators of published networks; "" for others.
       dataset: name of the dataset, with the side of its images where that is an option.
       images: number of training images that samples are compared with.
+      weights: first digits of the SHA-256 of a published network's file; "" without one.
       floor: distances between real images: two halves of the training images ("halves"), and
         training against test images ("test").
       real_recall: recall of one half of the training images by the other.
@@ -54,6 +55,7 @@ class Evaluator(abc.ABC):
     definition: str = ""
     dataset: str = ""
     images: int
+    weights: str = ""
     floor: dict[str, float]
     real_recall: float
     real_accuracy: float | None = None
@@ -61,10 +63,11 @@ class Evaluator(abc.ABC):
 
     def summary(self) -> dict[str, Any]:
         """Returns the name of the distance, its reference, and the measures of real images."""
+        reference = {"dataset": self.dataset, "images": self.images, "weights": self.weights}
         return {
             "name": self.name,
             "definition": self.definition,
-            "reference": {"dataset": self.dataset, "images": self.images},
+            "reference": reference,
             "floor": self.floor,
             "real_recall": self.real_recall,
             "real_accuracy": self.real_accuracy,
@@ -194,6 +197,7 @@ class PublishedEvaluator(Evaluator):
     def __init__(self, dataset: Dataset, network: FeatureNetwork):
         self._network = network
         self.name, self._mind = network.distance, network.named("MIND")
+        self.weights = network.digest[:8]
         train, test = (dataset.images(split, MAX_REFERENCE_IMAGES) for split in ("train", "test"))
         real, self.images = pooled_features(train.x, network), len(train.x)
         order = np.random.default_rng(0).permutation(len(real))
@@ -208,7 +212,7 @@ class PublishedEvaluator(Evaluator):
         self.real_recall = neighbour_scores(few[1], few[0])["recall"]
         self.definition = (
             f"{self.name}: Frechet distance to {len(real):,} training images in the features of "
-            f"{network.name} (weights {network.digest[:8]}, resize {network.resize}, uint8)"
+            f"{network.name} (weights {self.weights}, resize {network.resize}, uint8)"
         )
         if dataset.num_labels > 1:
             scaled = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))

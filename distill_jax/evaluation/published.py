@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 SAMPLES, TRAIN = 50_000, "{:,} training images"  # The customary number of samples, and reference.
 
+INCEPTION = "6726825d"  # Of FID's weights: pt_inception-2015-12-05-6726825d.pth.
+
 
 class Protocol(NamedTuple):
     """What a number depends on besides the network; None for what a source does not state.

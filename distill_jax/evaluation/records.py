@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from distill_jax.evaluation.compare import ROW, Row
-from distill_jax.evaluation.published import PUBLISHED, TRAIN, Number, Protocol
+from distill_jax.evaluation.published import INCEPTION, PUBLISHED, TRAIN, Number, Protocol
 from distill_jax.methods import METHODS
 from distill_jax.runtime.files import read_bytes, read_json
 from distill_jax.runtime.options import Rule, choice, every, number, optional, whole
@@ -39,7 +39,11 @@ RULES_OF_REPORT: dict[str, Any] = {
     "made_of": {"num_samples": whole(1), "networks": RECORD},
     "rows": every(Rule(lambda row: _is_row(row), "rows of a report"), 100_000),
 }
-RULES_OF_REFERENCE: dict[str, Any] = {"dataset": NAME, "images": whole(1)}
+RULES_OF_REFERENCE: dict[str, Any] = {
+    "dataset": NAME,
+    "images": whole(1),
+    "weights": optional(TEXT),
+}
 RULES_OF_LINE: dict[str, Any] = {"step": whole(0), "updates_per_second": NUMBER}
 
 
@@ -207,6 +211,9 @@ def _report(
         check_fields(content, {"reference": RULES_OF_REFERENCE}, place)
         dataset = content["reference"]["dataset"]
         reference = TRAIN.format(content["reference"]["images"])
+        weights = content["reference"].get("weights") or "not recorded"
+        if name == "FID" and weights != INCEPTION:  # Other weights have other distances.
+            reference += f", weights {weights:.12}"
     if not all(isinstance(row.get(name), float) for row in content["rows"]):
         raise ValueError(f"{place} has a row without {name}; start the run again")
     made_of = content["made_of"]

@@ -34,7 +34,7 @@ def test_real_points_have_distances_near_zero_and_recall_near_one(points):
         "rotation_accuracy",
     ]
     assert found["name"] == "SW2"
-    assert found["reference"] == {"dataset": "mixture", "images": len(points._real)}
+    assert found["reference"] == {"dataset": "mixture", "images": len(points._real), "weights": ""}
     assert found["real_accuracy"] is None
     assert max(found["floor"].values()) < 0.04  # Due to random shares of the modes.
     assert found["real_recall"] > 0.95
