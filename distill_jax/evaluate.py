@@ -3,6 +3,7 @@
 python -m distill_jax.evaluate --student=runs/digits_guided
 python -m distill_jax.evaluate --student=runs/digits_guided/s07_n0001 --w=0.5,1.5 --num=5000
 python -m distill_jax.evaluate --images=samples.npz --reference=cifar10.npz --features=inception
+python -m distill_jax.evaluate --images=samples --captions=captions.txt --text_scores=clip:g14
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from distill_jax.evaluation import chosen_data, compare, image_files, report
+from distill_jax.evaluation import chosen_data, compare, image_files, report, text_command
 from distill_jax.evaluation.feature_networks import NAMES, load_network
 from distill_jax.evaluation.protocols import make_evaluator
 from distill_jax.evaluation.quality import measure, scores_table
@@ -48,6 +49,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_bool("infinity", False, "Extrapolate the distance to infinitely many --images.")
     flags.DEFINE_bool("unlike", False, "Accept a reference of other weights or another resize.")
+    text_command.define_flags()
 
 
 def main() -> None:
@@ -61,7 +63,10 @@ def main() -> None:
     if values.out:
         absolute(values.out).parent.mkdir(parents=True, exist_ok=True)
     distributed.join()
-    (_compare if values.images is None else _score)(values)
+    if values.captions:
+        text_command.run(values)
+    else:
+        (_compare if values.images is None else _score)(values)
 
 
 def _score(values: Any) -> None:

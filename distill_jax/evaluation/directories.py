@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 from etils import epath
 
+from distill_jax.models.clip import ImageOptions
 from distill_jax.models.clip_files import read_clip
 from distill_jax.models.dinov2 import NAMES, read_dinov2
 from distill_jax.runtime.files import absolute
@@ -40,12 +41,17 @@ def of_clip(kind: Any, directory: epath.Path) -> tuple[Any, Tree, epath.Path]:
     found = read_clip(directory)
     module, variables = found.image()
     options = module.options
-    size = options.hidden_size, options.patch_size
-    label = f"CLIP-{TOWERS.get(size, '-'.join(map(str, size)))}-{options.image_size}"
+    label = f"CLIP-{tower_of(options)}"
     shift, scale = (tuple(255 * part for part in pair) for pair in (found.mean, found.std))
     kind = kind._replace(module=lambda: module, side=options.image_size, label=label)
     cmmd = "CMMD" if label == "CLIP-L14-336" else f"CMMD-{label}"
     return kind._replace(shift=shift, scale=scale, cmmd=cmmd), variables, found.file
+
+
+def tower_of(options: ImageOptions) -> str:
+    """Returns the name of an image tower, such as L14-336, or its sizes."""
+    size = options.hidden_size, options.patch_size
+    return f"{TOWERS.get(size, '-'.join(map(str, size)))}-{options.image_size}"
 
 
 def in_hub(repository: str) -> epath.Path | None:

@@ -44,6 +44,11 @@ class Tokenizer:
     pad: int
     _encoder: Any = dataclasses.field(repr=False, compare=False)
 
+    @property
+    def largest(self) -> int:
+        """The largest number of a token."""
+        return max(self._encoder.get_vocab().values())
+
     def __call__(
         self, prompts: Sequence[str], prefix: str = "", unescape: bool = False
     ) -> tuple[np.ndarray, list[str]]:

@@ -1,5 +1,7 @@
 """CLIP and DINOv2 compute what PyTorch's originals compute, see pretrained/make.py."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from distill_jax.storage.weights import of_array
 from tests.models import pretrained
 from tests.models.pretrained import DINOV2, IMAGE, MASK, NEW, OLD, OPEN_CLIP, weights
 from tests.models.pretrained.directories import RECORDED, write
+from tests.teachers import pickles
 
 IDS = jnp.asarray(pretrained.IDS)
 
@@ -79,6 +82,22 @@ def test_checkpoints_of_open_clip_are_read_under_their_own_names(tmp_path, name,
     near(run(image, variables, images(21, 21)), f"open_clip_{name}_image")
     near(run(text, of_text, IDS).embeds, f"open_clip_{name}_text")
     assert clip.state["logit_scale"].shape == ()
+
+
+def test_files_of_pytorch_are_read_with_and_without_a_state_dict_inside(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(NEW))
+    shapes = json.loads(str(RECORDED["masked_names"]))
+    state = {key: weights(key, tuple(shape)) for key, shape in shapes.items()}
+    entries, tensors = {}, {}
+    for number, (key, x) in enumerate(state.items()):
+        entries[f"data/{number}"] = x.tobytes()
+        storage = pickles.Stored("storage", pickles.FLOAT, str(number), "cpu", x.size)
+        tensors[key] = pickles.tensor(storage, x.shape)
+    for content in (tensors, {"epoch": 3, "state_dict": tensors}):
+        whole = {"data.pkl": pickles.dump(content), **entries}
+        pickles.archive(tmp_path, whole).rename(tmp_path / "pytorch_model.bin")
+        module, variables = read_clip(tmp_path).text()
+        near(run(module, variables, IDS, jnp.asarray(MASK)).pooled, "masked_pooled")
 
 
 @pytest.mark.parametrize("mlp", ["mlp", "swiglu"])

@@ -63,6 +63,12 @@ def images(height, width):
     return np.random.default_rng(height).normal(size=(2, height, width, 3)).astype(np.float32)
 
 
+def picture(height, width):
+    """Returns a random picture, uint8 (height, width, 3)."""
+    x = np.random.default_rng(width).integers(0, 256, (height, width, 3))
+    return x.astype(np.uint8)
+
+
 def vocabulary():
     """Returns the tokens and merges of a small tokenizer of the form of CLIP's."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]

@@ -48,6 +48,7 @@ from tests.models.pretrained import (  # noqa: E402
     OPEN_CLIP,
     PROMPTS,
     images,
+    picture,
     vocabulary,
     weights,
 )
@@ -107,12 +108,13 @@ def dinov2():
 
 
 def bicubic():
-    """Returns bicubic resizes without antialiasing: of torch.hub's DINOv2, and 40 to 35 pixels."""
+    """Returns bicubic resizes without antialiasing: of torch.hub's DINOv2, and of an image."""
     grid = torch.tensor(weights("grid", (1, 2, 37, 37)))
     factor = float(16 + 0.1) / 37
     hub = torch.nn.functional.interpolate(grid, scale_factor=(factor, factor), mode="bicubic")
-    pixels = torch.nn.functional.interpolate(tensor(images(40, 40)), size=(35, 35), mode="bicubic")
-    return {"hub_grid": hub[0], "torch_bicubic": pixels[:1].permute(0, 2, 3, 1)}
+    pixels = tensor(picture(256, 256)[None]).float() / 255
+    x = torch.nn.functional.interpolate(pixels, size=(224, 224), mode="bicubic")[0] * 255
+    return {"hub_grid": hub[0], "torch_bicubic": torch.stack([x[:, 70], x[:, :, 40]])}
 
 
 def opened():
