@@ -63,12 +63,17 @@ def base() -> ConfigDict:
             # Guidance strengths of grids and report, the report's samples per row, and the
             # variances at which it also samples the teacher with the ancestral sampler.
             # `features` names a published network, see evaluation.feature_networks; "" is a
-            # classifier that is trained on the data.
+            # classifier that is trained on the data. In training, a stage's EMA is measured with
+            # `few` samples every `every` iterations (0: never), and after the last. `keep_best` is
+            # "distance", or another measure such as "recall": final/ then has the best EMA.
             "evaluate": {
                 "w": (0.0, 1.0, 2.0, 4.0),
                 "num_samples": 2000,
                 "ancestral": (),
                 "features": "",
+                "every": 0,
+                "few": 500,
+                "keep_best": "",
             },
             # Names package.module:Name of code that the directory of a teacher may import, in
             # addition to the names in this config.
@@ -297,6 +302,7 @@ def smoke_images(config: ConfigDict, size: int, network: str = "mlp", **data: An
     config.model = ConfigDict({"name": network, **SMALLEST[network](size)})
     config = smoke(config)
     config.batch_size, config.evaluate.num_samples = 4, 10  # As many as a row of a grid.
+    config.evaluate.few = 10
     config.evaluate.w = config.evaluate.w[:2]
     for entry in config.stages.values():
         entry.steps = min(entry.steps, 3)
@@ -321,7 +327,7 @@ def smoke(config: ConfigDict, **model: Any) -> ConfigDict:
     config.model.update(model)
     config.batch_size = 16
     config.log_every, config.save_every = 2, 3
-    config.evaluate.num_samples = 40
+    config.evaluate.num_samples = config.evaluate.few = 40
     for entry in config.stages.values():
         entry.steps, entry.warmup, entry.batch_size = min(entry.steps, 8), min(entry.warmup, 2), 0
     return config

@@ -32,6 +32,10 @@ ROW = (
 )
 
 
+# Keys of the config's `evaluate` that the report depends on; the others are about training.
+SETTINGS = ("w", "num_samples", "ancestral", "features")
+
+
 class Entry(NamedTuple):
     """A row to measure; the best of several variances has the smallest distance.
 
@@ -191,7 +195,7 @@ def _cost(entry: Entry, seconds: float) -> Row:
 
 def write_report(
     workdir: epath.Path,
-    data: Mapping[str, Any],
+    data: Mapping[str, Any] | Callable[[], Evaluator],
     settings: Mapping[str, Any],
     stop: Callable[[], bool],
     layout: Layout | None = None,
@@ -205,8 +209,8 @@ def write_report(
     Args:
       workdir: workdir of a run whose stages are finished.
       data: options of the dataset to compare with, from the run's config. Manifests do not count:
-        files in a workdir may come from elsewhere.
-      settings: "w", "num_samples", "ancestral" and "features" of the config's `evaluate`.
+        files in a workdir may come from elsewhere. Or the function that returns its evaluator.
+      settings: the config's `evaluate`, of which it takes those in SETTINGS.
       stop: function that is polled between rows; if it returns true, InterruptedError is raised.
       layout: layout of the devices that draw samples; None is the first device.
       parts: directories of codecs and base networks outside the workdir, see loading.load.
@@ -219,8 +223,8 @@ def write_report(
     manifests = sorted(workdir.glob("s[0-9]*_*/final/manifest.json"))
     finals = [manifest.parent for manifest in manifests]
     prints = {final.parent.name: checkpoint.fingerprint(final) for final in finals}
-    made_of = {"networks": prints, **json.loads(json.dumps(dict(settings)))}
-    made_of = {name: value for name, value in made_of.items() if value != ""}
+    settings = {name: settings[name] for name in SETTINGS if settings.get(name, "") != ""}
+    made_of = {"networks": prints, **json.loads(json.dumps(settings))}
     written = _content(workdir / "report.json", made_of)
     if distributed.broadcast_from_first(written is not None):
         if distributed.first():
@@ -238,7 +242,7 @@ def write_report(
     order = sorted(range(len(planned)), key=lambda i: places[id(planned[i].network)])
     ordered = [planned[i] for i in order]
     first, num = distributed.first(), settings["num_samples"]
-    evaluator = make_evaluator(data, settings.get("features", "")) if first else None
+    evaluator = _evaluator(data, settings) if first else None
     partial = workdir / "report.rows.json"
     rows = _rows(partial, made_of) or []
     before = distributed.broadcast_from_first(len(rows))
@@ -256,11 +260,20 @@ def write_report(
         progress.close()
     if first:
         rows = [rows[order.index(i)] for i in range(len(planned))]
-        _record(students, planned, rows, report.protocol(evaluator.name, num, evaluator.definition))
-        report.write(workdir, {**evaluator.summary(), "made_of": made_of, "rows": rows})
+        protocol = report.protocol(evaluator.name, num, evaluator.definition)
+        _record(students, planned, rows, protocol)
+        told = {**evaluator.summary(), "protocol": protocol, "made_of": made_of, "rows": rows}
+        report.write(workdir, told)
         partial.unlink(missing_ok=True)
     distributed.barrier("the report is written")
     return True
+
+
+def _evaluator(
+    data: Mapping[str, Any] | Callable[[], Evaluator], settings: Mapping[str, Any]
+) -> Evaluator:
+    """Returns the evaluator of a report; arguments are those of write_report."""
+    return data() if callable(data) else make_evaluator(data, settings.get("features", ""))
 
 
 def _rows(path: epath.Path, made_of: Mapping[str, Any]) -> list[Row] | None:

@@ -63,8 +63,7 @@ def protocol(name: str, num: int, definition: str = "") -> str:
       num: number of samples.
       definition: definition of the distance in a published network, see protocols.Evaluator.
     """
-    distance = definition + PUBLISHED if definition else DISTANCES[_kind(name)]
-    return distance.format(name, num) + (
+    return _measures(definition, name).format(name, num) + (
         " l2: root mean square difference per pixel, in [-1, 1], to the guided teacher's sample "
         "from the same noise. calls: network calls per image. seconds per image: wall clock of the "
         "whole set over its size, compiled. variance: the weight in [0, 1] of the ancestral "
@@ -72,6 +71,16 @@ def protocol(name: str, num: int, definition: str = "") -> str:
         "number of steps; student, stochastic: the sampler of long steps and fresh noise; student, "
         "another name: that method's own sampler."
     )
+
+
+def distance(name: str, num: int, definition: str = "") -> str:
+    """Returns the definition of the distance only; arguments are those of `protocol`."""
+    return _measures(definition, name).partition(". ")[0].format(name, num)
+
+
+def _measures(definition: str, name: str) -> str:
+    """Returns the definitions of the measures of samples."""
+    return definition + PUBLISHED if definition else DISTANCES[_kind(name)]
 
 
 def _kind(name: str) -> str:

@@ -19,6 +19,7 @@ from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.spec import Leaf
 from distill_jax.methods import Method, Phase
 from distill_jax.models.build import abstract_params
+from distill_jax.run import measurements
 from distill_jax.run.devices import DEVICES, Target, hours
 from distill_jax.run.flops import flops, flops_of
 from distill_jax.run.memory import peak_bytes
@@ -77,6 +78,8 @@ def _measure(run: Run, stage: Stage) -> Cost:
         "EMA": state.ema,
         "batch": batch._replace(index=None),  # No loss reads the index, so no program takes it.
     }
+    if run.config.evaluate.keep_best:
+        kept["best EMA"] = state.ema
     return Cost(
         tuple(
             phase.updates_per_iteration * sum(map(flops_of, once)) // phase.variants
@@ -200,6 +203,7 @@ def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
             f"{scaled(forward, FLOP)} per image and call of the network of {last.name} (matrix "
             "products and convolutions; a multiply-add is 2)",
             _show_stages(run, costs, where),
+            *_show_measurements(run, costs),
             "Bytes on each device, at rest and in an update (an estimate; --plan=compile has what "
             "the compiler takes):",
             logging.table(("stage", *cost.kept, "at rest", *cost.step, "in an update"), kept),
@@ -219,6 +223,24 @@ def _show_replicated(run: Run, shapes: Tree, most: int = 5) -> Iterator[str]:
         )
 
 
+def _show_measurements(run: Run, costs: Mapping[str, Cost]) -> Iterator[str]:
+    """Yields a line with the FLOPs of the samples that are measured in training."""
+    evaluate = run.config.evaluate
+    if found := measurements.measured(evaluate, run.stages):
+        total = evaluate.few * sum(
+            measurements.count(evaluate, stage)
+            * measurements.calls(evaluate, stage)
+            * forward_flops(stage.roles.student, stage.trained.inputs)
+            for stage in found
+        )
+        training = sum(stage.spec.steps * sum(costs[stage.name].flops) for stage in run.stages)
+        yield (
+            f"measurements in training: {scaled(total, FLOP)} of network calls, "
+            f"{total / training:.1%} of the training's; the evaluator comes on top"
+        )
+
+
+@functools.lru_cache(maxsize=16)
 def forward_flops(network_spec: NetworkSpec, inputs: tuple[str, ...]) -> int:
     """Returns the FLOPs of one call of the network with these inputs, on one image."""
     params = abstract_params(network_spec, inputs)

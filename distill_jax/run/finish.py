@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 
@@ -17,8 +19,19 @@ from distill_jax.typing import Tree
 MANIFEST_KEYS = ("schedule", "parameterization", "matmul_precision", "data")
 
 
-def finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
-    """Writes final/: the weights, everything needed to sample from them, and the fake's weights."""
+def finish(
+    run: Run, stage: Stage, weights: Tree, fake: Tree | None, best: Mapping[str, Any] | None = None
+) -> None:
+    """Writes final/: the weights, everything needed to sample from them, and the fake's weights.
+
+    `best` is the record of the iteration that the weights are from, if that is not the last.
+    """
+    content = manifest(run, stage, best).to_json()
+    checkpoint.save_final(stage.directory / "final", weights, content, fake)
+
+
+def manifest(run: Run, stage: Stage, best: Mapping[str, Any] | None = None) -> Manifest:
+    """Returns the manifest of a stage, whose teacher, base and codec are finished."""
     spec, final = stage.spec, stage.directory / "final"
     config = json.loads(run.config.to_json())
     method = {"name": spec.method.name, **dataclasses.asdict(stage.method)}  # type: ignore[call-overload]  # Methods are dataclasses.
@@ -35,7 +48,7 @@ def finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
     if roles.trained.base:
         base = _reference(stage.start.weights.directory, final)
         adapters = Adapters(base, roles.trained.rank, roles.full)
-    manifest = Manifest(
+    return Manifest(
         stage=stage.name,
         trained=stage.trained,
         distilled=stage.method.needs_teacher,
@@ -44,9 +57,9 @@ def finish(run: Run, stage: Stage, weights: Tree, fake: Tree | None) -> None:
         lineage=lineage,
         adapters=adapters,
         codec=_reference(run.codec.directory, final) if run.codec else None,
+        best=best,
         **{key: config[key] for key in MANIFEST_KEYS},
-    ).to_json()
-    checkpoint.save_final(final, weights, manifest, fake)
+    )
 
 
 def _reference(directory: epath.Path, start: epath.Path) -> Reference:

@@ -88,9 +88,9 @@ def report(planned: Run, stop: Callable[[], bool], lock: Lock) -> bool:
         lock.check_here()
         return stop()
 
-    images, settings = planned.config.data.to_dict(), planned.config.evaluate.to_dict()
-    given = planned.layout, planned.parts, planned.allow
-    return compare.write_report(planned.workdir, images, settings, stopped, *given)
+    settings, given = planned.config.evaluate.to_dict(), (planned.layout, planned.parts)
+    made = planned.workdir, lambda: planned.evaluator, settings, stopped
+    return compare.write_report(*made, *given, planned.allow)
 
 
 def draw_grids(planned: Run, stop: Callable[[], bool], lock: Lock) -> None:

@@ -1,6 +1,7 @@
 """The plan of a run: looks up every name and checks every number before anything starts."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.trained import SAMPLERS, Sampler, Trained, name_of
 from distill_jax.evaluation.feature_networks import find
+from distill_jax.evaluation.protocols import Evaluator, make_evaluator
 from distill_jax.evaluation.published import headline
 from distill_jax.methods import METHODS, Method
 from distill_jax.models import DISCRIMINATORS
@@ -24,6 +26,7 @@ from distill_jax.run.cautions import cautions
 from distill_jax.run.data import absolute_paths
 from distill_jax.run.data import show as show_data
 from distill_jax.run.fits import CodecFit, codec_fit
+from distill_jax.run.measurements import show as show_measurements
 from distill_jax.run.stages import (
     Ancestor,
     Stage,
@@ -76,6 +79,12 @@ class Run:
         if self.codec:
             places.append(self.codec.directory)
         return tuple(dict.fromkeys(places))
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """The evaluator of training and report, made once; only the first process needs it."""
+        config = self.config
+        return make_evaluator(config.data.to_dict(), config.evaluate.features)
 
     @property
     def allow(self) -> tuple[str, ...]:
@@ -296,6 +305,7 @@ def show(run: Run) -> str:
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
             *show_data(run.config.data.name, run.dataset),
             *([f"published by {headline(name)}"] if (name := run.config.published) else []),
+            *show_measurements(run.config.evaluate, run.stages),
             f"workdir {run.workdir}, code {record.short_commit()}",
             *cautions(run.config, run.stages),
         )

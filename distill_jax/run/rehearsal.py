@@ -9,6 +9,8 @@ from etils import epath
 
 from distill_jax.models.build import abstract_params
 from distill_jax.run.costs import BYTES, arguments, scaled
+from distill_jax.run.measurements import measured
+from distill_jax.run.monitor import check_measures
 from distill_jax.run.plan import Run
 from distill_jax.run.stages import Stage
 from distill_jax.training.update import make_update
@@ -20,10 +22,12 @@ BATCH = 2  # Images of a traced sampler.
 def rehearse(run: Run) -> None:
     """Traces the losses and samplers of the unfinished stages by shapes, and checks the disk.
 
-    It computes nothing, and takes seconds.
+    It computes nothing, and takes seconds. Where stages are measured in training, it makes the
+    evaluator, which they and the report need, and measures real images.
 
     Raises:
-      ValueError: for networks, losses and samplers that do not fit, and for a full disk.
+      ValueError: for networks, losses and samplers that do not fit, for a full disk, and for a
+        measure that does not exist.
     """
     stages, tried = [stage for stage in run.stages if not stage.finished], set()
     for stage in stages:
@@ -37,6 +41,8 @@ def rehearse(run: Run) -> None:
             tried.add(kind)
             _trace_sampler(stage)
     _check_disk(run, stages)
+    if measured(run.config.evaluate, stages):
+        check_measures(run)
 
 
 def _trace_sampler(stage: Stage) -> None:
@@ -82,7 +88,8 @@ def needed_bytes(run: Run, stages: Sequence[Stage]) -> int:
     """
     config, kept, newest = run.config, 0, [0]
     for stage in stages:
-        steps, size = stage.spec.steps, _bytes(arguments(run, stage)[2])
+        steps, state = stage.spec.steps, arguments(run, stage)[2]
+        size = _bytes(state) + (_bytes(state.ema) if config.evaluate.keep_best else 0)
         saved = max(steps // config.save_every, 1)
         newest.append(size * min(max(config.keep, 2) + 1, saved + 1))
         kept += size * (steps // config.keep_every if config.keep_every else 0)

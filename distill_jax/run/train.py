@@ -1,11 +1,13 @@
 """The training of one stage, from its first or newest state to its last iteration."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from distill_jax.run.begin import begin
 from distill_jax.run.calls import calls, make_iterate
 from distill_jax.run.lock import Lock
+from distill_jax.run.monitor import Monitor
 from distill_jax.run.plan import Run
 from distill_jax.run.prefetch import prefetch
 from distill_jax.run.stages import Stage
@@ -24,10 +26,11 @@ def train_stage(
     lock: Lock,
     profile: Profile | None,
     ideal: float | None,
-) -> tuple[Tree, Tree | None]:
-    """Trains a stage, and returns the EMA of the student's weights and the fake's weights.
+) -> tuple[Tree, Tree | None, Mapping[str, Any] | None]:
+    """Trains a stage; returns the EMA of the student's weights, the fake's, and the best's record.
 
-    The fake's weights are None unless the stage has keep_fake=True.
+    With config.evaluate.keep_best the EMA is the best one that was measured; the record is None
+    without. The fake's weights are None unless the stage has keep_fake=True.
     """
     config, spec = run.config, stage.spec
     states = States(stage.directory / "states", config.keep, config.keep_every)
@@ -39,6 +42,7 @@ def train_stage(
     made, iterate = calls(run, stage, cadence, done), make_iterate(run, stage, frozen)
     images = stage.batch_size * stage.updates
     log = logging.StageLog(stage.directory, stage.name, spec.steps, done, images, ideal)
+    monitor = Monitor(run, stage, frozen, log, lock)
 
     def write_log(step: int, values: list[dict[str, float]]) -> None:
         lock.check_here()
@@ -47,27 +51,18 @@ def train_stage(
     def save(step: int, state: TrainState) -> None:
         check_finite(step, state)
         lock.check()
-        states.save(step, state)
+        states.save(step, state, best=monitor.best)
 
     try:
+        monitor.restore(states, state)
         with (
             contextlib.closing(prefetch(made, 2)) as early,
             tracing(profile, iterate, run.workdir / "profile") as traced,
         ):
-            state = train(traced, state, early, cadence, write_log, save, stop)
+            state = train(monitor.after(traced), state, early, cadence, write_log, save, stop)
         check_finite(spec.steps, state)
     except DivergedError as error:
-        last = states.steps()
-        good = (
-            stage.directory / "states" / str(last[-1])
-            if last
-            else stage.teacher and stage.teacher.directory
-        )
-        kept = f"the last good checkpoint is {good}" if good else "nothing was saved before"
-        raise ValueError(
-            f"stage {stage.name} diverged at {error}; {kept}; try a "
-            f"smaller --config.stages.{stage.name}.learning_rate (now {spec.learning_rate:g})"
-        ) from error
+        raise ValueError(_advice(stage, states, error)) from error
     finally:
         log.close()
         try:
@@ -75,4 +70,20 @@ def train_stage(
         except OSError:
             lock.check_here()  # A workdir that vanished is the cause of it.
             raise
-    return state.ema, state.params["fake"]["network"] if spec.keep_fake else None
+    fake = state.params["fake"]["network"] if spec.keep_fake else None
+    return monitor.best.params if monitor.best else state.ema, fake, monitor.record
+
+
+def _advice(stage: Stage, states: States, error: DivergedError) -> str:
+    """Returns what diverged, the last good checkpoint, and what to do."""
+    last = states.steps()
+    good = (
+        stage.directory / "states" / str(last[-1])
+        if last
+        else stage.teacher and stage.teacher.directory
+    )
+    kept = f"the last good checkpoint is {good}" if good else "nothing was saved before"
+    return (
+        f"stage {stage.name} diverged at {error}; {kept}; try a "
+        f"smaller --config.stages.{stage.name}.learning_rate (now {stage.spec.learning_rate:g})"
+    )

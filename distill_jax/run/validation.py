@@ -15,6 +15,7 @@ from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import read_json, write_json
 from distill_jax.runtime.options import (
     MAX_LENGTH,
+    MAX_NUM,
     MAX_SEED,
     MAX_W,
     TYPES,
@@ -69,6 +70,8 @@ RULES_OF_EVALUATE = {
         expected=f"at least one w, each from 0 to {MAX_W:g}"
     ),
     "features": NAMES,
+    "every": whole(0, high=10**9),
+    "few": whole(10, high=MAX_NUM),
     "ancestral": every(number(0, 1))._replace(expected="at most 100 variances from 0 to 1"),
 }
 MAX_DEPTH = 12  # Of dicts and tuples in each other.
@@ -103,6 +106,8 @@ RESUMABLE = (
     "save_every",
     "updates_per_call",
 )
+# Keys of its `evaluate` that may not, where the networks are the best ones that are measured.
+SELECTING = ("every", "few", "features", "keep_best", "w")
 
 
 def flat(tree: Any, path: str = "config") -> dict[str, Any]:
@@ -166,12 +171,19 @@ def check_config(config: ConfigDict) -> None:
     check_rules(config.mesh, "config.mesh", dict.fromkeys(config.mesh, AXIS))
     with within("config.optimizer"):
         check_arguments(optimizer, config.optimizer.to_dict())
-    for key in ("log_every", "save_every"):
-        if config[key] % config.updates_per_call:
+    intervals = {key: config[key] for key in ("log_every", "save_every")}
+    for key, value in {**intervals, "evaluate.every": config.evaluate.every}.items():
+        if value % config.updates_per_call:
             raise ValueError(
-                f"config.{key} is {config[key]}; expected a multiple of config.updates_per_call, "
-                f"{config.updates_per_call}: a run logs, saves and stops between calls"
+                f"config.{key} is {value}; expected a multiple of config.updates_per_call, "
+                f"{config.updates_per_call}: a run logs, measures, saves and stops between calls"
             )
+    if config.evaluate.keep_best and not config.evaluate.every:
+        raise OptionError(
+            "config.evaluate.keep_best",
+            f"is {shown(config.evaluate.keep_best)}, and config.evaluate.every 0: nothing is "
+            "measured in training; set config.evaluate.every to a number of iterations",
+        )
 
 
 def check_stage(spec: Any, name: str, known: Mapping[str, Any], optimizers: ConfigDict) -> None:
@@ -267,5 +279,7 @@ def _read_config(path: epath.Path, force: bool) -> dict[str, Any] | None:
 def kept(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values of a config, as plain data, that must not change in a resumed run."""
     values = {key: value for key, value in config.items() if key not in RESUMABLE}
-    data = values.get("data")
+    evaluate, data = config.get("evaluate"), values.get("data")
+    if isinstance(evaluate, dict) and evaluate.get("keep_best"):
+        values["evaluate"] = {key: evaluate.get(key) for key in SELECTING}
     return values | {"data": data | absolute_paths(data)} if isinstance(data, dict) else values

@@ -141,8 +141,17 @@ def followed(title: str, batches: Iterable[np.ndarray], total: int) -> Iterator[
         progress.close()
 
 
+def _cut(path: epath.Path, start: int) -> list[dict[str, Any]]:
+    """Drops the lines of an earlier attempt after iteration `start`, and returns the others."""
+    kept = [line for line in read_lines(path, step=int) if line["step"] <= start]
+    replace(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    return kept
+
+
 class StageLog:
     """The log of one stage's scalars: scalars.jsonl, TensorBoard events and the progress bar.
+
+    Measures of samples in training are lines of quality.jsonl.
 
     Args:
       directory: directory of the stage; lines of an earlier attempt after `start` are dropped.
@@ -153,6 +162,9 @@ class StageLog:
       ideal: seconds that the FLOPs of an iteration take at the peak of the devices, None if that
         is unknown. distill_jax.run.flops counts the FLOPs of the method's gradient. XLA's count
         of the compiled program includes elementwise operations and, on GPUs, lacks library calls.
+
+    Attributes:
+      measured: the lines of quality.jsonl up to `start`.
     """
 
     def __init__(
@@ -168,13 +180,15 @@ class StageLog:
         self._progress = Progress(title, total, start)
         self._step, self._time, self._cpu = start, time.monotonic(), time.process_time()
         self._gaps: list[float] = []
+        self.measured: list[dict[str, Any]] = []
         self._lines: epath.Path | None = None
         self._events: SummaryWriter | None = None
         if distributed.first():
             self._lines = directory / "scalars.jsonl"
-            lines = read_lines(self._lines, step=int)
-            kept = [line for line in lines if line["step"] <= start]
-            replace(self._lines, "".join(json.dumps(line) + "\n" for line in kept).encode())
+            _cut(self._lines, start)
+            self._quality = directory / "quality.jsonl"
+            if self._quality.exists():
+                self.measured = _cut(self._quality, start)
             self._events = SummaryWriter(str(directory), purge_step=start + 1)
 
     def log(self, step: int, values: list[dict[str, float]]) -> None:
@@ -192,6 +206,21 @@ class StageLog:
             append(self._lines, json.dumps(line) + "\n")
             for name, value in {**mean, **speeds}.items():
                 self._events.add_scalar(name, value, step)
+
+    def measure(self, step: int, values: Mapping[str, float], line: Mapping[str, Any]) -> None:
+        """Records measures of samples: a line in quality.jsonl, and `values` for TensorBoard."""
+        append_line(self._quality, line)
+        if self._events:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leaves the time of the block out of the speeds of training."""
+        began, cpu = time.monotonic(), time.process_time()
+        yield
+        self._time += time.monotonic() - began
+        self._cpu += time.process_time() - cpu
 
     def _speeds(self, speed: float) -> dict[str, float]:
         """Returns the speeds for so many iterations per second; with `ideal`, also the MFU."""

@@ -123,6 +123,7 @@ RULES: dict[str, Any] = {
     "fingerprint": optional(FINGERPRINT),
     "adapters": optional(RECORD),
     "codec": optional(RECORD),
+    "best": optional(RECORD),
 }
 RULES_OF_ADAPTERS = {
     "base": REFERENCE,

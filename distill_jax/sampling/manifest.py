@@ -98,6 +98,8 @@ class Manifest:
       fake: fingerprint of the fake network beside it; None without one.
       adapters: see Adapters; None if all weights are stored.
       codec: reference to its codec; None for a network on pixels.
+      best: iteration, metric, value and protocol of the weights, if they are the best that were
+        measured in training; None for those of the last iteration.
     """
 
     stage: str
@@ -114,6 +116,7 @@ class Manifest:
     fake: int | None = None
     adapters: Adapters | None = None
     codec: Reference | None = None
+    best: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the manifest as plain data, in the order of the fields."""
@@ -130,7 +133,7 @@ class Manifest:
             fields["adapters"] = {**self.adapters._asdict(), "base": base}
         if self.codec:
             fields["codec"] = self.codec._asdict()
-        for absent in ("fake", "adapters", "codec"):
+        for absent in ("fake", "adapters", "codec", "best"):
             if fields[absent] is None:
                 del fields[absent]
         return fields

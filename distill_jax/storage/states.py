@@ -60,17 +60,36 @@ class States:
         """Returns the iterations of the saved states, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Tree) -> None:
+    def save(self, step: int, state: Tree, **parts: Tree | None) -> None:
         """Starts to write the state of iteration `step`, after the previous state is complete.
 
         It returns when the state is copied from the devices, and writes in the background.
+
+        Args:
+          step: the iteration.
+          state: the state.
+          **parts: trees to write beside it, by name, see `part`; None for none.
         """
+        trees_of = {
+            "state": state,
+            **{name: tree for name, tree in parts.items() if tree is not None},
+        }
         with guarded(self._directory):
-            check_room(self._directory, share(state))
+            check_room(self._directory, share(trees_of))
             self._manager.wait_until_finished()
             self._saving = step
-            item = ocp.args.Composite(state=ocp.args.StandardSave(state))
-            self._manager.save(step, args=item, force=True)
+            items = {name: ocp.args.StandardSave(tree) for name, tree in trees_of.items()}
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def part(self, name: str, step: int, like: Tree) -> Tree | None:
+        """Returns a tree that was written beside the state of `step`; None if there is none.
+
+        `restore` has checked its files together with the state's.
+        """
+        directory = self._directory / str(step) / name
+        if not distributed.broadcast_from_first(directory.exists()):
+            return None
+        return trees.read(directory, like, f"move {self._directory} away to begin the stage again")
 
     def restore(self, like: Tree, warn: Callable[[str], None] = logging.warning) -> Tree | None:
         """Restores the newest undamaged state; returns None if there is none.

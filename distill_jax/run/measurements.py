@@ -1,0 +1,51 @@
+"""The measurements of stages in training: how many, at which w, and their network calls."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from ml_collections import ConfigDict
+
+from distill_jax.run.stages import Stage
+from distill_jax.runtime.logging import counted
+
+
+def measured(evaluate: ConfigDict, stages: Sequence[Stage]) -> list[Stage]:
+    """Returns the stages that are measured in training; an encoder draws no samples."""
+    return [stage for stage in stages if evaluate.every and stage.trained.sampler.decodes]
+
+
+def count(evaluate: ConfigDict, stage: Stage) -> int:
+    """Returns the number of measurements: every `every` iterations, and after the last."""
+    return math.ceil(stage.spec.steps / evaluate.every)
+
+
+def strength(evaluate: ConfigDict, stage: Stage) -> float | None:
+    """Returns the w of a stage's measurements; None if no w can be chosen.
+
+    It is the middle, or the lower of two, of those in config.evaluate.w that the stage knows.
+    """
+    low, high = stage.trained.guidance.w_range or (0.0, math.inf)
+    conditional = bool(stage.roles.student.spec.data.cond)
+    if stage.trained.guidance.w_range is None and not (conditional and stage.trained.guidance.null):
+        return None
+    known = sorted(w for w in evaluate.w if low <= w <= high) or [low]
+    return float(known[(len(known) - 1) // 2])
+
+
+def calls(evaluate: ConfigDict, stage: Stage) -> int:
+    """Returns the network calls per sample: two per step for guidance outside the network."""
+    guided = strength(evaluate, stage) is not None and stage.trained.guidance.w_range is None
+    return stage.trained.num_steps * (2 if guided else 1)
+
+
+def show(evaluate: ConfigDict, stages: Sequence[Stage]) -> Iterator[str]:
+    """Yields a line with the samples and network calls of the measurements in training."""
+    if found := measured(evaluate, stages):
+        numbers = [count(evaluate, stage) for stage in found]
+        total = sum(n * calls(evaluate, stage) for n, stage in zip(numbers, found, strict=True))
+        best = f"; final/ keeps the best by {evaluate.keep_best}" if evaluate.keep_best else ""
+        yield (
+            f"measured in training every {counted(evaluate.every, 'iteration')}: "
+            f"{counted(sum(numbers), 'time')} {evaluate.few:,} samples, "
+            f"{total * evaluate.few:,} network calls{best}"
+        )
