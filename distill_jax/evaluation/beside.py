@@ -30,7 +30,7 @@ HOW = (
     "To measure FID on CIFAR-10 as papers do: start the finished run's own command again with "
     f"`--config.evaluate.features=inception --config.evaluate.num_samples={SAMPLES}`, which trains "
     "nothing and replaces its report. It needs the weights "
-    f"pt_inception-2015-12-05-{INCEPTION}.pth, see docs/sample.md. On ImageNet a report compares "
+    f"pt_inception-2015-12-05-{INCEPTION}.pth, see docs/evaluate.md. On ImageNet a report compares "
     "with 50,000 training images, which is another protocol; `python -m distill_jax.evaluate "
     "--images=... --reference=...` compares samples with the files of ADM and EDM."
 )
