@@ -87,5 +87,6 @@ def _read(path: epath.Path, key: str, shape: tuple[int, int]) -> np.ndarray | No
     return found
 
 
-def _age(path: epath.Path) -> float:
-    return float(path.stat().mtime)
+def _age(path: epath.Path) -> int:
+    """Returns the time of the last use in nanoseconds; those of epath are whole seconds."""
+    return os.stat(path).st_mtime_ns

@@ -1,5 +1,7 @@
 """Features of real images are computed once for the same images, network, weights and resize."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,7 @@ def test_the_oldest_entries_are_removed(network, calls, tmp_path, monkeypatch):
     monkeypatch.setattr(feature_cache, "MAX_ENTRIES", 2)
     for seed in range(3):
         pooled_features(pictures(20, seed=seed), network)
+        time.sleep(0.02)  # The clock of files has ticks of some milliseconds.
     assert len(entries(tmp_path)) == 2
     calls.clear()
     pooled_features(pictures(20, seed=2), network)
