@@ -25,9 +25,9 @@ from distill_jax.runtime.options import (
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # Of pixels from 0 to 1, for both OpenAI and OpenCLIP.
 STD = (0.26862954, 0.26130258, 0.27577711)
-OLD_EOS = (
-    2  # The eos_token_id of configs before transformers 4.31, which is not the token's number.
-)
+MAX_PATCH = 64  # Largest side of a patch in pixels.
+# The eos_token_id of configs before transformers 4.31, which is not the token's number.
+OLD_EOS = 2
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -82,12 +82,19 @@ class ImageOptions:
     hidden_act: str = option(choice(ACTIVATIONS), "quick_gelu")
     layer_norm_eps: float = option(number(1e-12, 1.0), 1e-5)
     image_size: int = option(whole(1, high=8192), 224)
-    patch_size: int = option(whole(1, high=8192), 32)
+    patch_size: int = option(whole(1, high=MAX_PATCH), 32)
     projection_dim: int = option(whole(1, high=MAX_WIDTH), 512)
 
     def __post_init__(self) -> None:
         check_options(self)
         _check_heads(self)
+        check_patch(self.image_size, self.patch_size)
+
+
+def check_patch(image_size: int, patch_size: int) -> None:
+    """Raises ValueError if an image is smaller than a patch."""
+    if image_size < patch_size:
+        raise ValueError(f"image_size {image_size} must be at least patch_size = {patch_size}")
 
 
 def _check_heads(options: TextOptions | ImageOptions) -> None:

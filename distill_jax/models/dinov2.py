@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from distill_jax.diffusion.resize import cubic_matrix
-from distill_jax.models.clip import ACTIVATIONS
+from distill_jax.models.clip import ACTIVATIONS, MAX_PATCH, check_patch
 from distill_jax.models.pretrained import (
     find_weights,
     read_config,
@@ -59,13 +59,14 @@ class Options:
     hidden_act: str = option(choice(ACTIVATIONS), "gelu")
     layer_norm_eps: float = option(number(1e-12, 1.0), 1e-6)
     image_size: int = option(whole(1, high=8192), 224)
-    patch_size: int = option(whole(1, high=8192), 14)
+    patch_size: int = option(whole(1, high=MAX_PATCH), 14)
     qkv_bias: bool = True
     use_swiglu_ffn: bool = False
     offset: float | int = option(number(0, 1), 0.0)
 
     def __post_init__(self) -> None:
         check_options(self)
+        check_patch(self.image_size, self.patch_size)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be divisible by num_attention_heads = "

@@ -127,6 +127,8 @@ def test_position_embeddings_are_resized_as_in_torch_hub():
         ({"num_attention_heads": 3}, "hidden_size 16 must be divisible by num_attention_heads = 3"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'; expected one of quick_gelu, gelu"),
         ({"layer_norm_eps": None}, "layer_norm_eps is None; expected a number"),
+        ({"image_size": 6}, "image_size 6 must be at least patch_size = 7"),
+        ({"patch_size": 500}, "patch_size is 500; expected a whole number from 1 to 64"),
         ({"image_size": 84}, "position_embeddings is of shape .*expected .1, 145, 16."),
         ({"use_swiglu_ffn": True}, "has no encoder.layer.0.mlp.weights_in.* another network"),
         ({"model_type": "dinov2_with_registers"}, "model_type 'dinov2_with_registers'; expected"),
