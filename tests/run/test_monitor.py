@@ -15,7 +15,7 @@ from etils import epath
 from benchmarks.kill import free_port
 from distill_jax.config import pipeline, stage
 from distill_jax.evaluation.protocols import make_evaluator
-from distill_jax.run import monitor, plan, rehearsal
+from distill_jax.run import costs, monitor, plan, rehearsal
 from distill_jax.run import pipeline as runs
 from distill_jax.sampling.batched import Draw
 from distill_jax.sampling.loading import load
@@ -119,6 +119,14 @@ def test_a_plan_says_the_samples_and_calls_of_the_measurements(plain):
         "measured in training every 4 iterations: 8 times 100 samples, 5,200 network calls"
         in plan.show(plain)
     )
+
+
+def test_a_plan_counts_the_bytes_of_the_best_weights(plain, selected):
+    ema = sum(4 * leaf.size for leaf in jax.tree.leaves(plain.stages[0].shapes["student"]))
+    kept, more = (costs.measure(run)["s00_teacher"].kept for run in (plain, selected))
+    assert more == {**kept, "best EMA": ema}
+    needed = [rehearsal.needed_bytes(run, run.stages[:1]) for run in (plain, selected)]
+    assert needed[1] - needed[0] == 3 * ema  # Two states, and the one that is written.
 
 
 def test_the_best_weights_are_kept_and_the_next_stage_starts_from_them(selected):
