@@ -152,7 +152,8 @@ def test_every_key_is_read(monkeypatch, tmp_path):
     config = base()
     config.data = {"name": "mixture", "count": 64}
     config.model = {"name": "mlp", "width": 8, "blocks": 1}
-    config.batch_size, config.evaluate.num_samples = 8, 16
+    config.batch_size = 8
+    config.evaluate.update(num_samples=16, every=1, few=16, keep_best="distance")
     first = stage("first", "diffusion", num_steps=2, **rates)
     config.stages = chained(first, stage("second", "progressive", num_steps=1, **rates))
     reads = Reads(config)
