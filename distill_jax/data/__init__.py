@@ -7,6 +7,7 @@ from distill_jax.data.digits import digits
 from distill_jax.data.folder import folder
 from distill_jax.data.mixture import mixture
 from distill_jax.data.noise import noise
+from distill_jax.data.shapes import shapes
 from distill_jax.data.tfds import Tfds
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -14,10 +15,11 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "folder": folder,
     "mixture": mixture,
     "noise": noise,
+    "shapes": shapes,
     "tfds": Tfds,  # type: ignore[dict-item]  # Its num_labels is an int after __post_init__.
 }
 
 # Datasets that come with the package and read no files.
-EMBEDDED = ("digits", "mixture", "noise")
+EMBEDDED = ("digits", "mixture", "noise", "shapes")
 
 __all__ = ["DATASETS", "EMBEDDED", "Dataset", "Source"]

@@ -17,7 +17,10 @@ class Source(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A batch of a dataset, or one process's shard of it; see typing.Batch."""
+    """A batch of a dataset, or one process's shard of it; see typing.Batch.
+
+    Captions are texts, cond "caption" of dtype object, until a conditioner has encoded them.
+    """
 
     index: np.ndarray  # type: ignore[assignment]  # Hides tuple.index, which nobody calls.
     x: np.ndarray | None
@@ -59,7 +62,9 @@ class Dataset(Protocol):
     """A dataset of images with conditions, and a fixed train and test split.
 
     It may also have a property `summary`, a Summary for the plan, and a method `check(part)` that
-    opens the i-th of n shares of its images for part (i, n), and returns what it Checked.
+    opens the i-th of n shares of its images for part (i, n), and returns what it Checked. If its
+    conditions are captions, it has a method `captions(split, num)`, which returns the texts of
+    `images(split, num)`.
 
     Attributes:
       spec: spec of one example.

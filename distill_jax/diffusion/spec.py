@@ -14,7 +14,7 @@ class Leaf(NamedTuple):
 
     Attributes:
       shape: shape without the batch axis, () for a number.
-      dtype: name of the dtype, such as "float32".
+      dtype: name of the dtype, such as "float32"; "str" for a text, which no network takes.
       classes: number of classes of an integer label, whose values are 0 .. classes - 1 and
         `classes` for the null condition; None for other arrays.
     """
@@ -98,6 +98,16 @@ def image_spec(
 ) -> Spec:
     """Returns the spec of a network for images with labels; the default schedule is cosine."""
     return Spec(image_data(shape, num_classes), channels_out, schedule or Cosine())
+
+
+def caption_data(shape: Sequence[int]) -> DataSpec:
+    """Returns the spec of images (h, w, c) with captions, which a conditioner has to encode."""
+    return DataSpec(Leaf(tuple(shape)), cond=(("caption", Leaf((), "str")),))
+
+
+def has_captions(data: DataSpec) -> bool:
+    """Returns whether the conditions of the data are captions that are not encoded yet."""
+    return any(leaf.dtype == "str" for _, leaf in data.cond)
 
 
 def is_point(shape: Sequence[int]) -> bool:
