@@ -18,6 +18,7 @@ from etils import epath
 
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.data.decoding import SUFFIXES, decode, read, read_array
+from distill_jax.data.prompts import captions_of
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.evaluation import chosen_data, pictures
 from distill_jax.runtime import logging
@@ -25,7 +26,7 @@ from distill_jax.runtime.app import needed, run_app
 from distill_jax.runtime.files import absolute, write_json
 from distill_jax.runtime.registry import EVERYTHING, build, lookup
 from distill_jax.sampling import loading
-from distill_jax.sampling.editing import Labels, inpaint, psnr, roundtrip, sdedit, style
+from distill_jax.sampling.editing import Requests, inpaint, psnr, roundtrip, sdedit, style
 from distill_jax.sampling.student import Student
 
 
@@ -58,7 +59,7 @@ def pairs(
 
 
 def compare(
-    teacher: Student, both: Sequence[tuple[Student, Student]], x: np.ndarray, label: Labels
+    teacher: Student, both: Sequence[tuple[Student, Student]], x: np.ndarray, label: Requests
 ) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """Compares the round trips of every pair with those of the teacher's reverse DDIM and DDIM.
 
@@ -87,6 +88,8 @@ def define_flags() -> None:
     chosen_data.define_flags()
     flags.DEFINE_integer("source_label", None, "Class of the images.")
     flags.DEFINE_integer("target_label", None, "Class of the result; by default the source.")
+    flags.DEFINE_string("source_prompt", None, "What the images show, for networks with captions.")
+    flags.DEFINE_string("prompt", None, "What the result shows, for networks with captions.")
     flags.DEFINE_float("w", None, "Guidance strength of sampling.")
     flags.DEFINE_integer("num", 10, "Number of images.", lower_bound=1)
     flags.DEFINE_integer("num_steps", None, "Sampling steps, for networks that allow any number.")
@@ -125,16 +128,18 @@ def _style(values: Any) -> Sequence[Any]:
     student = _load(needed("student"), values)
     encoder = _load(values.encoder, values) if values.encoder else student
     x, label = _images(values, student)
-    if student.num_classes and values.target_label is None:
-        raise ValueError("--target_label is needed: the class to make of the images")
-    return x, style(encoder, student, x, label, values.target_label, values.w, values.num_steps)
+    target = _target(values, student, None)
+    if target is None and (student.num_classes or student.takes_prompts):
+        flag = "--prompt" if student.takes_prompts else "--target_label"
+        raise ValueError(f"{flag} is needed: what to make of the images")
+    return x, style(encoder, student, x, label, target, values.w, values.num_steps)
 
 
 def _sdedit_images(values: Any) -> Sequence[Any]:
     """Returns the images, and the results of SDEdit."""
     student = _load(needed("student"), values)
     x, label = _images(values, student)
-    target = label if values.target_label is None else values.target_label
+    target = _target(values, student, label)
     n = int(student.sampler(values.num_steps).num_steps)
     if not 0 < values.strength <= 1:  # Also of nan.
         raise ValueError(f"--strength={values.strength:g}; expected a number above 0 and up to 1")
@@ -150,7 +155,7 @@ def _inpaint_images(values: Any) -> Sequence[Any]:
     """Returns the images, the masked images, and the inpainted images."""
     student = _load(needed("student"), values)
     x, label = _images(values, student)
-    target = label if values.target_label is None else values.target_label
+    target = _target(values, student, label)
     mask = read_mask(values.mask, student.image_shape)
     key = jax.random.key(values.seed)
     y = inpaint(student, key, x, mask, target, values.w, values.num_steps)
@@ -188,13 +193,28 @@ def _load(path: str, values: Any) -> Student:
     return loading.load(path, parts=loading.parts(values), allow=values.allow)
 
 
-def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
+def _target(values: Any, student: Student, source: Requests) -> Requests:
+    """Returns the prompt or label of the result; by default the source's.
+
+    Raises:
+      ValueError: for a prompt that the network does not take.
+    """
+    for name in ("prompt", "source_prompt"):
+        if getattr(values, name) is not None and not student.takes_prompts:
+            raise ValueError(f"--{name} is given, and this network has no captions")
+    given: Requests = values.prompt if student.takes_prompts else values.target_label
+    return source if given is None else given
+
+
+def _images(values: Any, student: Student) -> tuple[np.ndarray, Requests]:
     """Returns images in [-1, 1], and their labels if the network takes labels."""
     if values.images:
         x, label = (
             read_images(absolute(values.images), student.image_shape[-1]),
             values.source_label,
         )
+        if student.takes_prompts:
+            return x[: values.num], _prompts(values, min(values.num, len(x)))
         if student.num_classes and label is None:
             raise ValueError("--source_label is needed with --images: the class they show")
         return x[: values.num], label
@@ -203,11 +223,21 @@ def _images(values: Any, student: Student) -> tuple[np.ndarray, Labels]:
     data = build(DATASETS, "dataset", chosen, allow=EVERYTHING, makes=Dataset)
     source = data.images("test", num)
     x, label = normalise(source.x), source.label
+    if student.takes_prompts:
+        captions = captions_of(data, "test", num)
+        return x[: values.num], [*captions[: values.num]]
     if values.source_label is not None:
         x, label = x[label == values.source_label], label[label == values.source_label]
     if not len(x):
         raise ValueError(f"no test image has --source_label={values.source_label}")
     return x[: values.num], label[: values.num] if student.num_classes else None
+
+
+def _prompts(values: Any, num: int) -> list[str]:
+    """Returns what `num` images of --images show."""
+    if values.source_prompt is None and values.prompt is None:
+        raise ValueError("--source_prompt is needed with --images: what they show")
+    return [values.source_prompt if values.source_prompt is not None else values.prompt] * num
 
 
 def read_images(path: epath.Path, channels: int) -> np.ndarray:

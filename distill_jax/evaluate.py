@@ -13,7 +13,7 @@ from absl import flags
 
 from distill_jax.evaluation import chosen_data, compare, image_files, report, text_command
 from distill_jax.evaluation.feature_networks import NAMES, load_network
-from distill_jax.evaluation.protocols import make_evaluator
+from distill_jax.evaluation.protocols import make_evaluator, prompts_for
 from distill_jax.evaluation.quality import measure, scores_table
 from distill_jax.evaluation.references import read_reference
 from distill_jax.metrics.resizing import RESIZES
@@ -100,7 +100,8 @@ def _compare(values: Any) -> None:
     layout = make_layout({"data": -1})
     student = loading.describe(directory, layout, loading.parts(values), values.allow)
     for w in strengths if values.w else ():
-        student.conditions(1, 0 if student.num_classes else None, w)
+        if not student.takes_prompts:
+            student.conditions(1, 0 if student.num_classes else None, w)
         if not compare.knows(student, w):
             low, high = student.trained.guidance.w_range  # type: ignore[misc]  # Others know every w.
             raise ValueError(f"--w={w:g}, and this student takes w from {low:g} to {high:g}")
@@ -114,7 +115,8 @@ def _compare(values: Any) -> None:
     data = chosen_data.choose(student, values)
     evaluator = make_evaluator(data, values.features) if distributed.first() else None
     planned = compare.entries(teacher, students, strengths, ancestral)
-    rows = list(compare.compare(evaluator, planned, values.num))
+    prompts = prompts_for(data, values.num)
+    rows = list(compare.compare(evaluator, planned, values.num, prompts=prompts))
     if evaluator is None:
         return
     logging.show(report.protocol(evaluator.name, values.num, evaluator.definition))

@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
+from distill_jax.data.prompts import read_prompts
 from distill_jax.diffusion.pixels import to_uint8
 from distill_jax.diffusion.spec import is_point
 from distill_jax.evaluation import pictures
@@ -34,6 +35,9 @@ def define_flags() -> None:
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
     flags.DEFINE_integer("num", 100, "Number of images.", lower_bound=1)
     flags.DEFINE_integer("label", None, "Class of all images; by default the classes in turn.")
+    flags.DEFINE_string("prompt", None, "Prompt of all images, for networks with captions.")
+    flags.DEFINE_string("prompts", None, "File with one prompt in each line, taken in turn.")
+    flags.DEFINE_string("negative_prompt", None, "Prompt to be guided away from, for teachers.")
     flags.DEFINE_float("w", None, "Guidance strength, (1 + w) cond - w uncond.")
     flags.DEFINE_integer("num_steps", None, "Sampling steps, for networks that allow any number.")
     flags.DEFINE_float(
@@ -62,6 +66,8 @@ def main() -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     layout = make_layout({"data": -1})
     student = loading.load(directory, layout, loading.parts(values), values.allow)
+    if values.negative_prompt is not None:
+        student = student.with_negative_prompt(values.negative_prompt)
     (_write_set if is_set else _write_one)(student, out, values)
     calls = logging.counted(student.calls(values.w, values.num_steps), "network call")
     images = logging.counted(values.num, "image")
@@ -79,7 +85,7 @@ def _write_one(student: Student, out: epath.Path, values: Any) -> None:
         with written(out) as path, path.open("wb") as file:
             np.save(file, x)
     else:
-        _draw(out, x, student, values.label)
+        _draw(out, x, student, values)
 
 
 def _write_set(student: Student, out: epath.Path, values: Any) -> None:
@@ -106,6 +112,7 @@ def _drawing(student: Student, values: Any, done: int = 0) -> Iterator[Draw]:
             values.num,
             seed=values.seed,
             label=values.label,
+            prompts=_prompts(student, values),
             each=lambda drawn: progress.update(drawn, student.manifest.stage),
         )
     finally:
@@ -120,7 +127,8 @@ def _made(student: Student, values: Any) -> dict[str, Any]:
         w = guidance.fixed_w if guidance.w_range is None else guidance.w_range[0]
     name = "ancestral" if values.variance is not None else type(sampler).__name__.lower()
     print_of = checkpoint.fingerprint(student.directory) if student.directory else 0
-    optional = {"variance": values.variance, "label": values.label}
+    names = ("variance", "label", "prompt", "prompts", "negative_prompt")
+    optional = {name: getattr(values, name) for name in names}
     return {
         "stage": student.manifest.stage,
         "weights": f"{print_of:08x}",
@@ -132,8 +140,32 @@ def _made(student: Student, values: Any) -> dict[str, Any]:
     }
 
 
-def _draw(out: epath.Path, x: np.ndarray, student: Student, label: int | None) -> None:
+def _prompts(student: Student, values: Any) -> list[str]:
+    """Returns the prompts of the images; [] for a network without captions.
+
+    Raises:
+      ValueError: for prompts that the network does not take, and for none or an empty file.
+    """
+    given = [name for name in ("prompt", "prompts") if getattr(values, name) is not None]
+    if not student.takes_prompts:
+        if given:
+            raise ValueError(
+                f"--{given[0]} is given, and this network was trained without captions"
+            )
+        return []
+    if len(given) != 1:
+        raise ValueError(
+            "this network draws from prompts: expected --prompt='a text', or --prompts=FILE with "
+            "one in each line"
+        )
+    if values.prompt is not None:
+        return [values.prompt] * values.num
+    return read_prompts(values.prompts, values.num)
+
+
+def _draw(out: epath.Path, x: np.ndarray, student: Student, values: Any) -> None:
     """Writes a grid of images, or a scatter of points."""
+    label = values.label
     if is_point(student.image_shape):
         classes = None if label is not None else np.arange(len(x)) % (student.num_classes or 1)
         points = {student.manifest.stage: x.reshape(len(x), -1)}
@@ -141,7 +173,8 @@ def _draw(out: epath.Path, x: np.ndarray, student: Student, label: int | None) -
         return
     columns = student.num_classes if label is None else 0
     columns = columns or math.ceil(math.sqrt(len(x)))
-    pictures.save_grid(out, x, min(columns, 20, len(x)))
+    facts = {key: str(value) for key, value in _made(student, values).items()}
+    pictures.save_grid(out, x, min(columns, 20, len(x)), facts=facts)
 
 
 if __name__ == "__main__":

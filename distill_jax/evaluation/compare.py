@@ -117,6 +117,7 @@ def compare(
     planned: Sequence[Entry],
     num: int,
     start: int = 0,
+    prompts: Sequence[str] = (),
 ) -> Iterator[Row]:
     """Yields the measured rows of `entries`; the reference has no distance to the reference.
 
@@ -128,10 +129,11 @@ def compare(
       planned: rows to measure, from `entries`.
       num: number of samples per row.
       start: index of the first row to measure; earlier rows exist already.
+      prompts: prompts of the samples, for networks with captions; see protocols.prompts_for.
     """
     networks = {entry.network.directory: entry.network for entry in planned}
     loaded = functools.lru_cache(maxsize=2)(lambda directory: read(networks[directory]))
-    draw, targets, compiled = Draw(num), {}, set()
+    draw, targets, compiled = Draw(num, prompts=prompts), {}, set()
 
     def drawn(entry: Entry, variance: float | None = None) -> tuple[np.ndarray, float]:
         network, program = loaded(entry.network.directory), (id(entry.network), variance is None)
@@ -149,7 +151,7 @@ def compare(
             row = {}
             if evaluator is not None:
                 target = None if entry is reference else targets.get(entry.w)
-                row = evaluator.measure(x, draw.labels(entry.network), target)
+                row = evaluator.measure(x, draw.asked(entry.network), target)
             rows.append({**row, **_cost(entry, seconds / num), "variance": variance})
         best = rows[0] if evaluator is None else min(rows, key=lambda row: row[evaluator.name])
         if best["variance"] is None:
@@ -201,6 +203,7 @@ def write_report(
     layout: Layout | None = None,
     parts: Sequence[epath.Path] = (),
     allow: Container[str] = (),
+    prompts: Sequence[str] = (),
 ) -> bool:
     """Writes report.json, report.md and report.png about the finished stages of a workdir.
 
@@ -215,6 +218,7 @@ def write_report(
       layout: layout of the devices that draw samples; None is the first device.
       parts: directories of codecs and base networks outside the workdir, see loading.load.
       allow: names that the networks may import, see loading.load.
+      prompts: prompts of the samples, for networks with captions; see protocols.prompts_for.
 
     Returns:
       Whether there was anything to do; False if the report is of the same networks and settings.
@@ -248,7 +252,7 @@ def write_report(
     before = distributed.broadcast_from_first(len(rows))
     progress = logging.Progress("report", len(planned), before)
     try:
-        for row in compare(evaluator, ordered, num, before):
+        for row in compare(evaluator, ordered, num, before, prompts):
             rows.append(row)
             note = f"{row['sampler']} at {logging.counted(row['num_steps'], 'step')}"
             progress.update(len(rows), note)

@@ -28,6 +28,10 @@ PANELS = {
         "sliced Wasserstein-2 distance to the training points\n"
         "of a class; two halves of them are {2:.2g} apart",
     ),
+    "wrong": (
+        "{0}: pictures that do not show their prompt",
+        "fraction, read from the pixels, of prompts with\nthe training's pairs of colour and shape",
+    ),
     "to-teacher": (
         "{0}-to-teacher: distance to the teacher",
         "the same distance, to the samples of\nthe teacher in {1} steps at the same w",
@@ -137,7 +141,8 @@ def _words(measure: str, content: dict[str, Any]) -> tuple[str, str]:
     name, rows = content["name"], content["rows"]
     kind = "to-teacher" if measure.endswith("-to-teacher") else measure.partition("-")[0]
     most = max((row["num_steps"] for row in rows if row["sampler"] == "teacher"), default=0)
-    title, note = (text.format(name, most, content["floor"]["halves"]) for text in PANELS[kind])
+    halves = content["floor"].get("halves", 0.0)
+    title, note = (text.format(name, most, halves) for text in PANELS[kind])
     if measure == name and any(row["w"] > 0 for row in rows):
         note += "\n(guidance, w > 0, moves samples away on purpose)"
     lost = sum(not math.isfinite(row.get(measure, 0.0)) for row in rows)

@@ -8,12 +8,15 @@ import numpy as np
 import PIL.Image
 from etils import epath
 from matplotlib.figure import Figure
+from PIL.PngImagePlugin import PngInfo
 
 from distill_jax.data import Dataset, Source
+from distill_jax.data.prompts import captions_of
 from distill_jax.diffusion.pixels import normalise, to_uint8
 from distill_jax.diffusion.spec import is_point
 from distill_jax.runtime import distributed
 from distill_jax.runtime.files import replace
+from distill_jax.sampling.conditioners import Labels
 from distill_jax.sampling.student import Student
 
 
@@ -23,10 +26,17 @@ def is_whole(path: epath.Path) -> bool:
     return content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82")
 
 
-def save_grid(path: epath.Path, x: np.ndarray, columns: int, side: int = 48) -> None:
+def save_grid(
+    path: epath.Path,
+    x: np.ndarray,
+    columns: int,
+    side: int = 48,
+    facts: Mapping[str, str] | None = None,
+) -> None:
     """Writes images (n, h, w, c), c 1 or 3, as a PNG with `columns` per row.
 
-    Images smaller than `side` pixels are enlarged by a whole factor, without smoothing.
+    Images smaller than `side` pixels are enlarged by a whole factor, without smoothing. `facts` are
+    written into the file, as texts that image viewers show.
     """
     _, height, width, channels = x.shape
     factor = max(1, side // height)
@@ -37,7 +47,11 @@ def save_grid(path: epath.Path, x: np.ndarray, columns: int, side: int = 48) -> 
     tiles = tiles.reshape(rows, columns, *tiles.shape[1:])
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles], axis=0)
     file = io.BytesIO()
-    PIL.Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(file, format="PNG")
+    picture = PIL.Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+    texts = PngInfo()
+    for name, fact in (facts or {}).items():
+        texts.add_itxt(name, fact)
+    picture.save(file, format="PNG", pnginfo=texts)
     _write(epath.Path(path), file.getvalue())
 
 
@@ -72,7 +86,7 @@ def draw(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Data
 
 
 def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Dataset) -> None:
-    """Writes samples from the same noise by w (rows) and class (columns), or a scatter plot."""
+    """Writes samples from the same noise by w (rows) and class or prompt, or a scatter plot."""
     strengths: Sequence[float | None] = w
     if student.trained.guidance.w_range is not None:
         low, high = student.trained.guidance.w_range
@@ -83,8 +97,8 @@ def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset:
         _draw_points(student, path, strengths, dataset.images("test", 2000).x)
         return
     columns = min(student.num_classes, 10) or 10
-    classes = student.conditioner.in_turn(columns)
-    rows = [student.sample(jax.random.key(0), columns, classes, w) for w in strengths]
+    prompts = captions_of(dataset, "test", columns) if student.takes_prompts else None
+    rows = [student.sample(jax.random.key(0), columns, w=w, prompt=prompts) for w in strengths]
     save_grid(path, np.concatenate([distributed.allgather(row) for row in rows]), columns)
 
 
@@ -92,7 +106,7 @@ def _draw_points(
     student: Student, path: epath.Path, w: Sequence[float | None], data: np.ndarray
 ) -> None:
     """Writes a scatter plot of 2,000 samples at every w over 2,000 points of the data."""
-    label = student.conditioner.in_turn(2000)
+    label = Labels(student.manifest.spec).in_turn(2000)
     samples = {}
     for strength in w:
         title = student.manifest.stage + ("" if strength is None else f", w = {strength:g}")

@@ -1,6 +1,6 @@
 """Protocols that measure samples against a dataset, and real images for comparison."""
 
-import abc
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +10,15 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from distill_jax.data import DATASETS, Dataset, Source
+from distill_jax.data.prompts import captions_of
 from distill_jax.data.tfds import Tfds
 from distill_jax.diffusion.pixels import normalise, to_uint8
-from distill_jax.diffusion.spec import is_point
+from distill_jax.diffusion.spec import has_captions, is_point
+from distill_jax.evaluation import adherence
+from distill_jax.evaluation.adherence import ScenesEvaluator
+from distill_jax.evaluation.base import Evaluator, Row
 from distill_jax.evaluation.convnet import MIN_UPDATES, ConvNet
 from distill_jax.evaluation.feature_cache import pooled_features
 from distill_jax.evaluation.feature_networks import FeatureNetwork, load_network
@@ -28,70 +31,9 @@ from distill_jax.metrics.sliced import by_class, mind
 from distill_jax.runtime.registry import EVERYTHING, build
 from distill_jax.runtime.sharding import make_layout
 
-Row = dict[str, Any]
 MAX_REFERENCE_IMAGES = 50_000  # Largest number of images of a split in the statistics.
 MLP_MAX_PIXELS = 1024  # Largest number of values in an image for the perceptron as classifier.
 NEIGHBOURS = 5_000  # Number of points, and of samples, for the recall of points.
-
-
-class Evaluator(abc.ABC):
-    """The protocol of one dataset: its distance, its statistics, and the measures of real images.
-
-    Attributes:
-      name: name of the distance, a key of every row.
-      definition: what the distance is, for evaluators of published networks; "" for others.
-      dataset: name of the dataset, with the side of its images where that is an option.
-      images: number of training images that samples are compared with.
-      weights: first digits of the SHA-256 of a published network's file; "" without one.
-      floor: distances between real images: two halves of the training images ("halves"), and
-        training against test images ("test").
-      real_recall: recall of one half of the training images by the other.
-      real_accuracy: accuracy of the classifier on test images, None without labels.
-      rotation_accuracy: accuracy of a classifier of quarter turns on test images, 0.25 by chance,
-        for data without labels; it shows how good the features are. None with labels.
-    """
-
-    name: str
-    definition: str = ""
-    dataset: str = ""
-    images: int
-    weights: str = ""
-    floor: dict[str, float]
-    real_recall: float
-    real_accuracy: float | None = None
-    rotation_accuracy: float | None = None
-
-    def summary(self) -> dict[str, Any]:
-        """Returns the name of the distance, its reference, and the measures of real images."""
-        reference = {"dataset": self.dataset, "images": self.images, "weights": self.weights}
-        return {
-            "name": self.name,
-            "definition": self.definition,
-            "reference": reference,
-            "floor": self.floor,
-            "real_recall": self.real_recall,
-            "real_accuracy": self.real_accuracy,
-            "rotation_accuracy": self.rotation_accuracy,
-        }
-
-    @threadpool_limits.wrap(limits=1)  # Matrices this small are slower on several threads.
-    def measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
-        """Returns the distances, accuracy and recall of samples.
-
-        Args:
-          x: samples.
-          label: labels of the samples, None for a network without labels.
-          target: the guided teacher's samples from the same noise; None without a teacher, and for
-            the teacher's own samples, whose distance would be a rounding error.
-        """
-        row = self._measure(x, label, target)
-        if target is not None:
-            row["l2"] = float(np.sqrt(np.mean((x - target) ** 2)))
-        return row
-
-    @abc.abstractmethod
-    def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
-        """Returns the row without l2."""
 
 
 def make_evaluator(data: Mapping[str, Any], features: str = "") -> Evaluator:
@@ -108,6 +50,8 @@ def make_evaluator(data: Mapping[str, Any], features: str = "") -> Evaluator:
     found: Evaluator
     if is_point(dataset.spec.x.shape):
         found = PointEvaluator(dataset)
+    elif data["name"] == "shapes":
+        found = ScenesEvaluator(dataset)
     elif features:
         layout = make_layout({"data": -1}, jax.local_devices())  # Only the first process measures.
         found = PublishedEvaluator(dataset, load_network(features, layout=layout))
@@ -116,6 +60,22 @@ def make_evaluator(data: Mapping[str, Any], features: str = "") -> Evaluator:
     kind = f"{data['name']} " if "path" in data else ""
     found.dataset = f"{kind}{name}" + (f" {data['size']}x{data['size']}" if "size" in data else "")
     return found
+
+
+def prompts_for(data: Mapping[str, Any], num: int) -> list[str]:
+    """Returns prompts for `num` samples of a dataset with captions, those of test images in turn.
+
+    Args:
+      data: see make_evaluator.
+      num: number of samples; [] for data without captions.
+    """
+    dataset = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset)
+    if not has_captions(dataset.spec):
+        return []
+    if data["name"] == "shapes":
+        return adherence.prompts(num)
+    captions = captions_of(dataset, "test", num)
+    return list(itertools.islice(itertools.cycle(captions), num))
 
 
 def name_of(data: Mapping[str, Any], dataset: Dataset) -> str:

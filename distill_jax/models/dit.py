@@ -1,4 +1,4 @@
-"""A diffusion transformer with adaLN-zero conditioning, for larger images.
+"""A diffusion transformer with adaLN-zero conditioning on labels or a text, for larger images.
 
 Peebles & Xie (2023), Scalable Diffusion Models with Transformers, arXiv:2212.09748. Its cost is
 matrix products, which are fast on every accelerator, and its parameters can be sharded by attention
@@ -24,9 +24,11 @@ from distill_jax.models.layers import (
     attention,
     middle_of,
     modulate,
+    position_embedding,
     stacked,
     zeros,
 )
+from distill_jax.models.prompt import Prompt
 from distill_jax.runtime.options import (
     MAX_WIDTH,
     check_options,
@@ -47,19 +49,6 @@ def centres(count: int, full: int) -> np.ndarray:
     every size.
     """
     return (np.arange(count) + 0.5) * (full / count) - 0.5
-
-
-def position_embedding(rows: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
-    """Returns the fixed 2-D sine-cosine embedding of all (row, column), width divisible by 4.
-
-    Returns:
-      (len(rows) * len(columns), width).
-    """
-    frequencies = 10000.0 ** (-np.arange(width // 4) / (width // 4))
-    y, x = np.meshgrid(rows, columns, indexing="ij")
-    angles = [axis.reshape(-1, 1) * frequencies for axis in (y, x)]
-    parts = [function(angle) for angle in angles for function in (np.sin, np.cos)]
-    return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
 class Block(nn.Module):
@@ -141,13 +130,19 @@ class DiT(nn.Module):
         rows, columns = height // arch.patch, width // arch.patch
         tiles = (batch, rows, arch.patch, columns, arch.patch)
         classes, channels_out = arch.spec.classes("label"), arch.spec.channels_out
-        emb = nn.swish(Conditioning(arch.width, classes, name="conditioning")(t, cond))
-
-        patches = jnp.swapaxes(z.reshape(*tiles, channels), 2, 3).reshape(batch, rows * columns, -1)
-        h = nn.Dense(arch.width, dtype=dtype, name="input")(patches)
         full = (side // arch.patch for side in arch.spec.shape[:2])
         y, x = (centres(*counts) for counts in zip((rows, columns), full, strict=True))
-        h += position_embedding(y, x, arch.width).astype(dtype)
+        places = jnp.asarray(position_embedding(y, x, arch.width))
+        emb = Conditioning(arch.width, classes, name="conditioning")(t, cond)
+        h = places.astype(dtype)
+        if "text" in cond:
+            given = cond["text"], cond["text_mask"]
+            tokens, whole = Prompt(arch.width, arch.heads, name="prompt")(places, *given)
+            h, emb = h + tokens.astype(dtype), emb + whole
+        emb = nn.swish(emb)
+
+        patches = jnp.swapaxes(z.reshape(*tiles, channels), 2, 3).reshape(batch, rows * columns, -1)
+        h += nn.Dense(arch.width, dtype=dtype, name="input")(patches)
         # For the features of the middle, later blocks do not run, because the output is unused.
         asked = self.is_mutable_collection("features") and not self.is_initializing()
         first = middle_of(arch.blocks) + 1 if asked else arch.blocks

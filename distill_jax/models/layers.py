@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.models import adapters
@@ -117,6 +118,19 @@ def sinusoid(u: Time, dim: int) -> jax.Array:
     frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half) / (half - 1))
     angle = 1000.0 * u[:, None] * frequencies
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def position_embedding(rows: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
+    """Returns the fixed 2-D sine-cosine embedding of all (row, column), width divisible by 4.
+
+    Returns:
+      (len(rows) * len(columns), width).
+    """
+    frequencies = 10000.0 ** (-np.arange(width // 4) / (width // 4))
+    y, x = np.meshgrid(rows, columns, indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (y, x)]
+    parts = [function(angle) for angle in angles for function in (np.sin, np.cos)]
+    return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
 class Conditioning(nn.Module):

@@ -58,6 +58,7 @@ def manifest(run: Run, stage: Stage, best: Mapping[str, Any] | None = None) -> M
         adapters=adapters,
         codec=_reference(run.codec.directory, final) if run.codec else None,
         best=best,
+        conditioner=_reference(run.conditioner.directory, final) if run.conditioner else None,
         **{key: config[key] for key in MANIFEST_KEYS},
     )
 

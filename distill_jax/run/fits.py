@@ -1,7 +1,8 @@
-"""The codec of a run, which is fitted to the data and saved before the first stage."""
+"""The codec and the text encoder of a run, fitted to the data before the first stage."""
 
 import dataclasses
 import functools
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,15 +12,20 @@ from etils import epath
 
 from distill_jax.data import Dataset
 from distill_jax.data.encoded import Encoded
+from distill_jax.data.prompts import captions_of
 from distill_jax.diffusion.pixels import normalise
+from distill_jax.diffusion.spec import has_captions
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import build
 from distill_jax.sampling.codecs import CODECS, Fitted, load_codec, read_codec
 from distill_jax.sampling.loading import find_final
+from distill_jax.sampling.prompts import CONDITIONERS, Text, load_conditioner, read_conditioner
 from distill_jax.storage import checkpoint
+from distill_jax.typing import Image, Resized
 
 IMAGES = 10_000  # Largest number of training images that a codec is fitted to.
+CAPTIONS = 30_000  # Largest number of images and captions that a text encoder is fitted to.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +50,7 @@ class CodecFit:
     @property
     def kind(self) -> Any:
         """The built entry of CODECS, before it is fitted."""
-        if "path" in self.options:
+        if "name" not in self.options:
             return read_codec(self.final)[0]
         return build(CODECS, "codec", self.options)
 
@@ -58,12 +64,6 @@ class CodecFit:
         """The finished codec."""
         return load_codec(self.final)
 
-    @property
-    def dataset(self) -> Encoded:
-        """The dataset of latents for the networks; its batches need the finished codec."""
-        spec = self.kind.latents(self.source.spec)
-        return Encoded(self.source, spec, lambda images: self.codec.encode(images))
-
     def finish(self) -> bool:
         """Fits the codec and writes final/ unless it is finished; returns whether it did so.
 
@@ -75,7 +75,7 @@ class CodecFit:
             params = self.kind.fit(np.asarray(images))
             manifest = {
                 "stage": "codec",
-                "codec": dict(self.options),
+                "codec": {**self.options, **dataclasses.asdict(self.kind.described())},
                 "data": self.source.spec.to_json(),
             }
             checkpoint.save_final(self.directory / "final", params, manifest)
@@ -83,12 +83,132 @@ class CodecFit:
             logging.say(f"codec: fitted to {len(images):,} images, mean error {error:.4f} of 2")
             return True
         kind, data = read_codec(self.final)
-        if (kind, data) != (self.kind, self.source.spec):
+        if (kind, data) != (self.kind.described(), self.source.spec):
             raise ValueError(
                 f"{self.final} is the codec {kind} for {data.x.shape}; the run asks for "
                 f"{self.kind} for {self.source.spec.x.shape}: choose another --workdir"
             )
         return False
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionerFit:
+    """The text encoder of a run, and the means to fit it.
+
+    Attributes:
+      options: the config's value, {"name": an entry of CONDITIONERS, **options} or {"path":
+        directory}.
+      directory: WORKDIR/conditioner, or the directory of the path.
+      source: the dataset of images with captions.
+      codec: the codec of the run; None for pixels.
+    """
+
+    options: Mapping[str, Any]
+    directory: epath.Path
+    source: Dataset
+    codec: CodecFit | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text encoder is complete on disk."""
+        return (self.directory / "final" / "manifest.json").exists()
+
+    @property
+    def kind(self) -> Any:
+        """The built entry of CONDITIONERS, before it is fitted."""
+        if "name" not in self.options:
+            return read_conditioner(self.final)[0]
+        return build(CONDITIONERS, "conditioner", self.options)
+
+    @property
+    def final(self) -> epath.Path:
+        """The final/ directory of the text encoder."""
+        return find_final(self.directory)
+
+    @functools.cached_property
+    def conditioner(self) -> Text:
+        """The finished conditioner."""
+        return load_conditioner(self.final)
+
+    def finish(self) -> bool:
+        """Fits the text encoder and writes final/ unless it is finished; returns whether it did.
+
+        Raises:
+          ValueError: when the directory has another text encoder.
+        """
+        if not distributed.broadcast_from_first(self.finished):
+            began = time.monotonic()
+            images = normalise(self.source.images("train", CAPTIONS).x)
+            captions = captions_of(self.source, "train", CAPTIONS)
+            if self.codec is not None:
+                images = np.asarray(self.codec.codec.encode(jnp.asarray(images)))
+            words = sorted({word for caption in captions for word in caption.lower().split()})
+            params = self.kind.fit(captions, images, words)
+            manifest = {
+                "stage": "conditioner",
+                "conditioner": dict(self.options),
+                "words": words,
+            }
+            checkpoint.save_final(self.directory / "final", params, manifest)
+            logging.say(
+                f"conditioner: fitted to {len(captions):,} captions of {len(words):,} words in "
+                f"{time.monotonic() - began:.0f} s"
+            )
+            return True
+        kind, _ = read_conditioner(self.final)
+        if kind != self.kind:
+            raise ValueError(
+                f"{self.final} is the text encoder {kind}; the run asks for {self.kind}: choose "
+                "another --workdir"
+            )
+        return False
+
+
+def conditioner_fit(
+    options: Mapping[str, Any], workdir: epath.Path, source: Dataset, codec: CodecFit | None
+) -> ConditionerFit | None:
+    """Returns the text encoder that `config.conditioner` names; None for data without captions.
+
+    Raises:
+      KeyError: for an unknown name or option.
+      ValueError: for captions without a text encoder, and for the reverse.
+    """
+    if not options:
+        if has_captions(source.spec):
+            raise ValueError(
+                "the data have captions, and config.conditioner is empty; expected a text encoder, "
+                f"a `name` ({', '.join(CONDITIONERS)}) with its options, or a `path`"
+            )
+        return None
+    if "name" not in options and options.keys() != {"path"}:
+        raise ValueError(
+            f"config.conditioner is {dict(options)}; expected a `path` only, of a finished text "
+            f"encoder, or a `name` ({', '.join(CONDITIONERS)}) with its options"
+        )
+    directory = absolute(options["path"]) if "name" not in options else workdir / "conditioner"
+    fit = ConditionerFit(dict(options), directory, source, codec)
+    fit.kind.conditions(source.spec)  # Raises ValueError for data without captions.
+    return fit
+
+
+def encoded(source: Dataset, codec: CodecFit | None, conditioner: ConditionerFit | None) -> Dataset:
+    """Returns the dataset for the networks; its batches need the finished codec and encoder."""
+    if codec is None and conditioner is None:
+        return source
+    spec, encode, condition = source.spec, None, None
+    if codec is not None:
+        spec = codec.kind.latents(spec)
+
+        def encode(images: Image) -> Resized:
+            return codec.codec.encode(images)
+
+    if conditioner is not None:
+        spec = conditioner.kind.conditions(spec)
+
+        def condition(captions: np.ndarray) -> dict[str, np.ndarray]:
+            return conditioner.conditioner(captions, len(captions))
+
+    return Encoded(source, spec, encode, condition)
 
 
 def codec_fit(options: Mapping[str, Any], workdir: epath.Path, source: Dataset) -> CodecFit | None:
@@ -100,12 +220,12 @@ def codec_fit(options: Mapping[str, Any], workdir: epath.Path, source: Dataset) 
     """
     if not options:
         return None
-    if "path" in options and options.keys() != {"path"}:
+    if "name" not in options and options.keys() != {"path"}:
         raise ValueError(
             f"config.codec is {dict(options)}; expected a `path` only, of a finished codec, or a "
             f"`name` ({', '.join(CODECS)}) with its options"
         )
-    directory = absolute(options["path"]) if "path" in options else workdir / "codec"
+    directory = absolute(options["path"]) if "name" not in options else workdir / "codec"
     fit = CodecFit(dict(options), directory, source)
     fit.kind.latents(source.spec)  # Raises ValueError for data that the codec does not fit.
     return fit

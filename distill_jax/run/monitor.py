@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill_jax.data.prompts import as_array, captions_of
 from distill_jax.diffusion.pixels import normalise
-from distill_jax.evaluation.protocols import Row
+from distill_jax.evaluation.base import Row
+from distill_jax.evaluation.protocols import prompts_for
 from distill_jax.evaluation.report import distance
 from distill_jax.models.adapters import Adapted
 from distill_jax.run import measurements
@@ -75,9 +78,12 @@ class Monitor:
         self._base = frozen.get(stage.roles.trained.base or "")
         codec = run.codec.codec if run.codec else NO_CODEC
         described = manifest(run, stage), stage.roles.student
-        self._student = Student(*described, None, run.layout, codec=codec)
+        text = run.conditioner.conditioner if run.conditioner else None
+        self._student = Student(*described, None, run.layout, codec=codec, text=text)
         self._w = measurements.strength(self._evaluate, stage)
-        self._draw, self._earlier = _even(self._evaluate.few, self._student.shape), []
+        few = self._evaluate.few
+        prompts = prompts_for(run.config.data.to_dict(), few)
+        self._draw, self._earlier = _even(few, self._student.shape, prompts), []
         if distributed.first():
             lines = [line for line in log.measured if line.get("protocol") == self.protocol]
             found = [(line["step"], line.get(run.evaluator.name)) for line in lines]
@@ -135,8 +141,8 @@ class Monitor:
         if not np.isfinite(x).all():
             raise DivergedError(step, {"a sample of the EMA": math.nan})
         if distributed.first():
-            label = self._draw.labels(student)
-            row = self._run.evaluator.measure(x, None if label is None else label[:few], None)
+            asked = self._draw.asked(student)
+            row = self._run.evaluator.measure(x, None if asked is None else asked[:few], None)
             seconds = {"seconds": time.perf_counter() - began}
             self._write(step, row, {**seconds, "cpu_seconds": time.process_time() - cpu})
         heartbeat.beat()
@@ -207,8 +213,10 @@ def check_measures(run: Run) -> None:
     if not distributed.first():
         return
     source = run.codec.source if run.codec else run.dataset
-    real, name = source.images("test", run.config.evaluate.few), metric(run)
-    row = run.evaluator.measure(normalise(real.x), real.label, None)
+    few, name = run.config.evaluate.few, metric(run)
+    real = source.images("test", few)
+    asked = as_array(captions_of(source, "test", few)) if run.conditioner else real.label
+    row = run.evaluator.measure(normalise(real.x), asked, None)
     if name and name not in row:
         raise ValueError(
             f"config.evaluate.keep_best is {name!r}; expected '', 'distance' or one of the "
@@ -218,12 +226,14 @@ def check_measures(run: Run) -> None:
     logging.say(f"measuring in training: {len(real.x):,} real test images have {shown}")
 
 
-def _even(few: int, shape: tuple[int, ...]) -> Draw:
+def _even(few: int, shape: tuple[int, ...], prompts: Sequence[str]) -> Draw:
     """Returns a sampling of at least `few` images in batches of one size, for one program."""
     limit = min(Draw(few).batch, max(1, PIXELS // math.prod(shape[:2])))
     parts = -(-few // limit)
     size = -(-few // parts)
-    return Draw(parts * size, size, SEED)
+    cycled = itertools.cycle(prompts)
+    texts = tuple(itertools.islice(cycled, parts * size))
+    return Draw(parts * size, size, SEED, prompts=texts)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from distill_jax.evaluation import compare, pictures
+from distill_jax.evaluation.protocols import prompts_for
 from distill_jax.models.build import matmul_precision
 from distill_jax.run import data
 from distill_jax.run.finish import finish
@@ -65,7 +66,8 @@ def _run(
         logging.append_line(planned.workdir / "environment.jsonl", record.start())
     precision = matmul_precision(planned.config.matmul_precision)
     with logging.compilations(planned.workdir / "compilations.jsonl"), precision:
-        fitted = planned.codec is not None and planned.codec.finish()
+        fits = (planned.codec, planned.conditioner)
+        fitted = any([fit.finish() for fit in fits if fit is not None])
         for stage in todo:
             began = time.monotonic()
             traced = profile if profile and profile.stage == stage.name else None
@@ -90,7 +92,8 @@ def report(planned: Run, stop: Callable[[], bool], lock: Lock) -> bool:
 
     settings, given = planned.config.evaluate.to_dict(), (planned.layout, planned.parts)
     made = planned.workdir, lambda: planned.evaluator, settings, stopped
-    return compare.write_report(*made, *given, planned.allow)
+    prompts = prompts_for(planned.config.data.to_dict(), settings["num_samples"])
+    return compare.write_report(*made, *given, planned.allow, prompts)
 
 
 def draw_grids(planned: Run, stop: Callable[[], bool], lock: Lock) -> None:

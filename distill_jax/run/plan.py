@@ -25,7 +25,13 @@ from distill_jax.models.build import abstract_params, as_tuples, make_network, r
 from distill_jax.run.cautions import cautions
 from distill_jax.run.data import absolute_paths
 from distill_jax.run.data import show as show_data
-from distill_jax.run.fits import CodecFit, codec_fit
+from distill_jax.run.fits import (
+    CodecFit,
+    ConditionerFit,
+    codec_fit,
+    conditioner_fit,
+    encoded,
+)
 from distill_jax.run.measurements import show as show_measurements
 from distill_jax.run.stages import (
     Ancestor,
@@ -60,12 +66,13 @@ from distill_jax.typing import Tree
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A checked config, with its dataset, codec, layout and stages; nothing has started."""
+    """A checked config, with its dataset, fits, layout and stages; nothing has started."""
 
     config: ConfigDict
     workdir: epath.Path
     dataset: Dataset
     codec: CodecFit | None
+    conditioner: ConditionerFit | None
     layout: Layout
     stages: tuple[Stage, ...]
 
@@ -76,8 +83,7 @@ class Run:
         places = [base.directory for base in bases]
         teachers = [stage.teacher.directory for stage in self.stages if stage.teacher]
         places += [place for place in teachers if place.parent != self.workdir]
-        if self.codec:
-            places.append(self.codec.directory)
+        places += [fit.directory for fit in (self.codec, self.conditioner) if fit]
         return tuple(dict.fromkeys(places))
 
     @functools.cached_property
@@ -118,7 +124,9 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
         images = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset)
     with within("config.codec"):
         codec = codec_fit(config.codec.to_dict(), workdir, images)
-    dataset = images if codec is None else codec.dataset
+    with within("config.conditioner"):
+        conditioner = conditioner_fit(config.conditioner.to_dict(), workdir, images, codec)
+    dataset = encoded(images, codec, conditioner)
     if config.evaluate.features:
         find(config.evaluate.features)  # The report needs it at the end.
     layout = make_layout(config.mesh.to_dict(), devices)
@@ -134,7 +142,7 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
         check_microbatches(stage.batch_size, config.microbatches, layout.ways)
         roles = dataclasses.replace(stage.roles, layout=layout)
         stages.append(dataclasses.replace(stage, roles=roles))
-    return Run(config, workdir, dataset, codec, layout, tuple(stages))
+    return Run(config, workdir, dataset, codec, conditioner, layout, tuple(stages))
 
 
 def _plan_stage(

@@ -4,11 +4,13 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from distill_jax.data.prompts import as_array
 from distill_jax.runtime import distributed, heartbeat
+from distill_jax.sampling.conditioners import Labels
 from distill_jax.sampling.student import Student
 
 PIXELS = 2**18  # Pixels per batch: 256 images of 32x32, 64 of 64x64.
@@ -24,6 +26,7 @@ class Draw:
         slower on a CPU, because they exceed its caches.
       seed: seed of the noise.
       label: class of all samples; None takes the classes in turn.
+      prompts: prompts of the samples, for a network with captions.
       each: callback after each batch, with the number of samples drawn so far.
     """
 
@@ -31,13 +34,18 @@ class Draw:
     batch: int = 1000
     seed: int = 0
     label: int | None = None
+    prompts: Sequence[str] = ()
     each: Callable[[int], None] = lambda _: None
+
+    def asked(self, student: Student) -> np.ndarray | None:
+        """Returns the prompts or labels of the samples; None for a network without either."""
+        return as_array(self.prompts) if student.takes_prompts else self.labels(student)
 
     def labels(self, student: Student) -> np.ndarray | None:
         """Returns the labels of the samples; None for a network without labels."""
         if self.label is not None:
             return np.full(self.num, self.label)
-        return student.conditioner.in_turn(self.num)
+        return Labels(student.manifest.spec).in_turn(self.num)
 
     def check_room(self, student: Student) -> None:
         """Raises ValueError if the samples would take more than half of this machine's memory."""
@@ -63,11 +71,16 @@ class Draw:
         from wherever they start.
         """
         label = self.labels(student)
+        if student.takes_prompts and len(self.prompts) != self.num:
+            raise ValueError(
+                f"{len(self.prompts)} prompts for {self.num:,} samples; expected one for each"
+            )
         batch = min(self.batch, max(1, PIXELS // math.prod(student.shape[:2])))
         for first in range(start // batch * batch, self.num, batch):
             part = None if label is None else label[first : first + batch]
             size = min(batch, self.num - first)
-            x = student.sample(self.seed, size, part, w, num_steps, variance, first)
+            texts = self.prompts[first : first + size] if student.takes_prompts else None
+            x = student.sample(self.seed, size, part, w, num_steps, variance, first, texts)
             yield first, distributed.allgather(x)
             heartbeat.beat()
             self.each(first + size)

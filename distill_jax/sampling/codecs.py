@@ -10,7 +10,8 @@ import numpy as np
 from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec
-from distill_jax.runtime.options import MAX_WIDTH, option, whole
+from distill_jax.models import taesd
+from distill_jax.runtime.options import MAX_WIDTH, number, option, whole
 from distill_jax.runtime.registry import build
 from distill_jax.storage import checkpoint
 from distill_jax.typing import Image, Resized, Tree
@@ -53,17 +54,25 @@ PIXELS = Pixels()
 class PatchPca:
     """A codec that maps patches of an image to their principal components, of unit variance.
 
-        z = V^T (patch - mean) / sqrt(lambda),   V, lambda: the largest eigenpairs of the covariance
+        z = V^T (patch - mean) / scale,   scale = c lambda^(p / 2),   mean variance of z: 1,
+        V, lambda: the largest eigenpairs of the covariance
 
     It is fitted in closed form. With all components it is lossless.
 
     Attributes:
       patch: side of a patch in pixels; must divide the sides of the images.
       channels: number of components that are kept; 0 for all.
+      power: p from 0, where components keep their variances, to 1, where each has variance 1.
+        Between, a network sees large structures at higher noise levels than small ones.
     """
 
     patch: int = option(whole(1, high=MAX_WIDTH), 2)
     channels: int = option(whole(0, high=MAX_WIDTH), 0)
+    power: float = option(number(0, 1), 1.0)
+
+    def described(self) -> "PatchPca":
+        """Returns itself: its options say everything."""
+        return self
 
     def latents(self, data: DataSpec) -> DataSpec:
         """Returns the spec of the latents of images with this spec.
@@ -93,7 +102,9 @@ class PatchPca:
         variance, basis = np.linalg.eigh(np.cov(patches, rowvar=False, bias=True))
         kept = slice(None, -(self.channels or len(variance)) - 1, -1)  # Largest variance first.
         # The smallest scale is above 0, because constant pixels, such as a border, have variance 0.
-        scale = np.sqrt(np.maximum(variance[kept], 1e-6))
+        spread = np.sqrt(np.maximum(variance[kept], 1e-6))
+        scale = spread**self.power
+        scale *= np.sqrt(np.mean((spread / scale) ** 2))
         found = {"mean": patches.mean(axis=0), "basis": basis[:, kept], "scale": scale}
         return {name: np.ascontiguousarray(leaf, np.float32) for name, leaf in found.items()}
 
@@ -116,6 +127,62 @@ class PatchPca:
         return jnp.clip(x.swapaxes(2, 3).reshape(b, h * p, w * p, -1), -1.0, 1.0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Taesd:
+    """A tiny autoencoder of the TAESD family, read from its files and kept in the run's codec/.
+
+    Attributes:
+      path: directory with the files `*encoder*` and `*decoder*` of PyTorch or safetensors; "" for
+        one that was read before.
+      encoder: layers of the encoder, see taesd.layout; "" reads them from the files.
+      decoder: layers of the decoder.
+      channels: channels of the latents.
+      width: channels between the layers.
+    """
+
+    path: str = ""
+    encoder: str = option(taesd.LAYOUT, "")
+    decoder: str = option(taesd.LAYOUT, "")
+    channels: int = option(whole(0, high=MAX_WIDTH), 0)
+    width: int = option(whole(0, high=MAX_WIDTH), 0)
+
+    def described(self) -> "Taesd":
+        """Returns the codec with the layers that its files have, and without their path.
+
+        Raises:
+          ValueError: if the files are missing, damaged or of another network.
+        """
+        return Taesd(**taesd.describe(taesd.read(self.path))) if self.path else self
+
+    def latents(self, data: DataSpec) -> DataSpec:
+        """Returns the spec of the latents of images with this spec; raises as `described`."""
+        kind, (height, width, colours) = self.described(), data.x.shape
+        factor = taesd.factor(kind.encoder)
+        if colours != 3 or height % factor or width % factor:
+            raise ValueError(
+                f"images are {height}x{width}x{colours}; this codec takes 3 channels and sides "
+                f"that are multiples of {factor}"
+            )
+        shape = height // factor, width // factor, kind.channels
+        return data._replace(x=data.x._replace(shape=shape), bounded=False)
+
+    def fit(self, images: np.ndarray) -> Tree:
+        """Returns the parameters in the files; the images are not used."""
+        return taesd.read(self.path)
+
+    def shapes(self, data: DataSpec) -> Tree:
+        """Returns the shapes and dtypes of the parameters."""
+        return taesd.shapes(self.encoder, self.decoder, self.channels, self.width)
+
+    def encode(self, params: Tree, images: Image) -> Resized:
+        """Encodes images (b, h, w, 3) in [-1, 1] into latents (b, h / f, w / f, channels)."""
+        return taesd.encode(params["encoder"], (images + 1) / 2)
+
+    def decode(self, params: Tree, latents: Resized) -> Image:
+        """Decodes latents into images in [-1, 1]."""
+        return jnp.clip(2 * taesd.decode(params["decoder"], latents) - 1, -1.0, 1.0)
+
+
 class Fitted(NamedTuple):
     """A codec with its fitted parameters.
 
@@ -125,7 +192,7 @@ class Fitted(NamedTuple):
       data: spec of the images that it was fitted to.
     """
 
-    kind: PatchPca
+    kind: PatchPca | Taesd
     params: Tree
     data: DataSpec
 
@@ -144,12 +211,12 @@ class Fitted(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(kind: PatchPca, params: Tree, images: Image) -> Resized:
+def _encode(kind: PatchPca | Taesd, params: Tree, images: Image) -> Resized:
     return kind.encode(params, images)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decode(kind: PatchPca, params: Tree, latents: Resized) -> Image:
+def _decode(kind: PatchPca | Taesd, params: Tree, latents: Resized) -> Image:
     return kind.decode(params, latents)
 
 
@@ -161,10 +228,10 @@ def _patches(images: Image, side: int) -> jax.Array:
 
 
 # Codecs that `config.codec` may name; a run fits its codec before the first stage.
-CODECS = {"patch_pca": PatchPca}
+CODECS = {"patch_pca": PatchPca, "taesd": Taesd}
 
 
-def read_codec(final: epath.Path) -> tuple[PatchPca, DataSpec]:
+def read_codec(final: epath.Path) -> tuple[PatchPca | Taesd, DataSpec]:
     """Reads the kind of a finished codec, and the spec of the images that it was fitted to.
 
     Raises:

@@ -1,6 +1,6 @@
 """Conditioners: maps from a person's requests, such as labels, to a network's conditions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -69,3 +69,8 @@ class Labels:
                 f"label is {requests!r}; this network was trained on 0 to {self.classes - 1}"
             )
         return {"label": jnp.broadcast_to(jnp.asarray(labels, jnp.int32), (num,))}
+
+
+def on_device(cond: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Returns conditions as arrays of JAX."""
+    return {name: jnp.asarray(leaf) for name, leaf in cond.items()}

@@ -4,7 +4,7 @@ Every function compiles once for all labels, all w and all numbers of steps.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,11 +16,13 @@ from distill_jax.diffusion.denoiser import NetworkSpec, clipped
 from distill_jax.diffusion.noise import noise_of
 from distill_jax.diffusion.trained import Sampler
 from distill_jax.sampling.codecs import PIXELS
-from distill_jax.sampling.student import Guiding, Student, bound
+from distill_jax.sampling.drawing import Guiding, bound
+from distill_jax.sampling.student import Student
 from distill_jax.typing import Cond, Image, Tree
 
 Images = jax.Array | np.ndarray  # (num, h, w, c) in [-1, 1].
-Labels = int | np.ndarray | None
+# Labels, or prompts for a network with captions: one for all images, or one per image.
+Requests = int | np.ndarray | str | Sequence[str] | None
 Strengths = float | np.ndarray | None
 
 
@@ -28,12 +30,12 @@ def style(
     encoder: Student,
     decoder: Student,
     x: Images,
-    source: Labels,
-    target: Labels,
+    source: Requests,
+    target: Requests,
     w: Strengths = None,
     num_steps: int | None = None,
 ) -> jax.Array:
-    """Translates images x of class `source` to class `target` through their encoded noise.
+    """Translates images x of class or prompt `source` to `target` through their encoded noise.
 
     Images are encoded at the smallest w of the encoder and decoded at w. This is DDIB (Su et al.
     2022, arXiv:2203.08382); Meng et al. (2023, arXiv:2210.03142) distil both directions.
@@ -42,18 +44,18 @@ def style(
       encoder: an encoder stage, or a network that was trained at all times.
       decoder: a network with a deterministic sampler.
       x: images in [-1, 1] (num, h, w, c).
-      source: labels of x; None for networks without labels.
-      target: labels of the result.
+      source: labels or prompts of x; None for networks without either.
+      target: labels or prompts of the result.
       w: see Student.sample.
       num_steps: steps of the networks that were trained at all times; None is each one's own
         number.
     """
-    z = encoder.encode(x, source, num_steps=_free(encoder, num_steps))
-    return decoder.decode(z, target, w, _free(decoder, num_steps))
+    z = encoder.encode(x, num_steps=_free(encoder, num_steps), **_asked(encoder, source))
+    return decoder.decode(z, w=w, num_steps=_free(decoder, num_steps), **_asked(decoder, target))
 
 
 def roundtrip(
-    encoder: Student, decoder: Student, x: Images, label: Labels, num_steps: int | None = None
+    encoder: Student, decoder: Student, x: Images, label: Requests, num_steps: int | None = None
 ) -> jax.Array:
     """Encodes and decodes images x as their own class, at the smallest w of both networks."""
     return style(encoder, decoder, x, label, label, num_steps=num_steps)
@@ -70,7 +72,7 @@ def sdedit(
     key: jax.Array,
     x: Images,
     start: int,
-    label: Labels = None,
+    label: Requests = None,
     w: Strengths = None,
     num_steps: int | None = None,
 ) -> jax.Array:
@@ -86,7 +88,7 @@ def sdedit(
     if not 1 <= start <= n:
         raise ValueError(f"start is {start}; expected 1 to {n}, of the student's {n} steps")
     eps = noise_of(key, 0, len(x), student.shape)
-    conditions = student.conditions(len(x), label, w)
+    conditions = student.conditions(len(x), w=w, **_asked(student, label))
     with student.precision():
         network = student.network_spec, student.params, conditions
         z = _edit(editing.sdedit, *network, x=x, eps=eps, num_steps=n, start=start)
@@ -98,7 +100,7 @@ def inpaint(
     key: jax.Array,
     x: Images,
     mask: np.ndarray,
-    label: Labels = None,
+    label: Requests = None,
     w: Strengths = None,
     num_steps: int | None = None,
 ) -> jax.Array:
@@ -109,26 +111,45 @@ def inpaint(
       key: key of the noise.
       x: images in [-1, 1] (num, h, w, c); values where mask is 1 do not matter.
       mask: 0 or 1, (h, w) or a shape that broadcasts against x.
-      label: see Student.sample.
+      label: labels, or prompts for a network with captions.
       w: see Student.sample.
       num_steps: see Student.sample.
 
+    With a codec, latents are filled in whose patch has a masked pixel, and the known pixels of the
+    image are put back at the end.
+
     Raises:
-      ValueError: for a student with a codec, and for images, a label, w or number of steps outside
-        the student's range.
+      ValueError: for images, a label, w or number of steps outside the student's range.
     """
-    if student.codec != PIXELS:
-        raise ValueError(
-            "a mask is given in pixels, and this network works on latents: it cannot inpaint"
-        )
-    n, x = int(_ddim(student, num_steps).num_steps), student.latents(x)
-    mask = mask[..., None] if mask.ndim == 2 else mask
+    n, known = int(_ddim(student, num_steps).num_steps), jnp.asarray(x)
+    x = student.latents(x)
+    asked = jnp.asarray(mask[..., None] if mask.ndim == 2 else mask, jnp.float32)
+    hidden = _in_latents(jnp.broadcast_to(asked, (*known.shape[:3], 1)), x.shape)
     eps = noise_of(key, 0, len(x), student.shape)
-    hidden = jnp.broadcast_to(jnp.asarray(mask, jnp.float32), x.shape)
-    conditions = student.conditions(len(x), label, w)
+    conditions = student.conditions(len(x), w=w, **_asked(student, label))
     with student.precision():
         network = student.network_spec, student.params, conditions
-        return _edit(editing.inpaint, *network, x=x, mask=hidden, eps=eps, num_steps=n)
+        z = _edit(editing.inpaint, *network, x=x, mask=hidden, eps=eps, num_steps=n)
+    if student.codec == PIXELS:
+        return z
+    return jnp.where(asked > 0, student.codec.decode(z), known)
+
+
+def _in_latents(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns the mask of latents (n, h, w, c): 1 where any pixel of their patch is masked.
+
+    Args:
+      mask: (n, height, width, 1), whose sides are multiples of those of the latents.
+      shape: shape of the latents.
+    """
+    n, height, width, _ = mask.shape
+    tiles = mask.reshape(n, shape[1], height // shape[1], shape[2], width // shape[2], 1)
+    return jnp.broadcast_to(tiles.max(axis=(2, 4)), shape)
+
+
+def _asked(student: Student, request: Requests) -> dict[str, Any]:
+    """Returns the argument of Student.conditions that a label or prompt belongs to."""
+    return {"label": None, "prompt": request} if student.takes_prompts else {"label": request}
 
 
 def _free(student: Student, num_steps: int | None) -> int | None:

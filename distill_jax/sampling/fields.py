@@ -124,6 +124,7 @@ RULES: dict[str, Any] = {
     "adapters": optional(RECORD),
     "codec": optional(RECORD),
     "best": optional(RECORD),
+    "conditioner": optional(RECORD),
 }
 RULES_OF_ADAPTERS = {
     "base": REFERENCE,

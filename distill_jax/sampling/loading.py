@@ -18,6 +18,7 @@ from distill_jax.runtime.files import absolute
 from distill_jax.runtime.sharding import Layout, make_layout
 from distill_jax.sampling.codecs import load_codec
 from distill_jax.sampling.manifest import Manifest, Reference
+from distill_jax.sampling.prompts import load_conditioner
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 from distill_jax.typing import Tree
@@ -51,8 +52,9 @@ def load(
 
 
 def read(student: Student, dtype: str | None = None) -> Student:
-    """Returns the student with its parameters and codec loaded; `dtype` as in `load`."""
-    adapters, codec, made_of = student.manifest.adapters, student.codec, (student.layout, "params")
+    """Returns the student with its parameters, codec and text encoder; `dtype` as in `load`."""
+    adapters, made_of = student.manifest.adapters, (student.layout, "params")
+    codec, text = student.codec, student.text
     own = None if adapters else dtype
     params = load_own(student.directory, *made_of, student.allow, own)
     if adapters is not None:
@@ -60,7 +62,9 @@ def read(student: Student, dtype: str | None = None) -> Student:
         params = Adapted(load_own(base, *made_of, student.allow, dtype), params)
     if student.manifest.codec is not None:
         codec = load_codec(find_part(student, student.manifest.codec))
-    return dataclasses.replace(student, params=params, codec=codec)
+    if student.manifest.conditioner is not None:
+        text = load_conditioner(find_part(student, student.manifest.conditioner))
+    return dataclasses.replace(student, params=params, codec=codec, text=text)
 
 
 def load_own(
@@ -94,7 +98,7 @@ def load_own(
 
 
 def find_part(student: Student, part: Reference) -> epath.Path:
-    """Finds the final/ directory of a student's codec, or of the base of its adapters.
+    """Finds the final/ of a student's codec or text encoder, or of the base of its adapters.
 
     It looks in `student.parts`, and at the manifest's path if that lies in the student's workdir.
 
@@ -112,7 +116,8 @@ def find_part(student: Student, part: Reference) -> epath.Path:
     raise ValueError(
         f"{student.directory} needs {part.path}, with the fingerprint {part.fingerprint}; looked "
         f"at: {looked}. Name the directory that it is in: parts=[DIR], or on a command line "
-        "--base=DIR for the weights under adapters, --codec=DIR for a codec"
+        "--base=DIR for the weights under adapters, --codec=DIR for a codec, --conditioner=DIR for "
+        "a text encoder"
     )
 
 
@@ -193,7 +198,7 @@ def find_final(path: epath.PathLike) -> epath.Path:
 
 
 def define_flags() -> None:
-    """Defines the flags --base, --codec and --allow, see `load`."""
+    """Defines the flags --base, --codec, --conditioner and --allow, see `load`."""
     flags.disclaim_key_flags()  # They are the flags of the command, so its --help shows them.
     flags.DEFINE_multi_string(
         "base",
@@ -202,11 +207,12 @@ def define_flags() -> None:
         "change.",
     )
     flags.DEFINE_multi_string("codec", [], "A codec outside the student's workdir.")
+    flags.DEFINE_multi_string("conditioner", [], "A text encoder outside the workdir.")
     flags.DEFINE_multi_string(
         "allow", [], "Code, package.module:Name, that is imported if the student names it."
     )
 
 
 def parts(values: Any) -> list[str]:
-    """Returns the directories that --base and --codec name, see `load`."""
-    return values.base + values.codec
+    """Returns the directories that --base, --codec and --conditioner name, see `load`."""
+    return values.base + values.codec + values.conditioner

@@ -22,6 +22,7 @@ from distill_jax.storage import checkpoint
 
 FIRST_FORMAT = 3  # Manifests of older formats have a training method and no sampler.
 PACKAGES = ("jax", "flax", "optax")
+PARTS = ("codec", "conditioner")  # Fields that refer to other directories.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Manifest:
       codec: reference to its codec; None for a network on pixels.
       best: iteration, metric, value and protocol of the weights, if they are the best that were
         measured in training; None for those of the last iteration.
+      conditioner: reference to its text encoder; None for a network without captions.
     """
 
     stage: str
@@ -117,6 +119,7 @@ class Manifest:
     adapters: Adapters | None = None
     codec: Reference | None = None
     best: Mapping[str, Any] | None = None
+    conditioner: Reference | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the manifest as plain data, in the order of the fields."""
@@ -131,9 +134,10 @@ class Manifest:
         if self.adapters:
             base = self.adapters.base._asdict()
             fields["adapters"] = {**self.adapters._asdict(), "base": base}
-        if self.codec:
-            fields["codec"] = self.codec._asdict()
-        for absent in ("fake", "adapters", "codec", "best"):
+        for part in PARTS:
+            if (reference := getattr(self, part)) is not None:
+                fields[part] = reference._asdict()
+        for absent in ("fake", "adapters", "best", *PARTS):
             if fields[absent] is None:
                 del fields[absent]
         return fields
@@ -165,19 +169,19 @@ class Manifest:
         check_fields(content, RULES, place)
         if given.get("adapters") is not None:
             check_fields(given["adapters"], RULES_OF_ADAPTERS, place, "adapters.")
-        if given.get("codec") is not None:
-            check_fields(given["codec"], REFERENCE, place, "codec.")
+        parts = [part for part in PARTS if given.get(part) is not None]
+        for part in parts:
+            check_fields(given[part], REFERENCE, place, f"{part}.")
         try:
-            parts = given["trained"]["sampler"], given["model"], given["schedule"]
-            check_allowed((part["name"] for part in parts), allow)
+            named = given["trained"]["sampler"], given["model"], given["schedule"]
+            check_allowed((entry["name"] for entry in named), allow)
             given["trained"] = _trained(given["trained"], allow)
             given["spec"] = DataSpec.from_json(given["spec"])
             given["lineage"] = Lineage(**given["lineage"])
             if given.get("adapters") is not None:
                 base, rank, full = map(given["adapters"].get, Adapters._fields)
                 given["adapters"] = Adapters(_reference(base), rank, tuple(full))
-            if given.get("codec") is not None:
-                given["codec"] = _reference(given["codec"])
+            given.update({part: _reference(given[part]) for part in parts})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{place} cannot be read: {cause_of(error)}") from error
         return cls(**given)

@@ -2,31 +2,31 @@
 
 import contextlib
 import dataclasses
-import functools
 import warnings
-from collections.abc import Container
+from collections.abc import Container, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from distill_jax.diffusion.denoiser import Denoiser, NetworkSpec, guided
-from distill_jax.diffusion.noise import key_of, keys_of, noise_of
+from distill_jax.diffusion.denoiser import Denoiser, NetworkSpec
+from distill_jax.diffusion.noise import key_of, noise_of
 from distill_jax.diffusion.prediction import ENCODERS, PARAMETERIZATIONS, Prediction
 from distill_jax.diffusion.trained import Ancestral, Encode, Sampler, Trained
 from distill_jax.models.adapters import merged
 from distill_jax.models.build import matmul_precision
-from distill_jax.models.sharded import as_called
 from distill_jax.runtime.options import MAX_STEPS, MAX_W
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.codecs import PIXELS, Codec
-from distill_jax.sampling.conditioners import Labels
+from distill_jax.sampling.conditioners import Labels, on_device
+from distill_jax.sampling.drawing import Guiding, run_sampler
 from distill_jax.sampling.manifest import Manifest
+from distill_jax.sampling.prompts import Text
 from distill_jax.typing import Cond, Image, Time, Tree
 
-# Guidance strengths w (num,) and the null condition, see denoiser.guided.
-Guiding = tuple[jax.Array, Cond]
+Prompts = str | Sequence[str] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Student:
       parts: directories outside its workdir with its codec or base, see loading.load.
       allow: names that its manifest and those of its lineage may import, see loading.load.
       codec: codec between images and its x.
+      text: conditioner of prompts, for a network with captions.
     """
 
     manifest: Manifest
@@ -52,6 +53,7 @@ class Student:
     parts: tuple[epath.Path, ...] = ()
     allow: Container[str] = ()
     codec: Codec = PIXELS
+    text: Text | None = None
 
     def __repr__(self) -> str:
         """Returns a summary of a few lines."""
@@ -74,9 +76,14 @@ class Student:
         return self.manifest.trained
 
     @property
-    def conditioner(self) -> Labels:
-        """The conditioner that turns labels into conditions of the network."""
-        return Labels(self.manifest.spec)
+    def conditioner(self) -> Labels | Text:
+        """The conditioner that turns labels or prompts into conditions of the network."""
+        return Labels(self.manifest.spec) if self.text is None else self.text
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether the network draws from prompts, not labels."""
+        return self.manifest.conditioner is not None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,7 +98,7 @@ class Student:
     @property
     def num_classes(self) -> int:
         """The number of labels; 0 for a network without labels."""
-        return self.conditioner.classes
+        return self.network_spec.spec.classes("label")
 
     @property
     def takes_w(self) -> bool:
@@ -101,8 +108,7 @@ class Student:
     @property
     def can_be_guided(self) -> bool:
         """Whether classifier-free guidance can be applied: the network has a null condition."""
-        conditional = bool(self.manifest.spec.cond)
-        return not self.takes_w and conditional and self.trained.guidance.null
+        return bool(not self.takes_w and self.manifest.spec.cond and self.trained.guidance.null)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -114,12 +120,22 @@ class Student:
         """The student with merged weights, W + a b for every pair of adapters."""
         return dataclasses.replace(self, params=merged(self.params))
 
+    def with_negative_prompt(self, prompt: str) -> "Student":
+        """Returns the network with a prompt to be guided away from; ValueError if it cannot be."""
+        if self.text is None:
+            raise ValueError("a negative prompt needs a network with captions")
+        if not self.can_be_guided:
+            raise ValueError(
+                "the guidance away from the empty prompt is part of this student's weights, which "
+                "a negative prompt cannot change; sample the teacher with it, or leave it out"
+            )
+        return dataclasses.replace(self, text=dataclasses.replace(self.text, empty=prompt))
+
     def with_sampler(self, sampler: Sampler) -> "Student":
         """Returns the network with another sampler, which must fit its training."""
         trained = self.trained._replace(sampler=sampler)
-        return dataclasses.replace(
-            self, manifest=dataclasses.replace(self.manifest, trained=trained)
-        )
+        manifest = dataclasses.replace(self.manifest, trained=trained)
+        return dataclasses.replace(self, manifest=manifest)
 
     def denoise(self, z: Image, t: Time, cond: Cond) -> Prediction:
         """Predicts the clean image and the noise in z at time t, for cond "label" and maybe "w"."""
@@ -134,6 +150,7 @@ class Student:
         num_steps: int | None = None,
         variance: float | None = None,
         first: int = 0,
+        prompt: Prompts = None,
     ) -> jax.Array:
         """Draws images first, first + 1, ..., first + num - 1 of a key.
 
@@ -151,6 +168,7 @@ class Student:
           variance: None for the network's own sampler; a number in [0, 1] for the ancestral sampler
             with this weight of the large variance, see samplers.ancestral.
           first: number of the first image.
+          prompt: one text for all images, or one per image, for a network with captions.
 
         Returns:
           Images (num, h, w, c), in [-1, 1] if the data are bounded.
@@ -161,8 +179,9 @@ class Student:
         """
         k_z, k_sampler = jax.random.split(key_of(key))
         z = noise_of(k_z, first, num, self.shape)
-        label = self.conditioner.in_turn(num, first) if label is None else label
-        return self.decode(z, label, w, num_steps, variance, k_sampler, first)
+        if label is None and not self.takes_prompts:
+            label = Labels(self.manifest.spec).in_turn(num, first)
+        return self.decode(z, label, w, num_steps, variance, k_sampler, first, prompt)
 
     def decode(
         self,
@@ -173,6 +192,7 @@ class Student:
         variance: float | None = None,
         key: jax.Array | None = None,
         first: int = 0,
+        prompt: Prompts = None,
     ) -> jax.Array:
         """Decodes given noise, such as that of `encode`, into images (num, h, w, c).
 
@@ -180,7 +200,10 @@ class Student:
         """
         if variance is not None and not 0 <= variance <= 1:
             raise ValueError(f"variance is {variance!r}; expected a number in [0, 1], or None")
-        sampler, (cond, guiding) = self.sampler(num_steps), self.conditions(len(z), label, w)
+        sampler, (cond, guiding) = (
+            self.sampler(num_steps),
+            self.conditions(len(z), label, w, prompt),
+        )
         if not sampler.decodes:
             raise ValueError(
                 "this network is an encoder: it maps images to noise and draws no images; call "
@@ -196,7 +219,7 @@ class Student:
         key = jax.random.key(0) if key is None else key
         given = (self.params, guiding), (key, first, jnp.asarray(z)), cond
         with self.precision():
-            x = _sample(self.network_spec, self.layout, sampler, *given)
+            x = run_sampler(self.network_spec, self.layout, sampler, *given)
         return self.codec.decode(x)
 
     def encode(
@@ -205,6 +228,7 @@ class Student:
         label: int | np.ndarray | None = None,
         w: float | np.ndarray | None = None,
         num_steps: int | None = None,
+        prompt: Prompts = None,
     ) -> jax.Array:
         """Encodes images x in [-1, 1] into the noise (num, h, w, c) from which `decode` makes them.
 
@@ -227,12 +251,12 @@ class Student:
                 f"{self.trained.num_steps} steps, or with the teacher, trained at all times"
             )
         x = self.latents(x)
-        if label is None and self.manifest.spec.cond:
+        if label is None and prompt is None and self.manifest.spec.cond:
             raise ValueError("label is None; say what the images show, one for all or one each")
-        cond, guiding = self.conditions(len(x), label, w)
+        cond, guiding = self.conditions(len(x), label, w, prompt)
         given = (self.params, guiding), (jax.random.key(0), 0, x), cond
         with self.precision():
-            return _sample(self.network_spec, self.layout, Encode(sampler.num_steps), *given)
+            return run_sampler(self.network_spec, self.layout, Encode(sampler.num_steps), *given)
 
     def latents(self, x: jax.Array | np.ndarray) -> jax.Array:
         """Returns the latents of images x (num, h, w, c) in [-1, 1]; x itself without a codec.
@@ -256,19 +280,28 @@ class Student:
         return steps if self.takes_w or w is None else 2 * steps
 
     def conditions(
-        self, num: int, label: int | np.ndarray | None, w: float | np.ndarray | None
+        self,
+        num: int,
+        label: int | np.ndarray | None = None,
+        w: float | np.ndarray | None = None,
+        prompt: Prompts = None,
     ) -> tuple[dict[str, jax.Array], Guiding | None]:
         """Returns the network's conditions for `num` images, and the guidance around the network.
 
         Raises:
           ValueError: for a label or w that the network was not trained for.
         """
-        cond, strengths = self.conditioner(label, num), self._strengths(w, num)
+        if self.takes_prompts and label is not None:
+            raise ValueError(f"label is {label!r}; this network draws from prompts: give a prompt")
+        if not self.takes_prompts and prompt is not None:
+            raise ValueError(f"prompt is {prompt!r}; this network was not trained on captions")
+        request: Any = prompt if self.takes_prompts else label
+        cond, strengths = on_device(self.conditioner(request, num)), self._strengths(w, num)
         if strengths is None:
             return cond, None
         if self.takes_w:
             return {**cond, "w": strengths}, None
-        return cond, (strengths, self.conditioner.null)
+        return cond, (strengths, on_device(self.conditioner.null))
 
     def _strengths(self, w: float | np.ndarray | None, num: int) -> jax.Array | None:
         bounds = self.trained.guidance.w_range
@@ -314,30 +347,3 @@ class Student:
                 "the number of steps you want"
             )
         return other
-
-
-@functools.partial(jax.jit, static_argnames=("network_spec", "layout"))
-def _sample(
-    network_spec: NetworkSpec,
-    layout: Layout,
-    sampler: Sampler,
-    networks: tuple[Tree, Guiding | None],
-    drawn: tuple[jax.Array, jax.Array | int, Image],
-    cond: Cond,
-) -> Image:
-    """Runs the sampler on sharded noise; one program serves all w and all numbers of steps."""
-    (params, guiding), (key, first, z), num = networks, drawn, len(drawn[-1])
-    z, cond = layout.pad_and_shard((z, cond))
-    key = keys_of(key, first + jnp.arange(len(z)))
-    if guiding is not None:
-        guiding = layout.pad_and_shard(guiding[0]), guiding[1]
-    params = as_called(params, layout, network_spec.network)
-    denoiser = bound(network_spec, params, guiding)
-    x = layout.unpad(sampler(key, denoiser, z, cond), num)
-    return jnp.clip(x, -1.0, 1.0) if denoiser.bounded and sampler.decodes else x
-
-
-def bound(network_spec: NetworkSpec, params: Tree, guiding: Guiding | None) -> Denoiser:
-    """Returns the denoiser with these parameters, guided if `guiding` is given."""
-    denoiser = network_spec(params)
-    return denoiser if guiding is None else guided(denoiser, *guiding)

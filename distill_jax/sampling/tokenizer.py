@@ -19,6 +19,7 @@ from distill_jax.runtime.files import absolute, read_bytes, read_json
 from distill_jax.runtime.text import reason, short
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+UNKNOWN = "<|unknown|>"
 MAX_FILE = 2**24  # Bytes of a file; CLIP's largest has 2.2 MB.
 MAX_PROMPT = 100_000  # Characters of a prompt; the rest is cut like any tokens beyond the length.
 # Words, digits and runs of other characters; Radford et al. (2021), released simple_tokenizer.py.
@@ -36,6 +37,7 @@ class Tokenizer:
       start: number of the start token.
       end: number of the end token.
       pad: number of the token that fills up.
+      unknown: number of the token of unknown words; None if every text has tokens.
     """
 
     length: int
@@ -43,6 +45,12 @@ class Tokenizer:
     end: int
     pad: int
     _encoder: Any = dataclasses.field(repr=False, compare=False)
+    unknown: int | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of known tokens."""
+        return int(self._encoder.get_vocab_size())
 
     @property
     def largest(self) -> int:
@@ -71,6 +79,13 @@ class Tokenizer:
                     f"the prompt {short(prompt)} has {len(found) + 2} tokens, and the network "
                     f"takes {self.length}: {short(lost.replace('</w>', ' ').strip())} is cut"
                 )
+            if self.unknown in found:
+                known = self._encoder.get_vocab()
+                lost_words = [word for word in text.lower().split() if word not in known]
+                notes.append(
+                    f"the prompt {short(prompt)} has words that are in no training caption: "
+                    f"{short(' '.join(lost_words))}"
+                )
             found = [self.start, *found[:room], self.end]
             row[: len(found)] = found
         return ids, notes
@@ -93,12 +108,7 @@ def read_tokenizer(directory: epath.PathLike, length: int = 77) -> Tokenizer:
       ModuleNotFoundError: if the library is not installed.
       ValueError: if the files are missing, damaged, or of another tokenizer.
     """
-    try:
-        tokenizers = importlib.import_module("tokenizers")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'prompts need the library tokenizers: pip install "distill_jax[text]"'
-        ) from error
+    tokenizers = _library()
     folder = absolute(directory)
     folder = folder / "tokenizer" if (folder / "tokenizer").exists() else folder
     try:
@@ -127,6 +137,31 @@ def read_tokenizer(directory: epath.PathLike, length: int = 77) -> Tokenizer:
     if pad is None:
         raise ValueError(f"the tokenizer in {folder} has no token {short(name)}, its pad_token")
     return Tokenizer(length, start, end, pad, encoder)
+
+
+def word_tokenizer(words: Sequence[str], length: int) -> Tokenizer:
+    """Returns the tokenizer of whole words, in lower case, with the tokens of CLIP's.
+
+    Args:
+      words: the known words; their tokens follow those of start, end and unknown words.
+      length: number of tokens of every prompt, with start and end.
+    """
+    library = _library()
+    vocabulary = {word: i for i, word in enumerate((START, END, UNKNOWN, *words))}
+    encoder = library.Tokenizer(library.models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    encoder.normalizer = library.normalizers.Lowercase()
+    encoder.pre_tokenizer = library.pre_tokenizers.WhitespaceSplit()
+    return Tokenizer(length, 0, 1, 1, encoder, 2)
+
+
+def _library() -> Any:
+    """Returns the library `tokenizers`."""
+    try:
+        return importlib.import_module("tokenizers")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'prompts need the library tokenizers: pip install "distill_jax[text]"'
+        ) from error
 
 
 def _of_vocabulary(tokenizers: Any, folder: epath.Path) -> Any:

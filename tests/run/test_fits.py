@@ -68,8 +68,11 @@ def test_images_are_encoded_before_they_are_edited_and_decoded_after(run):
     assert np.abs(y - x).mean() < lost + 0.3
     edited = sdedit(teacher, jax.random.key(0), x, 1, label, num_steps=8)
     assert edited.shape == x.shape
-    with pytest.raises(ValueError, match="works on latents: it cannot inpaint"):
-        inpaint(teacher, jax.random.key(0), x, np.ones((8, 8)), label)
+    mask = np.zeros((8, 8))
+    mask[:, 3:] = 1  # It cuts patches in two.
+    filled = np.asarray(inpaint(teacher, jax.random.key(0), x, mask, label, num_steps=4))
+    np.testing.assert_array_equal(filled[:, :, :3], x[:, :, :3])
+    assert (np.abs(filled - x)[:, :, 3:].max(axis=(1, 2, 3)) > 0.1).all()
     with pytest.raises(ValueError, match=r"images are of shape \(4, 4, 3\)"):
         teacher.encode(np.zeros((1, 4, 4, 3)), 0)
 
@@ -113,7 +116,8 @@ def test_a_workdir_with_another_codec_is_refused(run, tmp_path):
         ({"name": "patch_pca", "patches": 2}, KeyError, "does not take 'patches'"),
         ({"name": "patch_pca", "patch": 3}, ValueError, "codec.patch is 3"),
         ({"path": "nowhere/codec"}, FileNotFoundError, "has no finished network"),
-        ({"path": "a", "name": "patch_pca"}, ValueError, "expected a `path` only"),
+        ({"path": "a", "name": "patch_pca"}, KeyError, "does not take 'path'"),
+        ({"path": "a", "patch": 2}, ValueError, "expected a `path` only"),
     ],
 )
 def test_an_invalid_codec_is_refused_when_planned(tmp_path, codec, error, message):

@@ -100,12 +100,12 @@ def test_labels_are_taken_in_turn_by_default(student):
 
 
 def test_one_program_serves_every_w_and_every_number_of_steps(teacher):
-    from distill_jax.sampling.student import _sample
+    from distill_jax.sampling.drawing import run_sampler
 
     teacher.sample(KEY, 3, w=1.0, num_steps=2)
-    size = _sample._cache_size()
+    size = run_sampler._cache_size()
     results = [teacher.sample(KEY, 3, w=w, num_steps=n) for w, n in ((0.0, 1), (3.0, 5), (4.0, 64))]
-    assert _sample._cache_size() == size
+    assert run_sampler._cache_size() == size
     assert not np.allclose(results[0], results[1])
 
 

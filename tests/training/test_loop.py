@@ -217,7 +217,7 @@ def test_a_run_computes_at_the_precision_of_its_config_and_a_student_at_its_mani
     monkeypatch.setattr(pipeline, "train_stage", spy)
     monkeypatch.setattr(pipeline, "finish", spy)
     monkeypatch.setattr(pipeline, "draw_grids", spy)
-    monkeypatch.setattr(student, "_sample", spy)
+    monkeypatch.setattr(student, "run_sampler", spy)
     for precision in ("default", "highest"):
         config = base()
         config.matmul_precision = precision

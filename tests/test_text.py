@@ -1,0 +1,199 @@
+"""Tests of the road from captions to edits: configs/shapes_guided.py, small, and commands."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+from etils import epath
+
+from distill_jax.data import scenes
+from distill_jax.evaluation import adherence, beside, compare, records
+from distill_jax.evaluation.protocols import make_evaluator, prompts_for
+from distill_jax.run import pipeline, plan
+from distill_jax.sampling import editing
+from distill_jax.sampling.loading import load
+from tests import forks
+from tests.test_configs import load_config
+
+PROMPT = "a red circle above a blue square"
+
+
+def never():
+    return False
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Returns the plan of a finished run with captions."""
+    workdir = epath.Path(tmp_path_factory.mktemp("text") / "shapes")
+    made = plan.make(load_config("shapes_guided", "smoke")[1], workdir)
+    assert pipeline.run(made, stop=never)
+    return made
+
+
+@pytest.fixture(scope="module")
+def student(run):
+    return load(run.workdir)
+
+
+@pytest.fixture(scope="module")
+def teacher(run):
+    return load(run.workdir / "s00_teacher")
+
+
+def test_a_finished_run_has_nothing_to_do(run):
+    again = plan.make(load_config("shapes_guided", "smoke")[1], run.workdir)
+    assert not pipeline.run(again, stop=never)
+
+
+def test_the_report_says_how_often_pictures_are_wrong(run):
+    settings = {**run.config.evaluate.to_dict(), "num_samples": 40}
+    data = run.config.data.to_dict()
+    prompts = prompts_for(data, 40)
+    assert compare.write_report(run.workdir, data, settings, never, prompts=prompts)
+    content = json.loads((run.workdir / "report.json").read_text())
+    for row in content["rows"]:
+        assert row["wrong"] == pytest.approx(1 - row["all"])
+        assert {*adherence.ATTRIBUTES, "all, held-out pairs", "spread"} <= row.keys()
+        assert ("PSNR" in row) == ("l2" in row)
+    assert "which is chance" in (run.workdir / "report.md").read_text()
+    assert "wrong" in beside.show([records.of_workdir(run.workdir)])
+
+
+def test_a_picture_depends_on_its_prompt_and_noise_only(student):
+    x = student.sample(3, 3, w=1.0, prompt=[PROMPT, "a cyan cross", PROMPT])
+    alone = student.sample(3, 1, w=1.0, prompt=PROMPT)
+    np.testing.assert_allclose(x[:1], alone, atol=1e-5)
+    other = student.sample(3, 1, w=1.0, prompt="a cyan cross")
+    assert np.abs(other - alone).max() > 1e-4
+
+
+def test_requests_that_do_not_fit_are_refused(student, teacher, chain):
+    with pytest.raises(ValueError, match="expected a text, or 2 of them"):
+        student.sample(0, 2)
+    with pytest.raises(ValueError, match="draws from prompts: give a prompt"):
+        student.sample(0, 2, label=1)
+    digits = load(chain)
+    with pytest.raises(ValueError, match="was not trained on captions"):
+        digits.sample(0, 1, prompt=PROMPT)
+    with pytest.raises(ValueError, match="part of this student's weights"):
+        student.with_negative_prompt("a circle")
+    with pytest.raises(ValueError, match="needs a network with captions"):
+        digits.with_negative_prompt("a circle")
+    assert teacher.with_negative_prompt("a red cross").text.empty == "a red cross"
+
+
+def test_a_negative_prompt_replaces_the_empty_one(teacher):
+    given = {"w": 2.0, "num_steps": 2, "prompt": PROMPT}
+    plain, empty, other = (
+        each.sample(0, 2, **given)
+        for each in (
+            teacher,
+            teacher.with_negative_prompt(""),
+            teacher.with_negative_prompt("a cyan cross"),
+        )
+    )
+    np.testing.assert_array_equal(plain, empty)
+    assert np.abs(plain - other).max() > 1e-4
+
+
+def test_the_text_encoder_may_lie_elsewhere(run, tmp_path):
+    stage = tmp_path / "s04_n0001"
+    shutil.copytree(run.workdir / stage.name, stage)
+    parts = [run.codec.directory, run.conditioner.directory]
+    with pytest.raises(FileNotFoundError, match="conditioner has no finished network"):
+        load(stage, parts=parts[:1])
+    assert load(stage, parts=parts).sample(0, 1, prompt=PROMPT).shape == (1, 16, 16, 3)
+
+
+def test_edits_take_prompts(run, student, teacher):
+    scene = scenes.parse(PROMPT)
+    x = scenes.draw([scene] * 2, np.random.default_rng(0)) / 127.5 - 1
+    few = load(run.workdir / "s02_n0004")
+    y = editing.sdedit(few, jax.random.key(0), x, 2, "a green cross", 1.0)
+    assert y.shape == x.shape
+    mask = np.zeros((16, 16), np.float32)
+    mask[3:9, 5:] = 1
+    y = np.asarray(editing.inpaint(few, jax.random.key(0), x, mask, "a green cross", 1.0))
+    np.testing.assert_array_equal(y[:, mask == 0], np.float32(x)[:, mask == 0])
+    assert np.abs(y - x)[:, mask == 1].max() > 0.01
+    z = editing.style(teacher, student, x, PROMPT, "a green cross above a blue square", 1.0, 2)
+    assert z.shape == x.shape
+
+
+def test_commands_take_prompts_and_write_them_into_pictures(run, tmp_path):
+    out = tmp_path / "x.png"
+    given = [f"--student={run.workdir}", "--num=2", "--w=1", f"--out={out}"]
+    code, _, stderr = forks.run("distill_jax.sample", *given, f"--prompt={PROMPT}")
+    assert code == 0, stderr
+    facts = PIL.Image.open(out).text
+    assert facts["prompt"] == PROMPT
+    assert (facts["w"], facts["seed"], facts["steps"]) == ("1.0", "0", "1")
+    assert len(facts["weights"]) == 8
+    file = tmp_path / "prompts.txt"
+    file.write_text("a red circle\n\na blue cross\n")
+    code, _, stderr = forks.run("distill_jax.sample", *given, f"--prompts={file}")
+    assert code == 0, stderr
+    mask = [f"--prompt={PROMPT}", "--mask=left", f"--student={run.workdir / 's02_n0004'}"]
+    code, _, stderr = forks.run("distill_jax.edit", "inpaint", *given[1:], *mask)
+    assert code == 0, stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "this network draws from prompts: expected --prompt='a text'"),
+        (["--prompt=a", "--prompts=b"], "this network draws from prompts: expected"),
+        (["--prompts=EMPTY"], "has no prompt; expected one in each line"),
+        (["--prompts=MISSING"], "cannot be read as prompts"),
+        (["--prompt=a red circle", "--negative_prompt=b"], "part of this student's weights"),
+        (["--prompt=a red circle", "--label=1"], "draws from prompts: give a prompt"),
+    ],
+)
+def test_wrong_prompts_are_one_message(run, tmp_path, flags, message):
+    (tmp_path / "EMPTY").write_text("\n  \n")
+    flags = [flag.replace("EMPTY", str(tmp_path / "EMPTY")) for flag in flags]
+    given = [f"--student={run.workdir}", "--num=2", f"--out={tmp_path / 'x.png'}"]
+    code, _, stderr = forks.run("distill_jax.sample", *given, *flags)
+    assert code == 1
+    assert message in stderr
+    assert "Traceback" not in stderr
+
+
+def test_captions_and_text_encoders_belong_together(tmp_path):
+    config = load_config("shapes_guided", "smoke")[1]
+    config.conditioner = {}
+    with pytest.raises(ValueError, match="the data have captions"):
+        plan.make(config, tmp_path)
+    config = load_config("digits_guided", "smoke")[1]
+    config.conditioner = {"name": "words"}
+    with pytest.raises(ValueError, match="the data have none"):
+        plan.make(config, tmp_path)
+
+
+def test_another_text_encoder_is_refused(run):
+    config = load_config("shapes_guided", "smoke")[1]
+    config.conditioner.updates = 3
+    with pytest.raises(ValueError, match="is the text encoder .* choose another --workdir"):
+        plan.make(config, run.workdir).conditioner.finish()
+
+
+def test_real_pictures_are_right_and_those_of_others_wrong():
+    evaluator = make_evaluator({"name": "shapes", "count": 64, "tests": 64})
+    assert evaluator.floor["test"] == 0
+    assert evaluator.floor["chance"] > 0.9
+    asked = prompts_for({"name": "shapes", "count": 64, "tests": 64}, 200)
+    shown = [scenes.parse(text) for text in asked]
+    assert [scene.held_out for scene in shown] == [False] * 120 + [True] * 40 + [False] * 40
+    x = scenes.draw(shown, np.random.default_rng(0)) / 127.5 - 1
+    row = evaluator.measure(np.float32(x), np.array(asked, object), np.float32(x))
+    assert row["wrong"] == 0
+    assert row["all, one object"] == row["all, two objects"] == row["all, held-out pairs"] == 1
+    assert 0.4 < row["spread"] < 0.8
+    same = np.float32(scenes.draw(shown[-1:] * 200, np.random.default_rng(0)))
+    frozen = np.repeat(same[:1], 200, axis=0) / 127.5 - 1
+    collapsed = evaluator.measure(np.float32(frozen), np.array([asked[-1]] * 200, object), None)
+    assert collapsed["spread"] < 1e-6
