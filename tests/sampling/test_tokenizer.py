@@ -1,6 +1,5 @@
 """The tokenizer gives the numbers of Hugging Face's, see models/pretrained/make.py."""
 
-import importlib
 import json
 import pathlib
 
@@ -10,7 +9,6 @@ import pytest
 from distill_jax.sampling.tokenizer import read_tokenizer
 from tests.models.pretrained import PROMPTS, vocabulary
 
-pytest.importorskip("tokenizers")
 RECORDED = np.load(pathlib.Path(__file__).parents[1] / "models" / "pretrained" / "recorded.npz")
 TOKENS, MERGES = vocabulary()
 END = len(TOKENS) - 1
@@ -96,12 +94,3 @@ def test_a_directory_without_a_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="cannot be read .*download it again"):
         read_tokenizer(tmp_path)
-
-
-def test_without_the_library_the_message_names_the_extra(folder, monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install .distill_jax\[text\]"):
-        read_tokenizer(folder)
