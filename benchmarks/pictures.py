@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 
 import jax
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from distill_jax.diffusion.pixels import to_uint8
@@ -25,6 +27,14 @@ from distill_jax.sampling.loading import load
 ROOT = pathlib.Path(__file__).parent.parent
 FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
+PROMPTS = [
+    "a red circle above a blue square",
+    "a cyan triangle left of a purple cross",
+    "a yellow cross below a green circle",
+    "a purple triangle right of a red square",
+    "a green square",
+    "a blue triangle",
+]
 # In pixels: the smallest side of an image, the gap between images, the height of letters.
 SIDE, GAP, LETTER = 48, 6, 26
 
@@ -90,6 +100,29 @@ def digits_report(workdir, out):
     figures.quality(content).savefig(out, dpi=110)
 
 
+def shapes_grids(workdir, out):
+    """Draws the same noise through teacher and students, in rows, with the prompts below."""
+    places = {stage.name: load(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))}
+    teacher = places.pop("s00_teacher")
+    students = [student for student in places.values() if not student.trained.all_times]
+    networks = [(teacher, None), (teacher, 1), *((student, None) for student in students)]
+    figure = Figure(figsize=(1.25 * len(PROMPTS) + 1.2, 1.12 * len(networks) + 0.7), dpi=80)
+    axes = figure.subplots(len(networks), len(PROMPTS))
+    for row, (network, num_steps) in zip(axes, networks, strict=True):
+        given = {"w": 2.0, "num_steps": num_steps, "prompt": PROMPTS}
+        x = to_uint8(np.asarray(network.sample(1, len(PROMPTS), **given)))
+        name = "teacher" if network is teacher else "student"
+        count = logging.counted(int(network.sampler(num_steps).num_steps), "step")
+        row[0].set_ylabel(f"{name}\n{count}", fontsize=11)
+        for axis, picture in zip(row, x, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+    for axis, prompt in zip(axes[-1], PROMPTS, strict=True):
+        axis.set_xlabel(textwrap.fill(prompt, 14), fontsize=9)
+    figure.tight_layout(pad=0.4)
+    figure.savefig(out)
+
+
 def mixture_sid(workdir, out):
     shutil.copyfile(workdir / "s02_sid" / "grid.png", out)
 
@@ -115,6 +148,7 @@ PICTURES = {
     "digits_report": ("digits_guided", digits_report),
     "digits_style": ("digits_encoder", edited("style", *STYLE, "--target_label=8", "--w=1")),
     "digits_roundtrip": ("digits_encoder", edited("roundtrip", "--workdir={run}", "--num=360")),
+    "shapes_grids": ("shapes_guided", shapes_grids),
     "mixture_sid": ("mixture_sid", mixture_sid),
 }
 
