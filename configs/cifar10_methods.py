@@ -8,7 +8,15 @@ Salimans & Ho (2022, arXiv:2202.00512), Meng et al. (2023, arXiv:2210.03142), Si
     python -m distill_jax.main --config=configs/cifar10_methods.py:smoke      # fake data, CPU
 """
 
-from distill_jax import config as configs
+from distill_jax.config import (
+    MATCHING,
+    check_size,
+    cifar10,
+    halvings,
+    pipeline,
+    smoke_images,
+    stage,
+)
 
 # Channels; batch size; updates: teacher, stage 1, a round, the last two, SiD and DMD2; first N.
 SIZES = {
@@ -20,10 +28,10 @@ SIZES = {
 
 def get_config(size="full"):
     """Returns the config of one teacher, then the students of four methods, to 1 step."""
-    configs.check_size(size, *SIZES)
+    check_size(size, *SIZES)
     channels, batch, teacher, first, rounds, last, matching, start = SIZES[size]
     levels = dict(multipliers=(1, 2, 2), blocks=2 if size == "full" else 1, attention=(8,), heads=1)
-    config = configs.cifar10(channels=channels, embedding=4 * channels, **levels, dropout=0.0)
+    config = cifar10(channels=channels, embedding=4 * channels, **levels, dropout=0.0)
     config.codec.update(name="patch_pca", patch=2, channels=6)
     config.batch_size, config.save_every = batch, min(1000, teacher // 4)
     config.evaluate.update(w=(0.0, 1.0), num_samples=1000 if size == "small" else 10_000)
@@ -32,15 +40,15 @@ def get_config(size="full"):
     own = dict(teacher="teacher", **mean)
     steps = {"default": rounds, 2: last, 1: last}
     halve = dict(start=start, steps=steps, learning_rate=5e-4, ema_decay=0.98, clip_target=False)
-    score = dict(steps=matching, learning_rate=1e-4, **{**own, **configs.MATCHING})
+    score = dict(steps=matching, learning_rate=1e-4, **{**own, **MATCHING})
     fall = dict(steps=teacher, learning_rate=8e-4, warmup=min(500, teacher // 10), decay_to=0.05)
     guide = dict(steps=first, learning_rate=5e-4, w_range=(0.0, 2.0), new=("w_embed",))
-    config.stages = configs.pipeline(
-        configs.stage("teacher", "diffusion", num_steps=16, **fall, **mean),
-        configs.stage("sid", "sid_lsg", **score, alpha=1.0),
-        configs.stage("dmd2", "dmd2", **score, gan_weight=3e-3, fake_updates=2),
-        configs.stage("guided", "guided", num_steps=16, **guide, **own),
-        *configs.halvings(prefix="guided", **halve, teacher="guided", w_range=(0.0, 2.0)),
-        *configs.halvings(prefix="progressive", **halve, teacher="teacher"),
+    config.stages = pipeline(
+        stage("teacher", "diffusion", num_steps=16, **fall, **mean),
+        stage("sid", "sid_lsg", **score, alpha=1.0),
+        stage("dmd2", "dmd2", **score, gan_weight=3e-3, fake_updates=2),
+        stage("guided", "guided", num_steps=16, **guide, **own),
+        *halvings(prefix="guided", **halve, teacher="guided", w_range=(0.0, 2.0)),
+        *halvings(prefix="progressive", **halve, teacher="teacher"),
     )
-    return config if size != "smoke" else configs.smoke_images(config, 32, "unet", num_classes=10)
+    return config if size != "smoke" else smoke_images(config, 32, "unet", num_classes=10)

@@ -37,11 +37,9 @@ def base() -> ConfigDict:
             # Entries of DATASETS, NETWORKS, SCHEDULES and PARAMETERIZATIONS. All but the last may
             # also be package.module:Name, the user's own code: docs/extending.md.
             "data": {"name": "digits"},
-            # Maps images to latents: {} for pixels, an entry of CODECS, which is fitted to the
-            # data before the first stage, or {"path": DIR} of a finished codec.
+            # The maps from images to latents and from captions to tokens: {} for none, an entry of
+            # CODECS or CONDITIONERS, which is fitted first, or {"path": DIR} of a finished one.
             "codec": {},
-            # Encodes captions: {} for data without, an entry of CONDITIONERS, which is fitted to
-            # the captions before the first stage, or {"path": DIR} of a finished one.
             "conditioner": {},
             "model": {"name": "mlp"},
             "schedule": {"name": "cosine"},
@@ -56,8 +54,7 @@ def base() -> ConfigDict:
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             # Iterations between lines of the log, and between saved states. The newest `keep`
             # states are kept, and every state at a multiple of `keep_every` iterations (0: none).
-            # When a stage begins, the other states of the finished ones are deleted, unless
-            # `keep_states` is True.
+            # When a stage begins, other states of earlier ones are deleted unless `keep_states`.
             "log_every": 50,
             "save_every": 1000,
             "keep": 2,
@@ -244,33 +241,6 @@ def digits_teacher(**options: Any) -> dict[str, Any]:
     """Returns the stage `teacher` of digits: 2500 iterations, and 64 sampling steps."""
     rates = dict(steps=2500, learning_rate=1e-3, ema_decay=0.995, num_steps=64)
     return stage("teacher", "diffusion", **(rates | options))
-
-
-def shapes(**model: Any) -> ConfigDict:
-    """Returns `base` for captioned shapes in latents 8x8x6, with a dit, updated by `model`."""
-    config = base()
-    config.data.name = "shapes"
-    config.codec = dict(name="patch_pca", patch=2, channels=6, power=0.5)
-    config.conditioner = dict(name="words", width=128, length=10)
-    config.model = dict(name="dit", patch=2, width=128, blocks=4, heads=4, expand=3, **model)
-    config.batch_size, config.updates_per_call, config.optimizer.b2 = 64, 10, 0.99
-    config.evaluate.update(w=(0.0, 2.0, 4.0), num_samples=500)
-    return config
-
-
-def shapes_teacher(**options: Any) -> dict[str, Any]:
-    """Returns the stage `teacher` of shapes: 2,200 iterations, and 32 sampling steps."""
-    rates = dict(steps=2200, learning_rate=2e-3, warmup=100, ema_decay=0.995, num_steps=32)
-    return stage("teacher", "diffusion", **(rates | options))
-
-
-def smoke_shapes(config: ConfigDict) -> ConfigDict:
-    """Returns `smoke` of a config of shapes: few pictures, and a text encoder of two updates."""
-    config = smoke(config, width=32, blocks=1)
-    config.data.update(count=64, tests=64)
-    config.conditioner.update(width=32, layers=1, updates=2)
-    config.updates_per_call = 1
-    return config
 
 
 def mixture() -> ConfigDict:

@@ -96,6 +96,14 @@ def _short(value: Any) -> str:
     return "10**5000"
 
 
+# Options of some entries beside those of SMALL, and instead of them.
+OWN = {"tfds": {"dataset": "cifar10", "num_labels": 10}, "shapes": {"count": 64, "tests": 64}}
+ALONE = {
+    "patch_pca": {"patch": 2},
+    "taesd": {"encoder": "cdc", "decoder": "cdc", "channels": 2, "width": 4},
+}
+
+
 def bases(folder: str) -> Iterator[ConfigDict]:
     """Yields the presets at their smoke size, and the configs of `small`.
 
@@ -118,12 +126,12 @@ def small(folder: str) -> Iterator[ConfigDict]:
             options = {k: v for k, v in SMALL.items() if k in rules and rules[k].allows(v)}
             if name == "mixture":
                 config.data = {"name": "mixture"}
+            if name == "shapes":
+                config.conditioner = {"name": "words", "width": 8, "heads": 1, "updates": 1}
+                config.model = {"name": "dit", "patch": 8, "width": 8, "blocks": 1, "heads": 1}
+            options = ALONE.get(name, {**options, **OWN.get(name, {})})
             if name == "folder":
                 options["path"] = folder
-            if name == "tfds":
-                options.update(dataset="cifar10", num_labels=10)
-            if name == "patch_pca":
-                options = {"patch": 2}
             config[key] = {"name": name, **options}
             yield config
 

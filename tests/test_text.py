@@ -174,6 +174,13 @@ def test_captions_and_text_encoders_belong_together(tmp_path):
         plan.make(config, tmp_path)
 
 
+def test_a_network_that_would_ignore_the_text_is_refused(tmp_path):
+    config = load_config("shapes_guided", "smoke")[1]
+    config.model = {"name": "mlp", "width": 8, "blocks": 1}
+    with pytest.raises(ValueError, match="model is 'mlp', which takes no text; take dit"):
+        plan.make(config, tmp_path)
+
+
 def test_another_text_encoder_is_refused(run):
     config = load_config("shapes_guided", "smoke")[1]
     config.conditioner.updates = 3

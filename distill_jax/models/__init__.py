@@ -18,4 +18,7 @@ NETWORKS = {
     "song_unet": song_unet,
 }
 
-__all__ = ["DISCRIMINATORS", "NETWORKS", "pooled_head"]
+# Networks that read the condition "text"; others would ignore it.
+TEXT_NETWORKS = ("dit",)
+
+__all__ = ["DISCRIMINATORS", "NETWORKS", "TEXT_NETWORKS", "pooled_head"]

@@ -12,7 +12,7 @@ from distill_jax.diffusion.denoiser import Network, NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, check_head
 from distill_jax.diffusion.schedule import SCHEDULES, Schedule
 from distill_jax.diffusion.spec import DataSpec, Spec
-from distill_jax.models import NETWORKS
+from distill_jax.models import NETWORKS, TEXT_NETWORKS
 from distill_jax.models.adapters import new_adapters
 from distill_jax.runtime.options import within
 from distill_jax.runtime.registry import EVERYTHING, build, check_allowed, lookup
@@ -55,6 +55,11 @@ def _make_network(text: str, data: DataSpec) -> NetworkSpec:
     with within("model"):
         given = described["model"]
         network = build(NETWORKS, "network", given, spec, allow=EVERYTHING, makes=Network)
+    kind = described["model"]["name"]
+    if "text" in dict(data.cond) and kind in NETWORKS and kind not in TEXT_NETWORKS:
+        raise ValueError(
+            f"model is {kind!r}, which takes no text; take {', '.join(TEXT_NETWORKS)} for captions"
+        )
     if network.parameterizations and name not in network.parameterizations:
         raise ValueError(
             f"parameterization is {name!r}; network {described['model']['name']!r} predicts "

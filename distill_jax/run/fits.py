@@ -15,6 +15,7 @@ from distill_jax.data.encoded import Encoded
 from distill_jax.data.prompts import captions_of
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.spec import has_captions
+from distill_jax.run.text_encoder import fit
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import build
@@ -143,7 +144,7 @@ class ConditionerFit:
             if self.codec is not None:
                 images = np.asarray(self.codec.codec.encode(jnp.asarray(images)))
             words = sorted({word for caption in captions for word in caption.lower().split()})
-            params = self.kind.fit(captions, images, words)
+            params = fit(self.kind, captions, images, words)
             manifest = {
                 "stage": "conditioner",
                 "conditioner": dict(self.options),
@@ -186,9 +187,9 @@ def conditioner_fit(
             f"encoder, or a `name` ({', '.join(CONDITIONERS)}) with its options"
         )
     directory = absolute(options["path"]) if "name" not in options else workdir / "conditioner"
-    fit = ConditionerFit(dict(options), directory, source, codec)
-    fit.kind.conditions(source.spec)  # Raises ValueError for data without captions.
-    return fit
+    made = ConditionerFit(dict(options), directory, source, codec)
+    made.kind.conditions(source.spec)  # Raises ValueError for data without captions.
+    return made
 
 
 def encoded(source: Dataset, codec: CodecFit | None, conditioner: ConditionerFit | None) -> Dataset:
@@ -226,6 +227,6 @@ def codec_fit(options: Mapping[str, Any], workdir: epath.Path, source: Dataset) 
             f"`name` ({', '.join(CODECS)}) with its options"
         )
     directory = absolute(options["path"]) if "name" not in options else workdir / "codec"
-    fit = CodecFit(dict(options), directory, source)
-    fit.kind.latents(source.spec)  # Raises ValueError for data that the codec does not fit.
-    return fit
+    made = CodecFit(dict(options), directory, source)
+    made.kind.latents(source.spec)  # Raises ValueError for data that the codec does not fit.
+    return made

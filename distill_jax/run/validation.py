@@ -72,6 +72,7 @@ RULES_OF_EVALUATE = {
     "features": NAMES,
     "every": whole(0, high=10**9),
     "few": whole(10, high=MAX_NUM),
+    "keep_best": typed(str),
     "ancestral": every(number(0, 1))._replace(expected="at most 100 variances from 0 to 1"),
 }
 MAX_DEPTH = 12  # Of dicts and tuples in each other.

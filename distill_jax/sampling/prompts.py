@@ -1,4 +1,4 @@
-"""Prompts: the conditioner of texts, and a small text encoder that is fitted to captions."""
+"""Prompts: the conditioner of texts, and the options of a small text encoder."""
 
 import dataclasses
 import functools
@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec, Leaf, has_captions
 from distill_jax.models.clip import ClipText, TextOptions
-from distill_jax.models.prompt import MeanLatent
 from distill_jax.runtime.options import MAX_BLOCKS, MAX_WIDTH, number, option, whole
 from distill_jax.runtime.registry import build
 from distill_jax.sampling.tokenizer import Tokenizer, word_tokenizer
@@ -23,7 +21,6 @@ from distill_jax.typing import Tree
 
 BATCH = 64  # Prompts per call of the encoder.
 MEMORY = 2**28  # Bytes of encoded prompts that are kept.
-PLACES = 4  # Places along a side of the image, for the fit.
 
 
 class Encoded(NamedTuple):
@@ -112,8 +109,8 @@ def _states(options: TextOptions, params: Tree, ids: jax.Array, mask: jax.Array)
 class WordEncoder:
     """A small text tower of CLIP over whole words, fitted to the captions of a dataset.
 
-    It learns the mean latent of every caption, mean squared error, by a head that is dropped. Then
-    it is frozen, like the text encoders of large models. A network that learned the words and the
+    It learns the mean latent of every caption, see run.text_encoder, and then it is frozen, like
+    the text encoders of large models. A network that learned the words and the
     pictures at once would need many times the updates.
 
     Attributes:
@@ -170,62 +167,6 @@ class WordEncoder:
     def load(self, params: Tree, words: Sequence[str]) -> Text:
         """Returns the conditioner with these parameters."""
         return Text(word_tokenizer(words, self.length), self.options(words), params)
-
-    def fit(self, captions: Sequence[str], latents: np.ndarray, words: Sequence[str]) -> Tree:
-        """Fits the text tower to captions (n,) and latents (n, h, w, c) of their images.
-
-        The result depends on the arguments only.
-        """
-        tokenizer = word_tokenizer(words, self.length)
-        ids = tokenizer(captions)[0]
-        mask = mask_of(ids, tokenizer.end)
-        targets = _places(latents)
-        module = MeanLatent(self.options(words), PLACES, targets.shape[-1])
-        params = jax.jit(module.init)(jax.random.key(0), ids[:1], mask[:1])["params"]
-        rate = optax.linear_schedule(self.learning_rate, 0.0, self.updates)
-        tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-        state, rng = tx.init(params), np.random.default_rng(0)
-        for _ in range(self.updates):
-            rows = rng.integers(len(ids), size=self.batch)
-            batch = ids[rows], mask[rows], targets[rows]
-            params, state = _update(module, tx, params, state, *batch)
-        return params["text"]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _update(
-    module: MeanLatent,
-    tx: optax.GradientTransformation,
-    params: Tree,
-    state: optax.OptState,
-    ids: jax.Array,
-    mask: jax.Array,
-    targets: jax.Array,
-) -> tuple[Tree, optax.OptState]:
-    """Returns the parameters and optimizer state after one update."""
-
-    def loss(params: Tree) -> jax.Array:
-        found: Any = module.apply({"params": params}, ids, mask)
-        return jnp.mean((found - targets) ** 2)
-
-    updates, state = tx.update(jax.grad(loss)(params), state, params)
-    return optax.apply_updates(params, updates), state
-
-
-def _places(latents: np.ndarray) -> np.ndarray:
-    """Returns latents (n, h, w, c) as (n, PLACES PLACES, values of a place).
-
-    Raises:
-      ValueError: for sides that PLACES does not divide.
-    """
-    n, height, width, c = latents.shape
-    if height % PLACES or width % PLACES:
-        raise ValueError(
-            f"latents are {height}x{width}; the text encoder is fitted to sides that {PLACES} "
-            "divides"
-        )
-    tiles = latents.reshape(n, PLACES, height // PLACES, PLACES, width // PLACES, c)
-    return np.ascontiguousarray(tiles.swapaxes(2, 3)).reshape(n, PLACES**2, -1)
 
 
 # Text encoders that `config.conditioner` may name; a run fits its own before the first stage.
