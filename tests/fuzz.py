@@ -8,6 +8,7 @@ import contextlib
 import copy
 import inspect
 import math
+import pathlib
 import random
 import resource
 import signal
@@ -126,11 +127,11 @@ def small(folder: str) -> Iterator[ConfigDict]:
             options = {k: v for k, v in SMALL.items() if k in rules and rules[k].allows(v)}
             if name == "mixture":
                 config.data = {"name": "mixture"}
-            if name == "shapes":
+            if name in ("shapes", "captioned_folder"):
                 config.conditioner = {"name": "words", "width": 8, "heads": 1, "updates": 1}
                 config.model = {"name": "dit", "patch": 8, "width": 8, "blocks": 1, "heads": 1}
             options = ALONE.get(name, {**options, **OWN.get(name, {})})
-            if name == "folder":
+            if name in ("folder", "captioned_folder"):
                 options["path"] = folder
             config[key] = {"name": name, **options}
             yield config
@@ -261,6 +262,7 @@ def main(count: int, seed: int = 0) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for i in range(30):
             Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(f"{folder}/{i}.png")
+            pathlib.Path(folder, f"{i}.txt").write_text(f"picture {i}")
         single = cases(folder)
         rng.shuffle(single)
         chosen = single[: count * 4 // 5]

@@ -26,6 +26,7 @@ def test_a_mutated_config_is_a_plan_or_one_message(request):
 def test_every_entry_of_a_table_has_a_config_that_is_planned(tmp_path):
     for i in range(30):
         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(f"picture {i}")
     for config in fuzz.small(str(tmp_path)):
         plan.make(config, tmp_path)
 

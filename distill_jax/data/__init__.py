@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from distill_jax.data.base import Dataset, Source
+from distill_jax.data.captioned_folder import captioned_folder
 from distill_jax.data.digits import digits
 from distill_jax.data.folder import folder
 from distill_jax.data.mixture import mixture
@@ -11,6 +12,7 @@ from distill_jax.data.shapes import shapes
 from distill_jax.data.tfds import Tfds
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
+    "captioned_folder": captioned_folder,
     "digits": digits,
     "folder": folder,
     "mixture": mixture,

@@ -48,11 +48,11 @@ def folder(
     """
     found = listing(pathlib.Path(path).expanduser().absolute())
     if skip_unreadable:
-        found = _readable(found)
+        found = readable(found)
     arranged = layout(found, classes == "prefixes")
     splits = arranged.train, arranged.test
     first, second = (
-        Decoded(functools.partial(_Files, found, part), size, resize=resize) for part in splits
+        Decoded(functools.partial(Files, found, part), size, resize=resize) for part in splits
     )
     counts = dict(zip(("train", "test"), map(len, splits), strict=True))
     notes = [*arranged.notes, "upright by EXIF"]
@@ -61,7 +61,7 @@ def folder(
     return Images(first, second, len(arranged.classes), labelled, flip, summary)
 
 
-class _Files:
+class Files:
     """A list of image files with their labels."""
 
     def __init__(self, found: Listing, files: Sequence[tuple[str, int]]):
@@ -90,7 +90,7 @@ def _check(found: Listing, name: str, whole: bool) -> None:
         decoding.check(file, place)
 
 
-def _readable(found: Listing) -> Listing:
+def readable(found: Listing) -> Listing:
     """Returns the listing without the pictures that cannot be read, which are passed over."""
     whole = sum(found.files.values()) <= DECODED_BYTES
 

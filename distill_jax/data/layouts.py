@@ -57,6 +57,7 @@ def layout(found: Listing, by_prefix: bool = False) -> Layout:
     Raises:
       ValueError: for a folder of another layout, or with too few pictures.
     """
+    _pass_over(found.passed, ".txt files", found.texts)
     folders = _splits(found)
     parts = [_part(found, folder, by_prefix) for folder in folders or [""]]
     classes = _ordered(set[str]().union(*(part.known for part in parts)))
@@ -220,7 +221,7 @@ def _split(
     highest of each class is in the training split.
     """
     _check_least(found, {"": len(examples)})
-    order = sorted((_hash(name), name, label) for name, label in examples)
+    order = sorted((hash_of(name), name, label) for name, label in examples)
     kept = {label: name for _, name, label in order}
     free = [(value, name) for value, name, label in order if kept[label] != name]
     least = MIN_IMAGES["test"]
@@ -234,7 +235,7 @@ def _split(
     return train, [example for example in examples if example[0] in chosen]
 
 
-def _hash(name: str) -> float:
+def hash_of(name: str) -> float:
     """Returns a number in [0, 1) that depends on the name only."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

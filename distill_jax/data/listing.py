@@ -43,6 +43,7 @@ class Listing(NamedTuple):
       files: number of bytes by name, the path below the root with "/", in alphabetical order.
       folders: names of the folders, in the same form.
       tables: names of the files in TABLES.
+      texts: names of the .txt files, which may hold captions.
       passed: what was passed over; those who read the listing add to it.
       open: opens a file by name.
     """
@@ -51,6 +52,7 @@ class Listing(NamedTuple):
     files: dict[str, int]
     folders: list[str]
     tables: list[str]
+    texts: list[str]
     passed: Passed
     open: Callable[[str], Any]
 
@@ -70,7 +72,7 @@ def listing(root: pathlib.Path) -> Listing:
       ValueError: if the path is neither.
     """
     if root.is_dir():
-        found = Listing(root, {}, [], [], Passed(), lambda name: (root / name).open("rb"))
+        found = Listing(root, {}, [], [], [], Passed(), lambda name: (root / name).open("rb"))
         _walk(found, root, "", ())
     elif root.is_file():
         found = _zipped(root)
@@ -113,6 +115,8 @@ def _add(found: Listing, name: str, size: int) -> None:
     suffix = pathlib.PurePosixPath(name).suffix.lower()
     if name.rpartition("/")[2] in TABLES:
         found.tables.append(name)
+    elif suffix == ".txt":
+        found.texts.append(name)
     elif suffix not in SUFFIXES:
         found.passed.add(f"{suffix} files" if suffix else "files without a suffix", name)
     elif size > MAX_BYTES:
@@ -134,7 +138,7 @@ def _zipped(root: pathlib.Path) -> Listing:
     around = f"{tops.pop()}/" if len(tops) == 1 else ""
     if around in ("../", "/", "./") or around[:-1] in entries:
         around = ""
-    found = Listing(root, {}, [], [], Passed(), lambda name: _opened(archive, around + name))
+    found = Listing(root, {}, [], [], [], Passed(), lambda name: _opened(archive, around + name))
     folders: set[str] = set()
     for full, info in entries.items():
         name = full.removeprefix(around)

@@ -13,7 +13,7 @@ from distill_jax.diffusion.spec import image_data
 DIGITS = DATASETS["digits"]()
 
 
-@pytest.fixture(params=sorted({*DATASETS} - {"shapes"}))  # It has captions: test_scenes.py.
+@pytest.fixture(params=sorted({*DATASETS} - {"shapes", "captioned_folder"}))  # They have captions.
 def data(request, pictures, prepared):
     """Every dataset in a small size."""
     options = {
