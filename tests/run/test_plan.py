@@ -121,7 +121,7 @@ BAD = {
     "unknown dataset": (
         config_of(TEACHER, data__name="digit"),
         KeyError,
-        "unknown dataset 'digit'; known: digits",
+        "unknown dataset 'digit'; known: .*digits",
     ),
     "unknown schedule": (
         config_of(TEACHER, schedule__name="cos"),
