@@ -67,7 +67,7 @@ def test_a_config_that_does_not_exist_names_the_nearest(given, near):
         ([f"--profile={'9' * 30}:{'9' * 31}"], "expected FIRST:LAST"),
         (["--num_processes=0"], "--num_processes=0"),
         (["--config.stages=5"], "`5` is not a dict"),
-        (["--config.data={}"], "the name of the dataset is None; expected one of digits, folder"),
+        (["--config.data={}"], "the name of the dataset is None; expected one of captioned_folder"),
         (["--config.data.name=[1]"], "unknown dataset '[1]'"),
         (
             ["--config.seed=20261126051800"],
