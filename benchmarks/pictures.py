@@ -109,8 +109,8 @@ def shapes_grids(workdir, out):
     figure = Figure(figsize=(1.25 * len(PROMPTS) + 1.2, 1.12 * len(networks) + 0.7), dpi=80)
     axes = figure.subplots(len(networks), len(PROMPTS))
     for row, (network, num_steps) in zip(axes, networks, strict=True):
-        given = {"w": 2.0, "num_steps": num_steps, "prompt": PROMPTS}
-        x = to_uint8(np.asarray(network.sample(1, len(PROMPTS), **given)))
+        x = network.sample(1, len(PROMPTS), PROMPTS, 2.0, num_steps)
+        x = to_uint8(np.asarray(x))
         name = "teacher" if network is teacher else "student"
         count = logging.counted(int(network.sampler(num_steps).num_steps), "step")
         row[0].set_ylabel(f"{name}\n{count}", fontsize=11)

@@ -26,7 +26,8 @@ from distill_jax.runtime.app import needed, run_app
 from distill_jax.runtime.files import absolute, write_json
 from distill_jax.runtime.registry import EVERYTHING, build, lookup
 from distill_jax.sampling import loading
-from distill_jax.sampling.editing import Requests, inpaint, psnr, roundtrip, sdedit, style
+from distill_jax.sampling.conditioners import Requests
+from distill_jax.sampling.editing import inpaint, psnr, roundtrip, sdedit, style
 from distill_jax.sampling.student import Student
 
 

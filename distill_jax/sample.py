@@ -153,6 +153,8 @@ def _prompts(student: Student, values: Any) -> list[str]:
                 f"--{given[0]} is given, and this network was trained without captions"
             )
         return []
+    if values.label is not None:
+        raise ValueError("--label is given, and this network draws from prompts: leave it out")
     if len(given) != 1:
         raise ValueError(
             "this network draws from prompts: expected --prompt='a text', or --prompts=FILE with "

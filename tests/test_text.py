@@ -52,8 +52,8 @@ def test_a_finished_run_has_nothing_to_do(run):
 def test_the_report_says_how_often_pictures_are_wrong(run):
     settings = {**run.config.evaluate.to_dict(), "num_samples": 40}
     data = run.config.data.to_dict()
-    prompts = prompts_for(data, 40)
-    assert compare.write_report(run.workdir, data, settings, never, prompts=prompts)
+    settings["prompts"] = prompts_for(data, 40)
+    assert compare.write_report(run.workdir, data, settings, never)
     content = json.loads((run.workdir / "report.json").read_text())
     for row in content["rows"]:
         assert row["wrong"] == pytest.approx(1 - row["all"])
@@ -64,21 +64,21 @@ def test_the_report_says_how_often_pictures_are_wrong(run):
 
 
 def test_a_picture_depends_on_its_prompt_and_noise_only(student):
-    x = student.sample(3, 3, w=1.0, prompt=[PROMPT, "a cyan cross", PROMPT])
-    alone = student.sample(3, 1, w=1.0, prompt=PROMPT)
+    x = student.sample(3, 3, [PROMPT, "a cyan cross", PROMPT], 1.0)
+    alone = student.sample(3, 1, PROMPT, 1.0)
     np.testing.assert_allclose(x[:1], alone, atol=1e-5)
-    other = student.sample(3, 1, w=1.0, prompt="a cyan cross")
+    other = student.sample(3, 1, "a cyan cross", 1.0)
     assert np.abs(other - alone).max() > 1e-4
 
 
 def test_requests_that_do_not_fit_are_refused(student, teacher, chain):
     with pytest.raises(ValueError, match="expected a text, or 2 of them"):
         student.sample(0, 2)
-    with pytest.raises(ValueError, match="draws from prompts: give a prompt"):
+    with pytest.raises(ValueError, match="draws from prompts: expected a text, or 2 of them"):
         student.sample(0, 2, label=1)
     digits = load(chain)
-    with pytest.raises(ValueError, match="was not trained on captions"):
-        digits.sample(0, 1, prompt=PROMPT)
+    with pytest.raises(ValueError, match="expected an integer"):
+        digits.sample(0, 1, PROMPT)
     with pytest.raises(ValueError, match="part of this student's weights"):
         student.with_negative_prompt("a circle")
     with pytest.raises(ValueError, match="needs a network with captions"):
@@ -87,7 +87,7 @@ def test_requests_that_do_not_fit_are_refused(student, teacher, chain):
 
 
 def test_a_negative_prompt_replaces_the_empty_one(teacher):
-    given = {"w": 2.0, "num_steps": 2, "prompt": PROMPT}
+    given = {"w": 2.0, "num_steps": 2, "label": PROMPT}
     plain, empty, other = (
         each.sample(0, 2, **given)
         for each in (
@@ -106,7 +106,7 @@ def test_the_text_encoder_may_lie_elsewhere(run, tmp_path):
     parts = [run.codec.directory, run.conditioner.directory]
     with pytest.raises(FileNotFoundError, match="conditioner has no finished network"):
         load(stage, parts=parts[:1])
-    assert load(stage, parts=parts).sample(0, 1, prompt=PROMPT).shape == (1, 16, 16, 3)
+    assert load(stage, parts=parts).sample(0, 1, PROMPT).shape == (1, 16, 16, 3)
 
 
 def test_edits_take_prompts(run, student, teacher):
@@ -150,7 +150,10 @@ def test_commands_take_prompts_and_write_them_into_pictures(run, tmp_path):
         (["--prompts=EMPTY"], "has no prompt; expected one in each line"),
         (["--prompts=MISSING"], "cannot be read as prompts"),
         (["--prompt=a red circle", "--negative_prompt=b"], "part of this student's weights"),
-        (["--prompt=a red circle", "--label=1"], "draws from prompts: give a prompt"),
+        (
+            ["--prompt=a red circle", "--label=1"],
+            "--label is given, and this network draws from prompts",
+        ),
     ],
 )
 def test_wrong_prompts_are_one_message(run, tmp_path, flags, message):

@@ -203,7 +203,6 @@ def write_report(
     layout: Layout | None = None,
     parts: Sequence[epath.Path] = (),
     allow: Container[str] = (),
-    prompts: Sequence[str] = (),
 ) -> bool:
     """Writes report.json, report.md and report.png about the finished stages of a workdir.
 
@@ -213,12 +212,12 @@ def write_report(
       workdir: workdir of a run whose stages are finished.
       data: options of the dataset to compare with, from the run's config. Manifests do not count:
         files in a workdir may come from elsewhere. Or the function that returns its evaluator.
-      settings: the config's `evaluate`, of which it takes those in SETTINGS.
+      settings: the config's `evaluate`, of which it takes those in SETTINGS, and "prompts" of the
+        samples for networks with captions, see protocols.prompts_for.
       stop: function that is polled between rows; if it returns true, InterruptedError is raised.
       layout: layout of the devices that draw samples; None is the first device.
       parts: directories of codecs and base networks outside the workdir, see loading.load.
       allow: names that the networks may import, see loading.load.
-      prompts: prompts of the samples, for networks with captions; see protocols.prompts_for.
 
     Returns:
       Whether there was anything to do; False if the report is of the same networks and settings.
@@ -227,6 +226,7 @@ def write_report(
     manifests = sorted(workdir.glob("s[0-9]*_*/final/manifest.json"))
     finals = [manifest.parent for manifest in manifests]
     prints = {final.parent.name: checkpoint.fingerprint(final) for final in finals}
+    prompts = settings.get("prompts", ())
     settings = {name: settings[name] for name in SETTINGS if settings.get(name, "") != ""}
     made_of = {"networks": prints, **json.loads(json.dumps(settings))}
     written = _content(workdir / "report.json", made_of)

@@ -92,8 +92,9 @@ def report(planned: Run, stop: Callable[[], bool], lock: Lock) -> bool:
 
     settings, given = planned.config.evaluate.to_dict(), (planned.layout, planned.parts)
     made = planned.workdir, lambda: planned.evaluator, settings, stopped
-    prompts = prompts_for(planned.config.data.to_dict(), settings["num_samples"])
-    return compare.write_report(*made, *given, planned.allow, prompts)
+    data, num = planned.config.data.to_dict(), settings["num_samples"]
+    settings["prompts"] = prompts_for(data, num)
+    return compare.write_report(*made, *given, planned.allow)
 
 
 def draw_grids(planned: Run, stop: Callable[[], bool], lock: Lock) -> None:

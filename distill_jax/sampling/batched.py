@@ -70,7 +70,7 @@ class Draw:
         The first batch is the one that has sample number `start`, so that all batches are the same
         from wherever they start.
         """
-        label = self.labels(student)
+        label = self.asked(student)
         if student.takes_prompts and len(self.prompts) != self.num:
             raise ValueError(
                 f"{len(self.prompts)} prompts for {self.num:,} samples; expected one for each"
@@ -79,8 +79,7 @@ class Draw:
         for first in range(start // batch * batch, self.num, batch):
             part = None if label is None else label[first : first + batch]
             size = min(batch, self.num - first)
-            texts = self.prompts[first : first + size] if student.takes_prompts else None
-            x = student.sample(self.seed, size, part, w, num_steps, variance, first, texts)
+            x = student.sample(self.seed, size, part, w, num_steps, variance, first)
             yield first, distributed.allgather(x)
             heartbeat.beat()
             self.each(first + size)

@@ -31,7 +31,8 @@ class Conditioner(Protocol):
         ...
 
 
-Requests = int | np.ndarray | Sequence[int] | None
+# Labels or prompts: one for all images, or one per image.
+Requests = int | np.ndarray | Sequence[int] | str | Sequence[str] | None
 
 
 class Labels:

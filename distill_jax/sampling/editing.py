@@ -4,7 +4,7 @@ Every function compiles once for all labels, all w and all numbers of steps.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,13 +16,12 @@ from distill_jax.diffusion.denoiser import NetworkSpec, clipped
 from distill_jax.diffusion.noise import noise_of
 from distill_jax.diffusion.trained import Sampler
 from distill_jax.sampling.codecs import PIXELS
+from distill_jax.sampling.conditioners import Requests
 from distill_jax.sampling.drawing import Guiding, bound
 from distill_jax.sampling.student import Student
 from distill_jax.typing import Cond, Image, Tree
 
 Images = jax.Array | np.ndarray  # (num, h, w, c) in [-1, 1].
-# Labels, or prompts for a network with captions: one for all images, or one per image.
-Requests = int | np.ndarray | str | Sequence[str] | None
 Strengths = float | np.ndarray | None
 
 
@@ -50,8 +49,8 @@ def style(
       num_steps: steps of the networks that were trained at all times; None is each one's own
         number.
     """
-    z = encoder.encode(x, num_steps=_free(encoder, num_steps), **_asked(encoder, source))
-    return decoder.decode(z, w=w, num_steps=_free(decoder, num_steps), **_asked(decoder, target))
+    z = encoder.encode(x, source, num_steps=_free(encoder, num_steps))
+    return decoder.decode(z, target, w, _free(decoder, num_steps))
 
 
 def roundtrip(
@@ -88,7 +87,7 @@ def sdedit(
     if not 1 <= start <= n:
         raise ValueError(f"start is {start}; expected 1 to {n}, of the student's {n} steps")
     eps = noise_of(key, 0, len(x), student.shape)
-    conditions = student.conditions(len(x), w=w, **_asked(student, label))
+    conditions = student.conditions(len(x), label, w)
     with student.precision():
         network = student.network_spec, student.params, conditions
         z = _edit(editing.sdedit, *network, x=x, eps=eps, num_steps=n, start=start)
@@ -126,7 +125,7 @@ def inpaint(
     asked = jnp.asarray(mask[..., None] if mask.ndim == 2 else mask, jnp.float32)
     hidden = _in_latents(jnp.broadcast_to(asked, (*known.shape[:3], 1)), x.shape)
     eps = noise_of(key, 0, len(x), student.shape)
-    conditions = student.conditions(len(x), w=w, **_asked(student, label))
+    conditions = student.conditions(len(x), label, w)
     with student.precision():
         network = student.network_spec, student.params, conditions
         z = _edit(editing.inpaint, *network, x=x, mask=hidden, eps=eps, num_steps=n)
@@ -145,11 +144,6 @@ def _in_latents(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     n, height, width, _ = mask.shape
     tiles = mask.reshape(n, shape[1], height // shape[1], shape[2], width // shape[2], 1)
     return jnp.broadcast_to(tiles.max(axis=(2, 4)), shape)
-
-
-def _asked(student: Student, request: Requests) -> dict[str, Any]:
-    """Returns the argument of Student.conditions that a label or prompt belongs to."""
-    return {"label": None, "prompt": request} if student.takes_prompts else {"label": request}
 
 
 def _free(student: Student, num_steps: int | None) -> int | None:

@@ -3,8 +3,7 @@
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Container, Sequence
-from typing import Any
+from collections.abc import Container
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +19,11 @@ from distill_jax.models.build import matmul_precision
 from distill_jax.runtime.options import MAX_STEPS, MAX_W
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.codecs import PIXELS, Codec
-from distill_jax.sampling.conditioners import Labels, on_device
+from distill_jax.sampling.conditioners import Labels, Requests, on_device
 from distill_jax.sampling.drawing import Guiding, run_sampler
 from distill_jax.sampling.manifest import Manifest
 from distill_jax.sampling.prompts import Text
 from distill_jax.typing import Cond, Image, Time, Tree
-
-Prompts = str | Sequence[str] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +142,11 @@ class Student:
         self,
         key: jax.Array | int,
         num: int,
-        label: int | np.ndarray | None = None,
+        label: Requests = None,
         w: float | np.ndarray | None = None,
         num_steps: int | None = None,
         variance: float | None = None,
         first: int = 0,
-        prompt: Prompts = None,
     ) -> jax.Array:
         """Draws images first, first + 1, ..., first + num - 1 of a key.
 
@@ -158,8 +154,8 @@ class Student:
           key: PRNG key, or a seed 0 <= key < 2^32 for jax.random.key(seed). Image i of a key is
             the same in every batch, and starts from the same noise for every label, w, num_steps.
           num: number of images.
-          label: one label for all images, or one per image; None takes the classes in turn. It must
-            be None for a network without labels.
+          label: one label, or prompt for a network with captions, for all images, or one per image;
+            None takes the classes in turn. It must be None for a network without either.
           w: guidance strength from 0 to 1000, one for all images or one per image. For a network
             that takes w, None is the smallest of its range. A teacher is guided with two calls per
             step; None is no guidance.
@@ -168,7 +164,6 @@ class Student:
           variance: None for the network's own sampler; a number in [0, 1] for the ancestral sampler
             with this weight of the large variance, see samplers.ancestral.
           first: number of the first image.
-          prompt: one text for all images, or one per image, for a network with captions.
 
         Returns:
           Images (num, h, w, c), in [-1, 1] if the data are bounded.
@@ -181,18 +176,17 @@ class Student:
         z = noise_of(k_z, first, num, self.shape)
         if label is None and not self.takes_prompts:
             label = Labels(self.manifest.spec).in_turn(num, first)
-        return self.decode(z, label, w, num_steps, variance, k_sampler, first, prompt)
+        return self.decode(z, label, w, num_steps, variance, k_sampler, first)
 
     def decode(
         self,
         z: jax.Array | np.ndarray,
-        label: int | np.ndarray | None = None,
+        label: Requests = None,
         w: float | np.ndarray | None = None,
         num_steps: int | None = None,
         variance: float | None = None,
         key: jax.Array | None = None,
         first: int = 0,
-        prompt: Prompts = None,
     ) -> jax.Array:
         """Decodes given noise, such as that of `encode`, into images (num, h, w, c).
 
@@ -200,10 +194,7 @@ class Student:
         """
         if variance is not None and not 0 <= variance <= 1:
             raise ValueError(f"variance is {variance!r}; expected a number in [0, 1], or None")
-        sampler, (cond, guiding) = (
-            self.sampler(num_steps),
-            self.conditions(len(z), label, w, prompt),
-        )
+        sampler, (cond, guiding) = self.sampler(num_steps), self.conditions(len(z), label, w)
         if not sampler.decodes:
             raise ValueError(
                 "this network is an encoder: it maps images to noise and draws no images; call "
@@ -225,10 +216,9 @@ class Student:
     def encode(
         self,
         x: jax.Array | np.ndarray,
-        label: int | np.ndarray | None = None,
+        label: Requests = None,
         w: float | np.ndarray | None = None,
         num_steps: int | None = None,
-        prompt: Prompts = None,
     ) -> jax.Array:
         """Encodes images x in [-1, 1] into the noise (num, h, w, c) from which `decode` makes them.
 
@@ -251,9 +241,9 @@ class Student:
                 f"{self.trained.num_steps} steps, or with the teacher, trained at all times"
             )
         x = self.latents(x)
-        if label is None and prompt is None and self.manifest.spec.cond:
+        if label is None and self.manifest.spec.cond:
             raise ValueError("label is None; say what the images show, one for all or one each")
-        cond, guiding = self.conditions(len(x), label, w, prompt)
+        cond, guiding = self.conditions(len(x), label, w)
         given = (self.params, guiding), (jax.random.key(0), 0, x), cond
         with self.precision():
             return run_sampler(self.network_spec, self.layout, Encode(sampler.num_steps), *given)
@@ -280,23 +270,14 @@ class Student:
         return steps if self.takes_w or w is None else 2 * steps
 
     def conditions(
-        self,
-        num: int,
-        label: int | np.ndarray | None = None,
-        w: float | np.ndarray | None = None,
-        prompt: Prompts = None,
+        self, num: int, label: Requests, w: float | np.ndarray | None
     ) -> tuple[dict[str, jax.Array], Guiding | None]:
         """Returns the network's conditions for `num` images, and the guidance around the network.
 
         Raises:
           ValueError: for a label or w that the network was not trained for.
         """
-        if self.takes_prompts and label is not None:
-            raise ValueError(f"label is {label!r}; this network draws from prompts: give a prompt")
-        if not self.takes_prompts and prompt is not None:
-            raise ValueError(f"prompt is {prompt!r}; this network was not trained on captions")
-        request: Any = prompt if self.takes_prompts else label
-        cond, strengths = on_device(self.conditioner(request, num)), self._strengths(w, num)
+        cond, strengths = on_device(self.conditioner(label, num)), self._strengths(w, num)
         if strengths is None:
             return cond, None
         if self.takes_w:
