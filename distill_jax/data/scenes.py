@@ -35,7 +35,7 @@ HELD_OUT = (("red", "cross"), ("green", "triangle"), ("blue", "circle"), ("yello
 
 
 class Scene(NamedTuple):
-    """What a caption says.
+    """The objects of a scene and their relation, as a caption names them.
 
     Attributes:
       objects: (colour, shape) of one or two objects, as names.
@@ -143,7 +143,7 @@ def _coverage(shapes: Sequence[int], centres: np.ndarray) -> np.ndarray:
 
 
 class Reading(NamedTuple):
-    """What pictures show of their captions: bool (n,) each, and where.
+    """The attributes that are right in n pictures, bool (n,) each, and the places of objects.
 
     Attributes:
       colour: whether every colour of the caption is there.

@@ -12,26 +12,6 @@ ATTRIBUTES = ("colour", "shape", "relation", "count", "all")
 REPEATED = 10  # Captions that are drawn several times, for the spread.
 
 
-def prompts(num: int) -> list[str]:
-    """Returns fixed prompts for `num` pictures.
-
-    The first three fifths are scenes of the training captions, one in four of one object. A fifth
-    has pairs that are held out of training, and the last fifth repeats REPEATED captions.
-    """
-    rng = np.random.default_rng(2)
-    known, new = seen(), [scene for scene in scenes.all_scenes() if scene.held_out]
-    singles = sum(len(scene.objects) == 1 for scene in known)
-    repeated = [known[i] for i in rng.integers(singles, len(known), size=REPEATED)]
-    few = num // 5
-    many = num - 2 * few
-    one = rng.integers(singles, size=many)
-    two = rng.integers(singles, len(known), size=many)
-    chosen = [known[i] for i in np.where(rng.random(many) < 0.25, one, two)]
-    chosen += [new[i] for i in rng.integers(len(new), size=few)]
-    chosen += [repeated[i % REPEATED] for i in range(few)]
-    return [scene.caption for scene in chosen]
-
-
 class ScenesEvaluator(Evaluator):
     """The evaluator of the shapes dataset: what the reader of scenes sees in the pictures.
 
@@ -51,6 +31,26 @@ class ScenesEvaluator(Evaluator):
             "test": float(1 - scenes.read(x, shown).all.mean()),
             "chance": float(1 - scenes.read(x, others).all.mean()),
         }
+
+    @staticmethod
+    def prompts(num: int) -> list[str]:
+        """Returns fixed prompts for `num` pictures.
+
+        The first three fifths are scenes of the training captions, one in four of one object. A
+        fifth has pairs that are held out of training, and the last repeats REPEATED captions.
+        """
+        rng = np.random.default_rng(2)
+        known, new = seen(), [scene for scene in scenes.all_scenes() if scene.held_out]
+        singles = sum(len(scene.objects) == 1 for scene in known)
+        repeated = [known[i] for i in rng.integers(singles, len(known), size=REPEATED)]
+        few = num // 5
+        many = num - 2 * few
+        one = rng.integers(singles, size=many)
+        two = rng.integers(singles, len(known), size=many)
+        chosen = [known[i] for i in np.where(rng.random(many) < 0.25, one, two)]
+        chosen += [new[i] for i in rng.integers(len(new), size=few)]
+        chosen += [repeated[i % REPEATED] for i in range(few)]
+        return [scene.caption for scene in chosen]
 
     def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
         asked = [scenes.parse(text) for text in label]  # type: ignore[union-attr]  # The prompts.

@@ -16,7 +16,6 @@ from distill_jax.data.prompts import captions_of
 from distill_jax.data.tfds import Tfds
 from distill_jax.diffusion.pixels import normalise, to_uint8
 from distill_jax.diffusion.spec import has_captions, is_point
-from distill_jax.evaluation import adherence
 from distill_jax.evaluation.adherence import ScenesEvaluator
 from distill_jax.evaluation.base import Evaluator, Row
 from distill_jax.evaluation.convnet import MIN_UPDATES, ConvNet
@@ -33,6 +32,8 @@ from distill_jax.runtime.sharding import make_layout
 
 MAX_REFERENCE_IMAGES = 50_000  # Largest number of images of a split in the statistics.
 MLP_MAX_PIXELS = 1024  # Largest number of values in an image for the perceptron as classifier.
+# Datasets with a protocol of their own.
+OWN = {"shapes": ScenesEvaluator}
 NEIGHBOURS = 5_000  # Number of points, and of samples, for the recall of points.
 
 
@@ -50,8 +51,8 @@ def make_evaluator(data: Mapping[str, Any], features: str = "") -> Evaluator:
     found: Evaluator
     if is_point(dataset.spec.x.shape):
         found = PointEvaluator(dataset)
-    elif data["name"] == "shapes":
-        found = ScenesEvaluator(dataset)
+    elif own := OWN.get(data["name"]):
+        found = own(dataset)
     elif features:
         layout = make_layout({"data": -1}, jax.local_devices())  # Only the first process measures.
         found = PublishedEvaluator(dataset, load_network(features, layout=layout))
@@ -72,8 +73,8 @@ def prompts_for(data: Mapping[str, Any], num: int) -> list[str]:
     dataset = build(DATASETS, "dataset", data, allow=EVERYTHING, makes=Dataset)
     if not has_captions(dataset.spec):
         return []
-    if data["name"] == "shapes":
-        return adherence.prompts(num)
+    if own := OWN.get(data["name"]):
+        return own.prompts(num)
     captions = captions_of(dataset, "test", num)
     return list(itertools.islice(itertools.cycle(captions), num))
 

@@ -12,7 +12,7 @@ INCEPTION = "6726825d"  # Of FID's weights: pt_inception-2015-12-05-6726825d.pth
 
 
 class Protocol(NamedTuple):
-    """What a number depends on besides the network; None for what a source does not state.
+    """The measure of a number and its data; a field that a source does not state is None.
 
     Attributes:
       metric: name of the metric: FID only in Inception's features, else such as FD-digits.

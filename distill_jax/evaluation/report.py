@@ -175,7 +175,7 @@ def _real(content: dict[str, Any]) -> str:
     """Returns the measures of real images in words."""
     name, floor = content["name"], content["floor"]
     found, accuracy = content["real_recall"], content["real_accuracy"]
-    if name == "wrong":
+    if "chance" in floor:
         return (
             f"Of real pictures {floor['test']:.3g} are wrong, and {floor['chance']:.3g} with the "
             "captions of others, which is chance."

@@ -58,7 +58,7 @@ def read_options(kind: type[Options], content: Any, place: str) -> Options:
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"{place} is a {type(content).__name__}; expected an object")
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # Options are dataclasses.
     options = {name: content[name] for name in names if name in content}
     try:
         check_arguments(kind, options)

@@ -12,8 +12,7 @@ from distill_jax.models.layers import position_embedding
 class Prompt(nn.Module):
     """One cross-attention from every place of an image to a text, and an MLP.
 
-    In larger networks every block attends to the text. Here the places attend once, at the input,
-    which costs a small network about as much as a tenth of its blocks.
+    In larger networks every block attends to the text; here the places attend once, at the input.
 
     Attributes:
       width: width of the places' tokens.

@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from distill_jax.models.pretrained import read_weights
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.options import Rule
-from distill_jax.storage import safetensors
-from distill_jax.storage.pytorch import read_state
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -46,9 +45,8 @@ def read(directory: epath.PathLike) -> dict[str, dict[str, dict[str, np.ndarray]
                 f"{folder} has no *{name}* file of {', '.join(SUFFIXES)}; expected those of a tiny "
                 "autoencoder, such as taesd_encoder.pth and taesd_decoder.pth"
             )
-        reader = safetensors.read if files[0].suffix == ".safetensors" else read_state
         try:
-            state = reader(files[0])
+            state = read_weights(files[0])
             arrays = {key: leaf.read(()) for key, leaf in state.items()}
             found[name] = layers_of(arrays)
         except (OSError, ValueError) as error:

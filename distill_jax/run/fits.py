@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,12 +30,13 @@ CAPTIONS = 30_000  # Largest number of images and captions that a text encoder i
 
 
 @dataclasses.dataclass(frozen=True)
-class CodecFit:
-    """The codec of a run, and the means to fit it.
+class Fit:
+    """A part of a run that is fitted to the data before the first stage, and the means to do it.
 
     Attributes:
-      options: the config's value, {"name": an entry of CODECS, **options} or {"path": directory}.
-      directory: WORKDIR/codec, or the directory of the path.
+      options: the config's value, {"name": an entry of its table, **options} or {"path": directory}
+        of a finished one.
+      directory: its place in the workdir, or the directory of the path.
       source: the dataset of images.
     """
 
@@ -45,20 +46,37 @@ class CodecFit:
 
     @property
     def finished(self) -> bool:
-        """Whether the codec is complete on disk."""
+        """Whether it is complete on disk."""
         return (self.directory / "final" / "manifest.json").exists()
 
     @property
+    def final(self) -> epath.Path:
+        """Its final/ directory."""
+        return find_final(self.directory)
+
+
+def _place(options: Mapping[str, Any], key: str, known: Iterable[str], workdir: epath.Path) -> Any:
+    """Returns the directory of a part: that of its path, or WORKDIR/key."""
+    if "name" in options:
+        return workdir / key
+    if options.keys() != {"path"}:
+        raise ValueError(
+            f"config.{key} is {dict(options)}; expected a `path` only, of a finished {key}, or a "
+            f"`name` ({', '.join(known)}) with its options"
+        )
+    return absolute(options["path"])
+
+
+@dataclasses.dataclass(frozen=True)
+class CodecFit(Fit):
+    """The codec of a run."""
+
+    @functools.cached_property
     def kind(self) -> Any:
         """The built entry of CODECS, before it is fitted."""
         if "name" not in self.options:
             return read_codec(self.final)[0]
         return build(CODECS, "codec", self.options)
-
-    @property
-    def final(self) -> epath.Path:
-        """The final/ directory of the codec."""
-        return find_final(self.directory)
 
     @functools.cached_property
     def codec(self) -> Fitted:
@@ -93,38 +111,21 @@ class CodecFit:
 
 
 @dataclasses.dataclass(frozen=True)
-class ConditionerFit:
-    """The text encoder of a run, and the means to fit it.
+class ConditionerFit(Fit):
+    """The text encoder of a run.
 
     Attributes:
-      options: the config's value, {"name": an entry of CONDITIONERS, **options} or {"path":
-        directory}.
-      directory: WORKDIR/conditioner, or the directory of the path.
-      source: the dataset of images with captions.
       codec: the codec of the run; None for pixels.
     """
 
-    options: Mapping[str, Any]
-    directory: epath.Path
-    source: Dataset
     codec: CodecFit | None
 
-    @property
-    def finished(self) -> bool:
-        """Whether the text encoder is complete on disk."""
-        return (self.directory / "final" / "manifest.json").exists()
-
-    @property
+    @functools.cached_property
     def kind(self) -> Any:
         """The built entry of CONDITIONERS, before it is fitted."""
         if "name" not in self.options:
             return read_conditioner(self.final)[0]
         return build(CONDITIONERS, "conditioner", self.options)
-
-    @property
-    def final(self) -> epath.Path:
-        """The final/ directory of the text encoder."""
-        return find_final(self.directory)
 
     @functools.cached_property
     def conditioner(self) -> Text:
@@ -181,12 +182,7 @@ def conditioner_fit(
                 f"a `name` ({', '.join(CONDITIONERS)}) with its options, or a `path`"
             )
         return None
-    if "name" not in options and options.keys() != {"path"}:
-        raise ValueError(
-            f"config.conditioner is {dict(options)}; expected a `path` only, of a finished text "
-            f"encoder, or a `name` ({', '.join(CONDITIONERS)}) with its options"
-        )
-    directory = absolute(options["path"]) if "name" not in options else workdir / "conditioner"
+    directory = _place(options, "conditioner", CONDITIONERS, workdir)
     made = ConditionerFit(dict(options), directory, source, codec)
     made.kind.conditions(source.spec)  # Raises ValueError for data without captions.
     return made
@@ -221,12 +217,7 @@ def codec_fit(options: Mapping[str, Any], workdir: epath.Path, source: Dataset) 
     """
     if not options:
         return None
-    if "name" not in options and options.keys() != {"path"}:
-        raise ValueError(
-            f"config.codec is {dict(options)}; expected a `path` only, of a finished codec, or a "
-            f"`name` ({', '.join(CODECS)}) with its options"
-        )
-    directory = absolute(options["path"]) if "name" not in options else workdir / "codec"
+    directory = _place(options, "codec", CODECS, workdir)
     made = CodecFit(dict(options), directory, source)
     made.kind.latents(source.spec)  # Raises ValueError for data that the codec does not fit.
     return made

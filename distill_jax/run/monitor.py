@@ -1,4 +1,4 @@
-"""Measures the EMA of a stage during its training, and keeps the best one if that is asked for."""
+"""The monitor of a stage: it measures the EMA in training, and keeps the best one if asked to."""
 
 import dataclasses
 import functools
@@ -91,7 +91,7 @@ class Monitor:
 
     @property
     def protocol(self) -> str:
-        """Everything that the distance depends on, as one line; the first process knows it."""
+        """The protocol of the distance in one line; only the first process can tell it."""
         evaluator, student = self._run.evaluator, self._student
         w = "" if self._w is None else f", w {self._w:g}"
         told = distance(evaluator.name, self._evaluate.few, evaluator.definition)

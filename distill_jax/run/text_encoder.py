@@ -46,7 +46,7 @@ def fit(
         rows = rng.integers(len(ids), size=kind.batch)
         batch = ids[rows], mask[rows], targets[rows]
         params, state = _update(module, tx, params, state, *batch)
-    return params["text"]
+    return jax.device_get(params["text"])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -152,7 +152,11 @@ class Taesd:
         Raises:
           ValueError: if the files are missing, damaged or of another network.
         """
-        return Taesd(**taesd.describe(taesd.read(self.path))) if self.path else self
+        return Taesd(**taesd.describe(self._params)) if self.path else self
+
+    @functools.cached_property
+    def _params(self) -> Tree:
+        return taesd.read(self.path)
 
     def latents(self, data: DataSpec) -> DataSpec:
         """Returns the spec of the latents of images with this spec; raises as `described`."""
@@ -168,7 +172,7 @@ class Taesd:
 
     def fit(self, images: np.ndarray) -> Tree:
         """Returns the parameters in the files; the images are not used."""
-        return taesd.read(self.path)
+        return self._params
 
     def shapes(self, data: DataSpec) -> Tree:
         """Returns the shapes and dtypes of the parameters."""

@@ -24,7 +24,7 @@ MEMORY = 2**28  # Bytes of encoded prompts that are kept.
 
 
 class Encoded(NamedTuple):
-    """Encoded prompts: tokens (n, length, width), and which of them belong to the text."""
+    """An encoded prompt: tokens (length, width), and which of them belong to the text."""
 
     text: np.ndarray
     mask: np.ndarray
@@ -48,7 +48,7 @@ class Text:
     options: TextOptions
     params: Tree
     empty: str = ""
-    _known: dict[str, Encoded] = dataclasses.field(default_factory=dict, repr=False)
+    _known: dict[str, Encoded | None] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def null(self) -> dict[str, Any]:
@@ -70,27 +70,28 @@ class Text:
                 f"prompt is {requests!r}; this network draws from prompts: expected a text, or "
                 f"{num} of them"
             )
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._known]
+        # Another thread may change what is known, so this call has rows of its own.
+        rows = {prompt: self._known.get(prompt) for prompt in dict.fromkeys(prompts)}
+        new = [prompt for prompt, row in rows.items() if row is None]
         for start in range(0, len(new), BATCH):
-            self._encode(new[start : start + BATCH])
-        rows = [self._known[prompt] for prompt in prompts]
-        found = {
-            "text": np.stack([row.text for row in rows]),
-            "text_mask": np.stack([row.mask for row in rows]),
-        }
-        if sum(row.text.nbytes for row in self._known.values()) > MEMORY:
+            rows.update(self._encoded(new[start : start + BATCH]))
+        found = [row for row in map(rows.__getitem__, prompts) if row is not None]
+        if found and len(self._known) * found[0].text.nbytes > MEMORY:
             self._known.clear()
-        return found
+        self._known.update({prompt: rows[prompt] for prompt in new})
+        return {
+            "text": np.stack([row.text for row in found]),
+            "text_mask": np.stack([row.mask for row in found]),
+        }
 
-    def _encode(self, prompts: Sequence[str]) -> None:
-        """Encodes prompts in one batch, and keeps the results."""
+    def _encoded(self, prompts: Sequence[str]) -> dict[str, Encoded]:
+        """Encodes at most BATCH prompts in one batch."""
         ids, notes = self.tokenizer([*prompts] + [""] * (BATCH - len(prompts)))
         for note in notes:
             warnings.warn(note, stacklevel=4)
         mask = mask_of(ids, self.tokenizer.end)
         text = np.asarray(_states(self.options, self.params, ids, mask))
-        for row, prompt in enumerate(prompts):
-            self._known[prompt] = Encoded(text[row], mask[row])
+        return {prompt: Encoded(text[i], mask[i]) for i, prompt in enumerate(prompts)}
 
 
 def mask_of(ids: np.ndarray, end: int) -> np.ndarray:
@@ -101,8 +102,8 @@ def mask_of(ids: np.ndarray, end: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _states(options: TextOptions, params: Tree, ids: jax.Array, mask: jax.Array) -> jax.Array:
-    module = ClipText(options, projected=False)
-    return module.apply({"params": params}, ids, mask).last  # type: ignore[union-attr]
+    found: Any = ClipText(options, projected=False).apply({"params": params}, ids, mask)
+    return found.last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +111,7 @@ class WordEncoder:
     """A small text tower of CLIP over whole words, fitted to the captions of a dataset.
 
     It learns the mean latent of every caption, see run.text_encoder, and then it is frozen, like
-    the text encoders of large models. A network that learned the words and the
-    pictures at once would need many times the updates.
+    the text encoders of large models.
 
     Attributes:
       width: width of the tokens.
