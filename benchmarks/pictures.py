@@ -141,6 +141,14 @@ def edited(task, *flags):
     return make
 
 
+def cifar10_methods(workdir, out):
+    """Draws quality against network calls, measured by benchmarks/curves.py in minutes."""
+    data_dir = json.loads((workdir / "config.json").read_text())["data"]["data_dir"]
+    options = [f"--workdir={workdir}", f"--data_dir={data_dir}", f"--out={out}"]
+    script = str(ROOT / "benchmarks" / "curves.py")
+    subprocess.run([sys.executable, script, *options], cwd=ROOT, check=True)
+
+
 STYLE = ("--encoder={run}/s07_e0001", "--student={run}/s13_n0001", "--source_label=3")
 # The config of the run, and the function that draws it, for each picture.
 PICTURES = {
@@ -149,6 +157,7 @@ PICTURES = {
     "digits_style": ("digits_encoder", edited("style", *STYLE, "--target_label=8", "--w=1")),
     "digits_roundtrip": ("digits_encoder", edited("roundtrip", "--workdir={run}", "--num=360")),
     "shapes_grids": ("shapes_guided", shapes_grids),
+    "cifar10_methods": ("cifar10_methods", cifar10_methods),
     "mixture_sid": ("mixture_sid", mixture_sid),
 }
 
