@@ -59,7 +59,8 @@ def test_the_report_says_how_often_pictures_are_wrong(run):
         assert row["wrong"] == pytest.approx(1 - row["all"])
         assert {*adherence.ATTRIBUTES, "all, held-out pairs", "spread"} <= row.keys()
         assert ("PSNR" in row) == ("l2" in row)
-    assert "which is chance" in (run.workdir / "report.md").read_text()
+    text = (run.workdir / "report.md").read_text()
+    assert " after the codec, and " in text and "which is chance" in text
     assert "wrong" in beside.show([records.of_workdir(run.workdir)])
 
 

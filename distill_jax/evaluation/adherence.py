@@ -1,12 +1,14 @@
 """Adherence to prompts: how often pictures of shapes show what their captions say; see scenes."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.data import Dataset, scenes
 from distill_jax.data.prompts import captions_of
 from distill_jax.data.shapes import seen
-from distill_jax.diffusion.pixels import to_uint8
+from distill_jax.diffusion.pixels import normalise, to_uint8
 from distill_jax.evaluation.base import Evaluator, Row
+from distill_jax.sampling.codecs import Codec
 
 ATTRIBUTES = ("colour", "shape", "relation", "count", "all")
 REPEATED = 10  # Captions that are drawn several times, for the spread.
@@ -16,21 +18,27 @@ class ScenesEvaluator(Evaluator):
     """The evaluator of the shapes dataset: what the reader of scenes sees in the pictures.
 
     Its distance is the fraction of pictures with anything wrong. The floors are those of test
-    pictures, and of test pictures with the captions of others, which is chance.
+    pictures, of test pictures that a codec has encoded and decoded, and of test pictures with the
+    captions of others, which is chance.
     """
 
     name = "wrong"
     real_recall = 1.0
 
     def __init__(self, dataset: Dataset):
-        x = dataset.images("test", 1000).x
-        shown = [scenes.parse(text) for text in captions_of(dataset, "test", 1000)]
+        x = self._x = dataset.images("test", 1000).x
+        shown = self._shown = [scenes.parse(text) for text in captions_of(dataset, "test", 1000)]
         others = shown[1:] + shown[:1]
         self.images = len(x)
         self.floor = {
             "test": float(1 - scenes.read(x, shown).all.mean()),
             "chance": float(1 - scenes.read(x, others).all.mean()),
         }
+
+    def with_codec(self, codec: Codec) -> dict[str, float]:
+        latents = codec.encode(jnp.asarray(normalise(self._x)))
+        x = to_uint8(np.asarray(codec.decode(latents)))
+        return {"codec": float(1 - scenes.read(x, self._shown).all.mean())}
 
     @staticmethod
     def prompts(num: int) -> list[str]:

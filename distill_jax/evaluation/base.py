@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from distill_jax.sampling.codecs import Codec
+
 Row = dict[str, Any]
 
 
@@ -19,7 +21,7 @@ class Evaluator(abc.ABC):
       images: number of training images that samples are compared with.
       weights: first digits of the SHA-256 of a published network's file; "" without one.
       floor: distances between real images: two halves of the training images ("halves"), and
-        training against test images ("test").
+        training against test images ("test"). Others are told by the evaluators that have them.
       real_recall: recall of one half of the training images by the other.
       real_accuracy: accuracy of the classifier on test images, None without labels.
       rotation_accuracy: accuracy of a classifier of quarter turns on test images, 0.25 by chance,
@@ -48,6 +50,10 @@ class Evaluator(abc.ABC):
             "real_accuracy": self.real_accuracy,
             "rotation_accuracy": self.rotation_accuracy,
         }
+
+    def with_codec(self, codec: Codec) -> dict[str, float]:
+        """Returns more floors: "codec" is that of test images that were encoded and decoded."""
+        return {}
 
     @threadpool_limits.wrap(limits=1)  # Matrices this small are slower on several threads.
     def measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:

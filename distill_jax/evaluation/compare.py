@@ -15,7 +15,8 @@ from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import read_json, write_json
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.batched import Draw
-from distill_jax.sampling.loading import describe, find_parent, read
+from distill_jax.sampling.codecs import Codec
+from distill_jax.sampling.loading import codec_of, describe, find_parent, read
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 from distill_jax.storage.checksums import is_intact, with_checksum
@@ -246,7 +247,7 @@ def write_report(
     order = sorted(range(len(planned)), key=lambda i: places[id(planned[i].network)])
     ordered = [planned[i] for i in order]
     first, num = distributed.first(), settings["num_samples"]
-    evaluator = _evaluator(data, settings) if first else None
+    evaluator = _evaluator(data, settings, codec_of(teacher)) if first else None
     partial = workdir / "report.rows.json"
     rows = _rows(partial, made_of) or []
     before = distributed.broadcast_from_first(len(rows))
@@ -274,10 +275,12 @@ def write_report(
 
 
 def _evaluator(
-    data: Mapping[str, Any] | Callable[[], Evaluator], settings: Mapping[str, Any]
+    data: Mapping[str, Any] | Callable[[], Evaluator], settings: Mapping[str, Any], codec: Codec
 ) -> Evaluator:
-    """Returns the evaluator of a report; arguments are those of write_report."""
-    return data() if callable(data) else make_evaluator(data, settings.get("features", ""))
+    """Returns the evaluator of a report; arguments are those of write_report, and the codec."""
+    found = data() if callable(data) else make_evaluator(data, settings.get("features", ""))
+    found.floor |= found.with_codec(codec)
+    return found
 
 
 def _rows(path: epath.Path, made_of: Mapping[str, Any]) -> list[Row] | None:

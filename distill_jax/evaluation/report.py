@@ -176,9 +176,10 @@ def _real(content: dict[str, Any]) -> str:
     name, floor = content["name"], content["floor"]
     found, accuracy = content["real_recall"], content["real_accuracy"]
     if "chance" in floor:
+        codec = f", {floor['codec']:.3g} after the codec" if "codec" in floor else ""
         return (
-            f"Of real pictures {floor['test']:.3g} are wrong, and {floor['chance']:.3g} with the "
-            "captions of others, which is chance."
+            f"Of real pictures {floor['test']:.3g} are wrong{codec}, and {floor['chance']:.3g} "
+            "with the captions of others, which is chance."
         )
     text = (
         f"Floor of {name}: {floor['halves']:.3g} between two halves of the training images, "

@@ -16,7 +16,7 @@ from distill_jax.runtime import logging
 from distill_jax.runtime.app import cause_of
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.sharding import Layout, make_layout
-from distill_jax.sampling.codecs import load_codec
+from distill_jax.sampling.codecs import Codec, load_codec
 from distill_jax.sampling.manifest import Manifest, Reference
 from distill_jax.sampling.prompts import load_conditioner
 from distill_jax.sampling.student import Student
@@ -54,17 +54,22 @@ def load(
 def read(student: Student, dtype: str | None = None) -> Student:
     """Returns the student with its parameters, codec and text encoder; `dtype` as in `load`."""
     adapters, made_of = student.manifest.adapters, (student.layout, "params")
-    codec, text = student.codec, student.text
+    codec, text = codec_of(student), student.text
     own = None if adapters else dtype
     params = load_own(student.directory, *made_of, student.allow, own)
     if adapters is not None:
         base = find_part(student, adapters.base)
         params = Adapted(load_own(base, *made_of, student.allow, dtype), params)
-    if student.manifest.codec is not None:
-        codec = load_codec(find_part(student, student.manifest.codec))
     if student.manifest.conditioner is not None:
         text = load_conditioner(find_part(student, student.manifest.conditioner))
     return dataclasses.replace(student, params=params, codec=codec, text=text)
+
+
+def codec_of(student: Student) -> Codec:
+    """Returns the codec of a student that was described, see `find_part`; pixels without one."""
+    if student.manifest.codec is None:
+        return student.codec
+    return load_codec(find_part(student, student.manifest.codec))
 
 
 def load_own(
