@@ -292,11 +292,11 @@ def show(run: Run) -> str:
                 stage.trained.num_steps,
                 "-" if low_high is None else f"{low_high[0]:g} to {low_high[1]:g}",
                 f"{stage.spec.steps * stage.updates:,}",
-                "-" if stage.teacher is None else stage.teacher.directory.name,
+                "-" if stage.start is None else stage.start.directory.name,
                 "done" if stage.finished else "to do",
             )
         )
-    titles = ("stage", "method", "sampling steps", "w", "updates", "teacher", "state")
+    titles = ("stage", "method", "sampling steps", "w", "updates", "starts from", "state")
     last = run.stages[-1]
     shapes = abstract_params(last.roles.student, last.trained.inputs)
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
