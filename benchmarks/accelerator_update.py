@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from distill_jax.config import base, load_file, pipeline, stage
+from distill_jax.config import base, pipeline, stage
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.models.build import matmul_precision
 from distill_jax.run import costs, devices, plan
+from distill_jax.runtime.config_file import load_file
 from distill_jax.training.update import make_update
 from distill_jax.typing import Batch
 

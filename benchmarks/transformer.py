@@ -6,7 +6,7 @@
 
 import pathlib
 
-from distill_jax.config import load_file
+from distill_jax.runtime.config_file import load_file
 
 DIT = dict(name="dit", patch=4, width=1024, blocks=24, heads=16, expand=4)
 

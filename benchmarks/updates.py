@@ -15,9 +15,9 @@ import time
 import jax
 from ml_collections import ConfigDict
 
-from distill_jax.config import load_file
 from distill_jax.run import pipeline, plan
 from distill_jax.run.calls import calls
+from distill_jax.runtime.config_file import load_file
 from distill_jax.training.loop import Cadence
 from distill_jax.training.update import make_update, new_state
 

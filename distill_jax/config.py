@@ -5,23 +5,9 @@ key. The options of a method, network or dataset are the arguments of the entry 
 or DATASETS with that `name`.
 """
 
-import importlib.util
-import os
-import pathlib
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
-
-
-def load_file(path: str | os.PathLike) -> ModuleType:
-    """Imports the module of a config or sweep, FILE.py, which is the user's own code."""
-    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{os.fspath(path)!r} is no Python file; expected FILE.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def base() -> ConfigDict:
@@ -241,6 +227,33 @@ def digits_teacher(**options: Any) -> dict[str, Any]:
     """Returns the stage `teacher` of digits: 2500 iterations, and 64 sampling steps."""
     rates = dict(steps=2500, learning_rate=1e-3, ema_decay=0.995, num_steps=64)
     return stage("teacher", "diffusion", **(rates | options))
+
+
+def shapes() -> ConfigDict:
+    """Returns `base` for captioned shapes in latents 8x8x6: a codec, a text encoder and a dit."""
+    config = base()
+    config.data.name = "shapes"
+    config.codec = dict(name="patch_pca", patch=2, channels=6, power=0.5)
+    config.conditioner = dict(name="words", width=128, length=10, layers=1)
+    config.model = dict(name="dit", patch=2, width=128, blocks=4, heads=4, expand=3)
+    config.batch_size, config.updates_per_call, config.optimizer.b2 = 64, 10, 0.99
+    config.evaluate.update(w=(0.0, 2.0, 4.0), num_samples=500)
+    return config
+
+
+def shapes_teacher() -> dict[str, Any]:
+    """Returns the stage `teacher` of shapes: 2200 iterations, and 32 sampling steps."""
+    rates: dict[str, Any] = dict(learning_rate=2e-3, warmup=100, ema_decay=0.995)
+    return stage("teacher", "diffusion", steps=2200, num_steps=32, **rates)
+
+
+def smoke_shapes(config: ConfigDict) -> ConfigDict:
+    """Returns `smoke` of a config for shapes, with few pictures and a small text encoder."""
+    config = smoke(config, width=32, blocks=1)
+    config.data.update(count=64, tests=64)
+    config.conditioner.update(width=32, layers=1, updates=2)
+    config.updates_per_call = 1
+    return config
 
 
 def mixture() -> ConfigDict:

@@ -11,11 +11,10 @@ import pathlib
 
 from absl import flags
 
-from distill_jax.config import load_file
 from distill_jax.evaluation import beside, records
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import cause_of, numbers, run_app
-from distill_jax.runtime.config_file import check_config_file, explain
+from distill_jax.runtime.config_file import check_config_file, explain, load_file
 from distill_jax.runtime.files import absolute, replace
 
 

@@ -20,7 +20,6 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from distill_jax.config import load_file
 from distill_jax.evaluation import report
 from distill_jax.run import pipeline, plan
 from distill_jax.run.caching import keep_programs
@@ -28,6 +27,7 @@ from distill_jax.run.lock import hold
 from distill_jax.run.validation import changes, flat, kept
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
+from distill_jax.runtime.config_file import load_file
 from distill_jax.runtime.files import (
     absolute,
     append,

@@ -24,7 +24,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from distill_jax.config import base, load_file, pipeline, stage
+from distill_jax.config import base, pipeline, stage
 from distill_jax.data import DATASETS
 from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.methods import METHODS
@@ -32,6 +32,7 @@ from distill_jax.models import NETWORKS
 from distill_jax.run import plan
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import is_message, message
+from distill_jax.runtime.config_file import load_file
 from distill_jax.runtime.options import rules_of
 from distill_jax.sampling.codecs import CODECS
 from tests.toys import ROOT

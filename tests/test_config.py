@@ -1,6 +1,7 @@
 import pytest
 
-from distill_jax.config import base, halvings, load_file, pipeline, smoke, stage
+from distill_jax.config import base, halvings, pipeline, smoke, stage
+from distill_jax.runtime.config_file import load_file
 
 
 def test_stages_are_named_in_the_order_they_run_in():

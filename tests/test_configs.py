@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from distill_jax.config import base, load_file, stage
+from distill_jax.config import base, stage
 from distill_jax.config import pipeline as chained
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
@@ -16,6 +16,7 @@ from distill_jax.diffusion.schedule import Cosine
 from distill_jax.evaluation import compare
 from distill_jax.methods import METHODS, Nets
 from distill_jax.run import pipeline, plan
+from distill_jax.runtime.config_file import load_file
 from distill_jax.sweep import load_sweep
 from tests.toys import ROOT, make_batch
 

@@ -14,13 +14,14 @@ import pytest
 from etils import epath
 
 from distill_jax import load
-from distill_jax.config import base, load_file, pipeline, stage
+from distill_jax.config import base, pipeline, stage
 from distill_jax.data import Dataset
 from distill_jax.diffusion.schedule import Cosine
 from distill_jax.evaluation import compare
 from distill_jax.methods import Nets
 from distill_jax.run import pipeline as running
 from distill_jax.run import plan
+from distill_jax.runtime.config_file import load_file
 from distill_jax.runtime.trees import by_name
 from distill_jax.sampling.loading import describe
 from examples.my_dataset import Shapes

@@ -63,9 +63,9 @@ def test_a_file_imports_only_from_below(path):
 
 
 def test_few_files_import_the_config_functions():
-    """They are the report, the plan, sweeps, and the teachers with the published networks."""
+    """They are the plan, and the teachers with the published networks."""
     users = [path.name for path in FILES if "config" in ours(path)]
-    assert users == ["report.py", "plan.py", "sweep.py", "google_research.py"]
+    assert users == ["plan.py", "google_research.py"]
 
 
 def reads_of_a_config(tree):

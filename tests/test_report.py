@@ -8,7 +8,6 @@ import shutil
 import pytest
 from etils import epath
 
-from distill_jax.config import load_file
 from distill_jax.evaluation import beside, records
 from distill_jax.evaluation.published import (
     CIFAR10,
@@ -20,6 +19,7 @@ from distill_jax.evaluation.published import (
     Protocol,
 )
 from distill_jax.methods import METHODS
+from distill_jax.runtime.config_file import load_file
 from distill_jax.storage.checksums import with_checksum
 from tests.test_commands import one_message, run
 from tests.test_configs import CONFIGS, load_config

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.config import load_file
 from distill_jax.diffusion.denoiser import Denoiser, NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine, expand
 from distill_jax.diffusion.spec import image_data, image_spec
 from distill_jax.models.mlp import mlp
+from distill_jax.runtime.config_file import load_file
 from distill_jax.sampling.manifest import Lineage, Manifest
 from distill_jax.typing import Batch
 
@@ -108,7 +108,7 @@ def smoke_config(name="digits_guided"):
 
 # A config file of two stages that take seconds.
 TINY_CHAIN = """
-from distill_jax.config import load_file, base, pipeline, stage
+from distill_jax.config import base, pipeline, stage
 
 
 def get_config():

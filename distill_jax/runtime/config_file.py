@@ -1,16 +1,29 @@
 """The flag --config, and messages about its file, which is the user's own code."""
 
 import difflib
+import importlib.util
+import os
 import pathlib
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 MAX_BYTES = 2**20
+
+
+def load_file(path: str | os.PathLike) -> ModuleType:
+    """Imports the module of a config or sweep, FILE.py, which is the user's own code."""
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{os.fspath(path)!r} is no Python file; expected FILE.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def define_config(text: str) -> Any:

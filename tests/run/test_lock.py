@@ -17,8 +17,8 @@ import fsspec
 import pytest
 from etils import epath
 
-from distill_jax.config import load_file
 from distill_jax.run import lock, pipeline, plan
+from distill_jax.runtime.config_file import load_file
 from tests.runtime.test_files import Bucket
 from tests.toys import ROOT, TINY_CHAIN
 
