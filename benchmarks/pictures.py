@@ -104,7 +104,8 @@ def shapes_grids(workdir, out):
     """Draws the same noise through teacher and students, in rows, with the prompts below."""
     places = {stage.name: load(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))}
     teacher = places.pop("s00_teacher")
-    students = [student for student in places.values() if not student.trained.all_times]
+    few = [student for student in places.values() if not student.trained.all_times]
+    students = [student for student in few if student.sampler().num_steps <= 4]
     networks = [(teacher, None), (teacher, 1), *((student, None) for student in students)]
     figure = Figure(figsize=(1.25 * len(PROMPTS) + 1.2, 1.12 * len(networks) + 0.7), dpi=80)
     axes = figure.subplots(len(networks), len(PROMPTS))

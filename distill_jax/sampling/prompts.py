@@ -127,8 +127,8 @@ class WordEncoder:
     layers: int = option(whole(1, high=MAX_BLOCKS), 2)
     heads: int = option(whole(1, high=1024), 4)
     length: int = option(whole(3, high=4096), 16)
-    updates: int = option(whole(1, high=10**9), 600)
-    batch: int = option(whole(1, high=10**6), 128)
+    updates: int = option(whole(1, high=10**9), 2000)
+    batch: int = option(whole(1, high=10**6), 32)
     learning_rate: float = option(number(0, 1), 2e-3)
 
     def conditions(self, data: DataSpec) -> DataSpec:
