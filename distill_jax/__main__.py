@@ -7,6 +7,7 @@ from distill_jax.runtime import logging
 
 COMMANDS = (
     "main",
+    "cache",
     "sample",
     "evaluate",
     "reference",

@@ -27,6 +27,9 @@ def base() -> ConfigDict:
             # CODECS or CONDITIONERS, which is fitted first, or {"path": DIR} of a finished one.
             "codec": {},
             "conditioner": {},
+            # Where latents and tokens are kept: "" in WORKDIR/cache, "none" nowhere, or the --out
+            # of distill_jax.cache. "float16" halves the room.
+            "cache": {"path": "", "dtype": "float32"},
             "model": {"name": "mlp"},
             "schedule": {"name": "cosine"},
             "parameterization": "v",

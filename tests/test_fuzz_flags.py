@@ -9,6 +9,7 @@ from tests.toys import TINY_CHAIN
 
 COMMANDS = {
     "main": ("--config={folder}/tiny.py", "--plan"),
+    "cache": ("--config={folder}/tiny.py", "--out={folder}/cache"),
     "sample": ("--student={folder}/run", "--num=2", "--out={folder}/x.npy"),
     "evaluate": ("--student={folder}/run", "--num=8", "--w=0"),
     "reference": (

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "distill_jax"
 # From the top. A command or folder may import from lines below, and a folder from itself.
 LINES = [
-    {"main", "sample", "evaluate", "reference", "report", "edit", "sweep", "spectrum"},
+    {"main", "cache", "sample", "evaluate", "reference", "report", "edit", "sweep", "spectrum"},
     {"run"},
     {"evaluation"},
     {"teachers"},

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from distill_jax.data.base import (
+    Examples,
     LabelledImages,
     Labels,
     Rows,
@@ -44,6 +45,8 @@ class Arrays(LabelledImages):
     num_labels: int
     bounded: bool = True
     texts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+
+    flip = False
 
     def __post_init__(self) -> None:
         for name, split in (("train", self.train), ("test", self.test)):
@@ -85,6 +88,20 @@ class Arrays(LabelledImages):
     def shape(self) -> tuple[int, ...]:
         """The shape (h, w, c) of one image."""
         return self.train.x.shape[1:]
+
+    @property
+    def num_examples(self) -> int:
+        """The number of training images."""
+        return len(self.train.label)
+
+    def examples(self, rows: np.ndarray) -> Source:
+        """Returns training images by their numbers; see Encodable."""
+        return Source(self.train.x[rows], self.train.label[rows])
+
+    def with_train(self, train: Examples) -> "Arrays":
+        """Returns the dataset with other arrays as training images; see Encodable."""
+        x = np.stack([train[i][0] for i in range(len(train))])
+        return dataclasses.replace(self, train=Source(x, self.train.label))
 
     def images(self, split: str, num: int | None = None) -> Source:
         """Returns a fixed sample of a split, the same in every run; see Dataset.images."""

@@ -112,6 +112,40 @@ class Dataset(Protocol):
         ...
 
 
+@runtime_checkable
+class Encodable(Protocol):
+    """A dataset whose training images have numbers, so that they can be encoded once.
+
+    Attributes:
+      flip: whether batches have mirrored images, `x[:, ::-1]` of an image (h, w, c).
+    """
+
+    @property
+    def flip(self) -> bool: ...
+
+    @property
+    def num_examples(self) -> int:
+        """The number of training images."""
+        ...
+
+    def examples(self, rows: np.ndarray) -> Source:
+        """Returns training images by their numbers 0 .. num_examples - 1, none of them mirrored."""
+        ...
+
+    def with_train(self, train: "Examples") -> Dataset:
+        """Returns the dataset with arrays in place of its training images: the same draws."""
+        ...
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """Arrays (h, w, c) of any dtype with labels, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[np.ndarray, np.integer]: ...
+
+
 def index_of(step: int, size: int, part: tuple[int, int]) -> np.ndarray:
     """Returns the numbers of the examples in one shard of batch number `step`."""
     i, count = part

@@ -1,6 +1,7 @@
 """Datasets of images on disk, decoded on demand by grain's threads."""
 
 import contextlib
+import copy
 import dataclasses
 import math
 import os
@@ -12,7 +13,15 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import grain
 import numpy as np
 
-from distill_jax.data.base import Checked, LabelledImages, Rows, Source, Summary, index_of
+from distill_jax.data.base import (
+    Checked,
+    Examples,
+    LabelledImages,
+    Rows,
+    Source,
+    Summary,
+    index_of,
+)
 from distill_jax.data.decoding import decode
 from distill_jax.data.resizing import RESIZERS
 from distill_jax.runtime.options import whole
@@ -154,6 +163,22 @@ class ImageDataset(LabelledImages):
     def num_classes(self) -> int:
         """The number of classes that condition the network; 0 for no labels."""
         return self.num_labels if self.labelled and self.num_labels > 1 else 0
+
+    @property
+    def num_examples(self) -> int:
+        """The number of training images."""
+        return len(self.train)
+
+    def examples(self, rows: np.ndarray) -> Source:
+        """Returns training images by their numbers, decoded on several threads; see Encodable."""
+        assert self.num_examples  # This opens the split.
+        return _stack(list(in_threads(self.train.__getitem__, rows.tolist())))
+
+    def with_train(self, train: Examples) -> "ImageDataset":
+        """Returns the dataset with other arrays as training images; see Encodable."""
+        made = copy.copy(self)
+        object.__setattr__(made, "train", train)  # Some of these datasets are frozen.
+        return made
 
     def images(self, split: str, num: int | None = None) -> Source:
         """Returns a fixed sample of a split, decoded on several threads; see Dataset.images."""

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -54,6 +54,12 @@ class Fit:
         """Its final/ directory."""
         return find_final(self.directory)
 
+    def release(self) -> None:
+        """Frees the memory of the finished part; whoever needs it next loads it again."""
+        for name, kept in vars(type(self)).items():
+            if isinstance(kept, functools.cached_property):
+                self.__dict__.pop(name, None)
+
 
 def _place(options: Mapping[str, Any], key: str, known: Iterable[str], workdir: epath.Path) -> Any:
     """Returns the directory of a part: that of its path, or WORKDIR/key."""
@@ -85,6 +91,8 @@ class CodecFit(Fit):
 
     def finish(self) -> bool:
         """Fits the codec and writes final/ unless it is finished; returns whether it did so.
+
+        Every process fits the same, and the first one writes.
 
         Raises:
           ValueError: when the directory has another codec, or a codec for other images.
@@ -132,10 +140,13 @@ class ConditionerFit(Fit):
         """The finished conditioner."""
         return load_conditioner(self.final)
 
-    def finish(self) -> bool:
+    def finish(self, stop: Callable[[], bool]) -> bool:
         """Fits the text encoder and writes final/ unless it is finished; returns whether it did.
 
+        Every process fits the same, and the first one writes.
+
         Raises:
+          InterruptedError: if `stop`, which is polled between updates, returns true.
           ValueError: when the directory has another text encoder.
         """
         if not distributed.broadcast_from_first(self.finished):
@@ -145,7 +156,7 @@ class ConditionerFit(Fit):
             if self.codec is not None:
                 images = np.asarray(self.codec.codec.encode(jnp.asarray(images)))
             words = sorted({word for caption in captions for word in caption.lower().split()})
-            params = fit(self.kind, captions, images, words)
+            params = fit(self.kind, captions, images, words, stop)
             manifest = {
                 "stage": "conditioner",
                 "conditioner": dict(self.options),

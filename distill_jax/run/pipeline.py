@@ -1,12 +1,13 @@
 """Runs a plan: trains the unfinished stages in order, then draws their pictures."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 
 from distill_jax.evaluation import compare, pictures
 from distill_jax.evaluation.protocols import prompts_for
 from distill_jax.models.build import matmul_precision
-from distill_jax.run import data
+from distill_jax.run import data, encode
 from distill_jax.run.finish import finish
 from distill_jax.run.lock import Lock, hold
 from distill_jax.run.plan import Run
@@ -66,8 +67,9 @@ def _run(
         logging.append_line(planned.workdir / "environment.jsonl", record.start())
     precision = matmul_precision(planned.config.matmul_precision)
     with logging.compilations(planned.workdir / "compilations.jsonl"), precision:
-        fits = (planned.codec, planned.conditioner)
-        fitted = any([fit.finish() for fit in fits if fit is not None])
+        fitted = finish_fits(planned, stop, lock)
+        if todo:
+            planned = fill_cache(planned, stop, lock)[0]
         for stage in todo:
             began = time.monotonic()
             traced = profile if profile and profile.stage == stage.name else None
@@ -83,15 +85,50 @@ def _run(
     return bool(todo or fitted)
 
 
-def report(planned: Run, stop: Callable[[], bool], lock: Lock) -> bool:
-    """Writes the report of a run's finished stages; see compare.write_report."""
+def finish_fits(planned: Run, stop: Callable[[], bool], lock: Lock) -> bool:
+    """Finishes the codec and the text encoder of a run; returns whether there was anything to do.
+
+    Raises:
+      InterruptedError: if `stop` returns true; the next call goes on.
+    """
+    codec, conditioner = planned.codec, planned.conditioner
+    fitted = codec is not None and codec.finish()
+    return (conditioner is not None and conditioner.finish(_checked(stop, lock))) or fitted
+
+
+def fill_cache(planned: Run, stop: Callable[[], bool], lock: Lock) -> tuple[Run, bool]:
+    """Finishes the cache of a run whose codec and text encoder are finished, and frees both.
+
+    Returns:
+      The run whose batches come from the cache, and whether there was anything to do.
+
+    Raises:
+      InterruptedError: if `stop` returns true; the next call goes on from there.
+    """
+    cache, filled = planned.cache, False
+    if cache is not None:
+        found, filled = encode.finish(cache, _checked(stop, lock))
+        dataset = dataclasses.replace(cache.dataset, cache=found)
+        planned = dataclasses.replace(planned, dataset=dataset)
+    for fit in filter(None, (planned.codec, planned.conditioner)):
+        fit.release()
+    return planned, filled
+
+
+def _checked(stop: Callable[[], bool], lock: Lock) -> Callable[[], bool]:
+    """Returns `stop` that also checks that the workdir is still this run's."""
 
     def stopped() -> bool:
         lock.check_here()
         return stop()
 
+    return stopped
+
+
+def report(planned: Run, stop: Callable[[], bool], lock: Lock) -> bool:
+    """Writes the report of a run's finished stages; see compare.write_report."""
     settings, given = planned.config.evaluate.to_dict(), (planned.layout, planned.parts)
-    made = planned.workdir, lambda: planned.evaluator, settings, stopped
+    made = planned.workdir, lambda: planned.evaluator, settings, _checked(stop, lock)
     data, num = planned.config.data.to_dict(), settings["num_samples"]
     settings["prompts"] = prompts_for(data, num)
     return compare.write_report(*made, *given, planned.allow)

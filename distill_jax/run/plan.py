@@ -22,6 +22,7 @@ from distill_jax.methods import METHODS, Method
 from distill_jax.models import DISCRIMINATORS
 from distill_jax.models.adapters import Adapted, merged
 from distill_jax.models.build import abstract_params, as_tuples, make_network, rounded
+from distill_jax.run.cache import CachePlan, plan_cache
 from distill_jax.run.cautions import cautions
 from distill_jax.run.data import absolute_paths
 from distill_jax.run.data import show as show_data
@@ -73,6 +74,7 @@ class Run:
     dataset: Dataset
     codec: CodecFit | None
     conditioner: ConditionerFit | None
+    cache: CachePlan | None
     layout: Layout
     stages: tuple[Stage, ...]
 
@@ -130,6 +132,10 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     if config.evaluate.features:
         find(config.evaluate.features)  # The report needs it at the end.
     layout = make_layout(config.mesh.to_dict(), devices)
+    with within("config.cache"):
+        given = {"dataset": dataset, "codec": codec, "conditioner": conditioner, "layout": layout}
+        told = {"data": config.data.to_dict(), "batch": config.batch_size}
+        cache = plan_cache(config.cache.to_dict(), workdir, **given, **told)
     stages: list[Stage] = []
     for name in sorted(config.stages, key=str):
         try:
@@ -142,7 +148,7 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
         check_microbatches(stage.batch_size, config.microbatches, layout.ways)
         roles = dataclasses.replace(stage.roles, layout=layout)
         stages.append(dataclasses.replace(stage, roles=roles))
-    return Run(config, workdir, dataset, codec, conditioner, layout, tuple(stages))
+    return Run(config, workdir, dataset, codec, conditioner, cache, layout, tuple(stages))
 
 
 def _plan_stage(

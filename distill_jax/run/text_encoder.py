@@ -1,7 +1,7 @@
 """The fit of a small text encoder to the captions and latents of a dataset."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from distill_jax.models.prompt import MeanLatent
+from distill_jax.runtime import heartbeat
 from distill_jax.sampling.prompts import WordEncoder, mask_of
 from distill_jax.sampling.tokenizer import word_tokenizer
 from distill_jax.typing import Tree
@@ -18,21 +19,28 @@ PLACES = 4  # Along a side of the image.
 
 
 def fit(
-    kind: WordEncoder, captions: Sequence[str], latents: np.ndarray, words: Sequence[str]
+    kind: WordEncoder,
+    captions: Sequence[str],
+    latents: np.ndarray,
+    words: Sequence[str],
+    stop: Callable[[], bool],
 ) -> Tree:
     """Returns the parameters of a text tower that is fitted to captions and latents.
 
     It learns the mean latent of every caption, mean squared error, by a head that is dropped. Its
     targets are the means over the images of a caption, which have the same minimum and less noise
-    than single images. The result depends on the arguments only.
+    than single images. The result depends on the arguments only, so every process of a run computes
+    the same.
 
     Args:
       kind: options of the text tower and of the fit.
       captions: captions (n,).
       latents: latents (n, h, w, c) of their images.
       words: the vocabulary.
+      stop: function that is polled between updates.
 
     Raises:
+      InterruptedError: if `stop` returns true; the fit then begins again.
       ValueError: for latents whose sides PLACES does not divide.
     """
     tokenizer = word_tokenizer(words, kind.length)
@@ -44,7 +52,13 @@ def fit(
     rate = optax.linear_schedule(kind.learning_rate, 0.0, kind.updates)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
     state, rng = tx.init(params), np.random.default_rng(0)
-    for _ in range(kind.updates):
+    for update in range(kind.updates):
+        if stop():
+            raise InterruptedError(
+                f"stopped after {update:,} of {kind.updates:,} updates of the text encoder, which "
+                "begins again"
+            )
+        heartbeat.beat()
         rows = rng.choice(len(ids), size=kind.batch, p=share)
         batch = ids[rows], mask[rows], targets[rows]
         params, state = _update(module, tx, params, state, *batch)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from distill_jax.evaluation.feature_networks import NAMES
 from distill_jax.evaluation.published import PUBLISHED
+from distill_jax.run.cache import DTYPES
 from distill_jax.run.data import absolute_paths, read_record
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import read_json, write_json
@@ -75,6 +76,7 @@ RULES_OF_EVALUATE = {
     "keep_best": typed(str),
     "ancestral": every(number(0, 1))._replace(expected="at most 100 variances from 0 to 1"),
 }
+RULES_OF_CACHE = {"path": typed(str), "dtype": choice(DTYPES)}
 MAX_DEPTH = 12  # Of dicts and tuples in each other.
 KEY = Rule(
     lambda v: 0 < len(v) <= 200 and _is_text(v),
@@ -169,6 +171,7 @@ def check_config(config: ConfigDict) -> None:
     """Raises ValueError for invalid values of a config outside its stages."""
     check_rules(config, "config", RULES)
     check_rules(config.evaluate, "config.evaluate", RULES_OF_EVALUATE)
+    check_rules(config.cache, "config.cache", RULES_OF_CACHE)
     check_rules(config.mesh, "config.mesh", dict.fromkeys(config.mesh, AXIS))
     with within("config.optimizer"):
         check_arguments(optimizer, config.optimizer.to_dict())
@@ -280,6 +283,8 @@ def _read_config(path: epath.Path, force: bool) -> dict[str, Any] | None:
 def kept(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values of a config, as plain data, that must not change in a resumed run."""
     values = {key: value for key, value in config.items() if key not in RESUMABLE}
+    if isinstance(cache := values.pop("cache", None), dict) and cache.get("dtype") != DTYPES[0]:
+        values["cache"] = {"dtype": cache.get("dtype")}
     evaluate, data = config.get("evaluate"), values.get("data")
     if isinstance(evaluate, dict) and evaluate.get("keep_best"):
         values["evaluate"] = {key: evaluate.get(key) for key in SELECTING}

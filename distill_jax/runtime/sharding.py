@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from distill_jax.runtime.trees import is_stacked, name_of
@@ -136,6 +137,11 @@ class Layout:
         return jax.tree.map(
             lambda part: jax.make_array_from_process_local_data(self.batch, part), arrays
         )
+
+    def unshard_batch(self, array: jax.Array) -> np.ndarray:
+        """Returns this process's shard of a global batch: the inverse of `shard_batch`."""
+        parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+        return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
     def replicate(self, arrays: Tree) -> Tree:
         """Returns arrays that every process has, replicated on every device."""

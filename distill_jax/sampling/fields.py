@@ -120,7 +120,7 @@ RULES: dict[str, Any] = {
     ),
     "metrics": optional(RECORD),
     "fake": optional(FINGERPRINT),
-    "fingerprint": optional(FINGERPRINT),
+    **dict.fromkeys(("fingerprint", "arrays"), optional(FINGERPRINT)),
     "adapters": optional(RECORD),
     "codec": optional(RECORD),
     "best": optional(RECORD),

@@ -115,7 +115,7 @@ def find_part(student: Student, part: Reference) -> epath.Path:
     if inside := _inside(student, part.path):
         places.append(inside)
     for final in map(find_final, places):
-        if checkpoint.fingerprint(final) == part.fingerprint:
+        if part.fingerprint in checkpoint.fingerprints(final):
             return final
     looked = ", ".join(map(str, places)) or "nowhere, for it is outside the workdir"
     raise ValueError(

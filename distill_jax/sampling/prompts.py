@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,12 +42,14 @@ class Text:
       options: options of the text tower.
       params: parameters of the text tower.
       empty: prompt that stands for no condition: the empty one, or a negative prompt.
+      place: puts the ids and the mask of a batch of BATCH prompts on the encoder's devices.
     """
 
     tokenizer: Tokenizer
     options: TextOptions
     params: Tree
     empty: str = ""
+    place: Callable[[np.ndarray], Any] = np.asarray
     _known: dict[str, Encoded | None] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -90,7 +92,7 @@ class Text:
         for note in notes:
             warnings.warn(note, stacklevel=4)
         mask = mask_of(ids, self.tokenizer.end)
-        text = np.asarray(_states(self.options, self.params, ids, mask))
+        text = np.asarray(_states(self.options, self.params, *map(self.place, (ids, mask))))
         return {prompt: Encoded(text[i], mask[i]) for i, prompt in enumerate(prompts)}
 
 

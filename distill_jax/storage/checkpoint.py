@@ -38,11 +38,12 @@ from distill_jax.runtime.files import (
 from distill_jax.runtime.options import shown
 from distill_jax.runtime.trees import by_name
 from distill_jax.storage import checksums, trees
+from distill_jax.storage.weights import Stored
 from distill_jax.storage.writing import guarded, in_background, unnamed
 from distill_jax.typing import Tree
 
-# Folders of a final/ -> the manifest's keys for their fingerprints.
 MAX_RATIO, SPARE_BYTES = 8, 2**28  # Of the bytes of arrays and of their files, one to the other.
+# Folders of a final/ -> the manifest's keys for the checksums of their files.
 FINGERPRINTS = {"params": "fingerprint", "fake": "fake"}
 
 
@@ -75,13 +76,16 @@ def save_final(
     if distributed.first() and not bucket:
         _remove(partial)
     distributed.barrier("no partial final")
+    # Imported leaves are not read twice; the network is then known by its files.
+    stored = any(isinstance(leaf, Stored) for leaf in jax.tree.leaves(params))
+    arrays = {} if stored else {"arrays": checksums.of_arrays(params)}
     try:
         with guarded(directory):
             for name, tree in networks.items():
                 _save_tree(partial / name, tree, manifest.get("stage"))
             if distributed.first():
-                found = {FINGERPRINTS[name]: fingerprint(partial, name) for name in networks}
-                content = {"format": checksums.FORMAT, **manifest, **found}
+                found = {FINGERPRINTS[name]: _of_files(partial, name) for name in networks}
+                content = {"format": checksums.FORMAT, **manifest, **found, **arrays}
                 write_json(partial / "manifest.json", checksums.with_checksum(content))
                 if not bucket:
                     _put_in_place(partial, directory)
@@ -121,8 +125,24 @@ def record(directory: epath.PathLike, metrics: Mapping[str, Any]) -> None:
     write_json(path, checksums.with_checksum({**read_manifest(directory), "metrics": metrics}))
 
 
-def fingerprint(directory: epath.PathLike, name: str = "params") -> int:
-    """Returns a checksum of the weights in a final/; 0 if their listing is missing."""
+def fingerprint(directory: epath.PathLike) -> int:
+    """Returns the checksum of the arrays in a final/: equal weights have equal fingerprints.
+
+    Older versions, and imports, recorded a checksum of the files only, which is then returned; 0
+    if there is none.
+    """
+    return fingerprints(directory)[0]
+
+
+def fingerprints(directory: epath.PathLike) -> tuple[int, ...]:
+    """Returns `fingerprint`, and the checksum of the files, which older manifests refer to."""
+    files = _of_files(directory, "params")
+    arrays = read_manifest(directory).get("arrays", files)
+    return (arrays, files) if type(arrays) is int else (files,)
+
+
+def _of_files(directory: epath.PathLike, name: str) -> int:
+    """Returns a checksum of the listing of the files of some weights; 0 if it is missing."""
     path = epath.Path(directory) / name / checksums.FILE
     return zlib.crc32(read_bytes(path, MAX_JSON)) if path.exists() else 0
 
@@ -187,7 +207,7 @@ def load_params(
     if distributed.broadcast_from_first(int(fault is not None)):
         raise ValueError(f"{path} is damaged ({fault or 'says the first process'}); {advice}")
     expected = read_manifest(directory).get(FINGERPRINTS[name])
-    if expected not in (None, fingerprint(directory, name)):
+    if expected not in (None, _of_files(directory, name)):
         raise ValueError(f"{path} is not what {directory / 'manifest.json'} is about; {advice}")
     params = trees.read(path, trees.as_stored(path, like, dtype), advice)
     leaves = by_name(params)

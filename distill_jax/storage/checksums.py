@@ -11,9 +11,14 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 
+from distill_jax.runtime import distributed
 from distill_jax.runtime.files import flush, read_json, write_json
+from distill_jax.runtime.trees import by_name
+from distill_jax.typing import Tree
 
 FORMAT = 3  # Format number of listings and manifests.
 FILE = "checksums.json"
@@ -84,6 +89,20 @@ def _difference(listing: Mapping[str, Any], there: Mapping[str, epath.Path]) -> 
 def _is_entry(entry: Any) -> bool:
     """Returns whether an entry of a listing is [size, checksum]."""
     return isinstance(entry, list) and len(entry) == 2 and all(type(n) is int for n in entry)
+
+
+def of_arrays(tree: Tree) -> int:
+    """Returns a checksum of the names, shapes, dtypes and values of arrays, whatever their files.
+
+    Every process must call it, because it gathers sharded arrays, one at a time.
+    """
+    total = 0
+    for name, leaf in sorted(by_name(tree).items()):
+        here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+        x = np.asarray(leaf if here else distributed.allgather(leaf))
+        total = zlib.crc32(f"{name} {x.shape} {x.dtype}".encode(), total)
+        total = zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data, total)
+    return total
 
 
 def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,13 +156,33 @@ def final(tmp_path):
 
 
 def test_a_final_network_comes_back_with_its_manifest(final):
+    arrays, files = checkpoint.fingerprints(final)
     assert checkpoint.read_manifest(final) == {
         "format": checksums.FORMAT,
         "stage": "s",
-        "fingerprint": checkpoint.fingerprint(final),
+        "fingerprint": files,
+        "arrays": arrays,
     }
     params = checkpoint.load_params(final, {"k": jax.ShapeDtypeStruct((2000,), jnp.float32)})
     np.testing.assert_array_equal(params["k"], np.arange(2000.0))
+
+
+def test_a_network_that_is_trained_again_has_the_same_fingerprint_though_its_files_differ(tmp_path):
+    made = {}
+    for name, values in (("one", 0.0), ("again", 0.0), ("other", 1.0)):
+        params = {"a": {"k": jnp.arange(2000.0) + values}, "b": jnp.bfloat16(1)}
+        checkpoint.save_final(tmp_path / name, params, {"stage": "s"})
+        made[name] = checkpoint.fingerprints(epath.Path(tmp_path / name))
+    assert made["one"][0] == made["again"][0] == checkpoint.fingerprint(tmp_path / "one")
+    assert made["one"][1] != made["again"][1]
+    assert made["one"][0] != made["other"][0]
+
+
+def test_a_network_of_an_older_version_is_known_by_its_files(final):
+    content = checkpoint.read_manifest(final)
+    del content["arrays"]
+    (final / "manifest.json").write_text(json.dumps(content))
+    assert checkpoint.fingerprints(final) == (content["fingerprint"],)
 
 
 def test_a_fake_network_comes_back_beside_the_finished_one(tmp_path):
