@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 BASE = [
     "absl-py>=2.1",
+    "array-record>=0.8.1",
     "clu>=0.0.12",
     "etils[epath]>=1.15",
     "flax>=0.12",

@@ -49,6 +49,13 @@ def main() -> int:
         raise ValueError(
             "the config names neither a codec nor a conditioner, so there is nothing to encode"
         )
+    if "://" in str(out):
+        raise ValueError(f"--out={out} is in a bucket; expected a directory on a disk")
+    if not run.cache.shards:
+        raise ValueError(
+            "the dataset lacks the methods of data.base.Encodable, so its images are encoded when "
+            "they are drawn"
+        )
     keep_programs()
     heartbeat.watch(values.heartbeat, values.stall_minutes)
     stop = StopFlag().install()

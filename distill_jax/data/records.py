@@ -47,6 +47,10 @@ class Shards:
         """Bytes of all records, without what the format adds, about 80 for each."""
         return self.count * self.dtype.itemsize
 
+    def missing(self) -> list[int]:
+        """Returns the numbers of the shards that are not there."""
+        return [i for i, path in enumerate(self.files) if not path.exists()]
+
     def rows(self, shard: int) -> range:
         """Returns the numbers of the records in a shard."""
         return range(shard * self.size, min((shard + 1) * self.size, self.count))

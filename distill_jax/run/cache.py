@@ -86,6 +86,11 @@ class CachePlan:
             for name, (kind, count) in found.items()
         }
 
+    def show(self) -> str:
+        """Returns the line of a plan; it reads no data."""
+        kept = [name for name, fit in (("latents", self.codec), ("texts", self.conditioner)) if fit]
+        return f"cache: {' and '.join(kept)} as {self.dtype} in {self.directory}"
+
     def facts(self) -> dict[str, Any]:
         """Returns what the cache is of, as in its index: data, codec, text encoder and sizes."""
         options = {key: value for key, value in self.data.items() if key not in PATHS}
@@ -121,15 +126,18 @@ class CachePlan:
         path = self.directory / FILE
         if self.own and not path.exists():
             return False
-        found, expected = read_json(path), self.facts()
+        then = f"move {self.directory} away, and the run makes another"
+        if not self.own:
+            then = f"name the codec and conditioner of that cache, or make another: {COMMAND}"
+        try:
+            found, expected = read_json(path), self.facts()
+        except ValueError as error:
+            raise ValueError(f"{error}; {then}") from error
         for key in (key for key in expected if found.get(key) != expected[key]):
             there, here = short(str(found.get(key)), 300), short(str(expected[key]), 300)
-            then = "the run makes another" if self.own else f"make another: {COMMAND}"
-            if not self.own:
-                then += ", and name the codec and conditioner that it fits"
             raise ValueError(
-                f"{self.directory} is a cache of {KINDS[key]}: {key} is "
-                f"{there} there, and {here} in this run; move it away, and {then}"
+                f"{self.directory} is a cache of {KINDS[key]}: {key} is {there} there, and {here} "
+                f"in this run; {then}"
             )
         finished = found.get("finished") is True
         if not (finished or self.own):
@@ -153,9 +161,17 @@ def plan_cache(options: Mapping[str, Any], workdir: epath.Path, **given: Any) ->
 
     Raises:
       FileNotFoundError: for a path that has no cache.
+      ValueError: for a path where nothing is encoded.
     """
     path = options["path"]
-    if not isinstance(given["dataset"], Encoded) or path == NONE:
+    if path == NONE:
+        return None
+    if not isinstance(given["dataset"], Encoded):
+        if path:
+            raise ValueError(
+                f"config.cache.path is {path!r}, and the config names neither a codec nor a "
+                "conditioner, so nothing is encoded; leave the path out"
+            )
         return None
     if not path:
         return CachePlan(workdir / "cache", True, options["dtype"], **given)

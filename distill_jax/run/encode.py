@@ -36,7 +36,8 @@ def finish(plan: CachePlan, stop: Callable[[], bool]) -> tuple[Cache, bool]:
       stop: function that is polled between batches.
 
     Returns:
-      The cache, and whether anything was written. It is empty where it cannot be: in a bucket.
+      The cache, and whether anything was written. It is empty in a bucket, and for datasets whose
+      images have no numbers.
 
     Raises:
       InterruptedError: if `stop` returns true.
@@ -51,6 +52,8 @@ def finish(plan: CachePlan, stop: Callable[[], bool]) -> tuple[Cache, bool]:
         return Cache(), False
     if plan.codec and plan.source is None and getattr(plan.dataset.source, "has_images", True):
         logging.say("cache: no latents, because the dataset lacks the methods of data.Encodable")
+    if not plan.shards:
+        return Cache(), False
     finished = plan.check()
     missing = {name: _missing(part) for name, part in plan.shards.items()} if plan.own else {}
     wrote = any(missing.values())
@@ -74,8 +77,8 @@ def _say(plan: CachePlan, seconds: float) -> None:
 
 def _missing(shards: Shards) -> list[int]:
     """Returns the shards that the first process does not find."""
-    there = np.array([[path.exists() for path in shards.files]], bool)
-    return np.flatnonzero(~distributed.allgather(there)[0]).tolist()
+    missing = np.isin(np.arange(len(shards.files)), shards.missing())
+    return np.flatnonzero(distributed.allgather(missing[None])[0]).tolist()
 
 
 @runtime_checkable

@@ -318,6 +318,7 @@ def show(run: Run) -> str:
             f"{sizes} images {'x'.join(map(str, run.dataset.spec.x.shape))} "
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
             *show_data(run.config.data.name, run.dataset),
+            *([run.cache.show()] if run.cache else []),
             *([f"published by {headline(name)}"] if (name := run.config.published) else []),
             *show_measurements(run.config.evaluate, run.stages),
             f"workdir {run.workdir}, code {record.short_commit()}",
