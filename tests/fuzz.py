@@ -35,6 +35,7 @@ from distill_jax.runtime.app import is_message, message
 from distill_jax.runtime.config_file import load_file
 from distill_jax.runtime.options import rules_of
 from distill_jax.sampling.codecs import CODECS
+from distill_jax.sampling.prompts import CONDITIONERS
 from tests.toys import ROOT
 
 TABLES = {
@@ -42,6 +43,7 @@ TABLES = {
     "model": NETWORKS,
     "schedule": SCHEDULES,
     "codec": CODECS,
+    "conditioner": CONDITIONERS,
     "method": METHODS,
 }
 # Options of the smallest networks and datasets, for those that take them.
@@ -103,6 +105,8 @@ OWN = {"tfds": {"dataset": "cifar10", "num_labels": 10}, "shapes": {"count": 64,
 ALONE = {
     "patch_pca": {"patch": 2},
     "taesd": {"encoder": "cdc", "decoder": "cdc", "channels": 2, "width": 4},
+    "words": {"width": 8, "heads": 1, "updates": 1},
+    "pretrained": {"model": '{"model_type": "bert"}'},
 }
 
 
@@ -129,7 +133,10 @@ def small(folder: str) -> Iterator[ConfigDict]:
             if name == "mixture":
                 config.data = {"name": "mixture"}
             if name in ("shapes", "captioned_folder"):
-                config.conditioner = {"name": "words", "width": 8, "heads": 1, "updates": 1}
+                config.conditioner = {"name": "words", **ALONE["words"]}
+            if key == "conditioner":
+                config.data = {"name": "shapes", **OWN["shapes"]}
+            if key == "conditioner" or name in ("shapes", "captioned_folder"):
                 config.model = {"name": "dit", "patch": 8, "width": 8, "blocks": 1, "heads": 1}
             options = ALONE.get(name, {**options, **OWN.get(name, {})})
             if name in ("folder", "captioned_folder"):

@@ -105,7 +105,9 @@ def test_the_text_encoder_may_lie_elsewhere(run, tmp_path):
     stage = tmp_path / "s04_n0001"
     shutil.copytree(run.workdir / stage.name, stage)
     parts = [run.codec.directory, run.conditioner.directory]
-    with pytest.raises(FileNotFoundError, match="conditioner has no finished network"):
+    with pytest.raises(
+        ValueError, match="needs .*conditioner/final.*text encoder:.*--conditioner=DIR"
+    ):
         load(stage, parts=parts[:1])
     assert load(stage, parts=parts).sample(0, 1, PROMPT).shape == (1, 16, 16, 3)
 

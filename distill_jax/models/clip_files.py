@@ -55,13 +55,17 @@ class Clip(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def text_options(self) -> TextOptions:
+        """Returns the options of the text tower; raises ValueError for those of another network."""
+        return read_options(TextOptions, *self._part("text"))
+
     def text(self) -> tuple[ClipText, Tree]:
         """Returns the text tower and its variables.
 
         Raises:
           ValueError: for other options or weights than those of a text tower.
         """
-        options = read_options(TextOptions, *self._part("text"))
+        options = self.text_options()
         module = ClipText(options, projected="text_projection.weight" in self.state)
         like = jnp.zeros((1, options.max_position_embeddings), jnp.int32)
         return module, variables_of(module, like, self.state, self.file, ADVICE)

@@ -21,11 +21,18 @@ from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import build
 from distill_jax.sampling.codecs import CODECS, Fitted, load_codec, read_codec
 from distill_jax.sampling.loading import find_final
-from distill_jax.sampling.prompts import CONDITIONERS, Text, load_conditioner, read_conditioner
+from distill_jax.sampling.prompts import (
+    CONDITIONERS,
+    Pretrained,
+    Text,
+    load_conditioner,
+    read_conditioner,
+)
 from distill_jax.storage import checkpoint
 from distill_jax.typing import Image, Resized
 
 IMAGES = 10_000  # Largest number of training images that a codec is fitted to.
+BATCH = 256  # Images that a codec encodes at once.
 CAPTIONS = 30_000  # Largest number of images and captions that a text encoder is fitted to.
 
 
@@ -106,8 +113,9 @@ class CodecFit(Fit):
                 "data": self.source.spec.to_json(),
             }
             checkpoint.save_final(self.directory / "final", params, manifest)
-            error = np.abs(self.codec.decode(self.codec.encode(images)) - images).mean()
-            logging.say(f"codec: fitted to {len(images):,} images, mean error {error:.4f} of 2")
+            few = images[:BATCH]
+            error = np.abs(self.codec.decode(self.codec.encode(few)) - few).mean()
+            logging.say(f"codec: finished with {len(images):,} images, mean error {error:.4f} of 2")
             return True
         kind, data = read_codec(self.final)
         if (kind, data) != (self.kind.described(), self.source.spec):
@@ -151,10 +159,15 @@ class ConditionerFit(Fit):
         """
         if not distributed.broadcast_from_first(self.finished):
             began = time.monotonic()
+            if isinstance(self.kind, Pretrained):
+                self._keep(self.kind)
+                return True
             images = normalise(self.source.images("train", CAPTIONS).x)
             captions = captions_of(self.source, "train", CAPTIONS)
             if self.codec is not None:
-                images = np.asarray(self.codec.codec.encode(jnp.asarray(images)))
+                parts = np.split(images, range(BATCH, len(images), BATCH))
+                encode = self.codec.codec.encode
+                images = np.concatenate([encode(jnp.asarray(part)) for part in parts])
             words = sorted({word for caption in captions for word in caption.lower().split()})
             params = fit(self.kind, captions, images, words, stop)
             manifest = {
@@ -169,12 +182,20 @@ class ConditionerFit(Fit):
             )
             return True
         kind, _ = read_conditioner(self.final)
-        if kind != self.kind:
+        if kind != (asked := self.kind.described()):
             raise ValueError(
-                f"{self.final} is the text encoder {kind}; the run asks for {self.kind}: choose "
+                f"{self.final} is the text encoder {kind}; the run asks for {asked}: choose "
                 "another --workdir"
             )
         return False
+
+    def _keep(self, kind: Pretrained) -> None:
+        """Writes the final/ of a published text encoder."""
+        params, vocabulary = kind.read()
+        described = {**self.options, **dataclasses.asdict(kind.described())}
+        manifest = {"stage": "conditioner", "conditioner": described, "tokenizer": vocabulary}
+        checkpoint.save_final(self.directory / "final", params, manifest)
+        logging.say(f"conditioner: read from {kind.path}")
 
 
 def conditioner_fit(

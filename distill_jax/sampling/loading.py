@@ -108,21 +108,23 @@ def find_part(student: Student, part: Reference) -> epath.Path:
     It looks in `student.parts`, and at the manifest's path if that lies in the student's workdir.
 
     Raises:
-      FileNotFoundError: if a place holds no finished network.
+      FileNotFoundError: if a place in `student.parts` holds no finished network.
       ValueError: if no place has the referenced fingerprint.
     """
-    places = [*student.parts]
+    places, finals = [*student.parts], [*map(find_final, student.parts)]
     if inside := _inside(student, part.path):
         places.append(inside)
-    for final in map(find_final, places):
+        finals += [inside / "final"] if (inside / "final" / "manifest.json").exists() else []
+    for final in finals:
         if part.fingerprint in checkpoint.fingerprints(final):
             return final
+    names = {"codec": "codec", "conditioner": "text encoder"}
+    flag = next((name for name in names if getattr(student.manifest, name) == part), "base")
     looked = ", ".join(map(str, places)) or "nowhere, for it is outside the workdir"
     raise ValueError(
         f"{student.directory} needs {part.path}, with the fingerprint {part.fingerprint}; looked "
-        f"at: {looked}. Name the directory that it is in: parts=[DIR], or on a command line "
-        "--base=DIR for the weights under adapters, --codec=DIR for a codec, --conditioner=DIR for "
-        "a text encoder"
+        f"at: {looked}. Name the directory of the {names.get(flag, 'weights under adapters')}: "
+        f"parts=[DIR], or on a command line --{flag}=DIR"
     )
 
 

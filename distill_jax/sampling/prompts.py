@@ -1,21 +1,26 @@
-"""Prompts: the conditioner of texts, and the options of a small text encoder."""
+"""Prompts: the conditioner of texts, and the text encoders that it may have."""
 
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec, Leaf, has_captions
-from distill_jax.models.clip import ClipText, TextOptions
+from distill_jax.models import text_encoders
+from distill_jax.models.clip import TextOptions
 from distill_jax.runtime.options import MAX_BLOCKS, MAX_WIDTH, number, option, whole
 from distill_jax.runtime.registry import build
-from distill_jax.sampling.tokenizer import Tokenizer, word_tokenizer
+from distill_jax.sampling.tokenizer import (
+    Tokenizer,
+    read_tokenizer,
+    tokenizer_of,
+    word_tokenizer,
+)
 from distill_jax.storage import checkpoint
 from distill_jax.typing import Tree
 
@@ -39,14 +44,14 @@ class Text:
 
     Attributes:
       tokenizer: the tokenizer.
-      options: options of the text tower.
-      params: parameters of the text tower.
+      options: options of the text encoder.
+      params: parameters of the text encoder.
       empty: prompt that stands for no condition: the empty one, or a negative prompt.
       place: puts the ids and the mask of a batch of BATCH prompts on the encoder's devices.
     """
 
     tokenizer: Tokenizer
-    options: TextOptions
+    options: text_encoders.Options
     params: Tree
     empty: str = ""
     place: Callable[[np.ndarray], Any] = np.asarray
@@ -102,10 +107,17 @@ def mask_of(ids: np.ndarray, end: int) -> np.ndarray:
     return np.cumsum(ends, axis=1) - ends == 0
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _states(options: TextOptions, params: Tree, ids: jax.Array, mask: jax.Array) -> jax.Array:
-    found: Any = ClipText(options, projected=False).apply({"params": params}, ids, mask)
-    return found.last
+_states = functools.partial(jax.jit, static_argnums=0)(text_encoders.tokens)
+
+
+def _encoded_spec(data: DataSpec, length: int, width: int) -> DataSpec:
+    """Returns the spec with encoded prompts instead of captions; see WordEncoder.conditions."""
+    if not has_captions(data):
+        raise ValueError(
+            "config.conditioner encodes captions, and the data have none; leave it out"
+        )
+    text, mask = Leaf((length, width)), Leaf((length,), "bool")
+    return data._replace(cond=(("text", text), ("text_mask", mask)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +151,17 @@ class WordEncoder:
         Raises:
           ValueError: if the data have no captions.
         """
-        if not has_captions(data):
-            raise ValueError(
-                "config.conditioner encodes captions, and the data have none; leave it out"
-            )
-        text, mask = Leaf((self.length, self.width)), Leaf((self.length,), "bool")
-        return data._replace(cond=(("text", text), ("text_mask", mask)))
+        return _encoded_spec(data, self.length, self.width)
+
+    def described(self) -> "WordEncoder":
+        """Returns itself: its options say everything."""
+        return self
+
+    def vocabulary(self, content: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns the words in the manifest of a finished one; raises ValueError for damage."""
+        words = tuple(content["words"])
+        self.options(words)
+        return words
 
     def options(self, words: Sequence[str]) -> TextOptions:
         """Returns the options of the text tower for a vocabulary."""
@@ -162,21 +179,107 @@ class WordEncoder:
 
     def shapes(self, words: Sequence[str]) -> Tree:
         """Returns the shapes and dtypes of the text tower's parameters."""
-        module = ClipText(self.options(words), projected=False)
-        ids = jnp.zeros((1, self.length), jnp.int32)
-        return jax.eval_shape(module.init, jax.random.key(0), ids)["params"]
+        return text_encoders.shapes(self.options(words))
 
     def load(self, params: Tree, words: Sequence[str]) -> Text:
         """Returns the conditioner with these parameters."""
         return Text(word_tokenizer(words, self.length), self.options(words), params)
 
 
-# Text encoders that `config.conditioner` may name; a run fits its own before the first stage.
-CONDITIONERS = {"words": WordEncoder}
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A published text encoder, read from its directory and kept in the run's conditioner/.
+
+    Attributes:
+      path: directory with config.json, weights and a tokenizer, as Hugging Face publishes it, or
+        that of a whole pipeline with folders text_encoder and tokenizer; "" for one that was read
+        before.
+      length: number of tokens of every prompt, with start and end.
+      model: JSON of model_type, a key of text_encoders.FAMILIES, and of options of the network with
+        the names of config.json; "" reads them from the directory.
+      weights: SHA-256 of the file of weights that was read before.
+    """
+
+    path: str = ""
+    length: int = option(whole(3, high=4096), 77)
+    model: str = ""
+    weights: str = ""
+
+    @functools.cached_property
+    def _directory(self) -> text_encoders.Directory:
+        if not self.path:
+            raise ValueError("conditioner.path is empty; expected the directory of a text encoder")
+        return text_encoders.find(self.path)
+
+    @functools.cached_property
+    def _network(self) -> tuple[text_encoders.Family, text_encoders.Options]:
+        known = self.model and not self.path
+        described = self.model if known else self._directory.described()
+        family, options = text_encoders.parse(described, "conditioner.model")
+        if self.length > options.max_position_embeddings:
+            raise ValueError(
+                f"conditioner.length is {self.length}; this network takes at most "
+                f"{options.max_position_embeddings} tokens"
+            )
+        return family, options
+
+    def conditions(self, data: DataSpec) -> DataSpec:
+        """Returns the spec with encoded prompts; see WordEncoder.conditions, and `described`."""
+        return _encoded_spec(data, self.length, self._network[1].hidden_size)
+
+    def described(self) -> "Pretrained":
+        """Returns the encoder with the options and checksum of its files, and without their path.
+
+        Raises:
+          ValueError: if the files are missing, damaged or of another network.
+        """
+        if not self.path:
+            return self
+        model = self._directory.described()
+        return Pretrained("", self.length, model, self._directory.digest())
+
+    def read(self) -> tuple[Tree, tuple[str, str]]:
+        """Reads the parameters and the vocabulary; raises as `described`."""
+        family, options = self._network
+        folder = self._directory.folder
+        beside = (folder.parent / "tokenizer").exists() and folder.name == text_encoders.FOLDER
+        place = folder.parent if beside else folder
+        found = read_tokenizer(place, self.length, family.ends, family.pad)
+        if found.largest >= options.vocab_size:
+            raise ValueError(
+                f"the tokenizer in {place} has the number {found.largest}, and the network knows "
+                f"{options.vocab_size}: take the one that was published with it"
+            )
+        return self._directory.params(), (found.text, found.pad_token)
+
+    def vocabulary(self, content: Mapping[str, Any]) -> tuple[str, str]:
+        """Returns the tokenizer and its pad token in a manifest; raises ValueError for damage."""
+        text, pad = content["tokenizer"]
+        if not isinstance(text, str) or not isinstance(pad, str):
+            raise ValueError("its tokenizer is no text")
+        if self._tokenizer((text, pad)).largest >= self._network[1].vocab_size:
+            raise ValueError("its tokenizer has numbers that the network does not know")
+        return text, pad
+
+    def _tokenizer(self, vocabulary: tuple[str, ...]) -> Tokenizer:
+        text, pad = vocabulary
+        return tokenizer_of(text, self.length, self._network[0].ends, pad)
+
+    def shapes(self, vocabulary: tuple[str, ...]) -> Tree:
+        """Returns the shapes and dtypes of the parameters."""
+        return text_encoders.shapes(self._network[1])
+
+    def load(self, params: Tree, vocabulary: tuple[str, ...]) -> Text:
+        """Returns the conditioner with these parameters."""
+        return Text(self._tokenizer(vocabulary), self._network[1], params)
 
 
-def read_conditioner(final: epath.Path) -> tuple[WordEncoder, tuple[str, ...]]:
-    """Reads the kind of a finished conditioner, and its words.
+# Text encoders that `config.conditioner` may name; a run fits or reads its own at its start.
+CONDITIONERS = {"words": WordEncoder, "pretrained": Pretrained}
+
+
+def read_conditioner(final: epath.Path) -> tuple[WordEncoder | Pretrained, tuple[str, ...]]:
+    """Reads the kind of a finished conditioner, and its vocabulary.
 
     Raises:
       FileNotFoundError: if there is no manifest.
@@ -185,16 +288,15 @@ def read_conditioner(final: epath.Path) -> tuple[WordEncoder, tuple[str, ...]]:
     content = checkpoint.read_manifest(final)
     try:
         kind = build(CONDITIONERS, "conditioner", content["conditioner"])
-        words = tuple(content["words"])
-        kind.options(words)
+        vocabulary = kind.vocabulary(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{final / 'manifest.json'} does not describe a conditioner: {error}"
         ) from error
-    return kind, words
+    return kind, vocabulary
 
 
 def load_conditioner(final: epath.Path) -> Text:
     """Loads the conditioner in a final/; raises as read_conditioner, and for damaged parameters."""
-    kind, words = read_conditioner(final)
-    return kind.load(checkpoint.load_params(final, kind.shapes(words)), words)
+    kind, vocabulary = read_conditioner(final)
+    return kind.load(checkpoint.load_params(final, kind.shapes(vocabulary)), vocabulary)

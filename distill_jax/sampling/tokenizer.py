@@ -1,7 +1,7 @@
-"""Tokenizers: from prompts to token numbers, by CLIP's byte-pair encoding or by whole words.
+"""Tokenizers: from prompts to token numbers, those of published networks or of whole words.
 
-CLIP's reads the files that are published beside the network: vocab.json and merges.txt, or
-tokenizer.json, and tokenizer_config.json for the token that fills up.
+The former read the files that are published beside the network: CLIP's vocab.json and merges.txt,
+or tokenizer.json, and tokenizer_config.json for the token that fills up.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ PATTERN = (
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """CLIP's tokenizer.
+    """A tokenizer of texts that have a start and an end token.
 
     Attributes:
       length: number of tokens of every prompt, with start and end.
@@ -50,6 +50,16 @@ class Tokenizer:
     def size(self) -> int:
         """The number of known tokens."""
         return int(self._encoder.get_vocab_size())
+
+    @property
+    def text(self) -> str:
+        """The tokenizer as text, which tokenizer_of reads."""
+        return str(self._encoder.to_str())
+
+    @property
+    def pad_token(self) -> str:
+        """The token that fills up."""
+        return str(self._encoder.id_to_token(self.pad))
 
     @property
     def largest(self) -> int:
@@ -76,7 +86,7 @@ class Tokenizer:
                 lost = self._encoder.decode(found[room:], skip_special_tokens=False)
                 notes.append(
                     f"the prompt {short(prompt)} has {len(found) + 2} tokens, and the network "
-                    f"takes {self.length}: {short(lost.replace('</w>', ' ').strip())} is cut"
+                    f"takes {self.length}: {short(_plain(lost))} is cut"
                 )
             if self.unknown in found:
                 known = self._encoder.get_vocab()
@@ -96,12 +106,24 @@ class Tokenizer:
         return self._encoder.encode(text, add_special_tokens=False).ids
 
 
-def read_tokenizer(directory: epath.PathLike, length: int = 77) -> Tokenizer:
+def _plain(text: str) -> str:
+    """Returns a decoded text without the marks at the ends of words, and inside of the first."""
+    return text.replace("</w>", " ").strip().removeprefix("##")
+
+
+def read_tokenizer(
+    directory: epath.PathLike,
+    length: int = 77,
+    ends: tuple[str, str] = (START, END),
+    pad: str = END,
+) -> Tokenizer:
     """Reads the tokenizer of a directory, or of its folder `tokenizer`.
 
     Args:
       directory: the directory.
       length: number of tokens of every prompt.
+      ends: the tokens at the start and at the end of a prompt, CLIP's or those of others.
+      pad: the token that fills up, unless tokenizer_config.json names another one.
 
     Raises:
       ValueError: if the files are missing, damaged, or of another tokenizer.
@@ -112,28 +134,54 @@ def read_tokenizer(directory: epath.PathLike, length: int = 77) -> Tokenizer:
         if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
             encoder = _of_vocabulary(folder)
         elif (folder / "tokenizer.json").exists():
-            content = read_bytes(folder / "tokenizer.json", MAX_FILE).decode()
-            encoder = tokenizers.Tokenizer.from_str(content)
-            encoder.no_truncation()
-            encoder.no_padding()
+            encoder = _of_json(read_bytes(folder / "tokenizer.json", MAX_FILE).decode())
         else:
             raise FileNotFoundError(
                 f"{folder} has no tokenizer; expected CLIP's vocab.json and merges.txt, or "
                 "tokenizer.json, which are published beside the weights"
             )
-        name = _pad_token(folder)
-        start, end, pad = (encoder.token_to_id(token) for token in (START, END, name))
+        pad = _pad_token(folder) or pad
     except OSError as error:
         raise ValueError(str(error)) from error
     except Exception as error:  # The library raises Exception itself.
         raise ValueError(
             f"the tokenizer in {folder} cannot be read ({reason(error)}); download it again"
         ) from error
+    return _tokenizer(encoder, length, ends, pad, f"the tokenizer in {folder}")
+
+
+def tokenizer_of(text: str, length: int, ends: tuple[str, str], pad: str) -> Tokenizer:
+    """Returns the tokenizer of a Tokenizer.text; the other arguments are as in read_tokenizer.
+
+    Raises:
+      ValueError: if the text is damaged, or of another tokenizer.
+    """
+    try:
+        if len(text) > MAX_FILE:
+            raise ValueError(f"it has {len(text):,} characters")
+        encoder = _of_json(text)
+    except Exception as error:  # The library raises Exception itself.
+        raise ValueError(f"the tokenizer cannot be read ({reason(error)})") from error
+    return _tokenizer(encoder, length, ends, pad, "the tokenizer")
+
+
+def _of_json(content: str) -> Any:
+    """Returns the library's tokenizer, which neither cuts nor fills up."""
+    encoder = tokenizers.Tokenizer.from_str(content)
+    encoder.no_truncation()
+    encoder.no_padding()
+    return encoder
+
+
+def _tokenizer(encoder: Any, length: int, ends: tuple[str, str], pad: str, place: str) -> Tokenizer:
+    """Returns the tokenizer of the library's; raises ValueError if it lacks a token."""
+    start, end, fills = (encoder.token_to_id(token) for token in (*ends, pad))
     if start is None or end is None:
-        raise ValueError(f"the tokenizer in {folder} has no {START} or {END}: it is not CLIP's")
-    if pad is None:
-        raise ValueError(f"the tokenizer in {folder} has no token {short(name)}, its pad_token")
-    return Tokenizer(length, start, end, pad, encoder)
+        whose = "CLIP's" if ends == (START, END) else "that of this network"
+        raise ValueError(f"{place} has no {ends[0]} or {ends[1]}: it is not {whose}")
+    if fills is None:
+        raise ValueError(f"{place} has no token {short(pad)}, its pad_token")
+    return Tokenizer(length, start, end, fills, encoder)
 
 
 def word_tokenizer(words: Sequence[str], length: int) -> Tokenizer:
@@ -180,13 +228,13 @@ def _of_vocabulary(folder: epath.Path) -> Any:
 
 
 def _pad_token(folder: epath.Path) -> str:
-    """Returns the token that fills up: END, unless tokenizer_config.json names another one."""
+    """Returns the token that fills up, by tokenizer_config.json; "" if it names none."""
     place = folder / "tokenizer_config.json"
     if not place.exists():
-        return END
+        return ""
     # Not read_json: the file's model_max_length is often 10^30.
     found = json.loads(read_bytes(place, MAX_FILE), parse_int=float).get("pad_token")
     found = found["content"] if isinstance(found, dict) else found
     if not isinstance(found, (str, type(None))):
         raise ValueError(f"the pad_token is {short(found)}")
-    return found or END
+    return found or ""

@@ -34,6 +34,7 @@ from distill_jax.runtime.options import (
 )
 from distill_jax.runtime.registry import build
 from distill_jax.sampling.codecs import CODECS
+from distill_jax.sampling.prompts import CONDITIONERS
 from distill_jax.training.update import optimizer
 
 TABLES = {
@@ -43,6 +44,7 @@ TABLES = {
     "schedule": SCHEDULES,
     "sampler": SAMPLERS,
     "codec": CODECS,
+    "conditioner": CONDITIONERS,
     "optimizer": {"adam": optimizer},
 }
 NOT_NUMBERS = (math.nan, math.inf, -math.inf, None, True, False, "3", [], [1.0], {}, 10**5000, 3j)

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from distill_jax.sampling.tokenizer import read_tokenizer
+from distill_jax.sampling.tokenizer import read_tokenizer, tokenizer_of
 from tests.models.pretrained import PROMPTS, vocabulary
 
 RECORDED = np.load(pathlib.Path(__file__).parents[1] / "models" / "pretrained" / "recorded.npz")
@@ -32,6 +32,29 @@ def test_the_file_of_the_library_gives_the_same_numbers(tmp_path):
     (tmp_path / "tokenizer" / "tokenizer.json").write_text(str(RECORDED["tokenizer_json"]))
     ids, _ = read_tokenizer(tmp_path, 30)(PROMPTS)
     np.testing.assert_array_equal(ids, RECORDED["ids"])
+
+
+def test_pieces_of_words_have_the_numbers_of_hugging_face(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(str(RECORDED["pieces_json"]))
+    with pytest.raises(ValueError, match="it is not CLIP's"):
+        read_tokenizer(tmp_path)
+    ends = ("[CLS]", "[SEP]")
+    tokenizer = read_tokenizer(tmp_path, 30, ends, "[PAD]")
+    ids, notes = tokenizer(PROMPTS)
+    np.testing.assert_array_equal(ids, RECORDED["pieces_ids"])
+    assert len(notes) == 1
+    again = tokenizer_of(tokenizer.text, 4, ends, tokenizer.pad_token)
+    assert again(["then that"])[1] == [
+        "the prompt 'then that' has 5 tokens, and the network takes 4: 'that' is cut"
+    ]
+    assert "'n' is cut" in tokenizer_of(tokenizer.text, 3, ends, "[PAD]")(["then"])[1][0]
+    for text, pad, message in (
+        ("{", "[PAD]", "cannot be read"),
+        (tokenizer.text, "[NONE]", "has no token '.NONE.', its pad_token"),
+        (tokenizer.text.replace("[SEP]", "[END]"), "[PAD]", r"has no \[CLS\] or \[SEP\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tokenizer_of(text, 4, ends, pad)
 
 
 def test_a_cut_prompt_is_said_with_its_end(folder):

