@@ -98,6 +98,7 @@ def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset:
         return
     columns = min(student.num_classes, 10) or 10
     prompts = captions_of(dataset, "test", columns) if student.takes_prompts else None
+    columns = len(prompts or range(columns))
     rows = [student.sample(jax.random.key(0), columns, prompts, w) for w in strengths]
     save_grid(path, np.concatenate([distributed.allgather(row) for row in rows]), columns)
 
