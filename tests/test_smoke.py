@@ -13,6 +13,7 @@ from etils import epath
 
 from distill_jax.diffusion.analytic import ring
 from distill_jax.evaluation import beside, compare, records
+from distill_jax.evaluation.protocols import prompts_for
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
 from distill_jax.run import pipeline, plan
@@ -73,6 +74,7 @@ def run_smoke(name, workdir, **changes):
     run = plan.make(config, workdir)
     assert pipeline.run(run, stop=lambda: False)
     data, settings = config.data.to_dict(), config.evaluate.to_dict()
+    settings["prompts"] = prompts_for(data, settings["num_samples"])
     assert compare.write_report(workdir, data, settings, stop=lambda: False)
     for stage in run.stages:
         lines = (stage.directory / "scalars.jsonl").read_text().splitlines()
@@ -81,8 +83,9 @@ def run_smoke(name, workdir, **changes):
     rows = json.loads((workdir / "report.json").read_text())["rows"]
     table = beside.show([records.of_workdir(workdir)])
     assert all(row["stage"] in table for row in rows)
-    x = load(workdir).sample(jax.random.key(0), 2)
-    assert x.shape == (2, *run.dataset.shape)
+    student = load(workdir)
+    x = student.sample(jax.random.key(0), 2, "a red circle" if student.takes_prompts else None)
+    assert x.shape == (2, *student.image_shape)
     return run, rows, x
 
 
@@ -106,7 +109,7 @@ def test_a_unet_runs_to_its_report(name, tmp_path):
 def check_images(name, workdir, **changes):
     _, full = load_config(name, "full")
     run, rows, x = run_smoke(name, workdir, **changes)
-    if "size" in full.data:
+    if "size" in full.data and not full.codec:
         assert run.dataset.shape == (full.data.size, full.data.size, 3)
     decoders = [stage for stage in run.stages if stage.trained.sampler.decodes]
     assert {row["num_steps"] for row in rows} >= {stage.method.num_steps for stage in decoders}
