@@ -96,13 +96,15 @@ def main() -> int:
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
         logging.say(f"{str(error) or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)
+    report = workdir / "report.md"
+    shown = str(report) if report.exists() else "none, because the data have no images"
     if not (trained or reported):
-        logging.say(f"nothing left to do: {workdir} is complete, see {workdir / 'report.md'}")
+        logging.say(f"nothing left to do: {workdir} is complete; report: {shown}")
         return 0
     cpu = os.times()
     seconds = time.monotonic() - began
     logging.say(f"done in {seconds:.0f} s ({cpu.user + cpu.system:.0f} CPU-seconds)")
-    logging.say(f"  report   {workdir / 'report.md'}")
+    logging.say(f"  report   {shown}")
     last = run.stages[-1]
     w_range = last.trained.guidance.w_range
     guidance = f" --w={w_range[1]:g}" if w_range else ""

@@ -101,7 +101,12 @@ def _short(value: Any) -> str:
 
 
 # Options of some entries beside those of SMALL, and instead of them.
-OWN = {"tfds": {"dataset": "cifar10", "num_labels": 10}, "shapes": {"count": 64, "tests": 64}}
+OWN = {
+    "tfds": {"dataset": "cifar10", "num_labels": 10},
+    "captioned_tfds": {"dataset": "coco_captions", "caption": "captions/text"},
+    "shapes": {"count": 64, "tests": 64},
+}
+CAPTIONED = ("captioned_folder", "captioned_tfds", "prompts", "shapes")
 ALONE = {
     "patch_pca": {"patch": 2},
     "taesd": {"encoder": "cdc", "decoder": "cdc", "channels": 2, "width": 4},
@@ -125,23 +130,22 @@ def bases(folder: str) -> Iterator[ConfigDict]:
 
 def small(folder: str) -> Iterator[ConfigDict]:
     """Yields a config of one stage for every entry of a table other than the methods."""
+    files = {"path": folder}
+    paths = {"folder": files, "captioned_folder": files}
+    paths["prompts"] = {"path": f"{folder}/0.txt", "size": 8}
     for key, table in TABLES.items():
         for name, entry in table.items() if key != "method" else ():
-            config = smallest()
-            rules = rules_of(entry)
-            options = {k: v for k, v in SMALL.items() if k in rules and rules[k].allows(v)}
+            config, rules = smallest(), rules_of(entry)
             if name == "mixture":
                 config.data = {"name": "mixture"}
-            if name in ("shapes", "captioned_folder"):
-                config.conditioner = {"name": "words", **ALONE["words"]}
             if key == "conditioner":
                 config.data = {"name": "shapes", **OWN["shapes"]}
-            if key == "conditioner" or name in ("shapes", "captioned_folder"):
+            if key == "conditioner" or name in CAPTIONED:
+                config.conditioner = {"name": "words", **ALONE["words"]}
                 config.model = {"name": "dit", "patch": 8, "width": 8, "blocks": 1, "heads": 1}
+            options = {k: v for k, v in SMALL.items() if k in rules and rules[k].allows(v)}
             options = ALONE.get(name, {**options, **OWN.get(name, {})})
-            if name in ("folder", "captioned_folder"):
-                options["path"] = folder
-            config[key] = {"name": name, **options}
+            config[key] = {"name": name, **options, **paths.get(name, {})}
             yield config
 
 

@@ -9,10 +9,13 @@ import PIL.Image
 import pytest
 from etils import epath
 
+from distill_jax.config import pipeline as pipeline_of
+from distill_jax.config import stage
 from distill_jax.data import scenes
 from distill_jax.evaluation import adherence, beside, compare, records
 from distill_jax.evaluation.protocols import make_evaluator, prompts_for
 from distill_jax.run import pipeline, plan
+from distill_jax.run.lock import hold
 from distill_jax.sampling import editing
 from distill_jax.sampling.loading import load
 from tests import forks
@@ -167,6 +170,69 @@ def test_wrong_prompts_are_one_message(run, tmp_path, flags, message):
     assert code == 1
     assert message in stderr
     assert "Traceback" not in stderr
+
+
+def prompted(run, tmp_path, *stages, **options):
+    """Returns the config of a run on a file of prompts, with the parts and teacher of another."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(["a red circle", "", "a blue cross", f"{PROMPT} and a red circle"]))
+    config = load_config("shapes_guided", "smoke")[1]
+    config.data = {"name": "prompts", "path": str(file), "size": 16, **options}
+    config.codec, config.conditioner = (
+        {"path": str(fit.directory)} for fit in (run.codec, run.conditioner)
+    )
+    rates = {"learning_rate": 1e-4, "steps": 2, "teacher": str(run.workdir / "s00_teacher")}
+    config.stages = pipeline_of(*(stage(*given, **{**rates, **more}) for *given, more in stages))
+    return config
+
+
+@pytest.mark.filterwarnings("ignore:the prompt")  # Of the grid, whose student is loaded.
+def test_a_student_is_trained_from_a_file_of_prompts_without_images(run, tmp_path, capsys):
+    config = prompted(run, tmp_path, ("lsg", "sid_lsg", {}))
+    made = plan.make(config, tmp_path / "run")
+    assert "data: prompts, 3 prompts without images, 3 different" in plan.show(made)
+    assert pipeline.run(made, stop=never)
+    assert "of 3 different captions are cut, or have unknown words" in capsys.readouterr().out
+    again = plan.make(config, tmp_path / "run")
+    assert not pipeline.run(again, stop=never)
+    with hold(made.workdir) as lock:
+        assert not pipeline.report(made, never, lock)
+    assert (made.workdir / "s00_lsg" / "grid.png").exists()
+    student = load(made.workdir, parts=made.parts)
+    assert student.sample(0, 1, "a red circle").shape == (1, 16, 16, 3)
+    recorded = json.loads((made.workdir / "data.json").read_text())
+    assert recorded["captions"] == {"all": 3, "different": 3}
+    (tmp_path / "prompts.txt").write_text("a red circle")
+    with pytest.raises(ValueError, match="holds a run of other data"):
+        pipeline.run(plan.make(config, tmp_path / "run"), stop=never)
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "options", "message"),
+    [
+        ("diffusion", {}, {}, "method 'diffusion' trains on images, and the data have prompts on"),
+        ("guided", {"w_range": (0.0, 4.0)}, {}, "method 'guided' trains on images, and the data"),
+        ("sid_lsg", {}, {"size": 8}, "stand for examples 4x4x6, and the teacher draws 8x8x6; cor"),
+        ("sid_lsg", {}, {"channels": 2**40}, "config.data.channels is 1099511627776; expected a w"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_one_message(run, tmp_path, method, more, options, message):
+    config = prompted(run, tmp_path, ("x", method, more), **options)
+    with pytest.raises(ValueError, match=message):
+        plan.make(config, tmp_path / "run")
+
+
+def test_boot_takes_prompts_without_images(run, tmp_path):
+    more = {"w_range": (0.0, 2.0), "new": ("w_embed", "target_embed")}
+    made = plan.make(prompted(run, tmp_path, ("boot", "boot", more)), tmp_path / "run")
+    assert made.stages[0].method.data_free
+
+
+def test_prompts_are_not_compared_with_images_in_training(run, tmp_path):
+    config = prompted(run, tmp_path, ("lsg", "sid_lsg", {}))
+    config.evaluate.every = 1
+    with pytest.raises(ValueError, match="every compares with images, and the data have none"):
+        plan.make(config, tmp_path / "run")
 
 
 def test_captions_and_text_encoders_belong_together(tmp_path):

@@ -16,6 +16,7 @@ from distill_jax.data.base import (
     Source,
     Summary,
     check_labels,
+    count_of,
     index_of,
 )
 from distill_jax.data.prompts import Prompts, as_array
@@ -82,7 +83,8 @@ class Arrays(LabelledImages):
             digest.update(f"{x.shape} {x.dtype}".encode() + label.astype("<i4").tobytes())
             if x.dtype == np.uint8:
                 digest.update(np.ascontiguousarray(x).data)
-        return Summary(counts, fingerprint=digest.hexdigest()[:16])
+        captions = count_of(itertools.chain(*self.texts.values())) if self.texts else {}
+        return Summary(counts, fingerprint=digest.hexdigest()[:16], captions=captions)
 
     @property
     def shape(self) -> tuple[int, ...]:

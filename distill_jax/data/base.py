@@ -1,7 +1,8 @@
 """The dataset protocol: batches as a function of (seed, step), and fixed samples for metrics."""
 
+import collections
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,6 +37,7 @@ class Summary(NamedTuple):
       notes: how the examples were found, in words.
       passed: what was passed over, and why.
       fingerprint: hash of names, labels and sizes; "" if it is unknown.
+      captions: number of "all" captions or prompts, and of "different" ones; {} if it is unknown.
     """
 
     counts: Mapping[str, int] = {}
@@ -43,6 +45,7 @@ class Summary(NamedTuple):
     notes: Sequence[str] = ()
     passed: Sequence[str] = ()
     fingerprint: str = ""
+    captions: Mapping[str, int] = {}
 
 
 class Checked(NamedTuple):
@@ -64,7 +67,7 @@ class Dataset(Protocol):
     It may also have a property `summary`, a Summary for the plan, and a method `check(part)` that
     opens the i-th of n shares of its images for part (i, n), and returns what it Checked. If its
     conditions are captions, it has a method `captions(split, num)`, which returns the texts of
-    `images(split, num)`.
+    `images(split, num)`. A dataset of conditions only has an attribute `has_images` that is False.
 
     Attributes:
       spec: spec of one example.
@@ -158,6 +161,17 @@ def summarise(dataset: Dataset) -> Summary:
     return found if found.classes else found._replace(classes=_numbers(dataset.num_labels))
 
 
+def count_of(texts: Iterable[str]) -> dict[str, int]:
+    """Returns the number of all texts and of different ones, for Summary.captions."""
+    counts = collections.Counter(texts)
+    return {"all": counts.total(), "different": len(counts)}
+
+
+def has_images(dataset: Dataset) -> bool:
+    """Returns whether a dataset has images; see Dataset."""
+    return bool(getattr(dataset, "has_images", True))
+
+
 def check(dataset: Dataset, part: tuple[int, int] = (0, 1)) -> Checked:
     """Opens the images of a dataset if it can, otherwise one of each split."""
     if hasattr(dataset, "check"):
@@ -227,6 +241,7 @@ class Labels(LabelledImages):
     """A dataset of uniform labels without images, for data-free methods."""
 
     num_labels = 0
+    has_images = False
 
     def __init__(self, spec: DataSpec):
         self.shape, self.bounded = spec.x.shape, spec.bounded

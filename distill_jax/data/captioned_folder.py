@@ -2,18 +2,17 @@
 
 import functools
 import hashlib
-import pathlib
 from typing import Annotated
 
 import numpy as np
 
-from distill_jax.data.base import Summary
+from distill_jax.data.base import Summary, count_of
 from distill_jax.data.captions import Captioned, read_captions
 from distill_jax.data.folder import Files, readable
 from distill_jax.data.images import MIN_IMAGES, SIDE, Decoded
 from distill_jax.data.layouts import TEST_SHARE, hash_of
-from distill_jax.data.listing import listing
 from distill_jax.data.resizing import RESIZERS
+from distill_jax.data.shards import captioned_listing
 from distill_jax.runtime.options import choice
 
 
@@ -24,25 +23,28 @@ def captioned_folder(
     flip: bool = False,
     skip_unreadable: bool = False,
 ) -> Captioned:
-    """Builds a dataset of the pictures in a folder or zip that have captions; see read_captions.
+    """Builds a dataset of the pictures of a folder, zip or tars that have captions.
+
+    See read_captions for the captions, and captioned_listing for tars.
 
     A tenth is in the test split, chosen by a hash of the first caption, so that no caption is in
     both. Pictures in any folder below are read.
 
     Args:
-      path: path of the folder or zip.
+      path: path of the folder, zip or tar, or a pattern of WebDataset such as {000..012}.tar.
       size: side of the square images in pixels.
       resize: name in RESIZERS of the function that makes images square and of that size.
       flip: whether half of the training images are mirrored, which turns left to right.
-      skip_unreadable: see folder.
+      skip_unreadable: see folder; the rest of a damaged tar is passed over too.
 
     Raises:
       ValueError: for too few pictures, and as read_captions.
     """
-    found = listing(pathlib.Path(path).expanduser().absolute())
+    found = captioned_listing(path, skip_unreadable)
+    texts = read_captions(found)
     if skip_unreadable:
         found = readable(found)
-    texts = read_captions(found)
+        texts = {name: given for name, given in texts.items() if name in found.files}
     for name in found.files:
         if name not in texts:
             found.passed.add("without a caption", name)
@@ -67,8 +69,8 @@ def captioned_folder(
         Decoded(functools.partial(Files, found, files[split]), size, resize=resize)
         for split in ("train", "test")
     )
-    different = len({text for name in names for text in texts[name]})
-    notes = [f"{different:,} different captions", "split by caption", "upright by EXIF"]
+    captions = count_of(text for name in names for text in texts[name])
+    notes, passed = ["split by caption", "upright by EXIF"], found.passed.notes()
     prints = digest.hexdigest()[:16]
-    summary = Summary(counts, notes=notes, passed=found.passed.notes(), fingerprint=prints)
+    summary = Summary(counts, (), notes, passed, prints, captions)
     return Captioned(train, test, rows, [texts[name] for name in names], flip, summary)

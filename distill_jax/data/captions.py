@@ -1,55 +1,59 @@
 """Captions of the pictures in a folder, and the dataset of pictures with captions."""
 
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from distill_jax.data.base import Rows, Source, Summary
+from distill_jax.data.coco import of_coco
 from distill_jax.data.images import Decoded, ImageDataset
-from distill_jax.data.listing import MAX_TABLE, Listing
+from distill_jax.data.listing import COCO, MAX_TABLE, Listing
 from distill_jax.data.prompts import Prompts, as_array
+from distill_jax.data.texts import KEYS, Texts, lines_of, parsed, text_of, texts_in
 from distill_jax.diffusion.spec import DataSpec, caption_data
 
 TABLE = "metadata.jsonl"
-MAX_TEXT = 2**16  # Bytes of a .txt file.
-Texts = tuple[str, ...]
+MAX_TEXT = 2**18  # Bytes of a .txt or .json file beside a picture.
 
 
 def read_captions(found: Listing) -> dict[str, Texts]:
     """Returns the captions of pictures by their names: one or several for each.
 
     * `metadata.jsonl`, beside the pictures or in a folder of a split, has a line for each picture:
-      "file_name", and "text", which is a text or a list of texts.
-    * Otherwise a picture `name.png` has its captions in `name.txt`, one in each line.
+      "file_name", and "text", "caption" or "prompt", which is a text or a list of texts.
+    * COCO's `captions_SPLIT.json` names pictures of a folder SPLIT, see coco.
+    * Otherwise a picture `name.png` has its captions in `name.txt`, one in each line. In tars,
+      `name.json` may have them instead, like a line of metadata.jsonl.
 
     Raises:
       ValueError: for a table that is damaged, or names pictures that are not there, and for a
         folder without captions.
     """
-    tables = [name for name in found.tables if name.rpartition("/")[2] == TABLE]
     captions: dict[str, Texts] = {}
-    for place in tables:
-        captions.update(_of_table(found, place))
-    missing = [name for name in captions if name not in found.files]
-    if missing:
-        raise ValueError(
-            f"{found.root / tables[0]} names {len(missing):,} pictures that are not there, such as "
-            f"{missing[0]!r}; add them, or remove their lines"
-        )
-    if not tables:
-        texts = {name.rpartition(".")[0]: name for name in found.texts}
-        for name in found.files:
-            beside = texts.get(name.rpartition(".")[0])
-            if beside is not None:
-                captions[name] = _of_text(found, beside)
+    for place in found.tables:
+        base = place.rpartition("/")[2]
+        if base == TABLE:
+            named = _of_table(found, place)
+        elif COCO.fullmatch(base):
+            named = of_coco(found, place)
+        else:
+            continue
+        missing = [name for name in named if name not in found.files]
+        if missing:
+            raise ValueError(
+                f"{found.root / place} names {len(missing):,} pictures that are not there, such as "
+                f"{missing[0]!r}; add them, or remove their lines"
+            )
+        captions.update(named)
+    if not captions:
+        captions = _beside(found)
     captions = {name: texts for name, texts in captions.items() if texts}
     if not captions:
         raise ValueError(
             f"{found.root} has no captions; expected {TABLE} with 'file_name' and 'text' on each "
-            "line, or a .txt beside each picture"
+            "line, COCO's captions_SPLIT.json, or a .txt beside each picture"
         )
     return captions
 
@@ -58,36 +62,49 @@ def _of_table(found: Listing, place: str) -> dict[str, Texts]:
     """Returns the captions of one metadata.jsonl."""
     start = place[: -len(TABLE)]
     captions = {}
-    for number, line in enumerate(found.read(place, MAX_TABLE).splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            name, texts = entry["file_name"], entry["text"]
-        except (ValueError, RecursionError, KeyError, TypeError) as error:
+    for number, line in enumerate(text_of(found, place, MAX_TABLE).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{found.root / place}, line {number},"
+        entry = parsed(line, where)
+        name, texts = entry.get("file_name"), texts_in(entry, where)
+        if not isinstance(name, str) or texts is None:
             raise ValueError(
-                f"{found.root / place}, line {number}, is no JSON object with 'file_name' and "
-                f"'text' ({error})"
-            ) from error
-        texts = [texts] if isinstance(texts, str) else texts
-        if not isinstance(name, str) or not _are_texts(texts):
-            raise ValueError(
-                f"{found.root / place}, line {number}: expected a name, and a text or a list of "
-                f"texts; got {str(texts):.80}"
+                f"{where} is no JSON object with 'file_name' and one of {', '.join(KEYS)}: "
+                f"{line:.80}"
             )
-        captions[start + name] = tuple(text.strip() for text in texts if text.strip())
+        captions[start + name] = texts
     return captions
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+def _beside(found: Listing) -> dict[str, Texts]:
+    """Returns the captions in the files beside pictures; a .txt counts before a .json."""
+    names = {name.rpartition(".")[0]: name for name in found.files}
+    captions: dict[str, Texts] = {}
+    for place in sorted(found.texts, key=_is_json):
+        name = names.get(place.rpartition(".")[0])
+        if name is None:
+            found.passed.add("texts without a picture", place)
+        elif captions.get(name):
+            continue
+        elif _is_json(place):
+            where = str(found.root / place)
+            entry = parsed(text_of(found, place, MAX_TEXT), where)
+            captions[name] = texts_in(entry, where) or ()
+        else:
+            captions[name] = tuple(lines_of(text_of(found, place, MAX_TEXT)))
+    return captions
 
 
-def _of_text(found: Listing, place: str) -> Texts:
-    """Returns the captions of one .txt file."""
-    try:
-        lines = found.read(place, MAX_TEXT).decode().splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{found.root / place} is no text in UTF-8 ({error})") from error
-    return tuple(line.strip() for line in lines if line.strip())
+def _is_json(name: str) -> bool:
+    return name.lower().endswith(".json")
+
+
+@runtime_checkable
+class Table(Protocol):
+    """The captions of pictures by row; several threads may read them at once."""
+
+    def __getitem__(self, row: int, /) -> Texts: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,7 +115,8 @@ class Captioned(ImageDataset):
       train: examples for training.
       test: examples of the test split.
       rows: number of the row in `table` of each example, for "train" and "test".
-      table: the captions of every picture. One of several is drawn anew in every batch.
+      table: the captions of every picture. One of several is drawn anew in every batch, and
+        a picture without one has the empty caption.
       flip: whether a random half of the training images is mirrored.
       summary: see Summary.
     """
@@ -106,7 +124,7 @@ class Captioned(ImageDataset):
     train: Decoded
     test: Decoded
     rows: Mapping[str, np.ndarray]
-    table: Sequence[Texts]
+    table: Table
     flip: bool = False
     summary: Summary = Summary()
 
@@ -135,19 +153,25 @@ class Captioned(ImageDataset):
     def captions(self, split: str, num: int | None = None) -> list[str]:
         """Returns the first caption of each of `images` with the same arguments."""
         order = np.sort(np.random.default_rng(0).permutation(len(self.rows[split]))[:num])
-        return [self.table[row][0] for row in self.rows[split][order]]
+        return [_chosen(self.table[row], 0.0) for row in self.rows[split][order].tolist()]
 
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Rows]:
         """Yields batches with one caption of each picture; see Dataset.batches."""
         for rows in super().batches(seed, start, size, part):
-            texts = [self.table[row] for row in rows.cond["caption"]]
+            texts = [self.table[row] for row in rows.cond["caption"].tolist()]
             # A function of seed and number, so that any process and any start draws the same.
             turns = [np.random.default_rng((seed, int(i))).random() for i in rows.index]
-            chosen = [text[int(turn * len(text))] for text, turn in zip(texts, turns, strict=True)]
+            chosen = [_chosen(text, turn) for text, turn in zip(texts, turns, strict=True)]
             yield rows._replace(cond={"caption": as_array(chosen)})
 
     def without_images(self) -> Prompts:
         """Returns a dataset of all training captions, for data-free methods."""
-        return Prompts(self.spec, tuple(t for row in self.rows["train"] for t in self.table[row]))
+        rows = self.rows["train"].tolist()
+        return Prompts(self.spec, tuple(text for row in rows for text in self.table[row]))
+
+
+def _chosen(texts: Texts, turn: float) -> str:
+    """Returns one of the captions by a number in [0, 1); the empty one if there are none."""
+    return texts[int(turn * len(texts))] if texts else ""

@@ -16,6 +16,7 @@ from distill_jax.data.base import (
     Source,
     Summary,
     check,
+    has_images,
     summarise,
 )
 from distill_jax.data.prompts import captions_of
@@ -108,6 +109,10 @@ class Encoded:
     @property
     def num_labels(self) -> int:
         return self.source.num_labels
+
+    @property
+    def has_images(self) -> bool:
+        return has_images(self.source)
 
     @property
     def summary(self) -> Summary:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from distill_jax.data.images import MIN_IMAGES
-from distill_jax.data.listing import MAX_TABLE, Listing, Passed
+from distill_jax.data.listing import COCO, MAX_TABLE, Listing, Passed
 
 TRAIN = ("train", "training")
 TEST = ("val", "valid", "validation", "test", "testing")  # The first that is there is used.
@@ -58,6 +58,8 @@ def layout(found: Listing, by_prefix: bool = False) -> Layout:
       ValueError: for a folder of another layout, or with too few pictures.
     """
     _pass_over(found.passed, ".txt files", found.texts)
+    captions = (name for name in found.tables if COCO.fullmatch(name.rpartition("/")[2]))
+    _pass_over(found.passed, "files with captions", captions)
     folders = _splits(found)
     parts = [_part(found, folder, by_prefix) for folder in folders or [""]]
     classes = _ordered(set[str]().union(*(part.known for part in parts)))

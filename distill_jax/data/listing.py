@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import pathlib
+import re
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple
 from distill_jax.data.decoding import MAX_BYTES, SUFFIXES
 
 TABLES = ("dataset.json", "metadata.jsonl")  # Files that describe pictures; see data.layouts.
-MAX_TABLE = 2**28  # Limit of such a file in bytes; EDM's of ImageNet has 50 MB.
+MAX_TABLE = 2**28  # Limit of such a file in bytes; EDM's of ImageNet has 50 MB, COCO's 92 MB.
+COCO = re.compile(r"captions_(\w+)\.json")  # Annotations with captions; the name has the split's.
 MAX_DEPTH = 8  # Folders that are nested deeper are not opened.
 MAX_RATIO = 100  # Limit of the compression in a zip; that of pictures is near 1.
 
@@ -42,8 +44,8 @@ class Listing(NamedTuple):
       root: path of the folder or zip.
       files: number of bytes by name, the path below the root with "/", in alphabetical order.
       folders: names of the folders, in the same form.
-      tables: names of the files in TABLES.
-      texts: names of the .txt files, which may hold captions.
+      tables: names of the files in TABLES, and of COCO's captions.
+      texts: names of the .txt files, which may hold captions; in tars also of the .json files.
       passed: what was passed over; those who read the listing add to it.
       open: opens a file by name.
     """
@@ -105,15 +107,15 @@ def _walk(found: Listing, folder: pathlib.Path, prefix: str, above: tuple[Any, .
                 found.passed.add("folders named like pictures", name)
             _walk(found, folder / entry.name, f"{name}/", (*above, place))
         elif stat.S_ISREG(status.st_mode):
-            _add(found, name, status.st_size)
+            add(found, name, status.st_size)
         else:
             found.passed.add("pipes or devices", name)
 
 
-def _add(found: Listing, name: str, size: int) -> None:
-    """Adds a file, if it is a picture or a table."""
-    suffix = pathlib.PurePosixPath(name).suffix.lower()
-    if name.rpartition("/")[2] in TABLES:
+def add(found: Listing, name: str, size: int) -> None:
+    """Adds a file, if it is a picture, a table or a text."""
+    suffix, base = pathlib.PurePosixPath(name).suffix.lower(), name.rpartition("/")[2]
+    if base in TABLES or COCO.fullmatch(base):
         found.tables.append(name)
     elif suffix == ".txt":
         found.texts.append(name)
@@ -152,7 +154,7 @@ def _zipped(root: pathlib.Path) -> Listing:
         if info.is_dir():
             folders.add(name.rstrip("/"))
         else:
-            _add(found, name, info.file_size)
+            add(found, name, info.file_size)
     return found._replace(folders=[name for name in folders if name])
 
 

@@ -14,7 +14,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from distill_jax.data import decoding
 from distill_jax.data.base import Summary, check_labels
-from distill_jax.data.images import MIN_IMAGES, SIDE, Decoded, Encoded, ImageDataset, Stored
+from distill_jax.data.images import MIN_IMAGES, SIDE, Decoded, Encoded, ImageDataset
 from distill_jax.data.resizing import RESIZERS
 from distill_jax.data.tfds_folder import Prepared, all_names, misplaced, open_folder
 from distill_jax.runtime.options import choice, whole
@@ -59,7 +59,7 @@ class Tfds(ImageDataset):
 
     def __post_init__(self) -> None:
         data_dir = os.path.expanduser(self.data_dir)
-        self._prepared = _Prepared(self.dataset, data_dir, self.splits, self.num_labels)
+        self._prepared = Splits(self.dataset, data_dir, self.splits, self.num_labels)
         self.train, self.test = (
             Decoded(functools.partial(self._prepared.split, split), self.size, resize=self.resize)
             for split in self.splits
@@ -84,24 +84,38 @@ class Tfds(ImageDataset):
 
 
 @dataclasses.dataclass
-class _Prepared:
-    """A prepared dataset on disk, which is opened at its first use."""
+class Splits:
+    """A prepared dataset on disk, which is opened at its first use.
+
+    Attributes:
+      dataset: its name.
+      data_dir: directory of prepared datasets.
+      splits: training split and test split.
+      expected: the number of labels; None if it is unknown.
+      caption: the feature with the captions; "" for none. If it is given, labels are not read.
+    """
 
     dataset: str
     data_dir: str
     splits: tuple[str, str]
     expected: int | None
+    caption: str = ""
 
     @functools.cached_property
     def _found(self) -> tuple[Prepared, tuple[str, str | None]]:
         """The folder of the dataset, and the names of its image and label features."""
         found = _open(self.dataset, self.data_dir)
         image = _feature(found, "image", "image")
-        label = _feature(found, "label", "label")
+        label = None if self.caption else _feature(found, "label", "label")
         if image is None:
             raise ValueError(
                 f"dataset {self.dataset!r} has the features {', '.join(found.keys)}; expected an "
                 "image named 'image', or only one"
+            )
+        if self.caption and self.caption not in found.texts:
+            raise ValueError(
+                f"dataset {self.dataset!r} has no text {self.caption!r}; its texts are: "
+                f"{', '.join(found.texts) or 'none'}{suggestion(self.caption, found.texts)}"
             )
         if label is None and (self.expected or 0) > 1 and _has_number(found):
             label = "label"
@@ -125,10 +139,10 @@ class _Prepared:
         found, (_, label) = self._found
         return self._classes(found, label)
 
-    def split(self, name: str) -> Stored:
+    def split(self, name: str) -> "Records":
         """Opens a split, such as "train[:90%]"."""
         found, keys = self._found
-        return _Records(found, self.dataset, name, keys, self.num_labels)
+        return Records(found, self.dataset, name, keys, self.num_labels)
 
     @property
     def summary(self) -> Summary:
@@ -137,9 +151,12 @@ class _Prepared:
         names = found.features[label].names if label else ()
         classes = names or tuple(map(str, range(self.num_labels or 1)))
         notes = [f"version {found.version}", "upright by EXIF"]
-        if label is None and _has_number(found):
+        if self.caption:
+            notes.append(f"captions of {self.caption}")
+        elif label is None and _has_number(found):
             notes.append("its label is a whole number: set num_labels to use it")
-        digest = hashlib.sha256(repr((image, label, classes)).encode())
+        told = (self.caption,) if self.caption else ()
+        digest = hashlib.sha256(repr((image, label, classes, *told)).encode())
         for split in self.splits:
             for part in found.files(split):
                 size = epath.Path(part.filename).stat().length
@@ -213,7 +230,7 @@ def _check_split(prepared: Prepared, dataset: str, split: str, least: int) -> No
         )
 
 
-class _Records:
+class Records:
     """A split of a prepared dataset."""
 
     def __init__(
@@ -238,16 +255,21 @@ class _Records:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Encoded:
+        return self.example(index)[0]
+
+    def example(self, index: int, text: str = "") -> tuple[Encoded, list[bytes]]:
+        """Returns an image, and the content of the feature `text`, if it is given."""
         name = f"image {index} of {self._name}"
         try:
             features = tf_example_pb2.Example.FromString(self._records[index]).features.feature
             data = features[self._image].bytes_list.value[0]
             label = features[self._label].int64_list.value[0] if self._label else 0
+            texts = list(features[text].bytes_list.value) if text else []
         # Damaged files and records raise IndexError, DecodeError, RuntimeError, ...
         except Exception as error:
             raise ValueError(f"{name} cannot be read ({str(error):.300})") from error
         check_labels(label, self._num_labels, name)
-        return Encoded(data, label, name)
+        return Encoded(data, label, name), texts
 
     def check(self, index: int) -> None:
         """Raises ValueError or OSError for an image that cannot be read."""

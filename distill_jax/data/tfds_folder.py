@@ -54,6 +54,7 @@ class Prepared(NamedTuple):
       file_format: format of its files, such as "array_record".
       features: features of KINDS by key.
       keys: keys of all features.
+      texts: keys of the texts in examples, or of lists of them, such as "captions/text".
       splits: examples, files and slices of every split, see tfds.core.SplitInfo.
     """
 
@@ -62,6 +63,7 @@ class Prepared(NamedTuple):
     file_format: str
     features: dict[str, Feature]
     keys: tuple[str, ...]
+    texts: tuple[str, ...]
     splits: splits_lib.SplitDict
 
     def files(self, split: str) -> list[Any]:
@@ -92,7 +94,7 @@ def open_folder(dataset: str, data_dir: str) -> Prepared:
     if folder is None:
         raise NotFound(f"no folder of {dataset}")
     with _readable(f"the description in {folder}"):
-        features, keys = _features(folder)
+        features, entries = _features(folder)
         place = folder / "dataset_info.json"
         info = _read(place)
         file_format, version = info.get("fileFormat", "tfrecord"), info.get("version", "")
@@ -103,7 +105,8 @@ def open_folder(dataset: str, data_dir: str) -> Prepared:
             raise ValueError(f"{place} has no list of splits")
         name = _name(info.get("name"), place)
         splits = [_split(folder, name, _name(file_format, place), part) for part in parts]
-        return Prepared(folder, version, file_format, features, keys, splits_lib.SplitDict(splits))
+        known = features, tuple(entries), tuple(_texts(entries))
+        return Prepared(folder, version, file_format, *known, splits_lib.SplitDict(splits))
 
 
 def misplaced(dataset: str, data_dir: str) -> str:
@@ -146,13 +149,11 @@ def _read(path: epath.Path) -> dict[str, Any]:
     return content
 
 
-def _features(folder: epath.Path) -> tuple[dict[str, Feature], tuple[str, ...]]:
-    """Returns the features of KINDS, and the keys of all, in the order of the file."""
+def _features(folder: epath.Path) -> tuple[dict[str, Feature], dict[str, Any]]:
+    """Returns the features of KINDS, and the descriptions of all, in the order of the file."""
     place = folder / "features.json"
-    content = _read(place)
-    whole = content.get("featuresDict", content.get("features_dict"))
-    entries = whole.get("features") if isinstance(whole, dict) else None
-    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+    entries = _inner(_read(place))
+    if entries is None:
         raise ValueError(
             f"{place} has no features by name, as TFDS writes them since 4.5; prepare the dataset "
             "again"
@@ -165,14 +166,54 @@ def _features(folder: epath.Path) -> tuple[dict[str, Feature], tuple[str, ...]]:
             found[key] = _label(folder, key, entry)
         elif kind == "image" or (kind == "number" and _is_whole(entry)):
             found[key] = Feature(kind)
-    return found, tuple(entries)
+    return found, entries
+
+
+def _inner(entry: Any) -> dict[str, Any] | None:
+    """Returns the descriptions in that of a dict of features; None for another one."""
+    entry = entry if isinstance(entry, dict) else {}
+    whole = entry.get("featuresDict", entry.get("features_dict"))
+    found = whole.get("features") if isinstance(whole, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
+        return None
+    return found
+
+
+def _texts(entries: Mapping[str, Any], prefix: str = "", lists: int = 0) -> Iterator[str]:
+    """Yields the keys of texts, and of lists of texts, by descriptions of features."""
+    for key, entry in entries.items():
+        sequence = entry.get("sequence")
+        depth = lists + isinstance(sequence, dict)
+        if depth > 1:
+            continue  # Lists of lists are stored in another way.
+        part = sequence.get("feature") if isinstance(sequence, dict) else entry
+        if inner := _inner(part):
+            yield from _texts(inner, f"{prefix}{key}/", depth)
+        elif _is_text(part):
+            yield f"{prefix}{key}"
+
+
+def _is_text(entry: Any) -> bool:
+    """Returns whether a description is that of a text, or of a tensor of one string."""
+    if not isinstance(entry, dict):
+        return False
+    name, tensor = entry.get("pythonClassName", entry.get("python_class_name")), entry.get("tensor")
+    kind = name.rpartition(".")[2] if isinstance(name, str) else ""
+    if kind == "Text":
+        return True
+    return kind in ("Scalar", "Tensor") and isinstance(tensor, dict) and _one(tensor, "string")
+
+
+def _one(tensor: Mapping[str, Any], dtype: str) -> bool:
+    """Returns whether a tensor has no axes, and a type that matches."""
+    scalar = not (tensor.get("shape") or {}).get("dimensions")
+    return scalar and re.fullmatch(dtype, str(tensor.get("dtype"))) is not None
 
 
 def _is_whole(entry: Mapping[str, Any]) -> bool:
     """Returns whether a tensor is one integer."""
     tensor = entry.get("tensor", {})
-    scalar = isinstance(tensor, dict) and not (tensor.get("shape") or {}).get("dimensions")
-    return scalar and re.fullmatch(r"u?int(8|16|32|64)", str(tensor.get("dtype"))) is not None
+    return isinstance(tensor, dict) and _one(tensor, r"u?int(8|16|32|64)")
 
 
 def _label(folder: epath.Path, key: str, entry: Mapping[str, Any]) -> Feature:

@@ -1,6 +1,5 @@
 """Protocols that measure samples against a dataset, and real images for comparison."""
 
-import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from distill_jax.data import DATASETS, Dataset, Source
-from distill_jax.data.prompts import captions_of
+from distill_jax.data.prompts import captions_of, in_turn
 from distill_jax.data.tfds import Tfds
 from distill_jax.diffusion.pixels import normalise, to_uint8
 from distill_jax.diffusion.spec import has_captions, is_point
@@ -75,8 +74,7 @@ def prompts_for(data: Mapping[str, Any], num: int) -> list[str]:
         return []
     if own := OWN.get(data["name"]):
         return own.prompts(num)
-    captions = captions_of(dataset, "test", num)
-    return list(itertools.islice(itertools.cycle(captions), num))
+    return in_turn(captions_of(dataset, "test", num), num)
 
 
 def name_of(data: Mapping[str, Any], dataset: Dataset) -> str:

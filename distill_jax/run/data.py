@@ -8,14 +8,18 @@ import numpy as np
 from etils import epath
 
 from distill_jax.data import Dataset
-from distill_jax.data.base import Summary, check, summarise
+from distill_jax.data.base import Summary, check, has_images, summarise
 from distill_jax.data.decoding import ADVICE
+from distill_jax.data.encoded import Encoded
+from distill_jax.data.prompts import captions_of
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import absolute, read_json
 from distill_jax.runtime.text import printable
+from distill_jax.sampling.prompts import Text
 
 PATHS = ("path", "data_dir")  # Options of the package's datasets that are paths.
 MANY = 20_000  # Images that are opened in seconds.
+CAPTIONS = 100_000  # Number of captions whose length is checked.
 SHOWN = 8  # Number of names that a line shows.
 
 
@@ -34,20 +38,28 @@ def record(dataset: Dataset) -> dict[str, Any]:
     found = summarise(dataset)
     if not found.fingerprint:
         return {}
-    classes = len(found.classes)
-    return {"fingerprint": found.fingerprint, "counts": dict(found.counts), "classes": classes}
+    counts, classes = dict(found.counts), len(found.classes)
+    known = {"fingerprint": found.fingerprint, "counts": counts, "classes": classes}
+    return {**known, "captions": dict(found.captions)} if found.captions else known
 
 
 def show(name: str, dataset: Dataset) -> list[str]:
     """Returns what the data are, and what was passed over, in one or two lines."""
     found = summarise(dataset)
     counts = " + ".join(f"{count:,} {split}" for split, count in found.counts.items())
-    parts = [f"{counts} images" if counts else "", _classes(found), *found.notes]
+    kinds = [_captions(found) if found.captions else _classes(found)]
+    parts = [f"{counts} images" if counts else "", *kinds, *found.notes]
     lines = [f"data: {name}, {'; '.join(part for part in parts if part)}"]
     if found.passed:
         more = ["..."] if len(found.passed) > SHOWN else []
         lines.append(f"  passed over: {'; '.join([*found.passed[:SHOWN], *more])}")
     return [printable(line) for line in lines]
+
+
+def _captions(found: Summary) -> str:
+    number, different = found.captions["all"], found.captions["different"]
+    kind = "captions" if found.counts else "prompts without images"
+    return f"{number:,} {kind}, {different:,} different"
 
 
 def _classes(found: Summary) -> str:
@@ -71,6 +83,8 @@ def check_images(dataset: Dataset, known: Mapping[str, Any]) -> None:
       ValueError: for images that cannot be used, with their number and the first names.
     """
     total = sum(summarise(dataset).counts.values())
+    if not has_images(dataset):
+        return
     if known and known == record(dataset):
         for split in ("train", "test"):  # Fails before the training if data are missing.
             dataset.images(split, 1)
@@ -91,6 +105,23 @@ def check_images(dataset: Dataset, known: Mapping[str, Any]) -> None:
     if opened < total and total > MANY:
         logging.say(
             f"data: opened {opened:,} of them in time; others are opened when they are drawn"
+        )
+
+
+def say_cut(dataset: Dataset, conditioner: Text) -> None:
+    """Says how many captions the text encoder does not see whole, and what is cut of the first.
+
+    Training then causes no warning for each of them.
+    """
+    source = dataset.source if isinstance(dataset, Encoded) else dataset
+    # Captions that are not counted yet are read with their images.
+    num = CAPTIONS if summarise(source).captions else 1_000
+    texts = list(dict.fromkeys(captions_of(source, "train", num)))
+    notes = conditioner.notes(texts)
+    if notes:
+        logging.say(
+            f"data: {len(notes):,} of {len(texts):,} different captions are cut, or have unknown "
+            f"words: {notes[0]}"
         )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 
+from distill_jax.data.base import has_images
 from distill_jax.evaluation import compare, pictures
 from distill_jax.evaluation.protocols import prompts_for
 from distill_jax.models.build import matmul_precision
@@ -68,6 +69,8 @@ def _run(
     precision = matmul_precision(planned.config.matmul_precision)
     with logging.compilations(planned.workdir / "compilations.jsonl"), precision:
         fitted = finish_fits(planned, stop, lock)
+        if todo and planned.conditioner is not None:
+            data.say_cut(planned.dataset, planned.conditioner.conditioner)
         if todo:
             planned = fill_cache(planned, stop, lock)[0]
         for stage in todo:
@@ -126,7 +129,12 @@ def _checked(stop: Callable[[], bool], lock: Lock) -> Callable[[], bool]:
 
 
 def report(planned: Run, stop: Callable[[], bool], lock: Lock) -> bool:
-    """Writes the report of a run's finished stages; see compare.write_report."""
+    """Writes the report of a run's finished stages; see compare.write_report.
+
+    Data without images have no report, because there is nothing to compare with.
+    """
+    if not has_images(planned.dataset):
+        return False
     settings, given = planned.config.evaluate.to_dict(), (planned.layout, planned.parts)
     made = planned.workdir, lambda: planned.evaluator, settings, _checked(stop, lock)
     data, num = planned.config.data.to_dict(), settings["num_samples"]

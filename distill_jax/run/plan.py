@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from distill_jax import config as configs
 from distill_jax.data import DATASETS, Dataset
+from distill_jax.data.base import has_images
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.trained import SAMPLERS, Sampler, Trained, name_of
 from distill_jax.evaluation.feature_networks import find
@@ -40,6 +41,7 @@ from distill_jax.run.stages import (
     check_alike,
     check_base,
     check_conditions,
+    check_images,
     find_fake,
     find_network,
     find_roles,
@@ -129,6 +131,8 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     with within("config.conditioner"):
         conditioner = conditioner_fit(config.conditioner.to_dict(), workdir, images, codec)
     dataset = encoded(images, codec, conditioner)
+    if config.evaluate.every and not has_images(dataset):
+        raise ValueError("config.evaluate.every compares with images, and the data have none")
     if config.evaluate.features:
         find(config.evaluate.features)  # The report needs it at the end.
     layout = make_layout(config.mesh.to_dict(), devices)
@@ -186,6 +190,7 @@ def _plan_stage(
     if teacher is not None:
         check_alike(network_spec, teacher.network_spec, "teacher", ("schedule",))
         check_conditions(method, dataset.spec, teacher.network_spec.spec.data)
+    check_images(method, spec.method.name, dataset, teacher)
     frozen = teacher.network_spec if method.needs_teacher else None
     fake = any(phase.trains == "fake" for phase in method.phases)
     lookup(DISCRIMINATORS, "discriminator", method.discriminator, EVERYTHING)

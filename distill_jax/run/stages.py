@@ -7,6 +7,8 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from distill_jax.data import Dataset
+from distill_jax.data.base import has_images
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.diffusion.spec import DataSpec
@@ -149,6 +151,24 @@ def check_conditions(method: Method, mine: DataSpec, theirs: DataSpec) -> None:
         raise ValueError(
             "neither data nor teacher has conditions, so there is nothing to guide by; leave out "
             "w_range, w or kappa, or take data with labels"
+        )
+
+
+def check_images(method: Method, name: str, dataset: Dataset, teacher: Ancestor | None) -> None:
+    """Raises ValueError for data without images that do not fit the method or the teacher."""
+    if has_images(dataset):
+        return
+    if not method.data_free:
+        raise ValueError(
+            f"method {name!r} trains on images, and the data have prompts only; take data with "
+            "images, or a method without, such as boot and sid_lsg, and a finished teacher"
+        )
+    mine = dataset.spec.x.shape
+    if teacher is not None and mine != (theirs := teacher.network_spec.spec.shape):
+        raise ValueError(
+            f"the data stand for examples {'x'.join(map(str, mine))}, and the teacher draws "
+            f"{'x'.join(map(str, theirs))}; correct config.data.size and channels, or name the "
+            "teacher's codec"
         )
 
 

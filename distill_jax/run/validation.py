@@ -246,8 +246,9 @@ def claim(
         both = (flat(kept(tree)) for tree in (there, new))
         lines = [f"  {line}" for line in changes(*both)]
         kind = "another config" if lines else "other data"
-        if seen and data:
-            lines += [f"  {line}" for line in changes(flat(seen, "data"), flat(data, "data"))]
+        if seen and data:  # An older version may have recorded less.
+            now = {key: value for key, value in data.items() if key in seen}
+            lines += [f"  {line}" for line in changes(flat(seen, "data"), flat(now, "data"))]
         if lines and not force:
             raise ValueError(
                 f"{workdir} holds a run of {kind}:\n" + "\n".join(lines) + "\n"

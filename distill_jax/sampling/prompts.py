@@ -26,6 +26,7 @@ from distill_jax.typing import Tree
 
 BATCH = 64  # Prompts per call of the encoder.
 MEMORY = 2**28  # Bytes of encoded prompts that are kept.
+MAX_NOTES = 10  # Warnings of a conditioner, which may encode millions of prompts.
 
 
 class Encoded(NamedTuple):
@@ -56,6 +57,7 @@ class Text:
     empty: str = ""
     place: Callable[[np.ndarray], Any] = np.asarray
     _known: dict[str, Encoded | None] = dataclasses.field(default_factory=dict, repr=False)
+    _noted: list[str] = dataclasses.field(default_factory=list, repr=False)
 
     @property
     def null(self) -> dict[str, Any]:
@@ -65,7 +67,7 @@ class Text:
     def __call__(self, requests: Any, num: int) -> dict[str, Any]:
         """Returns the conditions of one prompt for all images, or one per image; see Conditioner.
 
-        A prompt that is cut, or has unknown words, causes a warning.
+        A prompt that is cut, or has unknown words, causes a warning; the first MAX_NOTES do.
 
         Raises:
           ValueError: for anything that is not a text, or not as many as images.
@@ -91,11 +93,19 @@ class Text:
             "text_mask": np.stack([row.mask for row in found]),
         }
 
+    def notes(self, prompts: Sequence[str]) -> list[str]:
+        """Returns a note for each prompt that is cut or has unknown words, instead of warnings."""
+        self._noted.extend([""] * MAX_NOTES)
+        return [notes[0] for prompt in prompts if (notes := self.tokenizer([prompt])[1])]
+
     def _encoded(self, prompts: Sequence[str]) -> dict[str, Encoded]:
         """Encodes at most BATCH prompts in one batch."""
         ids, notes = self.tokenizer([*prompts] + [""] * (BATCH - len(prompts)))
-        for note in notes:
+        for note in notes[: MAX_NOTES - len(self._noted)]:
             warnings.warn(note, stacklevel=4)
+        if len(self._noted) < MAX_NOTES <= len(self._noted) + len(notes):
+            warnings.warn("further prompts that are cut or unknown are not named", stacklevel=4)
+        self._noted.extend(notes[: MAX_NOTES - len(self._noted)])
         mask = mask_of(ids, self.tokenizer.end)
         text = np.asarray(_states(self.options, self.params, *map(self.place, (ids, mask))))
         return {prompt: Encoded(text[i], mask[i]) for i, prompt in enumerate(prompts)}

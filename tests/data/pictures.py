@@ -104,6 +104,33 @@ class Sounds(Pictures):
             yield i, {"number": i}
 
 
+class Told(Pictures):
+    """A TFDS dataset of pictures with captions in features of five kinds."""
+
+    FEATURES = {
+        "image": Pictures.FEATURES["image"],
+        "label": Pictures.FEATURES["label"],
+        "caption": tensorflow_datasets.features.Text(),
+        "plain": tensorflow_datasets.features.Scalar(np.str_),
+        "lines": tensorflow_datasets.features.Sequence(tensorflow_datasets.features.Text()),
+        # As in coco_captions.
+        "captions": tensorflow_datasets.features.Sequence({"text": np.str_, "id": np.int64}),
+        "told": tensorflow_datasets.features.FeaturesDict(
+            {"en": tensorflow_datasets.features.Text()}
+        ),
+    }
+
+    def _generate_examples(self, count, start=0):
+        for i, example in super()._generate_examples(count, start):
+            texts = [f"picture {i}", f"again {i}"]
+            told = {"caption": texts[0], "plain": texts[0], "told": {"en": texts[0]}}
+            several = {"lines": texts, "captions": [{"text": t, "id": 0} for t in texts]}
+            if i % 9 == 8:
+                several = {"lines": [], "captions": []}
+            example = {key: example[key] for key in ("image", "label")}
+            yield i, {**example, **told, **several}
+
+
 def write_tfds(root, builder=Pictures):
     """Prepares a dataset as a user does, in array_record, which needs no TensorFlow."""
     tensorflow_datasets.disable_progress_bar()

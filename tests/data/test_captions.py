@@ -77,7 +77,7 @@ def test_texts_beside_the_pictures_are_captions(tmp_path):
     texts = {f"{i:02d}.txt": f"picture {i}\n\nagain {i}\n" for i in range(40)}
     data = load(write(tmp_path, texts=texts))
     assert data.captions("test") == [f"picture {i}" for i in numbers(data.images("test").x)]
-    assert "80 different captions" in data.summary.notes
+    assert data.summary.captions == {"all": 80, "different": 80}
 
 
 def test_a_zip_is_read_like_its_folder(tmp_path):
@@ -112,9 +112,9 @@ def test_changed_captions_change_the_fingerprint(tmp_path):
     ("table", "message"),
     [
         (rows(names=[*NAMES, "40.png"]), "names 1 pictures that are not there, such as 'images/40"),
-        ([{"file_name": "images/00.png"}], "line 1, is no JSON object with 'file_name' and 'text'"),
-        ([{"file_name": 3, "text": "a"}], "line 1: expected a name, and a text or a list"),
-        ([{"file_name": "images/00.png", "text": [1]}], "expected a name, and a text or a list"),
+        ([{"file_name": "images/00.png"}], "line 1, is no JSON object with 'file_name' and one of"),
+        ([{"file_name": 3, "text": "a"}], "line 1, is no JSON object with 'file_name' and one of"),
+        ([{"file_name": "images/00.png", "text": [1]}], "line 1, has no text or list of texts in"),
         ([[1, 2]], "line 1, is no JSON object"),
         (rows(lambda i: "same"), "in the (train|test) split; expected at least"),
         (rows(lambda i: " "), "has no captions; expected metadata.jsonl"),
@@ -138,3 +138,63 @@ def test_both_designs_of_an_emoji_are_in_one_split():
     data = DATASETS["captioned_folder"](str(EMOJI), 64)
     assert data.summary.counts == {"train": 3450, "test": 372}
     assert not set(data.captions("train")) & set(data.captions("test"))
+
+
+def coco(root, names=NAMES, **changes):
+    """Writes COCO's annotations, two captions of every picture, beside the folder train2017."""
+    images = [{"id": 7 * i, "file_name": name} for i, name in enumerate(names)]
+    notes = [
+        {"image_id": 7 * i, "id": i, "caption": f"{text} {i}\n"}
+        for text in ("picture", "again")
+        for i in range(len(names))
+    ]
+    content = {"info": {}, "images": images, "annotations": notes, **changes}
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / "captions_train2017.json").write_text(json.dumps(content))
+    return root
+
+
+def test_annotations_of_coco_have_the_captions(tmp_path):
+    (write(tmp_path) / "images").rename(tmp_path / "train2017")
+    data = load(coco(tmp_path))
+    assert data.captions("train") == [f"picture {i}" for i in numbers(data.images("train").x)]
+    assert data.summary.captions == {"all": 80, "different": 80}
+    assert data.summary.passed == []
+    (tmp_path / "annotations" / "captions_val2017.json").write_text(
+        json.dumps({"images": [], "annotations": []})
+    )
+    note = "1 without the pictures of a folder val2017 (annotations/captions_val2017.json)"
+    assert load(tmp_path).summary.passed == [note]
+    images = DATASETS["folder"](str(tmp_path), 8)
+    assert "2 files with captions (annotations/captions_train2017.json)" in images.summary.passed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": [*NAMES, "x.png"]}, "names 1 pictures that are not there, such as 'train2017/x"),
+        ({"images": None}, "captions_train2017.json is no COCO annotations; expected 'images'"),
+        ({"images": [{"id": 1}]}, "is no COCO annotations; expected 'images'"),
+        ({"annotations": [{"image_id": "1", "caption": "a"}]}, "is no COCO annotations"),
+        ({"annotations": [{"image_id": 5, "caption": "a"}]}, "has a caption of image 5, which is"),
+    ],
+)
+def test_bad_annotations_of_coco_are_one_message(tmp_path, changes, message):
+    (write(tmp_path) / "images").rename(tmp_path / "train2017")
+    with pytest.raises(ValueError, match=message):
+        load(coco(tmp_path, **changes))
+
+
+def test_texts_may_have_any_line_ends_and_a_byte_order_mark(tmp_path):
+    texts = {f"{i:02d}.txt": f"\ufeffpicture {i}\r\nagain\u2028{i}\r" for i in range(40)}
+    data = load(write(tmp_path, texts=texts))
+    assert data.captions("train") == [f"picture {i}" for i in numbers(data.images("train").x)]
+    assert data.summary.captions == {"all": 80, "different": 80}
+
+
+def test_pictures_that_cannot_be_read_may_be_passed_over_though_a_table_names_them(tmp_path):
+    write(tmp_path, rows())
+    (tmp_path / "images" / "03.png").write_bytes(b"no picture")
+    data = load(tmp_path, skip_unreadable=True)
+    assert sum(data.summary.counts.values()) == 39
+    assert data.summary.passed == ["1 unreadable pictures (images/03.png)"]

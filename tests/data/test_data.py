@@ -13,7 +13,10 @@ from distill_jax.diffusion.spec import image_data
 DIGITS = DATASETS["digits"]()
 
 
-@pytest.fixture(params=sorted({*DATASETS} - {"shapes", "captioned_folder"}))  # They have captions.
+CAPTIONED = {"captioned_folder", "captioned_tfds", "prompts", "shapes"}
+
+
+@pytest.fixture(params=sorted({*DATASETS} - CAPTIONED))
 def data(request, pictures, prepared):
     """Every dataset in a small size."""
     options = {

@@ -9,7 +9,7 @@ import pytest
 from distill_jax.data import DATASETS
 from distill_jax.diffusion.spec import image_data
 from distill_jax.run.text_encoder import fit
-from distill_jax.sampling.prompts import Text, WordEncoder, mask_of
+from distill_jax.sampling.prompts import MAX_NOTES, Text, WordEncoder, mask_of
 
 KIND = WordEncoder(width=16, layers=1, heads=2, length=6, updates=150, batch=16)
 CAPTIONS = ["a red circle", "a blue circle", "a blue square", "a red square"]
@@ -72,6 +72,21 @@ def test_long_prompts_are_cut_and_unknown_words_named(text):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fresh("A RED Circle", 1)
+
+
+def test_of_many_prompts_that_are_cut_the_first_are_named(text):
+    fresh, long = KIND.load(text.params, WORDS), [f"a red circle a blue {i}" for i in range(30)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fresh(long, 30)
+        fresh(["a blue square a red circle"], 1)
+    assert len(caught) == MAX_NOTES + 1
+    assert str(caught[-1].message).startswith("further prompts")
+    quiet = KIND.load(text.params, WORDS)
+    assert len(quiet.notes([*long, "a red circle"])) == 30
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quiet(long, 30)
 
 
 @pytest.mark.parametrize("prompt", [None, 3, ["a red circle"], ["a", 2], [None, None]])
