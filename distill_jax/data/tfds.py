@@ -174,7 +174,8 @@ def _open(dataset: str, data_dir: str) -> Prepared:
     except NotFound:
         names = all_names()
     except ValueError as error:
-        raise ValueError(f"dataset {dataset!r}: {error}") from error
+        # Messages of TFDS may have many lines.
+        raise ValueError(f"dataset {dataset!r}: {' '.join(str(error).split())}") from error
     if parent := misplaced(dataset, data_dir):
         raise ValueError(
             f"data_dir {data_dir} lies within the dataset {dataset!r}; give the directory that "

@@ -107,6 +107,12 @@ def test_a_caption_of_other_bytes_is_found_by_the_check(root, monkeypatch):
     assert "has a caption that is no UTF-8" in problems[0]
 
 
+def test_a_name_that_is_none_is_one_line(root):
+    with pytest.raises(ValueError, match="^dataset '/etc/passwd': .*") as caught:
+        DATASETS["captioned_tfds"]("/etc/passwd", 8, "caption", str(root))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("entry", [3, {}, {"feature": 3}, {"feature": {"sequence": {}}}, None])
 def test_descriptions_of_sequences_may_be_anything(root, tmp_path, entry):
     folder = tmp_path / "told" / "1.0.0"

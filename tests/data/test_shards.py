@@ -1,7 +1,9 @@
 """Tests of WebDataset's tars of pictures with captions."""
 
+import collections
 import io
 import json
+import random
 import tarfile
 
 import numpy as np
@@ -236,6 +238,30 @@ def test_a_damaged_shard_is_one_message_or_passed_over(tmp_path, kind):
     assert set(check(data)) >= {*range(20), *range(30, 40)}
     note = "1 damaged tars, from where they are damaged (00002.tar)"
     assert note in data.summary.passed
+
+
+def test_mutated_tars_are_members_within_the_file_or_one_message(tmp_path):
+    whole, rng = (
+        write(tmp_path / "x.tar", [("a" * 120, b"x" * 700)] * 3).read_bytes(),
+        random.Random(0),
+    )
+    found = collections.Counter()
+    for _ in range(500):
+        content = bytearray(whole)
+        block = 512 * rng.randrange(len(whole) // 512)
+        content[block + rng.choice((rng.randrange(512), 124, 156))] = rng.choice((0, 49, 120, 255))
+        header = content[block : block + 512]
+        header[148:156] = b" " * 8
+        content[block + 148 : block + 156] = f"{sum(header):06o}\0 ".encode()  # A right checksum.
+        (tmp_path / "y.tar").write_bytes(content)
+        try:
+            for member in members(tmp_path / "y.tar"):
+                assert member.start + member.size <= len(content)
+            found["members"] += 1
+        except ValueError as error:
+            assert str(error).startswith(f"{tmp_path}/y.tar is ")
+            found["message"] += 1
+    assert min(found["members"], found["message"]) > 50
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,17 @@ def test_a_changed_dataset_is_refused_unless_forced(tmp_path):
     assert data.read_record(run.workdir) == changed
 
 
+def test_a_run_whose_record_has_no_captions_yet_goes_on(tmp_path):
+    run = planned(write_folder(tmp_path / "data"), tmp_path / "run")
+    old = data.record(run.dataset)
+    claim(run.workdir, run.config, False, old)
+    new = {**old, "captions": {"all": 3, "different": 2}}
+    claim(run.workdir, run.config, False, new)
+    assert data.read_record(run.workdir) == new
+    with pytest.raises(ValueError, match="data.captions.all: 3 there, 4 now"):
+        claim(run.workdir, run.config, False, {**new, "captions": {"all": 4, "different": 2}})
+
+
 def test_a_run_without_a_record_of_its_data_goes_on(tmp_path):
     root, workdir = write_folder(tmp_path / "data"), tmp_path / "run"
     run = planned(root, workdir)
