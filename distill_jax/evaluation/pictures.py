@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL.PngImagePlugin import PngInfo
 
 from distill_jax.data import Dataset, Source
-from distill_jax.data.prompts import captions_of, in_turn
+from distill_jax.data.prompts import captions_of
 from distill_jax.diffusion.pixels import normalise, to_uint8
 from distill_jax.diffusion.spec import is_point
 from distill_jax.runtime import distributed
@@ -97,9 +97,8 @@ def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset:
         _draw_points(student, path, strengths, dataset.images("test", 2000).x)
         return
     columns = min(student.num_classes, 10) or 10
-    prompts = None
-    if student.takes_prompts:
-        prompts = in_turn(captions_of(dataset, "test", columns), columns)
+    prompts = captions_of(dataset, "test", columns) if student.takes_prompts else None
+    columns = len(prompts or range(columns))
     rows = [student.sample(jax.random.key(0), columns, prompts, w) for w in strengths]
     save_grid(path, np.concatenate([distributed.allgather(row) for row in rows]), columns)
 
