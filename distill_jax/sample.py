@@ -25,7 +25,6 @@ from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import loading
 from distill_jax.sampling.batched import Draw
 from distill_jax.sampling.student import Student
-from distill_jax.storage import checkpoint
 
 
 def define_flags() -> None:
@@ -121,20 +120,10 @@ def _drawing(student: Student, values: Any, done: int = 0) -> Iterator[Draw]:
 
 def _made(student: Student, values: Any) -> dict[str, Any]:
     """Returns how the images are made, for the protocol of numbers that are measured on them."""
-    sampler, guidance = student.sampler(values.num_steps), student.trained.guidance
-    w = values.w
-    if w is None:
-        w = guidance.fixed_w if guidance.w_range is None else guidance.w_range[0]
-    name = "ancestral" if values.variance is not None else type(sampler).__name__.lower()
-    print_of = checkpoint.fingerprint(student.directory) if student.directory else 0
     names = ("variance", "label", "prompt", "prompts", "negative_prompt")
     optional = {name: getattr(values, name) for name in names}
     return {
-        "stage": student.manifest.stage,
-        "weights": f"{print_of:08x}",
-        "sampler": name,
-        "steps": int(sampler.num_steps),
-        "w": float(w),
+        **pictures.made_by(student, values.w, values.num_steps, values.variance),
         "seed": values.seed,
         **{key: value for key, value in optional.items() if value is not None},
     }

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -17,7 +18,9 @@ from distill_jax.config import pipeline as pipeline_of
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.noise import noise_of
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
+from distill_jax.diffusion.schedule import add_noise
 from distill_jax.diffusion.spec import image_spec
+from distill_jax.diffusion.trained import Renoise
 from distill_jax.evaluation import compare
 from distill_jax.methods import METHODS
 from distill_jax.models.build import initial_params
@@ -163,6 +166,76 @@ def test_a_network_without_labels_and_w_is_edited_without_them():
         editing.style(student, student, X, None, 3)
 
 
+@pytest.mark.parametrize("shape", [(4, 4), (8,), (8, 8, 3), (3, 8, 8, 1), (1, 4, 8, 8, 1)])
+def test_a_mask_of_another_size_than_the_images_is_refused(decoder, shape):
+    message = r"the images are of shape \(8, 8, 1\); expected \(8, 8\), or \(4, 8, 8, 1\) for a"
+    with pytest.raises(ValueError, match=message):
+        decoder.inpaint(0, X, np.ones(shape), 3, 1.0)
+
+
+def test_each_image_may_have_a_mask_and_a_seed_is_a_key(decoder):
+    masks = np.stack([LEFT, LEFT, 1 - LEFT, 1 - LEFT])[..., None]
+    y = decoder.inpaint(0, X, masks, LABEL, 1.0)
+    np.testing.assert_array_equal(y[:2], editing.inpaint(decoder, KEY, X, LEFT, LABEL, 1.0)[:2])
+    np.testing.assert_array_equal(y[2:, :, :4], X[2:, :, :4])
+    again = decoder.img2img(0, X, 1, LABEL, 1.0)
+    np.testing.assert_array_equal(again, editing.sdedit(decoder, KEY, X, 1, LABEL, 1.0))
+
+
+def test_translation_from_an_earlier_time_keeps_more(encoder, decoder, teacher):
+    full = decoder.translate(encoder, X, LABEL, 8, 1.0)
+    np.testing.assert_array_equal(full, editing.style(encoder, decoder, X, LABEL, 8, 1.0))
+    np.testing.assert_allclose(decoder.translate(encoder, X, LABEL, 8, 1.0, 2), full, atol=1e-4)
+    near = decoder.translate(encoder, X, LABEL, 8, 1.0, 1)
+    assert np.abs(near - X).mean() < np.abs(full - X).mean()
+    fine = teacher.with_sampler(teacher.sampler(64))
+    same = fine.translate(fine, X, LABEL, LABEL, start=8)
+    assert np.abs(same - X).mean() < 0.02
+
+
+def test_a_time_that_only_one_network_knows_is_refused(encoder, decoder, teacher):
+    with pytest.raises(ValueError, match="start is 3; expected 1 to 2"):
+        decoder.translate(encoder, X, LABEL, 8, 1.0, 3)
+    with pytest.raises(ValueError, match="start is 1 of 2 steps, which is between two of the enc"):
+        odd = teacher.with_sampler(teacher.sampler(3))
+        decoder.translate(odd, X, LABEL, 8, 1.0, 1)
+    with pytest.raises(ValueError, match="this student only decodes"):
+        decoder.translate(decoder, X, LABEL, 8, 1.0, 1)
+    small = dataclasses.replace(
+        teacher, manifest=manifest_of(METHODS["diffusion"](), (4, 4, 1), 10)
+    )
+    with pytest.raises(ValueError, match="take both from one run"):
+        decoder.translate(small, X[:, :4, :4], LABEL, 8, 1.0, 1)
+
+
+def renoising(student, times, resolutions=()):
+    """Returns the network as a generator of few calls, such as a DMD2 stage."""
+    return student.with_sampler(Renoise(times, resolutions))
+
+
+def test_students_that_renoise_are_edited_with_calls_at_their_own_times(decoder):
+    student = renoising(decoder, (1.0, 0.5))
+    y = student.img2img(0, X, 1, 3, 1.0)
+    eps = noise_of(KEY, 0, 4, (8, 8, 1))
+    half = jnp.full(4, 0.5)
+    z = add_noise(student.network_spec.schedule, X, eps, half)
+    cond = {"label": jnp.full(4, 3), "w": jnp.ones(4)}
+    with student.precision():
+        expected = jnp.clip(student.denoise(z, half, cond).x, -1, 1)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    y = student.inpaint(0, X, LEFT, 3, 1.0)
+    np.testing.assert_array_equal(y[:, :, 4:], X[:, :, 4:])
+    hidden = jnp.where(LEFT[..., None] > 0, 9.0, X)
+    np.testing.assert_array_equal(student.inpaint(0, hidden, LEFT, 3, 1.0), y)
+    np.testing.assert_allclose(
+        student.inpaint(0, X, np.ones((8, 8)), 3, 1.0)[:2],
+        student.inpaint(0, X[:2], np.ones((8, 8)), 3, 1.0),
+        atol=1e-5,
+    )
+    with pytest.raises(ValueError, match="or calls that renoise at one resolution"):
+        renoising(decoder, (1.0, 0.5), (4, 8)).img2img(0, X, 1, 3, 1.0)
+
+
 def test_psnr_counts_decibels_per_image():
     y = X + np.asarray([0.02, 0.2, 2.0, 0.2]).reshape(4, 1, 1, 1)
     np.testing.assert_allclose(editing.psnr(X, y), [40, 20, 0, 20], atol=1e-3)
@@ -207,26 +280,33 @@ def test_sdedit_begins_at_a_step_of_the_student(workdir, tmp_path):
     assert code == 0, stderr
     assert np.load(out).shape == (6, 8, 8, 1)
     message = one_message(*run(*command, "--strength=0.3"))
-    assert "--strength=0.3 is no k / 2; choose among 0.5, 1" in message
+    assert "--strength=0.3 is no time of the student's 2 steps; choose among 0.5, 1" in message
 
 
 def test_an_unknown_task_is_one_message():
     message = one_message(*run("edit", "stile"))
-    assert "unknown task 'stile'; known: inpaint, roundtrip, sdedit, style; did you" in message
+    assert (
+        "unknown task 'stile'; known: img2img, inpaint, roundtrip, sdedit, style; did you"
+        in message
+    )
 
 
 def test_masks_are_the_half_or_square_to_draw(tmp_path):
     assert LEFT[:, :4].all()
     assert not LEFT[:, 4:].any()
     np.testing.assert_array_equal(edit.read_mask("right", (8, 8, 1)), 1 - LEFT)
+    np.testing.assert_array_equal(edit.read_mask("top", (8, 8, 1)), LEFT.T)
+    np.testing.assert_array_equal(edit.read_mask("bottom", (8, 8, 1)), 1 - LEFT.T)
     center = edit.read_mask("center", (8, 8, 3))
     assert center.sum() == center[2:6, 2:6].sum() == 16
     np.save(tmp_path / "m.npy", np.eye(8) * 7)
     np.testing.assert_array_equal(edit.read_mask(str(tmp_path / "m.npy"), (8, 8, 1)), np.eye(8))
-    with pytest.raises(ValueError, match=r"is of shape \(8, 8\); expected \(4, 4\)"):
+    Image.fromarray(np.uint8(LEFT * 255)).save(tmp_path / "m.PNG")
+    np.testing.assert_array_equal(edit.read_mask(str(tmp_path / "m.PNG"), (8, 8, 1)), LEFT)
+    with pytest.raises(ValueError, match=r"is of shape \(8, 8\); the images are 4x4: expected"):
         edit.read_mask(str(tmp_path / "m.npy"), (4, 4, 1))
-    with pytest.raises(ValueError, match="--mask=top is none of left, right, center and no FILE"):
-        edit.read_mask("top", (8, 8, 1))
+    with pytest.raises(ValueError, match="--mask=up is none of left, right, top, bottom, center a"):
+        edit.read_mask("up", (8, 8, 1))
 
 
 def test_images_are_read_from_an_array_or_a_folder(tmp_path):

@@ -1,5 +1,6 @@
 """Tests of the road from captions to edits: configs/shapes_guided.py, small, and commands."""
 
+import dataclasses
 import json
 import shutil
 
@@ -12,12 +13,15 @@ from etils import epath
 from distill_jax.config import pipeline as pipeline_of
 from distill_jax.config import stage
 from distill_jax.data import scenes
+from distill_jax.diffusion.denoiser import guided
+from distill_jax.diffusion.trained import Guidance
 from distill_jax.evaluation import adherence, beside, compare, records
 from distill_jax.evaluation.protocols import make_evaluator, prompts_for
 from distill_jax.run import pipeline, plan
 from distill_jax.run.lock import hold
 from distill_jax.sampling import editing
 from distill_jax.sampling.loading import load
+from distill_jax.storage import checkpoint
 from tests import forks
 from tests.test_configs import load_config
 
@@ -119,15 +123,129 @@ def test_edits_take_prompts(run, student, teacher):
     scene = scenes.parse(PROMPT)
     x = scenes.draw([scene] * 2, np.random.default_rng(0)) / 127.5 - 1
     few = load(run.workdir / "s02_n0004")
-    y = editing.sdedit(few, jax.random.key(0), x, 2, "a green cross", 1.0)
+    y = few.img2img(0, x, 2, "a green cross", 1.0)
     assert y.shape == x.shape
     mask = np.zeros((16, 16), np.float32)
     mask[3:9, 5:] = 1
-    y = np.asarray(editing.inpaint(few, jax.random.key(0), x, mask, "a green cross", 1.0))
+    y = np.asarray(few.inpaint(0, x, mask, "a green cross", 1.0))
     np.testing.assert_array_equal(y[:, mask == 0], np.float32(x)[:, mask == 0])
     assert np.abs(y - x)[:, mask == 1].max() > 0.01
-    z = editing.style(teacher, student, x, PROMPT, "a green cross above a blue square", 1.0, 2)
-    assert z.shape == x.shape
+    other = "a green cross above a blue square"
+    assert editing.style(teacher, student, x, PROMPT, other, 1.0, 2).shape == x.shape
+    assert student.translate(teacher, x, PROMPT, other, 1.0).shape == x.shape
+    kept = np.asarray(teacher.translate(teacher, x, PROMPT, PROMPT, start=2))
+    assert np.abs(kept - x).mean() < 0.1
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Returns a folder with two pictures of 16x16."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, x in enumerate(scenes.draw([scenes.parse(PROMPT)] * 2, np.random.default_rng(0))):
+        PIL.Image.fromarray(x).save(folder / f"{i}.png")
+    return folder
+
+
+SOURCE = f"--source_prompt={PROMPT}"
+
+
+@pytest.mark.parametrize(
+    ("task", "stage", "flags", "facts"),
+    [
+        ("img2img", "s02_n0004", ["--strength=0.5"], {"strength": "0.5", "steps": "4"}),
+        (
+            "img2img",
+            "s03_n0002",
+            ["--strength=0.5", "--encoder=s01_guided", SOURCE],
+            {"strength": "0.5", "steps": "2", "source_prompt": PROMPT},
+        ),
+        (
+            "style",
+            "s04_n0001",
+            ["--encoder=s01_guided", "--source_prompt="],
+            {"steps": "1", "source_prompt": ""},
+        ),
+        ("inpaint", "s02_n0004", ["--mask=MASK.png"], {"steps": "4", "mask": "MASK.png"}),
+        (
+            "img2img",
+            "s00_teacher",
+            ["--num_steps=8", "--strength=0.25", "--negative_prompt=a cyan cross"],
+            {"steps": "8", "negative_prompt": "a cyan cross"},
+        ),
+    ],
+)
+def test_edits_write_how_they_were_made(run, tmp_path, pictures, task, stage, flags, facts):
+    mask, out = np.zeros((16, 16), np.uint8), tmp_path / "made" / "x.png"
+    mask[:, 8:] = 255
+    PIL.Image.fromarray(mask).save(tmp_path / "MASK.png")
+    places = {"MASK": str(tmp_path / "MASK"), "s01": str(run.workdir / "s01")}
+    for name, path in places.items():
+        flags = [flag.replace(name, path) for flag in flags]
+        facts = {key: fact.replace(name, path) for key, fact in facts.items()}
+    given = [f"--student={run.workdir / stage}", f"--images={pictures}", "--w=1", "--seed=7"]
+    given += ["--prompt=a green circle above a blue square", f"--out={out}"]
+    code, _, stderr = forks.run("distill_jax.edit", task, *given, *flags)
+    assert code == 0, stderr
+    found = PIL.Image.open(out).text
+    print_of = checkpoint.fingerprint(run.workdir / stage / "final")
+    expected = {"task": task, "stage": stage, "seed": "7", "w": "1.0", **facts}
+    expected |= {"prompt": given[4].partition("=")[2], "weights": f"{print_of:08x}"}
+    assert expected.items() <= found.items()
+    assert ("encoder" in found) == any("--encoder" in flag for flag in flags)
+
+
+@pytest.mark.parametrize(
+    ("task", "stage", "flags", "message"),
+    [
+        ("img2img", "s02_n0004", ["--strength=0.4"], "choose among 0.25, 0.5, 0.75, 1"),
+        (
+            "img2img",
+            "s02_n0004",
+            ["--negative_prompt=b"],
+            "part of this student's weights, which a negative prompt cannot change; sample the",
+        ),
+        ("img2img", "s02_n0004", ["--encoder=s01_guided"], "--source_prompt is needed with --im"),
+        (
+            "img2img",
+            "s02_n0004",
+            ["--encoder=s01_guided", SOURCE, "--num_steps=6", "--strength=0.25"],
+            "start is 1 of 4 steps, which is between two of the encoder's 6",
+        ),
+        ("style", "s04_n0001", [SOURCE], "only decodes; encode with the encoder stage"),
+        ("inpaint", "s02_n0004", ["--mask=MASK.png"], "shape (4, 4); the images are 16x16: exp"),
+        ("inpaint", "s02_n0004", ["--mask=GONE.png"], "GONE.png"),
+    ],
+)
+def test_wrong_edits_are_one_message(run, tmp_path, pictures, task, stage, flags, message):
+    PIL.Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "MASK.png")
+    places = {"MASK": tmp_path / "MASK", "GONE": tmp_path / "GONE", "s01": run.workdir / "s01"}
+    for name, path in places.items():
+        flags = [flag.replace(name, str(path)) for flag in flags]
+    given = [
+        f"--student={run.workdir / stage}",
+        f"--images={pictures}",
+        "--w=1",
+        "--prompt=a cross",
+    ]
+    code, _, stderr = forks.run(
+        "distill_jax.edit", task, *given, f"--out={tmp_path / 'x.png'}", *flags
+    )
+    assert code == 1, stderr
+    assert message in stderr.replace("\n", " ")
+    assert "Traceback" not in stderr
+
+
+def test_guidance_on_top_of_guidance_is_refused(student):
+    with pytest.raises(ValueError, match="guidance on top of guidance"):
+        z, t = jax.numpy.zeros((1, *student.shape)), jax.numpy.ones(1)
+        cond, _ = student.conditions(1, PROMPT, 1.0)
+        guided(student.denoiser, 1.0, {})(z, t, cond)
+    fixed = student.trained._replace(guidance=Guidance(fixed_w=1.5))
+    manifest = dataclasses.replace(student.manifest, trained=fixed)
+    with pytest.raises(ValueError, match=r"guidance of w = 1.5 is in its weights already; leave w"):
+        dataclasses.replace(student, manifest=manifest).img2img(
+            0, np.zeros((1, 16, 16, 3)), 1, "", 2.0
+        )
 
 
 def test_commands_take_prompts_and_write_them_into_pictures(run, tmp_path):

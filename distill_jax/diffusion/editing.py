@@ -1,14 +1,16 @@
-"""Editing of images with DDIM: functions of a denoiser, an image and noise.
+"""Editing of images: functions of a denoiser, an image and noise.
 
-The grid of times and the traced number of steps are the same as in samplers.ddim.
+The grid of times and the traced number of steps are the same as in samplers.ddim; `renoise` takes
+the times of samplers.renoise.
 """
 
 import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Denoiser
-from distill_jax.diffusion.samplers import ddim_step, falling, walk
-from distill_jax.diffusion.schedule import add_noise
+from distill_jax.diffusion.noise import step_noise
+from distill_jax.diffusion.samplers import ddim_step, falling, rising, walk
+from distill_jax.diffusion.schedule import add_noise, expand
 from distill_jax.typing import Cond, Image, Time
 
 Count = jax.Array | int
@@ -31,7 +33,56 @@ def sdedit(
       start: network calls, 1 to N; few calls keep more of x, N calls keep nothing of it.
     """
     z = add_noise(denoiser.schedule, x, eps, _time(start, num_steps, x))
-    return walk(denoiser, z, cond, falling(num_steps, start), start)
+    return resume(denoiser, z, cond, num_steps, start)
+
+
+def encode(denoiser: Denoiser, x: Image, cond: Cond, num_steps: Count, stop: Count) -> Image:
+    """Returns z_t at t = stop / num_steps on the path of reverse DDIM from x, see ddim_encode."""
+    return walk(denoiser, x, cond, rising(num_steps), stop)
+
+
+def resume(denoiser: Denoiser, x: Image, cond: Cond, num_steps: Count, start: Count) -> Image:
+    """Samples from a given x = z_t at t = start / num_steps down to 0 with DDIM."""
+    return walk(denoiser, x, cond, falling(num_steps, start), start)
+
+
+def renoise(
+    key: jax.Array,
+    denoiser: Denoiser,
+    x: Image,
+    mask: jax.Array,
+    eps: Image,
+    cond: Cond,
+    times: jax.Array,
+) -> Image:
+    """Edits with a generator of few steps: samplers.renoise, but from x, and with a known part.
+
+        z_t = alpha_t x + sigma_t eps at the first t
+        y = mask x(z_t, t) + (1 - mask) x,   z_s = alpha_s y + sigma_s noise
+
+    With mask = 1 it is SDEdit; else it is inpainting, with x = 0 where mask is 1.
+
+    Args:
+      key: key of the noise after the first call, one or one per image.
+      denoiser: the generator.
+      x: images (b, *s).
+      mask: 0 or 1, broadcasts against x.
+      eps: standard normal noise of the shape of x.
+      cond: the conditions of every call.
+      times: times of the calls (calls,), falling.
+    """
+    schedule = denoiser.schedule
+    ends = jnp.concatenate([times, jnp.zeros(1, times.dtype)])
+
+    def step(i: jax.Array, z: Image) -> Image:
+        t, s = (jnp.broadcast_to(ends[j], z.shape[:1]) for j in (i, i + 1))
+        y = jnp.where(mask > 0, denoiser(z, t, cond).x, x)
+        noisy = add_noise(schedule, y, step_noise(key, i + 1, y), s)
+        return jnp.where(expand(s, y) > 0, noisy, y)
+
+    z = add_noise(schedule, x, eps, jnp.broadcast_to(ends[0], x.shape[:1]))
+    y = jax.lax.fori_loop(0, len(times), step, z)
+    return jnp.clip(y, -1.0, 1.0) if denoiser.bounded else y
 
 
 def inpaint(

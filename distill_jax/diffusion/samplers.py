@@ -112,11 +112,7 @@ def ddim_encode(denoiser: Denoiser, x: Image, cond: Cond, num_steps: jax.Array |
     Returns:
       z_1 / sigma(1), the noise that `ddim` takes.
     """
-
-    def rising(i: Time) -> tuple[Time, Time]:
-        return i / num_steps, (i + 1) / num_steps
-
-    z = walk(denoiser, x, cond, rising, num_steps)
+    z = walk(denoiser, x, cond, rising(num_steps), num_steps)
     return z / denoiser.schedule.sigma(jnp.ones((), x.dtype))
 
 
@@ -157,6 +153,11 @@ def falling(
     """Returns the grid of steps of length 1 / N down from t = start / N, by default from 1."""
     first = num_steps if start is None else start
     return lambda i: ((first - i) / num_steps, (first - i - 1) / num_steps)
+
+
+def rising(num_steps: jax.Array | int) -> Callable[[Time], tuple[Time, Time]]:
+    """Returns the grid of steps of length 1 / N up from t = 0."""
+    return lambda i: (i / num_steps, (i + 1) / num_steps)
 
 
 def ancestral(

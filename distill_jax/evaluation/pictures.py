@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +19,25 @@ from distill_jax.runtime import distributed
 from distill_jax.runtime.files import replace
 from distill_jax.sampling.conditioners import Labels
 from distill_jax.sampling.student import Student
+from distill_jax.storage import checkpoint
+
+
+def made_by(
+    student: Student, w: float | None, num_steps: int | None = None, variance: float | None = None
+) -> dict[str, Any]:
+    """Returns how a student draws, as plain JSON: stage, weights, sampler, steps and w."""
+    sampler, guidance = student.sampler(num_steps), student.trained.guidance
+    if w is None:
+        w = guidance.fixed_w if guidance.w_range is None else guidance.w_range[0]
+    name = "ancestral" if variance is not None else type(sampler).__name__.lower()
+    print_of = checkpoint.fingerprint(student.directory) if student.directory else 0
+    return {
+        "stage": student.manifest.stage,
+        "weights": f"{print_of:08x}",
+        "sampler": name,
+        "steps": int(sampler.num_steps),
+        "w": float(w),
+    }
 
 
 def is_whole(path: epath.Path) -> bool:

@@ -180,8 +180,11 @@ def _plan_stage(
     start = teacher = find_teacher(spec, method, before, allow)
     if spec.init:
         start = find_network(spec.init, "init", before, spec.base, allow)
+    taught = teacher and teacher.trained
+    if taught and not teacher.network_spec.spec.data.bounded:
+        taught = taught._replace(saturated=False)  # Latents are never clipped.
     with within(f"{place}.method"):
-        method.check(None if teacher is None else teacher.trained)
+        method.check(taught)
     if start is not None:
         role = "init" if spec.init else "teacher"
         # A teacher that is only fine-tuned may change its parameterization.

@@ -1,6 +1,7 @@
 """Editing of image arrays with finished networks.
 
-Every function compiles once for all labels, all w and all numbers of steps.
+Every function compiles once for all labels, all w and all numbers of steps. `sdedit`, `inpaint` and
+`translate` are also methods of Student: `img2img`, `inpaint` and `translate`.
 """
 
 import functools
@@ -13,21 +14,21 @@ import numpy as np
 
 from distill_jax.diffusion import editing
 from distill_jax.diffusion.denoiser import NetworkSpec, clipped
-from distill_jax.diffusion.noise import noise_of
-from distill_jax.diffusion.trained import Sampler
+from distill_jax.diffusion.noise import key_of, keys_of, noise_of
+from distill_jax.diffusion.trained import Ddim, Renoise, Sampler
 from distill_jax.sampling.codecs import PIXELS
 from distill_jax.sampling.conditioners import Requests
 from distill_jax.sampling.drawing import Guiding, bound
-from distill_jax.sampling.student import Student
 from distill_jax.typing import Cond, Image, Tree
 
 Images = jax.Array | np.ndarray  # (num, h, w, c) in [-1, 1].
 Strengths = float | np.ndarray | None
+Finished = Any  # A Student; it has functions of this file as methods, so they cannot import it.
 
 
 def style(
-    encoder: Student,
-    decoder: Student,
+    encoder: Finished,
+    decoder: Finished,
     x: Images,
     source: Requests,
     target: Requests,
@@ -54,7 +55,7 @@ def style(
 
 
 def roundtrip(
-    encoder: Student, decoder: Student, x: Images, label: Requests, num_steps: int | None = None
+    encoder: Finished, decoder: Finished, x: Images, label: Requests, num_steps: int | None = None
 ) -> jax.Array:
     """Encodes and decodes images x as their own class, at the smallest w of both networks."""
     return style(encoder, decoder, x, label, label, num_steps=num_steps)
@@ -66,37 +67,98 @@ def psnr(x: Images, y: Images) -> np.ndarray:
     return 10 * np.log10(4 / np.mean(difference**2, axis=tuple(range(1, difference.ndim))))
 
 
+def translate(
+    decoder: Finished,
+    encoder: Finished,
+    x: Images,
+    source: Requests,
+    target: Requests,
+    w: Strengths = None,
+    start: int | None = None,
+) -> jax.Array:
+    """Encodes images x as `source` up to a time t, and decodes them from there as `target` with w.
+
+    At t = 1 it is `style`. At an earlier t it is image to image like `sdedit`, but with the noise
+    of the image itself instead of new noise, which keeps more of the image.
+
+    Args:
+      decoder: a network whose sampler is DDIM; at t = 1 any with a deterministic sampler.
+      encoder: an encoder stage, or a network that was trained at all times, which takes its own
+        number of steps.
+      x: images in [-1, 1] (num, h, w, c).
+      source: labels or prompts of x; None for networks without either.
+      target: labels or prompts of the result.
+      w: see Student.sample.
+      start: t = start / N on the decoder's grid of N steps; None is t = 1.
+
+    Raises:
+      ValueError: for a start outside the grids, and for what `encode` and `decode` refuse.
+    """
+    if decoder.shape != encoder.shape:
+        raise ValueError(
+            f"the encoder works on {encoder.shape}, the decoder on {decoder.shape}; take both from "
+            "one run"
+        )
+    if start is None:
+        return decoder.decode(encoder.encode(x, source), target, w)
+    if not decoder.trained.uses_ddim:
+        raise _no_editing(decoder)
+    n, m = decoder.trained.num_steps, int(encoder.encoding().num_steps)
+    _check_start(start, n)
+    if start * m % n:
+        raise ValueError(
+            f"start is {start} of {n} steps, which is between two of the encoder's {m}; expected a "
+            "common time of both grids"
+        )
+    z = _run(
+        encoder, editing.encode, source, None, encoder.latents(x), num_steps=m, stop=start * m // n
+    )
+    z = _run(decoder, editing.resume, target, w, z, num_steps=n, start=start)
+    with decoder.precision():
+        return decoder.codec.decode(z)
+
+
 def sdedit(
-    student: Student,
-    key: jax.Array,
+    student: Finished,
+    key: jax.Array | int,
     x: Images,
     start: int,
     label: Requests = None,
     w: Strengths = None,
     num_steps: int | None = None,
 ) -> jax.Array:
-    """Adds noise to images x at t = start / N, and samples from there with `label` and w.
+    """Adds noise to images x at a time of the student's sampler, and samples from there.
 
-    SDEdit, see diffusion.editing.sdedit. `start` is a number of network calls, 1 to N; the other
-    arguments are those of Student.sample.
+    SDEdit, see diffusion.editing.sdedit.
+
+    Args:
+      student: a network whose sampler is DDIM, or renoises at one resolution.
+      key: key or seed of the noise.
+      x: images in [-1, 1] (num, h, w, c).
+      start: number of network calls, 1 to N; with DDIM it starts at t = start / N.
+      label: labels, or prompts for a network with captions, of the result.
+      w: see Student.sample.
+      num_steps: see Student.sample.
 
     Raises:
       ValueError: for images, a start, label, w or number of steps outside the student's range.
     """
-    n, x = int(_ddim(student, num_steps).num_steps), student.latents(x)
-    if not 1 <= start <= n:
-        raise ValueError(f"start is {start}; expected 1 to {n}, of the student's {n} steps")
-    eps = noise_of(key, 0, len(x), student.shape)
-    conditions = student.conditions(len(x), label, w)
+    sampler, x = _starting(student, num_steps), student.latents(x)
+    n = int(sampler.num_steps)
+    _check_start(start, n)
+    eps = noise_of(key_of(key), 0, len(x), student.shape)
+    if isinstance(sampler, Ddim):
+        z = _run(student, editing.sdedit, label, w, x, eps=eps, num_steps=n, start=start)
+    else:
+        given = _renoising(key, eps, sampler.times[n - start :])
+        z = _run(student, editing.renoise, label, w, x, mask=jnp.ones(()), **given)
     with student.precision():
-        network = student.network_spec, student.params, conditions
-        z = _edit(editing.sdedit, *network, x=x, eps=eps, num_steps=n, start=start)
         return student.codec.decode(z)
 
 
 def inpaint(
-    student: Student,
-    key: jax.Array,
+    student: Finished,
+    key: jax.Array | int,
     x: Images,
     mask: np.ndarray,
     label: Requests = None,
@@ -106,10 +168,10 @@ def inpaint(
     """Fills images x in where mask is 1, with `label` and w, see diffusion.editing.inpaint.
 
     Args:
-      student: a network whose sampler is DDIM.
-      key: key of the noise.
+      student: a network whose sampler is DDIM, or renoises at one resolution.
+      key: key or seed of the noise.
       x: images in [-1, 1] (num, h, w, c); values where mask is 1 do not matter.
-      mask: 0 or 1, (h, w) or a shape that broadcasts against x.
+      mask: 0 or 1, (h, w) or a shape that broadcasts against (num, h, w, 1).
       label: labels, or prompts for a network with captions.
       w: see Student.sample.
       num_steps: see Student.sample.
@@ -118,20 +180,35 @@ def inpaint(
     image are put back at the end.
 
     Raises:
-      ValueError: for images, a label, w or number of steps outside the student's range.
+      ValueError: for images, a mask, label, w or number of steps outside the student's range.
     """
-    n, known = int(_ddim(student, num_steps).num_steps), jnp.asarray(x)
-    x = student.latents(x)
-    asked = jnp.asarray(mask[..., None] if mask.ndim == 2 else mask, jnp.float32)
+    sampler, known = _starting(student, num_steps), jnp.asarray(x)
+    x, asked = student.latents(known), _as_mask(mask, known)
     hidden = _in_latents(jnp.broadcast_to(asked, (*known.shape[:3], 1)), x.shape)
-    eps = noise_of(key, 0, len(x), student.shape)
-    conditions = student.conditions(len(x), label, w)
-    with student.precision():
-        network = student.network_spec, student.params, conditions
-        z = _edit(editing.inpaint, *network, x=x, mask=hidden, eps=eps, num_steps=n)
+    eps = noise_of(key_of(key), 0, len(x), student.shape)
+    if isinstance(sampler, Ddim):
+        n = int(sampler.num_steps)
+        z = _run(student, editing.inpaint, label, w, x, mask=hidden, eps=eps, num_steps=n)
+    else:
+        given, x = _renoising(key, eps, sampler.times), jnp.where(hidden > 0, 0.0, x)
+        z = _run(student, editing.renoise, label, w, x, mask=hidden, **given)
     if student.codec == PIXELS:
         return z
-    return jnp.where(asked > 0, student.codec.decode(z), known)
+    with student.precision():
+        return jnp.where(asked > 0, student.codec.decode(z), known)
+
+
+def _as_mask(mask: Images, x: Images) -> jax.Array:
+    """Returns the mask as an array that broadcasts against (num, h, w, 1)."""
+    asked = jnp.asarray(mask[..., None] if mask.ndim == 2 else mask, jnp.float32)
+    num, height, width, _ = x.shape
+    fits = asked.ndim <= 4 and asked.shape[-3:] == (height, width, 1)[-asked.ndim :]
+    if not fits or asked.ndim < 3 or asked.shape[:-3] not in ((), (1,), (num,)):
+        raise ValueError(
+            f"mask is of shape {mask.shape}, and the images are of shape {x.shape[1:]}; expected "
+            f"{(height, width)}, or {(num, height, width, 1)} for a mask of each image"
+        )
+    return asked
 
 
 def _in_latents(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -146,20 +223,56 @@ def _in_latents(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.broadcast_to(tiles.max(axis=(2, 4)), shape)
 
 
-def _free(student: Student, num_steps: int | None) -> int | None:
+def _free(student: Finished, num_steps: int | None) -> int | None:
     """Returns num_steps for a network that was trained at all times, else None."""
     return num_steps if student.trained.all_times else None
 
 
-def _ddim(student: Student, num_steps: int | None) -> Sampler:
-    """Returns the student's sampler with num_steps; raises ValueError unless it is DDIM."""
-    if not student.trained.uses_ddim:
-        name = student.manifest.lineage.method["name"]
+def _check_start(start: int, num_steps: int) -> None:
+    if not 1 <= start <= num_steps:
         raise ValueError(
-            f"{student.manifest.stage} was trained with method {name!r}; editing needs the steps "
-            "of DDIM, so take a diffusion, guided or progressive stage"
+            f"start is {start}; expected 1 to {num_steps}, of the student's {num_steps} steps"
         )
-    return student.sampler(num_steps)
+
+
+def _starting(student: Finished, num_steps: int | None) -> Sampler:
+    """Returns the student's sampler, which can start from noisy images; raises ValueError."""
+    sampler = student.sampler(num_steps)
+    alone = isinstance(sampler, Renoise) and {*sampler.resolutions} <= {student.shape[0]}
+    if not (student.trained.uses_ddim or alone):
+        raise _no_editing(student)
+    return sampler
+
+
+def _no_editing(student: Finished) -> ValueError:
+    name = student.manifest.lineage.method["name"]
+    return ValueError(
+        f"{student.manifest.stage} was trained with method {name!r}; editing needs the steps of "
+        "DDIM, or calls that renoise at one resolution, so take a diffusion, guided, progressive, "
+        "SiD or DMD2 stage"
+    )
+
+
+def _renoising(
+    key: jax.Array | int, eps: jax.Array, times: tuple[float, ...]
+) -> dict[str, jax.Array]:
+    """Returns arguments of diffusion.editing.renoise: keys, the first noise, times of the calls."""
+    keys = keys_of(key_of(key), jnp.arange(len(eps)))
+    return {"key": keys, "eps": eps, "times": jnp.asarray(times, eps.dtype)}
+
+
+def _run(
+    student: Finished,
+    edit: Callable[..., Image],
+    label: Requests,
+    w: Strengths,
+    x: Images,
+    **given: Any,
+) -> jax.Array:
+    """Runs a function of diffusion.editing with the student's network, label and w."""
+    conditions = student.conditions(len(x), label, w)
+    with student.precision():
+        return _edit(edit, student.network_spec, student.params, conditions, x=x, **given)
 
 
 @functools.partial(jax.jit, static_argnames=("edit", "network_spec"))
@@ -170,6 +283,9 @@ def _edit(
     conditions: tuple[Cond, Guiding | None],
     **given: Any,
 ) -> Image:
-    """Runs diffusion.editing.sdedit; one program serves all starts, labels and w."""
+    """Runs a function of diffusion.editing; one program serves all starts, labels and w."""
     cond, guiding = conditions
-    return edit(clipped(bound(network_spec, params, guiding)), cond=cond, **given)
+    denoiser = bound(network_spec, params, guiding)
+    if edit not in (editing.encode, editing.renoise):  # As in ddim_encode and samplers.renoise.
+        denoiser = clipped(denoiser)
+    return edit(denoiser=denoiser, cond=cond, **given)

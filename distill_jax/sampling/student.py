@@ -18,6 +18,7 @@ from distill_jax.models.adapters import merged
 from distill_jax.models.build import matmul_precision
 from distill_jax.runtime.options import MAX_STEPS, MAX_W
 from distill_jax.runtime.sharding import Layout
+from distill_jax.sampling import editing
 from distill_jax.sampling.codecs import PIXELS, Codec
 from distill_jax.sampling.conditioners import Labels, Requests, on_device
 from distill_jax.sampling.drawing import Guiding, run_sampler
@@ -51,6 +52,10 @@ class Student:
     allow: Container[str] = ()
     codec: Codec = PIXELS
     text: Text | None = None
+
+    img2img = editing.sdedit
+    inpaint = editing.inpaint
+    translate = editing.translate
 
     def __repr__(self) -> str:
         """Returns a summary of a few lines."""
@@ -229,6 +234,16 @@ class Student:
           ValueError: for a label, w or number of steps that the network was not trained for, and
             for a few-step decoder.
         """
+        encoding, x = self.encoding(num_steps), self.latents(x)
+        if label is None and self.manifest.spec.cond:
+            raise ValueError("label is None; say what the images show, one for all or one each")
+        cond, guiding = self.conditions(len(x), label, w)
+        given = (self.params, guiding), (jax.random.key(0), 0, x), cond
+        with self.precision():
+            return run_sampler(self.network_spec, self.layout, encoding, *given)
+
+    def encoding(self, num_steps: int | None = None) -> Encode:
+        """Returns the sampler that `encode` runs; raises ValueError as `encode` does."""
         sampler = self.sampler(num_steps)
         if self.network_spec.parameterization not in [PARAMETERIZATIONS[n] for n in ENCODERS]:
             raise ValueError(
@@ -240,13 +255,7 @@ class Student:
                 "this student only decodes; encode with the encoder stage of "
                 f"{self.trained.num_steps} steps, or with the teacher, trained at all times"
             )
-        x = self.latents(x)
-        if label is None and self.manifest.spec.cond:
-            raise ValueError("label is None; say what the images show, one for all or one each")
-        cond, guiding = self.conditions(len(x), label, w)
-        given = (self.params, guiding), (jax.random.key(0), 0, x), cond
-        with self.precision():
-            return run_sampler(self.network_spec, self.layout, Encode(sampler.num_steps), *given)
+        return Encode(sampler.num_steps)
 
     def latents(self, x: jax.Array | np.ndarray) -> jax.Array:
         """Returns the latents of images x (num, h, w, c) in [-1, 1]; x itself without a codec.
@@ -296,10 +305,16 @@ class Student:
         if bounds is None and not self.can_be_guided:
             if (strengths == np.float32(self.trained.guidance.fixed_w)).all():
                 return None
-            raise ValueError(
-                f"w is {w!r}, but this network takes no w and was not trained with label_dropout, "
-                "so there is no null condition to guide against; leave w out"
+            own = self.trained.guidance.fixed_w
+            why = (
+                f"guidance of w = {own:g} is in its weights already"
+                if own
+                else (
+                    "it was not trained with label_dropout, so there is no null condition to guide "
+                    "against"
+                )
             )
+            raise ValueError(f"w is {w!r}, but this network takes no w: {why}; leave w out")
         if bounds is not None:
             low, high = bounds
             if (strengths < low).any() or (strengths > high).any():
