@@ -150,6 +150,13 @@ def cifar10_methods(workdir, out):
     subprocess.run([sys.executable, script, *options], cwd=ROOT, check=True)
 
 
+def shapes_edits(workdir, out):
+    """Draws edits by prompt, see benchmarks/edits.py."""
+    script = str(ROOT / "benchmarks" / "edits.py")
+    options = [f"--workdir={workdir}", f"--picture={out}"]
+    subprocess.run([sys.executable, script, *options], cwd=ROOT, check=True)
+
+
 STYLE = ("--encoder={run}/s07_e0001", "--student={run}/s13_n0001", "--source_label=3")
 # The config of the run, and the function that draws it, for each picture.
 PICTURES = {
@@ -158,6 +165,7 @@ PICTURES = {
     "digits_style": ("digits_encoder", edited("style", *STYLE, "--target_label=8", "--w=1")),
     "digits_roundtrip": ("digits_encoder", edited("roundtrip", "--workdir={run}", "--num=360")),
     "shapes_grids": ("shapes_guided", shapes_grids),
+    "shapes_edits": ("shapes_guided", shapes_edits),
     "cifar10_methods": ("cifar10_methods", cifar10_methods),
     "mixture_sid": ("mixture_sid", mixture_sid),
 }

@@ -1,5 +1,7 @@
 """Tests of the notebooks: stored without outputs, and run at smoke size as on Colab."""
 
+import contextlib
+import io
 import os
 import pathlib
 import re
@@ -14,7 +16,7 @@ from nbclient import NotebookClient
 
 from tests.toys import ROOT
 
-NAMES = ("quickstart", "imagenet64_guided")
+NAMES = ("quickstart", "text_to_image", "imagenet64_guided")
 REPOSITORY = "https://github.com/distill-jax/distill_jax"
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 
@@ -142,8 +144,13 @@ def imagenet(environment, tmp_path_factory):
     return Executed("imagenet64_guided", tmp_path_factory.mktemp("imagenet"), environment)
 
 
+@pytest.fixture(scope="module")
+def text(environment, tmp_path_factory):
+    return Executed("text_to_image", tmp_path_factory.mktemp("text"), environment)
+
+
 def check_all(done):
-    """Checks what both notebooks have: a device, no warnings, and sliders that draw."""
+    """Checks what all notebooks have: a device, no warnings, and sliders that draw."""
     assert re.search(r"^1 device\(s\): cpu, JAX \d", done.text("install"))
     assert "fetching" not in done.text("install")
     assert "Runtime > Change runtime type" in done.text("install")
@@ -167,19 +174,42 @@ def test_the_quickstart_trains_reports_and_draws(quickstart):
         assert len(quickstart.images(key)) == 1
 
 
+def test_the_text_notebook_trains_draws_prompts_and_edits(text):
+    check_all(text)
+    assert re.search(r"\| s04_n0001 +\| progressive", text.text("plan"))
+    assert len(text.images("train")) == 5
+    for lines in (text.text("prompt"), text_of(text.widgets)):
+        assert re.search(r"teacher, 64 calls: \d of 8 show the prompt", lines)
+        assert re.search(r"teacher, 2 calls: \d of 8 .*\n.*student, 1 call\(s\): \d of 8", lines)
+    assert len(text.images("prompt")) == len(text.images("edit")) == 1
+    boxes = text.book.metadata.widgets[WIDGETS]["state"].values()
+    values = [box["state"].get("value") for box in boxes]
+    assert "a red circle above a blue square" in values
+
+
+def test_the_text_notebook_needs_no_widgets(text):
+    cell = code_cells(text.book)["sliders"].source
+    known = dict.fromkeys(("compare", "students", "PROMPT"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "ipywidgets", None)  # An import of it fails.
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            exec(cell, known)
+    assert "without it call compare('a cyan cross', w=1.0, steps=4)" in shown.getvalue()
+
+
 def test_a_bar_is_replaced_in_place(quickstart):
     bars = re.findall(r"\r(s\d+_\w+): +\d+%\|.*?\| \d/8 \[", quickstart.text("train"))
     assert len(set(bars)) == 8
 
 
-def test_training_again_goes_on_from_what_is_finished(quickstart, imagenet):
-    for done, key in ((quickstart, "train"), (imagenet, "smoke")):
+def test_training_again_goes_on_from_what_is_finished(quickstart, text, imagenet):
+    for done, key in ((quickstart, "train"), (text, "train"), (imagenet, "smoke")):
         assert done.images("again") == done.images(key)
         assert "finished in" not in done.text("again")
 
 
-def test_the_stop_button_saves_and_the_cell_run_again_goes_on(quickstart, imagenet):
-    for done, key in ((quickstart, "train"), (imagenet, "smoke")):
+def test_the_stop_button_saves_and_the_cell_run_again_goes_on(quickstart, text, imagenet):
+    for done, key in ((quickstart, "train"), (text, "train"), (imagenet, "smoke")):
         error = done.outputs("stopped")[-1]
         assert (error.ename, error.evalue) == ("StoppedError", "stopped after iteration 1")
         assert "going on after iteration 1" in done.text("resumed")

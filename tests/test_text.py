@@ -10,8 +10,9 @@ import PIL.Image
 import pytest
 from etils import epath
 
+from benchmarks import edits
+from distill_jax.config import halvings, stage
 from distill_jax.config import pipeline as pipeline_of
-from distill_jax.config import stage
 from distill_jax.data import scenes
 from distill_jax.diffusion.denoiser import guided
 from distill_jax.diffusion.trained import Guidance
@@ -135,6 +136,48 @@ def test_edits_take_prompts(run, student, teacher):
     assert student.translate(teacher, x, PROMPT, other, 1.0).shape == x.shape
     kept = np.asarray(teacher.translate(teacher, x, PROMPT, PROMPT, start=2))
     assert np.abs(kept - x).mean() < 0.1
+
+
+def test_an_encoder_is_distilled_on_latents_and_edits_from_its_own_times(run, tmp_path):
+    for part in ("codec", "conditioner"):
+        shutil.copytree(run.workdir / part, tmp_path / part)
+    config = load_config("shapes_guided", "smoke")[1]
+    rates = {"steps": 1, "learning_rate": 1e-3, "w_range": (0.0, 4.0)}
+    teacher = str(run.workdir / "s01_guided")
+    config.stages = pipeline_of(*halvings(4, 4, method="encoder", teacher=teacher, **rates))
+    assert pipeline.run(plan.make(config, epath.Path(tmp_path)), stop=never)
+    encoder, few = load(tmp_path), load(run.workdir / "s02_n0004")
+    assert (encoder.trained.sampler.decodes, encoder.trained.num_steps) == (False, 4)
+    x = scenes.draw([scenes.parse(PROMPT)] * 2, np.random.default_rng(0)) / 127.5 - 1
+    near, far = (few.translate(encoder, x, PROMPT, PROMPT, 1.0, start) for start in (1, 4))
+    assert near.shape == x.shape
+    assert np.abs(near - far).max() > 0.01
+    whole = editing.style(encoder, few, x, PROMPT, PROMPT, 1.0)
+    np.testing.assert_allclose(far, whole, atol=1e-4)
+
+
+def test_the_benchmark_of_edits_sees_the_prompt_the_place_and_the_rest():
+    cases = edits.recoloured(24)
+    red, blue = (np.array(scenes.COLOURS[name]) for name in ("red", "blue"))
+    alpha = ((255.0 - cases.x) @ (255 - red) / ((255 - red) ** 2).sum())[..., None]
+    mixed = 255 - alpha * (255 - red)
+    is_red = (np.abs(mixed - cases.x).max(axis=-1, keepdims=True) < 1.5) & (alpha > 0)
+    perfect = np.where(is_red, 255 - alpha * (255 - blue), cases.x) / 127.5 - 1
+    assert edits.judge(cases, perfect)["right"].all()
+    moved = edits.judge(cases, np.roll(perfect, 1, axis=1))["moved"]
+    np.testing.assert_allclose(moved, 1, atol=2e-3)  # Pixels are rounded.
+    unedited = edits.judge(cases, cases.images)
+    assert not unedited["shown"].any()
+    assert not unedited["right"].any()
+    holes = edits.added(24)
+    assert (holes.mask.mean(axis=(1, 2, 3)) == 0.5).all()
+    empty = np.where(holes.mask > 0, 1.0, holes.images)
+    found = edits.judge(holes, empty)
+    assert found["rest"].all()
+    assert found["place"].all()  # Hidden halves have none of the object that stays.
+    assert not found["shown"].any()
+    empty[:, 0, 0], empty[:, -1, -1] = 0, 0
+    assert not edits.judge(holes, empty)["rest"].any()
 
 
 @pytest.fixture(scope="module")
