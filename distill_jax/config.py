@@ -16,8 +16,7 @@ def base() -> ConfigDict:
         {
             "seed": 0,
             "batch_size": 128,
-            # Number of parts of a batch whose gradients are accumulated, to save memory.
-            "microbatches": 1,
+            "microbatches": 1,  # Parts of a batch whose gradients are accumulated, to save memory.
             # Iterations per compiled call; more than one for tiny networks on fast devices.
             "updates_per_call": 1,
             # Entries of DATASETS, NETWORKS, SCHEDULES and PARAMETERIZATIONS. All but the last may
@@ -27,8 +26,7 @@ def base() -> ConfigDict:
             # CODECS or CONDITIONERS, which is fitted first, or {"path": DIR} of a finished one.
             "codec": {},
             "conditioner": {},
-            # Where latents and tokens are kept: "" in WORKDIR/cache, "none" nowhere, or the --out
-            # of distill_jax.cache. "float16" halves the room.
+            # Where latents and tokens are kept: "" WORKDIR/cache, "none", or a --out of cache.
             "cache": {"path": "", "dtype": "float32"},
             "model": {"name": "mlp"},
             "schedule": {"name": "cosine"},
@@ -39,8 +37,7 @@ def base() -> ConfigDict:
             # Precision of float32 matrix products and convolutions in networks. "default" is the
             # device's choice (TF32, bfloat16), "highest" float32: jax.default_matmul_precision.
             "matmul_precision": "default",
-            # Devices along each axis; -1 takes the rest.
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # Devices on each axis; -1: the rest.
             # Iterations between lines of the log, and between saved states. The newest `keep`
             # states are kept, and every state at a multiple of `keep_every` iterations (0: none).
             # When a stage begins, other states of earlier ones are deleted unless `keep_states`.
