@@ -23,7 +23,7 @@ def fit(
     captions: Sequence[str],
     latents: np.ndarray,
     words: Sequence[str],
-    stop: Callable[[], bool],
+    stop: Callable[[], bool] = lambda: False,
 ) -> Tree:
     """Returns the parameters of a text tower that is fitted to captions and latents.
 
