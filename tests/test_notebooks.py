@@ -81,7 +81,7 @@ class Executed:
         self._append("again", train)
         self._append("stopped", forget + begun + stop + last + rest)
         self._append("resumed", train)
-        client = NotebookClient(self.book, timeout=240, kernel_name="python3")
+        client = NotebookClient(self.book, timeout=480, kernel_name="python3")
         with client.setup_kernel(env=environment, cwd=str(folder)):
             for index, cell in enumerate(self.book.cells):
                 client.execute_cell(cell, index)

@@ -11,13 +11,13 @@ from etils import epath
 from matplotlib.figure import Figure
 from PIL.PngImagePlugin import PngInfo
 
-from distill_jax.data import Dataset, Source
+from distill_jax.data import Dataset
 from distill_jax.data.prompts import captions_of
 from distill_jax.diffusion.pixels import normalise, to_uint8
 from distill_jax.diffusion.spec import is_point
 from distill_jax.runtime import distributed
 from distill_jax.runtime.files import replace
-from distill_jax.sampling.conditioners import Labels
+from distill_jax.sampling.conditioners import Labels, Requests
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 
@@ -102,7 +102,7 @@ def draw(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Data
     if student.trained.sampler.decodes:
         draw_grid(student, path, w, dataset)
     else:
-        draw_codes(student, path, dataset.images("test", 200))
+        draw_codes(student, path, dataset)
 
 
 def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset: Dataset) -> None:
@@ -136,16 +136,24 @@ def _draw_points(
     save_scatter(path, samples, label, data.reshape(len(data), -1))
 
 
-def draw_codes(student: Student, path: epath.Path, images: Source) -> None:
-    """Writes an image of each of the first classes, above the noise that an encoder maps it to.
+def draw_codes(student: Student, path: epath.Path, dataset: Dataset) -> None:
+    """Writes images, one of each of the first classes, above the noise that they are encoded into.
 
-    The noise is divided by 3, so that black and white are three standard deviations.
+    The noise is divided by 3, so that black and white are three standard deviations; that of
+    latents is decoded.
     """
+    images = dataset.images("test", 200)
+    label: Requests = None
     classes = range(min(student.num_classes, 10))
-    first = [int(np.argmax(images.label == label)) for label in classes] or [*range(10)]
-    x, label = normalise(images.x[first]), images.label[first]
-    z = student.encode(x, label if student.num_classes else None)
-    save_grid(path, np.concatenate([x, distributed.allgather(z) / 3]), len(first))
+    first = [int(np.argmax(images.label == number)) for number in classes] or [*range(10)]
+    x = normalise(images.x[first])
+    if student.takes_prompts:
+        captions = captions_of(dataset, "test", 200)
+        label = [captions[i] for i in first]
+    elif student.num_classes:
+        label = images.label[first]
+    codes = student.codec.decode(student.encode(x, label) / 3)
+    save_grid(path, np.concatenate([x, distributed.allgather(codes)]), len(first))
 
 
 def _write(path: epath.Path, content: bytes) -> None:
