@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from distill_jax.config import halvings, load_file, pipeline
+from distill_jax.config import halvings, pipeline
 from distill_jax.data import scenes
 from distill_jax.data.prompts import captions_of
 from distill_jax.data.shapes import shapes
@@ -25,6 +25,7 @@ from distill_jax.diffusion.pixels import normalise, to_uint8
 from distill_jax.run import pipeline as running
 from distill_jax.run import plan
 from distill_jax.runtime import logging
+from distill_jax.runtime.config_file import load_file
 from distill_jax.sampling.loading import load
 
 ROOT = pathlib.Path(__file__).parent.parent
