@@ -16,11 +16,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from distill_jax.config import load_file
 from distill_jax.models.build import matmul_precision
 from distill_jax.run import lock, pipeline, plan
 from distill_jax.run.begin import begin
 from distill_jax.run.calls import calls, make_iterate
+from distill_jax.runtime.config_file import load_file
 from distill_jax.storage.states import States
 from distill_jax.training.loop import Cadence
 

@@ -294,7 +294,6 @@ def test_a_caption_that_is_not_in_the_cache_is_named(captioned):
 
 CHAIN = """
 from tests.run.test_cache import WORDS, config_of
-from distill_jax.config import load_file
 
 
 def get_config():
