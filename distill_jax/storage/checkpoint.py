@@ -137,7 +137,7 @@ def fingerprint(directory: epath.PathLike) -> int:
 def fingerprints(directory: epath.PathLike) -> tuple[int, ...]:
     """Returns `fingerprint`, and the checksum of the files, which older manifests refer to."""
     files = _of_files(directory, "params")
-    arrays = read_manifest(directory).get("arrays", files)
+    arrays = read_manifest(directory).get("arrays")
     return (arrays, files) if type(arrays) is int else (files,)
 
 
