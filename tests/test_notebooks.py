@@ -176,8 +176,8 @@ def test_the_quickstart_trains_reports_and_draws(quickstart):
 
 def test_the_text_notebook_trains_draws_prompts_and_edits(text):
     check_all(text)
-    assert re.search(r"\| s04_n0001 +\| progressive", text.text("plan"))
-    assert len(text.images("train")) == 5
+    assert re.search(r"\| s06_n0001 +\| progressive", text.text("plan"))
+    assert len(text.images("train")) == 7
     for lines in (text.text("prompt"), text_of(text.widgets)):
         assert re.search(r"teacher, 64 calls: \d of 8 show the prompt", lines)
         assert re.search(r"teacher, 2 calls: \d of 8 .*\n.*student, 1 call\(s\): \d of 8", lines)

@@ -110,7 +110,7 @@ def test_a_negative_prompt_replaces_the_empty_one(teacher):
 
 
 def test_the_text_encoder_may_lie_elsewhere(run, tmp_path):
-    stage = tmp_path / "s04_n0001"
+    stage = tmp_path / "s06_n0001"
     shutil.copytree(run.workdir / stage.name, stage)
     parts = [run.codec.directory, run.conditioner.directory]
     with pytest.raises(
@@ -123,7 +123,7 @@ def test_the_text_encoder_may_lie_elsewhere(run, tmp_path):
 def test_edits_take_prompts(run, student, teacher):
     scene = scenes.parse(PROMPT)
     x = scenes.draw([scene] * 2, np.random.default_rng(0)) / 127.5 - 1
-    few = load(run.workdir / "s02_n0004")
+    few = load(run.workdir / "s04_n0004")
     y = few.img2img(0, x, 2, "a green cross", 1.0)
     assert y.shape == x.shape
     mask = np.zeros((16, 16), np.float32)
@@ -146,7 +146,7 @@ def test_an_encoder_is_distilled_on_latents_and_edits_from_its_own_times(run, tm
     teacher = str(run.workdir / "s01_guided")
     config.stages = pipeline_of(*halvings(4, 4, method="encoder", teacher=teacher, **rates))
     assert pipeline.run(plan.make(config, epath.Path(tmp_path)), stop=never)
-    encoder, few = load(tmp_path), load(run.workdir / "s02_n0004")
+    encoder, few = load(tmp_path), load(run.workdir / "s04_n0004")
     assert (encoder.trained.sampler.decodes, encoder.trained.num_steps) == (False, 4)
     x = scenes.draw([scenes.parse(PROMPT)] * 2, np.random.default_rng(0)) / 127.5 - 1
     near, far = (few.translate(encoder, x, PROMPT, PROMPT, 1.0, start) for start in (1, 4))
@@ -195,20 +195,20 @@ SOURCE = f"--source_prompt={PROMPT}"
 @pytest.mark.parametrize(
     ("task", "stage", "flags", "facts"),
     [
-        ("img2img", "s02_n0004", ["--strength=0.5"], {"strength": "0.5", "steps": "4"}),
+        ("img2img", "s04_n0004", ["--strength=0.5"], {"strength": "0.5", "steps": "4"}),
         (
             "img2img",
-            "s03_n0002",
+            "s05_n0002",
             ["--strength=0.5", "--encoder=s01_guided", SOURCE],
             {"strength": "0.5", "steps": "2", "source_prompt": PROMPT},
         ),
         (
             "style",
-            "s04_n0001",
+            "s06_n0001",
             ["--encoder=s01_guided", "--source_prompt="],
             {"steps": "1", "source_prompt": ""},
         ),
-        ("inpaint", "s02_n0004", ["--mask=MASK.png"], {"steps": "4", "mask": "MASK.png"}),
+        ("inpaint", "s04_n0004", ["--mask=MASK.png"], {"steps": "4", "mask": "MASK.png"}),
         (
             "img2img",
             "s00_teacher",
@@ -240,23 +240,23 @@ def test_edits_write_how_they_were_made(run, tmp_path, pictures, task, stage, fl
 @pytest.mark.parametrize(
     ("task", "stage", "flags", "message"),
     [
-        ("img2img", "s02_n0004", ["--strength=0.4"], "choose among 0.25, 0.5, 0.75, 1"),
+        ("img2img", "s04_n0004", ["--strength=0.4"], "choose among 0.25, 0.5, 0.75, 1"),
         (
             "img2img",
-            "s02_n0004",
+            "s04_n0004",
             ["--negative_prompt=b"],
             "part of this student's weights, which a negative prompt cannot change; sample the",
         ),
-        ("img2img", "s02_n0004", ["--encoder=s01_guided"], "--source_prompt is needed with --im"),
+        ("img2img", "s04_n0004", ["--encoder=s01_guided"], "--source_prompt is needed with --im"),
         (
             "img2img",
-            "s02_n0004",
+            "s04_n0004",
             ["--encoder=s01_guided", SOURCE, "--num_steps=6", "--strength=0.25"],
             "start is 1 of 4 steps, which is between two of the encoder's 6",
         ),
-        ("style", "s04_n0001", [SOURCE], "only decodes; encode with the encoder stage"),
-        ("inpaint", "s02_n0004", ["--mask=MASK.png"], "shape (4, 4); the images are 16x16: exp"),
-        ("inpaint", "s02_n0004", ["--mask=GONE.png"], "GONE.png"),
+        ("style", "s06_n0001", [SOURCE], "only decodes; encode with the encoder stage"),
+        ("inpaint", "s04_n0004", ["--mask=MASK.png"], "shape (4, 4); the images are 16x16: exp"),
+        ("inpaint", "s04_n0004", ["--mask=GONE.png"], "GONE.png"),
     ],
 )
 def test_wrong_edits_are_one_message(run, tmp_path, pictures, task, stage, flags, message):
@@ -304,7 +304,7 @@ def test_commands_take_prompts_and_write_them_into_pictures(run, tmp_path):
     file.write_text("a red circle\n\na blue cross\n")
     code, _, stderr = forks.run("distill_jax.sample", *given, f"--prompts={file}")
     assert code == 0, stderr
-    mask = [f"--prompt={PROMPT}", "--mask=left", f"--student={run.workdir / 's02_n0004'}"]
+    mask = [f"--prompt={PROMPT}", "--mask=left", f"--student={run.workdir / 's04_n0004'}"]
     code, _, stderr = forks.run("distill_jax.edit", "inpaint", *given[1:], *mask)
     assert code == 0, stderr
 
