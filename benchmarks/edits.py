@@ -151,8 +151,8 @@ def train_encoders(workdir, folder):
 
 
 def networks(workdir):
-    """Returns the guided stage and the students by number of steps."""
-    students = {int(path.name[-4:]): load(path) for path in sorted(workdir.glob("s*_n*"))}
+    """Returns the guided stage, and the students of 4, 2 and 1 steps by number of steps."""
+    students = {int(path.name[-4:]): load(path) for path in workdir.glob("s*_n000[124]")}
     return load(workdir / "s01_guided"), students
 
 
