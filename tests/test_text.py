@@ -418,7 +418,7 @@ def test_another_text_encoder_is_refused(run):
     config = load_config("shapes_guided", "smoke")[1]
     config.conditioner.updates = 3
     with pytest.raises(ValueError, match="is the text encoder .* choose another --workdir"):
-        plan.make(config, run.workdir).conditioner.finish()
+        plan.make(config, run.workdir).conditioner.finish(never)
 
 
 def test_real_pictures_are_right_and_those_of_others_wrong():
