@@ -69,6 +69,8 @@ def test_the_report_says_how_often_pictures_are_wrong(run):
         assert ("PSNR" in row) == ("l2" in row)
     text = (run.workdir / "report.md").read_text()
     assert " after the codec, and " in text and "which is chance" in text
+    shown = text.split("\nColumns: ")[1].split(".\n")[0].split("; ")
+    assert len(shown) == 10 and all(scenes.parse(caption) for caption in shown)
     assert "wrong" in beside.show([records.of_workdir(run.workdir)])
 
 

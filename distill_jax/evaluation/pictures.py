@@ -21,6 +21,8 @@ from distill_jax.sampling.conditioners import Labels, Requests
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 
+PROMPTS = "prompts"  # Name of the text in a grid with the prompts of its columns, one a line.
+
 
 def made_by(
     student: Student, w: float | None, num_steps: int | None = None, variance: float | None = None
@@ -120,7 +122,17 @@ def draw_grid(student: Student, path: epath.Path, w: tuple[float, ...], dataset:
     prompts = captions_of(dataset, "test", columns) if student.takes_prompts else None
     columns = len(prompts or range(columns))
     rows = [student.sample(jax.random.key(0), columns, prompts, w) for w in strengths]
-    save_grid(path, np.concatenate([distributed.allgather(row) for row in rows]), columns)
+    x = np.concatenate([distributed.allgather(row) for row in rows])
+    save_grid(path, x, columns, facts={PROMPTS: "\n".join(prompts)} if prompts else None)
+
+
+def prompts_of(path: epath.Path) -> list[str]:
+    """Returns the prompts of a grid's columns; [] for a grid without them."""
+    try:
+        with PIL.Image.open(io.BytesIO(path.read_bytes()), formats=("PNG",)) as picture:
+            return str(picture.info.get(PROMPTS, "")).splitlines()
+    except (OSError, ValueError):  # A damaged picture has no prompts.
+        return []
 
 
 def _draw_points(

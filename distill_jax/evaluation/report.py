@@ -8,7 +8,8 @@ from typing import Any
 from etils import epath
 
 from distill_jax.evaluation import figures
-from distill_jax.runtime import logging
+from distill_jax.evaluation.pictures import prompts_of
+from distill_jax.runtime import logging, text
 from distill_jax.runtime.files import replace, write_json
 from distill_jax.storage.checksums import with_checksum
 
@@ -155,6 +156,7 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
     """Returns the report in Markdown."""
     name, rows = content["name"], content["rows"]
     grids = [path for path in sorted(workdir.glob("s[0-9]*_*/grid.png"))]
+    columns = [text.printable(prompt) for prompt in prompts_of(grids[0])] if grids else []
     parts = [
         f"# {workdir.name}",
         protocol(name, content["made_of"]["num_samples"], content.get("definition", "")),
@@ -163,6 +165,7 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
         *_headlines(name, rows),
         rows_table(rows),
         *NOTES[_kind(name)],
+        *([f"Columns: {'; '.join(columns)}."] if columns else []),
         *(
             f"{path.parent.name}\n\n![{path.parent.name}]({path.parent.name}/grid.png)"
             for path in grids
