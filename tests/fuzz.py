@@ -109,6 +109,8 @@ OWN = {
 CAPTIONED = ("captioned_folder", "captioned_tfds", "prompts", "shapes")
 ALONE = {
     "patch_pca": {"patch": 2},
+    "autoencoder": {"widths": (4, 4), "blocks": 1, "groups": 2},
+    "sd_unet": {"widths": (8,), "blocks": 1, "transformers": (), "heads": (1,), "groups": 4},
     "taesd": {"encoder": "cdc", "decoder": "cdc", "channels": 2, "width": 4},
     "words": {"width": 8, "heads": 1, "updates": 1},
     "pretrained": {"model": '{"model_type": "bert"}'},

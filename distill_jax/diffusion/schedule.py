@@ -116,9 +116,10 @@ class BetaTable(VariancePreserving):
 @functools.cache
 def _table_logsnr(schedule: BetaTable) -> np.ndarray:
     """Returns the logsnr at t = 0, 1/T, ..., 1 in float64."""
-    log_alpha_bar = np.cumsum(np.log1p(-schedule.betas))
+    with np.errstate(divide="ignore"):  # The last beta may be 1.
+        log_alpha_bar = np.cumsum(np.log1p(-schedule.betas))
     logsnr = log_alpha_bar - np.log(-np.expm1(log_alpha_bar))
-    return np.concatenate([[20.0], logsnr])
+    return np.concatenate([[20.0], np.where(np.isneginf(logsnr), -20.0, logsnr)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +127,16 @@ class LinearBeta(BetaTable):
     """The DDPM schedule: beta_k^(1/power) is linear in k, and beta goes from beta_min to beta_max.
 
     Power 1 is Ho et al. (2020, arXiv:2006.11239). Power 2 ("scaled linear", 0.00085 to 0.012) is
-    Stable Diffusion's.
+    Stable Diffusion's, which ends at alpha(1) = 0.068. With `zero_snr`, alpha is shifted and scaled
+    so that its last entry is 0 and its first the same (Lin et al. 2024, arXiv:2305.08891,
+    algorithm 1); as logsnr is finite here, alpha(1) is 4.5e-5.
     """
 
     beta_min: float = option(RATE, 1e-4)
     beta_max: float = option(RATE, 0.02)
     num_steps: int = option(whole(2, high=MAX_STEPS), 1000)
     power: int = option(whole(1, high=8), 1)
+    zero_snr: bool = False
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -142,7 +146,12 @@ class LinearBeta(BetaTable):
     def betas(self) -> np.ndarray:
         """The num_steps betas, from beta_min to beta_max."""
         ends = self.beta_min ** (1 / self.power), self.beta_max ** (1 / self.power)
-        return np.linspace(*ends, self.num_steps) ** self.power
+        betas = np.linspace(*ends, self.num_steps) ** self.power
+        if not self.zero_snr:
+            return betas
+        alpha = np.sqrt(np.cumprod(1 - betas))
+        power = ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
+        return 1 - power / np.concatenate([[1.0], power[:-1]])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from distill_jax.models.dit import dit
 from distill_jax.models.exact import mixture
 from distill_jax.models.mlp import mlp
 from distill_jax.models.pooled import pooled_head
+from distill_jax.models.sd_unet import sd_unet
 from distill_jax.models.song_unet import song_unet
 from distill_jax.models.unet import unet
 
@@ -14,11 +15,12 @@ NETWORKS = {
     "dit": dit,
     "mixture": mixture,
     "mlp": mlp,
-    "unet": unet,
+    "sd_unet": sd_unet,
     "song_unet": song_unet,
+    "unet": unet,
 }
 
 # Networks that read the condition "text"; others would ignore it.
-TEXT_NETWORKS = ("dit",)
+TEXT_NETWORKS = ("dit", "sd_unet")
 
 __all__ = ["DISCRIMINATORS", "NETWORKS", "TEXT_NETWORKS", "pooled_head"]

@@ -1,6 +1,8 @@
 """Layers and policies that all networks share."""
 
+import math
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +12,7 @@ import numpy as np
 
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.models import adapters
+from distill_jax.runtime.trees import is_vector, name_of
 from distill_jax.typing import Cond, Image, Output, Time, Tree
 
 zeros = nn.initializers.zeros_init()
@@ -70,8 +73,12 @@ def stacked(block: type[nn.Module], policy: str, length: int, first: int) -> typ
     return nn.map_variables(blocks, kinds, lambda tree: jax.tree.map(lambda x: x[:first], tree))
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, kernel: str) -> jax.Array:
-    """Returns softmax(q k^T / sqrt(head_dim)) v; all arrays are (b, tokens, heads, head_dim).
+def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, kernel: str, mask: jax.Array | None = None
+) -> jax.Array:
+    """Returns softmax(q k^T / sqrt(head_dim)) v; q, k, v are (b, tokens, heads, head_dim).
+
+    The products q k^T and the softmax are float32 in every dtype.
 
     Args:
       q: queries.
@@ -80,13 +87,15 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, kernel: str) -> jax.Arra
       kernel: a name in ATTENTION_KERNELS. "cudnn" is flash attention (Dao et al. 2022,
         arXiv:2205.14135), which never stores q k^T. "auto" selects it if the device and the shapes
         allow. Devices other than NVIDIA's GPUs always use XLA's, so a network runs everywhere.
+      mask: (b, tokens of k), True for tokens that all queries attend to; None for all tokens.
 
     Raises:
       ValueError: for "cudnn" on a GPU where cuDNN has no kernel for these arrays.
     """
+    seen = None if mask is None else mask[:, None, None].astype(bool)
     capability = re.fullmatch(r"\d+\.\d+", getattr(jax.devices()[0], "compute_capability", ""))
     if capability is None or kernel == "xla":
-        return jax.nn.dot_product_attention(q, k, v, implementation="xla")
+        return jax.nn.dot_product_attention(q, k, v, mask=seen, implementation="xla")
     fits = has_flash_attention(float(capability[0]), q.dtype, q.shape[-1])
     if kernel == "cudnn" and not fits:
         raise ValueError(
@@ -94,7 +103,9 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, kernel: str) -> jax.Arra
             f"{q.shape[-1]} channels on compute capability {capability[0]}; take 'auto', or "
             "bfloat16 and heads of a multiple of 8 channels up to 128 on 8.0 or newer"
         )
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fits else "xla")
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=seen, implementation="cudnn" if fits else "xla"
+    )
 
 
 def has_flash_attention(capability: float, dtype: jnp.dtype, head_dim: int) -> bool:
@@ -223,6 +234,35 @@ def as_network(module: nn.Module, features: bool = False, policy: str = "none") 
 
     found = middle if features else None
     return Network(init, apply, found, (), axes, per_layer=True, in_turn=policy == "full")
+
+
+def fresh(init: Callable[..., Tree], zero: Sequence[str]) -> Callable[..., Tree]:
+    """Returns a function like a Network's `init` that draws every leaf from its shape only.
+
+    A kernel with n inputs to each output is uniform with variance 1 / n. Scales are 1, and other
+    vectors 0. It never runs the network, and compiles faster than the initializers of the layers.
+
+    Args:
+      init: function of a key and example inputs, of which only the shapes of the result count.
+      zero: ends of the names of kernels that start at zero.
+    """
+
+    def draw(key: jax.Array, *example: Any) -> Tree:
+        shapes = jax.eval_shape(init, key, *example)
+
+        def leaf(path: tuple, like: jax.ShapeDtypeStruct, number: int) -> jax.Array:
+            name = name_of(path)
+            if is_vector(name, like) or name.endswith(tuple(zero)):
+                return jnp.full(like.shape, float(name.endswith("scale")), like.dtype)
+            bound = math.sqrt(3 / math.prod(like.shape[:-1]))
+            own = jax.random.fold_in(key, number)
+            return jax.random.uniform(own, like.shape, like.dtype, -bound, bound)
+
+        flat, structure = jax.tree_util.tree_flatten_with_path(shapes)
+        drawn = [leaf(path, like, number) for number, (path, like) in enumerate(flat)]
+        return jax.tree.unflatten(structure, drawn)
+
+    return draw
 
 
 def middle_of(blocks: int) -> int:

@@ -19,7 +19,7 @@ from distill_jax.runtime.options import check_arguments
 from distill_jax.runtime.trees import name_of
 from distill_jax.storage import pytorch, safetensors
 from distill_jax.storage.entries import EntryError
-from distill_jax.storage.weights import Stored, mapped
+from distill_jax.storage.weights import Stored, mapped, of_array
 from distill_jax.typing import Tree
 
 Options = TypeVar("Options")
@@ -112,13 +112,11 @@ def variables_of(
     needed = jax.eval_shape(module.init, jax.random.key(0), like)
 
     def take(path: tuple, like: jax.ShapeDtypeStruct) -> np.ndarray:
-        *modules, leaf_name = name_of(path).split("/")[1:]
-        name = ".".join((*modules, LEAVES.get(leaf_name, leaf_name)))
+        name, is_kernel = torch_name(path[1:])
         if name not in state:
             raise ValueError(f"{file} has no {name}: it is of another network; {advice}")
         leaf = np.asarray(state[name].read(()), np.float32)
-        if leaf_name == "kernel":
-            leaf = leaf.transpose(2, 3, 1, 0) if leaf.ndim == 4 else leaf.T
+        leaf = _turned(leaf) if is_kernel else leaf
         if leaf.shape != like.shape or not np.isfinite(leaf).all():
             raise ValueError(
                 f"{file}: {name} is of shape {leaf.shape}, or not finite; expected {like.shape}; "
@@ -127,3 +125,59 @@ def variables_of(
         return leaf
 
     return jax.tree_util.tree_map_with_path(take, needed)
+
+
+def stored_params(needed: Tree, state: Mapping[str, Stored], file: epath.Path, advice: str) -> Tree:
+    """Returns parameters in our layout from arrays by their names in PyTorch, which are not read.
+
+    Every leaf keeps its dtype. Reading a leaf raises LeafError if it is not finite.
+
+    Args:
+      needed: shapes of the parameters.
+      state: arrays; those that the network does not have are ignored.
+      file: where they come from, for messages.
+      advice: end of the messages: what to do.
+
+    Raises:
+      ValueError: if an array is missing, or of another shape.
+    """
+
+    def take(path: tuple, like: jax.ShapeDtypeStruct) -> Stored:
+        name, is_kernel = torch_name(path)
+        if name not in state:
+            raise ValueError(f"{file} has no {name}: it is of another network; {advice}")
+        leaf = state[name].changed(_turned) if is_kernel else state[name]
+        if leaf.shape != like.shape:
+            raise ValueError(
+                f"{file}: {name} is of shape {leaf.shape} in our layout; expected {like.shape}; "
+                f"{advice}"
+            )
+        return leaf.checked(name)
+
+    return jax.tree_util.tree_map_with_path(take, needed)
+
+
+def torch_state(params: Tree) -> dict[str, Stored]:
+    """Returns the leaves of parameters (Stored or arrays) by their names in PyTorch, transposed."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name, is_kernel = torch_name(path)
+        stored = leaf if isinstance(leaf, Stored) else of_array(np.asarray(leaf))
+        found[name] = stored.changed(_turned_back) if is_kernel else stored
+    return found
+
+
+def torch_name(path: tuple) -> tuple[str, bool]:
+    """Returns the name in PyTorch of the parameter at a path, and whether it is a kernel."""
+    *modules, leaf = name_of(path).split("/")
+    return ".".join((*modules, LEAVES.get(leaf, leaf))), leaf == "kernel"
+
+
+def _turned(x: np.ndarray) -> np.ndarray:
+    """Returns a kernel of PyTorch in our layout."""
+    return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
+
+
+def _turned_back(x: np.ndarray) -> np.ndarray:
+    """Returns a kernel of ours in the layout of PyTorch."""
+    return x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T

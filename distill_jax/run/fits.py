@@ -31,7 +31,6 @@ from distill_jax.sampling.prompts import (
 from distill_jax.storage import checkpoint
 from distill_jax.typing import Image, Resized
 
-IMAGES = 10_000  # Largest number of training images that a codec is fitted to.
 BATCH = 256  # Images that a codec encodes at once.
 CAPTIONS = 30_000  # Largest number of images and captions that a text encoder is fitted to.
 
@@ -105,7 +104,7 @@ class CodecFit(Fit):
           ValueError: when the directory has another codec, or a codec for other images.
         """
         if not distributed.broadcast_from_first(self.finished):
-            images = jnp.asarray(normalise(self.source.images("train", IMAGES).x))
+            images = jnp.asarray(normalise(self.source.images("train", self.kind.images).x))
             params = self.kind.fit(np.asarray(images))
             manifest = {
                 "stage": "codec",

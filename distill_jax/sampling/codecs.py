@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,10 @@ from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec
 from distill_jax.models import taesd
+from distill_jax.models.build import as_tuples
 from distill_jax.runtime.options import MAX_WIDTH, number, option, whole
 from distill_jax.runtime.registry import build
+from distill_jax.sampling.autoencoder import Autoencoder
 from distill_jax.storage import checkpoint
 from distill_jax.typing import Image, Resized, Tree
 
@@ -70,6 +72,8 @@ class PatchPca:
     channels: int = option(whole(0, high=MAX_WIDTH), 0)
     power: float = option(number(0, 1), 1.0)
 
+    images: ClassVar[int] = 10_000  # Largest number of training images that it is fitted to.
+
     def described(self) -> "PatchPca":
         """Returns itself: its options say everything."""
         return self
@@ -114,7 +118,7 @@ class PatchPca:
         sizes = {"mean": (d,), "basis": (d, k), "scale": (k,)}
         return {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in sizes.items()}
 
-    def encode(self, params: Tree, images: Image) -> Resized:
+    def encode(self, params: Tree, images: Image, key: jax.Array | None = None) -> Resized:
         """Encodes images (b, h, w, c) into latents (b, h / patch, w / patch, k)."""
         centred = _patches(images, self.patch) - params["mean"]
         return jnp.matmul(centred, params["basis"], precision="highest") / params["scale"]
@@ -145,6 +149,8 @@ class Taesd:
     decoder: str = option(taesd.LAYOUT, "")
     channels: int = option(whole(0, high=MAX_WIDTH), 0)
     width: int = option(whole(0, high=MAX_WIDTH), 0)
+
+    images: ClassVar[int] = 10_000  # Images that a run shows it, for the mean error that it prints.
 
     def described(self) -> "Taesd":
         """Returns the codec with the layers that its files have, and without their path.
@@ -178,13 +184,16 @@ class Taesd:
         """Returns the shapes and dtypes of the parameters."""
         return taesd.shapes(self.encoder, self.decoder, self.channels, self.width)
 
-    def encode(self, params: Tree, images: Image) -> Resized:
+    def encode(self, params: Tree, images: Image, key: jax.Array | None = None) -> Resized:
         """Encodes images (b, h, w, 3) in [-1, 1] into latents (b, h / f, w / f, channels)."""
         return taesd.encode(params["encoder"], (images + 1) / 2)
 
     def decode(self, params: Tree, latents: Resized) -> Image:
         """Decodes latents into images in [-1, 1]."""
         return jnp.clip(2 * taesd.decode(params["decoder"], latents) - 1, -1.0, 1.0)
+
+
+Kind = PatchPca | Taesd | Autoencoder
 
 
 class Fitted(NamedTuple):
@@ -196,7 +205,7 @@ class Fitted(NamedTuple):
       data: spec of the images that it was fitted to.
     """
 
-    kind: PatchPca | Taesd
+    kind: Kind
     params: Tree
     data: DataSpec
 
@@ -208,19 +217,19 @@ class Fitted(NamedTuple):
             raise ValueError(
                 f"images are of shape {images.shape[1:]}; the codec takes {self.data.x.shape}"
             )
-        return _encode(self.kind, self.params, images)
+        return _encode(self.kind, self.params, images, key)
 
     def decode(self, latents: Resized) -> Image:
         return _decode(self.kind, self.params, latents)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(kind: PatchPca | Taesd, params: Tree, images: Image) -> Resized:
-    return kind.encode(params, images)
+def _encode(kind: Kind, params: Tree, images: Image, key: jax.Array | None) -> Resized:
+    return kind.encode(params, images, key)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decode(kind: PatchPca | Taesd, params: Tree, latents: Resized) -> Image:
+def _decode(kind: Kind, params: Tree, latents: Resized) -> Image:
     return kind.decode(params, latents)
 
 
@@ -232,10 +241,10 @@ def _patches(images: Image, side: int) -> jax.Array:
 
 
 # Codecs that `config.codec` may name; a run fits its codec before the first stage.
-CODECS = {"patch_pca": PatchPca, "taesd": Taesd}
+CODECS = {"patch_pca": PatchPca, "taesd": Taesd, "autoencoder": Autoencoder}
 
 
-def read_codec(final: epath.Path) -> tuple[PatchPca | Taesd, DataSpec]:
+def read_codec(final: epath.Path) -> tuple[Kind, DataSpec]:
     """Reads the kind of a finished codec, and the spec of the images that it was fitted to.
 
     Raises:
@@ -245,7 +254,7 @@ def read_codec(final: epath.Path) -> tuple[PatchPca | Taesd, DataSpec]:
     content = checkpoint.read_manifest(final)
     try:
         data = DataSpec.from_json(content["data"])
-        kind = build(CODECS, "codec", content["codec"])
+        kind = build(CODECS, "codec", as_tuples(content["codec"]))
         kind.latents(data)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{final / 'manifest.json'} does not describe a codec: {error}") from error

@@ -13,7 +13,7 @@ from distill_jax.runtime.text import short
 from distill_jax.storage import safetensors
 from distill_jax.storage.entries import chosen, unwrapped
 from distill_jax.storage.pytorch import read_persisted, read_state
-from distill_jax.teachers import adm, edm, google_research, native
+from distill_jax.teachers import adm, diffusers, edm, google_research, native
 from distill_jax.teachers.base import Imported
 from distill_jax.teachers.given import split_key
 
@@ -63,6 +63,7 @@ TEACHERS = {
     "edm": read_edm,
     "adm": read_adm,
     "safetensors": native.read,
+    "diffusers": diffusers.read,
 }
 
 __all__ = ["TEACHERS", "Imported"]

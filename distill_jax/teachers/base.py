@@ -27,6 +27,7 @@ class Imported(NamedTuple):
       label_dropout: probability of the null condition in training; with 0 it cannot be guided.
       continuous: whether it was trained at all times, or is a student on the grid of num_steps.
       sampler: sampler of a student that is not on a grid; None for DDIM in num_steps steps.
+      spec: spec of its inputs, for a network on latents or texts; None for images with labels.
     """
 
     params: Tree
@@ -39,6 +40,7 @@ class Imported(NamedTuple):
     label_dropout: float
     continuous: bool = True
     sampler: Sampler | None = None
+    spec: DataSpec | None = None
 
     @property
     def trained(self) -> Trained:
@@ -49,7 +51,7 @@ class Imported(NamedTuple):
     @property
     def data(self) -> DataSpec:
         """The spec of its inputs."""
-        return image_data(self.shape, self.num_classes)
+        return self.spec or image_data(self.shape, self.num_classes)
 
     def network_spec(self) -> NetworkSpec:
         """Returns its network with parameterization and spec; a config may name your own code."""

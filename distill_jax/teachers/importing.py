@@ -7,10 +7,12 @@ from typing import Any
 
 from etils import epath
 
+from distill_jax.models.diffusers_files import WEIGHTS
+from distill_jax.models.pretrained import find_weights
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import EVERYTHING, lookup
 from distill_jax.storage import safetensors
-from distill_jax.teachers import TEACHERS, Imported, writer
+from distill_jax.teachers import TEACHERS, Imported, diffusers, writer
 from distill_jax.teachers.base import data_of
 
 DIFFUSERS = ("model_index.json", "unet", "transformer", "config.json")  # In its directories.
@@ -41,30 +43,38 @@ def convert(
     """
     source, given = epath.Path(source), given or {}
     read = lookup(TEACHERS, "format", kind, EVERYTHING)
-    _check_file(kind, source)
+    weights = _check_file(kind, source)
     writer.check_free(out)
     if given and len(inspect.signature(read).parameters) < 3:
         raise ValueError(f"format {kind!r} takes no --set and no --key")
     imported = read(source, config, given) if given else read(source, config)
     if not isinstance(imported, Imported):
         raise ValueError(f"format {kind!r} read a {type(imported).__name__}; expected an Imported")
-    shards = safetensors.shards(source) if source.suffix == ".json" else []
+    shards = safetensors.shards(weights) if weights.suffix == ".json" else []
     origin = {"format": kind, "file": source.name, "path": str(absolute(source))}
-    origin["sha256"] = writer.sha256(source)
+    origin["sha256"] = writer.sha256(weights)
     origin.update({file.name: writer.sha256(file) for file in shards})
     origin.update({"given": dict(given)} if given else {})
     return writer.write(imported, origin, data_of(config), out)
 
 
-def _check_file(kind: str, source: epath.Path) -> None:
-    """Raises ValueError unless the source is a file; names the kind of a known directory."""
+def _check_file(kind: str, source: epath.Path) -> epath.Path:
+    """Returns the file of the weights: the source, or one in a pipeline of diffusers.
+
+    Raises:
+      ValueError: unless the source is a file, or with the format diffusers a pipeline; names the
+        kind of a known directory.
+    """
+    if kind == "diffusers":
+        diffusers.check_pipeline(source)
+        return find_weights(source / "unet", WEIGHTS)
     if "://" in str(source) or os.path.isfile(source):
-        return
+        return source
     expected = f"expected a checkpoint in the format {kind}"
     if any((source / name).exists() for name in DIFFUSERS):
         raise ValueError(
-            f"{source} is a directory of diffusers, which has no reader here; {expected}: take the "
-            "file that the network's authors published, or write a reader (docs/extending.md)"
+            f"{source} is a directory of diffusers; {expected}: take the format diffusers for a "
+            "pipeline of Stable Diffusion, or else the file that the network's authors published"
         )
     what = "does not exist"
     if source.exists():

@@ -30,25 +30,41 @@ SMALL = {
     },
     "adm_unet": {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": (4,), "heads": 2},
     "song_unet": {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": (4,)},
+    # Two channels per group, for the same reason; the middle has the only transformer.
+    "sd_unet": {
+        "widths": (8,),
+        "blocks": 1,
+        "transformers": (),
+        "heads": (2,),
+        "groups": 4,
+        "w_channels": 8,
+    },
 }
 SHAPE = (4, 6, 3)
 Z = jax.random.normal(jax.random.key(0), (5, *SHAPE))
 T = jnp.linspace(0, 1, 5)
 LABEL = {"label": jnp.asarray([0, 1, 2, 3, 0], jnp.int32)}
 ALL = {**LABEL, "w": jnp.linspace(0, 4, 5), "target": jnp.linspace(1, 0, 5)}
-FEATURES = {"mlp": (5, 1, 16), "dit": (5, 6, 16), "unet": (5, 16, 64)}
+FEATURES = {
+    "mlp": (5, 1, 16),
+    "dit": (5, 6, 16),
+    "unet": (5, 16, 64),
+    "sd_unet": (5, 24, 8),
+}
 # Number of attentions, their tokens and their channels.
 ATTENTIONS = {
     "dit": (1, 6, 16),
     "unet": (4, 16, 64),
     "adm_unet": (4, 24, 8),
     "song_unet": (3, 24, 8),
+    "sd_unet": (2, 24, 8),
 }
 # Modules before the middle of a network of 3 blocks, and modules after it.
 AROUND_THE_MIDDLE = {
     "mlp": ("down_1", "down_2"),
     "dit": (1, 2),  # Layers of block[0:3].
     "unet": ("mid.block_2", "up_0.block_0"),
+    "sd_unet": ("mid_block.resnets.1", "up_blocks.0.resnets.0"),
 }
 
 
@@ -105,7 +121,7 @@ def test_every_input_has_an_effect_on_its_own_example_and_on_no_other(name):
 def test_a_new_w_and_a_new_target_have_modules_of_their_own_and_no_effect(name):
     (network, with_both), z = compiled(name), images(name)
     without = filled(jax.eval_shape(network.init, jax.random.key(0), z, T, LABEL))
-    grafted = graft(with_both, without, new=("w_embed", "target_embed"))
+    grafted = graft(with_both, without, new=("w_embed", "target_embed", "time_embedding.cond_proj"))
     np.testing.assert_array_equal(
         network.apply(grafted, z, T, ALL), network.apply(without, z, T, LABEL)
     )
@@ -172,7 +188,7 @@ def gradient(name, remat):
     return jax.grad(loss), params
 
 
-@pytest.mark.parametrize("name", ["dit", "adm_unet", "song_unet", "unet"])
+@pytest.mark.parametrize("name", ["dit", "adm_unet", "sd_unet", "song_unet", "unet"])
 def test_more_rematerialisation_means_more_computation(name):
     # "dots" recomputes all but convolutions and products with weights. So it recomputes the two
     # products of an attention, q k^T and softmax(q k^T) v, each of 2 batch tokens^2 width FLOPs.
@@ -228,7 +244,7 @@ def test_features_are_float32_vectors_at_positions_or_are_not_offered(name):
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_features_come_from_the_middle(name):
-    blocks = {} if name == "unet" else {"blocks": 3}
+    blocks = {} if "unet" in name else {"blocks": 3}
     sizes = image_spec(images(name).shape[1:], 3, 3)
     network = jitted(NETWORKS[name](sizes, **{**SMALL[name], **blocks}))
     arguments = (images(name), T, LABEL)

@@ -78,6 +78,10 @@ MODELS = {
         {"channels": 64, "multipliers": (1,), "blocks": 1, "attention": (8,), "heads": 4},
         (8, 8, 3),
     ),
+    "sd_unet": (
+        {"widths": (64,), "blocks": 1, "transformers": (), "heads": (4,), "groups": 8},
+        (8, 8, 4),
+    ),
 }
 
 
@@ -102,9 +106,11 @@ def test_heads_and_hidden_units_are_split_over_tensor_in_every_network(name):
     }
     for path, spec in found.items():
         *_, module, leaf = path.split("/")
-        heads = module in ("q", "k", "v", "qkv", "proj", "proj_out")
-        hidden = module.rstrip("_0123456789") in ("up", "down")
+        heads = module in ("q", "k", "v", "qkv", "proj", "proj_out") and ".attentions." not in path
+        heads |= module.endswith((".to_q", ".to_k", ".to_v", ".to_out.0"))
+        hidden = module.rstrip("_0123456789") in ("up", "down") or ".ff.net." in module
         one_sided = leaf == "bias" and module.startswith(("proj", "down"))
+        one_sided |= leaf == "bias" and module.endswith((".to_out.0", ".net.2"))
         expected = leaf in ("kernel", "bias") and (heads or hidden) and not one_sided
         assert ("tensor" in spec) == expected, path
 

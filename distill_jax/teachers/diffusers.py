@@ -1,0 +1,170 @@
+"""Reader of the Stable Diffusion pipelines of diffusers, without PyTorch.
+
+The UNet of a pipeline's directory becomes a teacher. Its autoencoder and its text encoder are read
+by the codec and the conditioner of a run, from the same directory.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from distill_jax.diffusion.spec import DataSpec, Leaf
+from distill_jax.models.diffusers_files import (
+    ADVICE,
+    Directory,
+    Unet,
+    read_directory,
+    unet_of,
+    vae_of,
+)
+from distill_jax.models.pretrained import read_config, stored_params
+from distill_jax.runtime.files import read_json
+from distill_jax.runtime.options import Rule, number, whole
+from distill_jax.runtime.text import short
+from distill_jax.teachers.base import Imported
+from distill_jax.teachers.given import DROPOUT, check_given
+
+FOLDERS = ("unet", "scheduler", "text_encoder", "vae")
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x"}
+POWERS = {"linear": 1, "scaled_linear": 2}
+RATE = number(0, 1, without=(0, 1))
+STEPS = 1000  # The number of noise levels that sd_unet embeds.
+LABEL_DROPOUT = 0.1  # Of the published networks; their null condition is the empty prompt.
+MAX_SIDE = 4096
+MAX_JSON = 2**20  # Bytes of a config.
+
+
+def read(
+    path: epath.PathLike,
+    config: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Imported:
+    """Reads the UNet in the directory of a pipeline, and its schedule, as a teacher.
+
+    Args:
+      path: directory with unet/, scheduler/, text_encoder/ and vae/.
+      config: None, because the directory describes its network.
+      given: label_dropout, the share of empty prompts in training, 0.1 otherwise.
+
+    Raises:
+      ValueError: for half a pipeline, damaged files, and networks that are not supported.
+    """
+    folder, given = epath.Path(path), dict(given or {})
+    check_given(given, {"label_dropout": DROPOUT})
+    if config is not None:
+        raise ValueError(f"{folder} contains the description of its network; leave --config out")
+    check_pipeline(folder)
+    found = read_directory(folder / "unet", "UNet2DConditionModel")
+    place = f"{folder}/unet/config.json"
+    unet = unet_of(found.content, place)
+    if unet.takes_w:
+        raise ValueError(
+            f"{place}: time_cond_proj_dim is set: the network takes a guidance strength, so it is "
+            "a student; expected a teacher"
+        )
+    schedule, parameterization = schedule_of(folder / "scheduler" / "scheduler_config.json")
+    imported = Imported(
+        params={},
+        model=unet.model,
+        schedule=schedule,
+        parameterization=parameterization,
+        shape=(_side(found, place),) * 2 + (unet.channels,),
+        num_classes=0,
+        num_steps=STEPS,
+        label_dropout=given.get("label_dropout", LABEL_DROPOUT),
+        spec=_spec(folder, unet, _side(found, place)),
+    )
+    params = stored_params(imported.expected_params(), found.state, found.file, ADVICE)
+    _check_rest(params, found)
+    return imported._replace(params=params)
+
+
+def check_pipeline(folder: epath.Path) -> None:
+    """Raises ValueError unless a directory has the folders of a pipeline of Stable Diffusion."""
+    missing = [name for name in FOLDERS if not (folder / name).is_dir()]
+    if missing:
+        raise ValueError(
+            f"{folder} has no {', '.join(f'{name}/' for name in missing)}; expected a whole "
+            f"pipeline of Stable Diffusion as diffusers saves it, with {', '.join(FOLDERS)}"
+        )
+
+
+def schedule_of(file: epath.Path) -> tuple[dict[str, Any], str]:
+    """Returns the schedule and the parameterization that a scheduler_config.json describes.
+
+    Raises:
+      ValueError: for noise levels that are not supported, and for the prediction of eps with a
+        terminal SNR of zero, where eps says nothing about the image.
+    """
+    if not file.exists():
+        raise ValueError(f"{file} does not exist; expected the scheduler of the pipeline")
+    content = read_json(file, MAX_JSON)
+
+    def value(key: str, default: Any, rule: Rule) -> Any:
+        found = content.get(key, default)
+        if not rule.allows(found):
+            raise ValueError(f"{file}: {key} is {short(found)}; expected {rule.expected}")
+        return found
+
+    kind = value("prediction_type", "epsilon", _one_of(PREDICTIONS))
+    zero = bool(value("rescale_betas_zero_snr", False, _one_of((False, True))))
+    if zero and kind == "epsilon":
+        raise ValueError(
+            f"{file}: prediction_type is 'epsilon' and rescale_betas_zero_snr true; at a signal of "
+            "zero eps says nothing about the image: expected 'v_prediction'"
+        )
+    value("trained_betas", None, _one_of((None,)))
+    schedule = {
+        "name": "ddpm",
+        "beta_min": float(value("beta_start", 0.0001, RATE)),
+        "beta_max": float(value("beta_end", 0.02, RATE)),
+        "num_steps": value("num_train_timesteps", STEPS, whole(STEPS, high=STEPS)),
+        "power": POWERS[value("beta_schedule", "linear", _one_of(POWERS))],
+    }
+    return schedule | ({"zero_snr": True} if zero else {}), PREDICTIONS[kind]
+
+
+def _one_of(known: Any) -> Rule:
+    return Rule(lambda v: v in tuple(known), f"one of {', '.join(map(repr, known))}")
+
+
+def _side(found: Directory, place: str) -> int:
+    """Returns the side of the latents that the network was trained with."""
+    side = found.content.get("sample_size", 64)
+    if not whole(1, high=MAX_SIDE).allows(side):
+        raise ValueError(f"{place}: sample_size is {short(side)}; expected a whole number")
+    return side
+
+
+def _spec(folder: epath.Path, unet: Unet, side: int) -> DataSpec:
+    """Returns the spec of the latents, the text, and the channels of an inpainting model.
+
+    Raises:
+      ValueError: if text encoder or autoencoder do not fit the UNet.
+    """
+    text: Mapping[str, Any] = read_config(folder / "text_encoder")
+    width, length = text.get("hidden_size", 0), text.get("max_position_embeddings", 0)
+    if width != unet.text_width or not whole(1, high=2**16).allows(length):
+        raise ValueError(
+            f"{folder}/text_encoder/config.json has hidden_size {short(width)} and "
+            f"max_position_embeddings {short(length)}; the UNet takes {unet.text_width} channels"
+        )
+    place = f"{folder}/vae/config.json"
+    channels = vae_of(read_config(folder / "vae"), place).layers.channels
+    if channels != unet.channels:
+        raise ValueError(f"{place}: latent_channels is {channels}; the UNet takes {unet.channels}")
+    cond = [("text", Leaf((length, width))), ("text_mask", Leaf((length,), "bool"))]
+    if unet.inpaint:
+        cond.append(("inpaint", Leaf((side, side, unet.inpaint))))
+    return DataSpec(Leaf((side, side, unet.channels)), False, tuple(cond))
+
+
+def _check_rest(params: Any, found: Directory) -> None:
+    """Raises ValueError for arrays in the file that the network does not have."""
+    if len(jax.tree.leaves(params)) != len(found.state):
+        raise ValueError(
+            f"{found.file} has {len(found.state)} arrays, and the network of its config.json "
+            f"{len(jax.tree.leaves(params))}; {ADVICE}"
+        )

@@ -1,0 +1,86 @@
+"""Outputs of diffusers' networks (recorded.npz), and what they were computed from: see make.py."""
+
+import zlib
+
+import numpy as np
+
+TEXT = 12  # Width of the tokens of a text.
+TYPES = ("CrossAttnDownBlock2D", "DownBlock2D")
+UNET = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 2,
+    "block_out_channels": [8, 16, 24],
+    "down_block_types": [TYPES[0], TYPES[0], TYPES[1]],
+    "up_block_types": [name.replace("Down", "Up") for name in (TYPES[1], TYPES[0], TYPES[0])],
+    "cross_attention_dim": TEXT,
+    "attention_head_dim": 2,  # The number of heads.
+    "norm_num_groups": 4,
+    "norm_eps": 1e-5,
+}
+SHALLOW = {
+    "layers_per_block": 1,
+    "block_out_channels": [8, 16],
+    "down_block_types": [*TYPES],
+    "up_block_types": [name.replace("Down", "Up") for name in reversed(TYPES)],
+}
+UNETS = {
+    "sd1": UNET,
+    "sd2": {**UNET, **SHALLOW, "attention_head_dim": [1, 4], "use_linear_projection": True},
+    "w": {**UNET, **SHALLOW, "time_cond_proj_dim": 16},
+    "inpaint": {**UNET, **SHALLOW, "in_channels": 9},
+}
+VAE = {
+    "block_out_channels": [8, 16, 16],
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 3,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "scaling_factor": 0.18215,
+}
+NO_QUANT = {"use_quant_conv": False, "use_post_quant_conv": False}
+VAES = {
+    "four": VAE,
+    "sixteen": {**VAE, "latent_channels": 16, **NO_QUANT, "scaling_factor": 1.5305}
+    | {"shift_factor": 0.0609, "block_out_channels": [8, 16], "layers_per_block": 2}
+    | {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2},
+}
+SIZES = ((2, 8, 8), (1, 4, 12))  # Batch, height and width of the latents.
+# Layers whose outputs enter a softmax, a gate or a sinusoid's MLP, or are the network's.
+LOUD = ("to_q", "to_k", "net.0.proj", "time_embedding", "conv_out", "quant_conv")
+
+
+def weights(name, shape):
+    """Returns random weights for an array with a name of diffusers.
+
+    Activations before the norms are so small that their epsilons count.
+    """
+    x = np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape)
+    of_vae = name.startswith(("encoder", "decoder"))
+    quiet = 0.003 if of_vae else 0.01
+    if len(shape) > 1:
+        x *= (1.5 if any(part in name for part in LOUD) else quiet) / np.sqrt(np.prod(shape[1:]))
+    elif "norm" in name:
+        x = 0.1 * x + name.endswith("weight")
+    else:
+        x *= 0.3 * quiet
+    return np.asarray(x, np.float32)
+
+
+def inputs(sizes, channels):
+    """Returns latents, indices of noise levels, tokens of a text and w, for a network."""
+    batch, height, width = sizes
+    rng = np.random.default_rng(channels)
+    z = rng.normal(size=(batch, height, width, channels))
+    text = rng.normal(size=(batch, 7, TEXT))
+    # The times (k + 1) / 1000 are exact in float32. Angles of w are 1000 w, which float32 rounds.
+    found = z, rng.choice([124, 374, 749, 999], batch), text, rng.choice([2.0, 3.0], batch)
+    return tuple(np.asarray(x, np.float32) for x in found)
+
+
+def pixels(sizes, factor):
+    """Returns images in [-1, 1] whose latents have these sizes."""
+    batch, height, width = sizes
+    shape = (batch, height * factor, width * factor, 3)
+    return np.random.default_rng(factor).uniform(-1, 1, shape).astype(np.float32)

@@ -1,0 +1,89 @@
+"""Makes recorded.npz: outputs of diffusers' networks, for the tests of Stable Diffusion's.
+
+Run it in a folder of its own with the packages that are compared, from the checkout:
+
+    python -m venv reference && . reference/bin/activate
+    pip install torch==2.13.0 diffusers==0.42.1 transformers==5.24.0 numpy pillow
+    python tests/models/diffusers/make.py
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
+from tests.models.diffusers import SIZES, UNETS, VAES, inputs, pixels, weights  # noqa: E402
+
+HERE = pathlib.Path(__file__).parent
+
+
+def filled(network):
+    """Returns a network with random weights, and the names and shapes of its arrays as JSON."""
+    shapes = {key: tuple(leaf.shape) for key, leaf in network.state_dict().items()}
+    state = {key: torch.tensor(weights(key, shape)) for key, shape in shapes.items()}
+    network.eval().load_state_dict(state)
+    return network, json.dumps(shapes)
+
+
+def nchw(x):
+    return torch.tensor(x).permute(0, 3, 1, 2)
+
+
+def nhwc(x):
+    return x.permute(0, 2, 3, 1).numpy()
+
+
+def embedded(w, dim):
+    """Returns the guidance embedding of diffusers' pipelines of latent consistency models."""
+    angles = 1000.0 * w
+    half = dim // 2
+    frequencies = torch.exp(torch.arange(half) * -(np.log(10000.0) / (half - 1)))
+    angles = angles[:, None] * frequencies[None]
+    return torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
+
+
+def unets():
+    """Returns the outputs of the UNets."""
+    found = {}
+    for name, config in UNETS.items():
+        network, found[f"{name}_names"] = filled(UNet2DConditionModel(**config))
+        for number, sizes in enumerate(SIZES):
+            z, k, text, w = inputs(sizes, config["in_channels"])
+            dim = config.get("time_cond_proj_dim")
+            cond = embedded(torch.tensor(w), dim) if dim else None
+            given = (nchw(z), torch.tensor(k), torch.tensor(text))
+            found[f"{name}_{number}"] = nhwc(network(*given, timestep_cond=cond).sample)
+    return found
+
+
+def vaes():
+    """Returns the moments and the decoded images of the autoencoders."""
+    found = {}
+    for name, config in VAES.items():
+        network, found[f"{name}_names"] = filled(AutoencoderKL(**config))
+        factor = 2 ** (len(config["block_out_channels"]) - 1)
+        for number, sizes in enumerate(SIZES):
+            z, *_ = inputs(sizes, config["latent_channels"])
+            given = network.encode(nchw(pixels(sizes, factor))).latent_dist
+            found[f"{name}_mean_{number}"] = nhwc(given.mean)
+            found[f"{name}_std_{number}"] = nhwc(given.std)
+            found[f"{name}_images_{number}"] = nhwc(network.decode(nchw(z)).sample)
+    return found
+
+
+def schedules():
+    """Returns the signal levels of Stable Diffusion, as published and with terminal SNR zero."""
+    found, options = {}, {"beta_schedule": "scaled_linear", "beta_start": 0.00085}
+    for name, zero in (("published", False), ("zero", True)):
+        schedule = DDIMScheduler(**options, beta_end=0.012, rescale_betas_zero_snr=zero)
+        found[f"alpha_{name}"] = schedule.alphas_cumprod.sqrt()
+    return found
+
+
+if __name__ == "__main__":
+    with torch.no_grad():
+        np.savez_compressed(HERE / "recorded.npz", **unets(), **vaes(), **schedules())
