@@ -46,6 +46,22 @@ VAES = {
     | {"shift_factor": 0.0609, "block_out_channels": [8, 16], "layers_per_block": 2}
     | {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2},
 }
+# Of a student of the network "w", as in the scheduler_config.json of its pipeline.
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "steps_offset": 1,
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+    "thresholding": False,
+}
+STEPS, W = 4, 3.0
 SIZES = ((2, 8, 8), (1, 4, 12))  # Batch, height and width of the latents.
 # Layers whose outputs enter a softmax, a gate or a sinusoid's MLP, or are the network's.
 LOUD = ("to_q", "to_k", "net.0.proj", "time_embedding", "conv_out", "quant_conv")

@@ -13,10 +13,26 @@ import sys
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
-from tests.models.diffusers import SIZES, UNETS, VAES, inputs, pixels, weights  # noqa: E402
+from tests.models.diffusers import (  # noqa: E402
+    SCHEDULER,
+    SIZES,
+    STEPS,
+    UNETS,
+    VAE,
+    VAES,
+    W,
+    inputs,
+    pixels,
+    weights,
+)
 
 HERE = pathlib.Path(__file__).parent
 
@@ -84,6 +100,30 @@ def schedules():
     return found
 
 
+def sampled():
+    """Returns the latents of a pipeline with a UNet that takes w."""
+    scheduler = DDIMScheduler(**{k: v for k, v in SCHEDULER.items() if k != "_class_name"})
+    absent = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL(**VAE),
+        unet=filled(UNet2DConditionModel(**UNETS["w"]))[0],
+        scheduler=scheduler,
+        requires_safety_checker=False,
+        **dict.fromkeys(absent),
+    )
+    z, _, text, _ = inputs(SIZES[0], 4)
+    x = pipeline(
+        prompt_embeds=torch.tensor(text),
+        latents=nchw(z),
+        height=z.shape[1] * pipeline.vae_scale_factor,
+        width=z.shape[2] * pipeline.vae_scale_factor,
+        num_inference_steps=STEPS,
+        guidance_scale=1 + W,
+        output_type="latent",
+    ).images
+    return {"latents": nhwc(x)}
+
+
 if __name__ == "__main__":
     with torch.no_grad():
-        np.savez_compressed(HERE / "recorded.npz", **unets(), **vaes(), **schedules())
+        np.savez_compressed(HERE / "recorded.npz", **unets(), **vaes(), **schedules(), **sampled())

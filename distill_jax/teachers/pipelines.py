@@ -1,0 +1,175 @@
+"""Writing of a student as a pipeline of Stable Diffusion that diffusers loads unchanged."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from distill_jax.diffusion.spec import DataSpec
+from distill_jax.diffusion.trained import Ddim
+from distill_jax.models.diffusers_files import NAME
+from distill_jax.models.pretrained import torch_state
+from distill_jax.models.sd_unet import TIMESTEPS, Architecture
+from distill_jax.runtime.files import absolute
+from distill_jax.sampling.manifest import Manifest
+from distill_jax.sampling.student import Student
+from distill_jax.storage import safetensors
+from distill_jax.teachers.diffusers import POWERS, PREDICTIONS, check_pipeline
+
+COPIED = ("vae", "text_encoder", "tokenizer")
+SUFFIXES = (".json", ".safetensors", ".txt", ".bin")
+LIBRARIES = {
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    **dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"), [None, None]),
+}
+CARD = """---
+library_name: diffusers
+---
+
+A text-to-image student of {steps} steps, distilled with distill_jax.
+
+```python
+pipeline = StableDiffusionPipeline.from_pretrained(DIR)
+image = pipeline(prompt, num_inference_steps={steps}, guidance_scale={scale}).images[0]
+```
+
+* `num_inference_steps` must be {steps}.
+* The network takes the guidance strength w = guidance_scale - 1 as an input. It was trained with w
+  from {low:g} to {high:g}: take a `guidance_scale` from {first:g} to {last:g}. The default of
+  diffusers is 7.5.
+* A negative prompt has no effect, because the pipeline makes no second call for guidance.
+"""
+
+
+def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike) -> epath.Path:
+    """Writes a student that takes w as a pipeline of diffusers.
+
+    diffusers gives the network w = guidance_scale - 1, and makes one call per step.
+
+    Args:
+      student: student of a UNet of Stable Diffusion, in DDIM steps.
+      source: pipeline of its teacher, whose autoencoder, text encoder and tokenizer are copied.
+      out: new directory; it appears as a whole.
+
+    Returns:
+      The directory.
+
+    Raises:
+      ValueError: for a student that the pipeline cannot run, half a source, and an `out` that
+        exists.
+    """
+    source, out, manifest = absolute(source), absolute(out), student.manifest
+    check_exportable(manifest)
+    check_pipeline(source)
+    if not (source / "tokenizer").is_dir():
+        raise ValueError(f"{source} has no tokenizer/; expected the pipeline of the teacher")
+    if out.exists():
+        raise ValueError(f"--out={out} exists; choose the name of a new directory")
+    partial = out.parent / f".{out.name}.partial"
+    if partial.exists():
+        partial.rmtree()
+    contents = {
+        "unet/config.json": unet_config(manifest.model, manifest.spec),
+        "scheduler/scheduler_config.json": _scheduler_config(manifest),
+        "model_index.json": {"_class_name": "StableDiffusionPipeline", **LIBRARIES},
+    }
+    for place, content in contents.items():
+        (partial / place).parent.mkdir(parents=True, exist_ok=True)
+        (partial / place).write_text(json.dumps(content, indent=2) + "\n")
+    (partial / "README.md").write_text(_card(manifest))
+    for name in COPIED:
+        (partial / name).mkdir()
+        for file in sorted((source / name).iterdir()):
+            if file.suffix in SUFFIXES:
+                file.copy(partial / name / file.name)
+    safetensors.write(partial / "unet" / f"{NAME}.safetensors", torch_state(student.merged.params))
+    partial.rename(out)
+    return out
+
+
+def check_exportable(manifest: Manifest) -> None:
+    """Raises ValueError unless StableDiffusionPipeline can run a network, which takes w."""
+    sampler, steps = manifest.trained.sampler, manifest.trained.sampler.num_steps
+    kind, heads = manifest.model["name"], sorted(PREDICTIONS.values())
+    taken = {name for name, _ in manifest.spec.cond}
+    if kind != "sd_unet" or taken != {"text", "text_mask"}:
+        raise ValueError(
+            f"the network is {kind!r} with the conditions {', '.join(sorted(taken)) or 'none'}; "
+            "a pipeline of Stable Diffusion needs 'sd_unet' with a text"
+        )
+    if manifest.model.get("hide_padding"):
+        raise ValueError("hide_padding is True; diffusers attends to all tokens: expected False")
+    if manifest.trained.guidance.w_range is None:
+        raise ValueError(
+            "the network takes no guidance strength; expected a student of a guided stage"
+        )
+    if not isinstance(sampler, Ddim) or TIMESTEPS % steps:
+        raise ValueError(
+            f"the sampler is {type(sampler).__name__} in {steps} steps; the DDIM of diffusers has "
+            f"its times only in a number of steps that divides {TIMESTEPS}, such as 1, 2, 4 or 8"
+        )
+    if manifest.schedule["name"] != "ddpm" or manifest.parameterization not in heads:
+        raise ValueError(
+            f"schedule is {manifest.schedule['name']!r} and parameterization "
+            f"{manifest.parameterization!r}; expected 'ddpm' and one of {', '.join(heads)}"
+        )
+
+
+def unet_config(model: Mapping[str, Any], data: DataSpec) -> dict[str, Any]:
+    """Returns the config.json of a UNet that takes w, the inverse of diffusers_files.unet_of."""
+    fields = {field.name: field.default for field in dataclasses.fields(Architecture)}
+    options = {**fields, **model}
+    levels = range(len(options["widths"]))
+    across = ("DownBlock2D", "CrossAttnDownBlock2D")
+    down = [across[level in options["transformers"]] for level in levels]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": data.x.shape[0],
+        "in_channels": data.x.shape[-1],
+        "out_channels": data.x.shape[-1],
+        "block_out_channels": list(options["widths"]),
+        "layers_per_block": options["blocks"],
+        "down_block_types": down,
+        "up_block_types": [name.replace("Down", "Up") for name in reversed(down)],
+        "attention_head_dim": list(options["heads"]),
+        "use_linear_projection": options["linear"],
+        "norm_num_groups": options["groups"],
+        "cross_attention_dim": dict(data.cond)["text"].shape[-1],
+        "time_cond_proj_dim": options["w_channels"],
+        "norm_eps": 1e-5,
+    }
+
+
+def _scheduler_config(manifest: Manifest) -> dict[str, Any]:
+    """Returns the config of a DDIMScheduler whose calls are at our times."""
+    names = {power: name for name, power in POWERS.items()}
+    predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}
+    schedule = manifest.schedule
+    return {
+        "_class_name": "DDIMScheduler",
+        "beta_schedule": names[schedule.get("power", 1)],
+        "beta_start": schedule.get("beta_min", 1e-4),
+        "beta_end": schedule.get("beta_max", 0.02),
+        "num_train_timesteps": TIMESTEPS,
+        "prediction_type": predictions[manifest.parameterization],
+        "rescale_betas_zero_snr": schedule.get("zero_snr", False),
+        "timestep_spacing": "trailing",
+        "steps_offset": 1,  # Not read with this spacing; diffusers warns of others.
+        "set_alpha_to_one": True,
+        "clip_sample": False,
+        "thresholding": False,
+    }
+
+
+def _card(manifest: Manifest) -> str:
+    """Returns the model card, with the steps and the range of guidance_scale."""
+    low, high = manifest.trained.guidance.w_range  # type: ignore[misc]  # Checked before.
+    steps, scale = manifest.trained.sampler.num_steps, min(max(7.5, 1 + low), 1 + high)
+    given = {"low": low, "high": high, "first": 1 + low, "last": 1 + high}
+    return CARD.format(steps=steps, scale=f"{scale:g}", **given)

@@ -1,0 +1,118 @@
+"""Tests of students that are written as pipelines of diffusers."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from distill_jax.diffusion.trained import Ddim, Guidance, Renoise, Trained
+from distill_jax.models.diffusers_files import read_directory, unet_of
+from distill_jax.models.pretrained import torch_state
+from distill_jax.sampling.loading import load
+from distill_jax.sampling.manifest import Lineage, Manifest
+from distill_jax.storage import checkpoint
+from distill_jax.teachers.pipelines import check_exportable, unet_config, write_pipeline
+from tests.models.diffusers import SCHEDULER, SIZES, STEPS, W, inputs
+from tests.models.test_diffusers import OPTIONS, RECORDED, spec_of, tree_of, unet
+from tests.teachers.test_diffusers import write
+
+SCHEDULE = {"name": "ddpm", "beta_min": 0.00085, "beta_max": 0.012, "power": 2, "zero_snr": True}
+MANIFEST = Manifest(
+    stage="s03_n0004",
+    trained=Trained(Ddim(STEPS), Guidance((2.0, 14.0)), False),
+    distilled=True,
+    spec=spec_of(SIZES[0]).data,
+    model={"name": "sd_unet", **OPTIONS["w"]},
+    schedule=SCHEDULE,
+    parameterization="v",
+    data=None,
+    lineage=Lineage({"name": "progressive"}),
+)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    """Returns a student with the recorded weights of a UNet that takes w."""
+    folder = epath.Path(tmp_path_factory.mktemp("student")) / "s03_n0004" / "final"
+    checkpoint.save_final(folder, unet("w", SIZES[0])[1], MANIFEST.to_json())
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Returns the directory of the teacher's pipeline; only its UNet has weights."""
+    folder = write(tmp_path_factory.mktemp("teacher") / "sd")
+    for place in ("tokenizer/vocab.json", "tokenizer/merges.txt"):
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_text("{}")
+    return folder
+
+
+def test_a_student_draws_the_latents_of_the_pipeline_in_diffusers(student):
+    z, _, text, _ = map(jnp.asarray, inputs(SIZES[0], 4))
+    cond = {"text": text, "text_mask": jnp.ones((2, 7), bool), "w": jnp.full(2, W)}
+    with jax.default_matmul_precision("highest"):
+        draw = jax.jit(lambda z, cond: Ddim(STEPS)(jax.random.key(0), student.denoiser, z, cond))
+        found = draw(z, cond)
+    expected = RECORDED["latents"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_pipeline_has_the_files_that_diffusers_reads(student, source, tmp_path):
+    out = write_pipeline(student, source, tmp_path / "out")
+    found = read_directory(out / "unet", "UNet2DConditionModel")
+    unet = unet_of(found.content, "unet")
+    assert unet.model == {**MANIFEST.model, "linear": False}
+    assert (unet.channels, unet.inpaint, unet.text_width, unet.takes_w) == (4, 0, 12, True)
+    ours = torch_state(student.params)
+    assert found.state.keys() == ours.keys()
+    for name, leaf in ours.items():
+        np.testing.assert_array_equal(found.state[name].read(()), leaf.read(()), err_msg=name)
+    scheduler = json.loads((out / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler == SCHEDULER
+    index = json.loads((out / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "DDIMScheduler"]
+    for place in ("vae/config.json", "text_encoder/config.json", "tokenizer/merges.txt"):
+        assert (out / place).read_bytes() == (source / place).read_bytes()
+    card = (out / "README.md").read_text()
+    assert "num_inference_steps=4, guidance_scale=7.5" in card
+    assert "`guidance_scale` from 3 to 15" in card
+    with pytest.raises(ValueError, match="exists; choose the name of a new directory"):
+        write_pipeline(student, source, tmp_path / "out")
+
+
+def test_the_config_of_a_full_unet_is_that_of_diffusers():
+    config, _ = tree_of("lcm_sd15_unet")
+    data = spec_of((1, 96, 96)).data
+    text = dict(data.cond)["text"]._replace(shape=(77, 768))
+    found = unet_config(unet_of(config, "lcm").model, data._replace(cond=(("text", text),)))
+    each = {"attention_head_dim": [8] * 4}  # One number means the same.
+    assert found == {key: {**config, **each}[key] for key in found}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"name": "dit"}}, "the network is 'dit' .* needs 'sd_unet' with a text"),
+        ({"trained": Trained(Ddim(4), Guidance())}, "takes no guidance strength"),
+        ({"trained": Trained(Ddim(16), Guidance((0.0, 4.0)))}, "Ddim in 16 steps; .* divides 1000"),
+        ({"trained": Trained(Renoise((1.0,)), Guidance((0.0, 4.0)))}, "is Renoise in 1 steps"),
+        ({"schedule": {"name": "cosine"}}, "schedule is 'cosine'"),
+        ({"parameterization": "both"}, "parameterization 'both'; expected 'ddpm' and one of eps"),
+        ({"model": {**MANIFEST.model, "hide_padding": True}}, "hide_padding is True"),
+    ],
+)
+def test_a_student_that_diffusers_cannot_run_is_one_message(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_exportable(dataclasses.replace(MANIFEST, **changes))
+
+
+def test_half_a_source_is_one_message_and_writes_nothing(student, tmp_path):
+    folder = write(tmp_path / "sd")
+    with pytest.raises(ValueError, match="has no tokenizer/; expected the pipeline of the teacher"):
+        write_pipeline(student, folder, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"sd"}
