@@ -15,6 +15,7 @@ COMMANDS = (
     "edit",
     "sweep",
     "spectrum",
+    "export",
     "teachers",
 )
 

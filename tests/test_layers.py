@@ -9,7 +9,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "distill_jax"
 # From the top. A command or folder may import from lines below, and a folder from itself.
 LINES = [
-    {"main", "cache", "sample", "evaluate", "reference", "report", "edit", "sweep", "spectrum"},
+    {
+        *("main", "cache", "sample", "evaluate", "reference", "report", "edit", "sweep"),
+        *("spectrum", "export"),
+    },
     {"run"},
     {"evaluation"},
     {"teachers"},

@@ -74,7 +74,7 @@ def read(
         num_classes=0,
         num_steps=STEPS,
         label_dropout=given.get("label_dropout", LABEL_DROPOUT),
-        spec=_spec(folder, unet, _side(found, place)),
+        spec=spec_of(folder, unet, _side(found, place)),
     )
     params = stored_params(imported.expected_params(), found.state, found.file, ADVICE)
     _check_rest(params, found)
@@ -138,7 +138,7 @@ def _side(found: Directory, place: str) -> int:
     return side
 
 
-def _spec(folder: epath.Path, unet: Unet, side: int) -> DataSpec:
+def spec_of(folder: epath.Path, unet: Unet, side: int) -> DataSpec:
     """Returns the spec of the latents, the text, and the channels of an inpainting model.
 
     Raises:

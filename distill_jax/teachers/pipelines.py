@@ -9,14 +9,14 @@ from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec
 from distill_jax.diffusion.trained import Ddim
-from distill_jax.models.diffusers_files import NAME
+from distill_jax.models.diffusers_files import NAME, unet_of
 from distill_jax.models.pretrained import torch_state
 from distill_jax.models.sd_unet import TIMESTEPS, Architecture
 from distill_jax.runtime.files import absolute
 from distill_jax.sampling.manifest import Manifest
 from distill_jax.sampling.student import Student
 from distill_jax.storage import safetensors
-from distill_jax.teachers.diffusers import POWERS, PREDICTIONS, check_pipeline
+from distill_jax.teachers.diffusers import POWERS, PREDICTIONS, check_pipeline, spec_of
 
 COPIED = ("vae", "text_encoder", "tokenizer")
 SUFFIXES = (".json", ".safetensors", ".txt", ".bin")
@@ -66,16 +66,15 @@ def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike
     """
     source, out, manifest = absolute(source), absolute(out), student.manifest
     check_exportable(manifest)
-    check_pipeline(source)
-    if not (source / "tokenizer").is_dir():
-        raise ValueError(f"{source} has no tokenizer/; expected the pipeline of the teacher")
+    config = unet_config(manifest.model, manifest.spec)
+    _check_source(source, config, manifest.spec)
     if out.exists():
         raise ValueError(f"--out={out} exists; choose the name of a new directory")
     partial = out.parent / f".{out.name}.partial"
     if partial.exists():
         partial.rmtree()
     contents = {
-        "unet/config.json": unet_config(manifest.model, manifest.spec),
+        "unet/config.json": config,
         "scheduler/scheduler_config.json": _scheduler_config(manifest),
         "model_index.json": {"_class_name": "StableDiffusionPipeline", **LIBRARIES},
     }
@@ -84,13 +83,32 @@ def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike
         (partial / place).write_text(json.dumps(content, indent=2) + "\n")
     (partial / "README.md").write_text(_card(manifest))
     for name in COPIED:
-        (partial / name).mkdir()
-        for file in sorted((source / name).iterdir()):
-            if file.suffix in SUFFIXES:
-                file.copy(partial / name / file.name)
+        _copy(source / name, partial / name)
     safetensors.write(partial / "unet" / f"{NAME}.safetensors", torch_state(student.merged.params))
     partial.rename(out)
     return out
+
+
+def _copy(source: epath.Path, target: epath.Path) -> None:
+    """Copies the files of a part of a pipeline."""
+    target.mkdir()
+    for file in sorted(source.iterdir()):
+        if file.suffix in SUFFIXES:
+            file.copy(target / file.name)
+
+
+def _check_source(source: epath.Path, config: Mapping[str, Any], spec: DataSpec) -> None:
+    """Raises ValueError unless a directory is a pipeline whose parts fit the student."""
+    check_pipeline(source)
+    if not (source / "tokenizer").is_dir():
+        raise ValueError(f"{source} has no tokenizer/; expected the pipeline of the teacher")
+    expected = spec_of(source, unet_of(config, "the student"), spec.x.shape[0])
+    theirs, ours = (dict(each.cond)["text"].shape for each in (expected, spec))
+    if theirs != ours:
+        raise ValueError(
+            f"the student takes texts of shape {ours}, and the text encoder in {source} returns "
+            f"{theirs}; expected the pipeline of its teacher"
+        )
 
 
 def check_exportable(manifest: Manifest) -> None:

@@ -16,10 +16,12 @@ from distill_jax.sampling.loading import load
 from distill_jax.sampling.manifest import Lineage, Manifest
 from distill_jax.storage import checkpoint
 from distill_jax.teachers.pipelines import check_exportable, unet_config, write_pipeline
+from tests import forks
 from tests.models.diffusers import SCHEDULER, SIZES, STEPS, W, inputs
 from tests.models.test_diffusers import OPTIONS, RECORDED, spec_of, tree_of, unet
 from tests.teachers.test_diffusers import write
 
+LONGER = {"max_position_embeddings": 8}
 SCHEDULE = {"name": "ddpm", "beta_min": 0.00085, "beta_max": 0.012, "power": 2, "zero_snr": True}
 MANIFEST = Manifest(
     stage="s03_n0004",
@@ -116,3 +118,25 @@ def test_half_a_source_is_one_message_and_writes_nothing(student, tmp_path):
     with pytest.raises(ValueError, match="has no tokenizer/; expected the pipeline of the teacher"):
         write_pipeline(student, folder, tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"sd"}
+
+
+def test_the_text_encoder_of_another_teacher_is_one_message(student, source, tmp_path):
+    config = source / "text_encoder" / "config.json"
+    before = config.read_text()
+    for change, message in (({"hidden_size": 13}, "the UNet takes 12"), (LONGER, r"\(8, 12\)")):
+        config.write_text(json.dumps({**json.loads(before), **change}))
+        with pytest.raises(ValueError, match=message):
+            write_pipeline(student, source, tmp_path / "out")
+    config.write_text(before)
+
+
+def test_the_command_writes_a_pipeline_or_one_message(student, source, tmp_path):
+    given = [f"--student={student.directory}", f"--source={source}", f"--out={tmp_path / 'out'}"]
+    code, _, stderr = forks.run("distill_jax.export", *given)
+    assert (code, (tmp_path / "out" / "unet" / "config.json").exists()) == (0, True), stderr
+    code, _, stderr = forks.run("distill_jax.export", *given)
+    assert code == 1
+    assert "exists; choose the name of a new directory" in stderr
+    code, _, stderr = forks.run("distill_jax.export", *given[:1], *given[2:])
+    assert code == 1
+    assert "--source is needed: the pipeline of the student's teacher" in stderr
