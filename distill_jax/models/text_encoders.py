@@ -136,10 +136,12 @@ def tokens(options: Options, params: Tree, ids: jax.Array, mask: jax.Array) -> j
       options: options of the network.
       params: its parameters.
       ids: int32 token numbers (b, n).
-      mask: (b, n), True for tokens of the text.
+      mask: (b, n), True for tokens of the text. A text tower of CLIP does not read it, because no
+        token attends to later ones: tokens of the padding are those that Stable Diffusion takes.
     """
-    found = _module(options).apply({"params": params}, ids, mask)
-    return found if isinstance(options, BertOptions) else found.last
+    if isinstance(options, BertOptions):
+        return _module(options).apply({"params": params}, ids, mask)
+    return _module(options).apply({"params": params}, ids).last
 
 
 def _module(options: Options) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec, Leaf, Spec
-from distill_jax.models import NETWORKS, vae
+from distill_jax.models import NETWORKS, text_encoders, vae
 from distill_jax.models.clip import ClipText, TextOptions
 from distill_jax.models.diffusers_files import unet_of, vae_of
 from distill_jax.models.pretrained import read_options, stored_params, torch_state
@@ -21,6 +21,7 @@ from distill_jax.runtime.registry import build
 from distill_jax.storage import safetensors
 from distill_jax.storage.weights import Stored, of_array
 from tests.models.diffusers import SIZES, TEXT, UNETS, VAES, inputs, pixels, weights
+from tests.models.pretrained import IDS, MASK, NEW
 
 HERE = pathlib.Path(__file__).parent / "diffusers"
 RECORDED = np.load(HERE / "recorded.npz")
@@ -210,3 +211,14 @@ def test_new_weights_are_drawn_from_their_shapes():
         assert not params[name]["kernel"].any()
     assert (params["conv_norm_out"]["scale"] == 1).all()
     assert not params["conv_norm_out"]["bias"].any()
+
+
+def test_tokens_of_the_padding_are_those_of_a_text_tower_without_a_mask():
+    options, ids, mask = TextOptions(**NEW), jnp.asarray(IDS), jnp.asarray(MASK)
+    module = ClipText(options, projected=False)
+    params = module.init(jax.random.key(0), ids)["params"]
+    found = text_encoders.tokens(options, params, ids, mask)
+    np.testing.assert_array_equal(found, module.apply({"params": params}, ids).last)
+    text = module.apply({"params": params}, ids, mask).last
+    np.testing.assert_allclose(found[mask], text[mask], atol=1e-6)
+    assert float(jnp.abs(found - text).max()) > 1e-3
