@@ -85,7 +85,8 @@ def near(found, name, tolerance=2e-5):
 @pytest.mark.parametrize("name", UNETS)
 def test_the_unet_is_that_of_diffusers(name, number):
     network, params, given = unet(name, SIZES[number])
-    near(jax.jit(network.apply)(params, *given), f"{name}_{number}")
+    # Measured: 2e-5. In float32 angles of 1000 have an error of 6e-5, as devices round them.
+    near(jax.jit(network.apply)(params, *given), f"{name}_{number}", tolerance=5e-5)
 
 
 @pytest.mark.parametrize("number", range(len(SIZES)))
