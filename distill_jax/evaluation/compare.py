@@ -247,7 +247,7 @@ def write_report(
     order = sorted(range(len(planned)), key=lambda i: places[id(planned[i].network)])
     ordered = [planned[i] for i in order]
     first, num = distributed.first(), settings["num_samples"]
-    evaluator = _evaluator(data, settings, codec_of(teacher)) if first else None
+    evaluator = _evaluator(data, settings, codec_of(decoders[-1])) if first else None
     partial = workdir / "report.rows.json"
     rows = _rows(partial, made_of) or []
     before = distributed.broadcast_from_first(len(rows))

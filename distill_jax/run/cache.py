@@ -163,7 +163,7 @@ def plan_cache(options: Mapping[str, Any], workdir: epath.Path, **given: Any) ->
       FileNotFoundError: for a path that has no cache.
       ValueError: for a path where nothing is encoded.
     """
-    path = options["path"]
+    path, dtype = options["path"], options["dtype"]
     if path == NONE:
         return None
     if not isinstance(given["dataset"], Encoded):
@@ -174,11 +174,11 @@ def plan_cache(options: Mapping[str, Any], workdir: epath.Path, **given: Any) ->
             )
         return None
     if not path:
-        return CachePlan(workdir / "cache", True, options["dtype"], **given)
+        return CachePlan(workdir / "cache", True, dtype, **given)
     places = [absolute(path), absolute(path) / "cache"]
     for place in places:
         if (place / FILE).exists():
-            return CachePlan(place, False, options["dtype"], **given)
+            return CachePlan(place, False, dtype, **given)
     raise FileNotFoundError(
         f"config.cache.path is {path!r}, which has no {FILE} in it or in its cache/; make a cache "
         f"with {COMMAND}, or leave the path out"

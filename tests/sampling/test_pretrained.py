@@ -22,6 +22,10 @@ from tests.models.pretrained.directories import RECORDED, write
 TEXTS = ["the cafe", "", "they that"]
 
 
+def never():
+    return False
+
+
 def write_bert(folder, **changes):
     """Writes a small BERT with a tokenizer of pieces of words."""
     folder.mkdir(exist_ok=True)
@@ -59,7 +63,7 @@ def bert(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bert")
     module, variables = read_bert(write_bert(folder / "published"))
     fit = make(folder / "published", folder / "run")
-    assert fit.finish() and not fit.finish()
+    assert fit.finish(never) and not fit.finish(never)
     (folder / "published").rename(folder / "elsewhere")
     return fit, lambda ids, mask: jax.jit(module.apply)(variables, ids, mask)
 
@@ -87,7 +91,7 @@ def test_a_prompt_that_is_cut_is_said(bert):
 
 def test_a_directory_of_a_pipeline_has_text_encoder_and_tokenizer(tmp_path):
     fit = make(write_pipeline(tmp_path / "pipeline"), tmp_path / "run", 12)
-    assert fit.finish() and not fit.finish()
+    assert fit.finish(never) and not fit.finish(never)
     text, (module, variables) = (
         fit.conditioner,
         read_clip(tmp_path / "pipeline/text_encoder").text(),
@@ -109,10 +113,10 @@ def damage(folder):
 
 def test_other_weights_in_the_directory_are_refused(tmp_path):
     folder = write_bert(tmp_path / "published")
-    assert make(folder, tmp_path / "run").finish()
+    assert make(folder, tmp_path / "run").finish(never)
     damage(folder)
     with pytest.raises(ValueError, match="is the text encoder .*choose another --workdir"):
-        make(folder, tmp_path / "run").finish()
+        make(folder, tmp_path / "run").finish(never)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,7 @@ def test_other_weights_in_the_directory_are_refused(tmp_path):
 def test_a_directory_that_does_not_fit_is_refused(tmp_path, changes, length, message):
     write_bert(tmp_path / "published", **changes)
     with pytest.raises(ValueError, match=message):
-        make(tmp_path / "published", tmp_path / "run", length).finish()
+        make(tmp_path / "published", tmp_path / "run", length).finish(never)
     assert not (tmp_path / "run").exists()
 
 
@@ -139,7 +143,7 @@ def test_a_directory_without_its_files_is_refused(tmp_path):
     write_bert(tmp_path / "published")
     (tmp_path / "published" / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="has no tokenizer; expected"):
-        make(tmp_path / "published", tmp_path / "run").finish()
+        make(tmp_path / "published", tmp_path / "run").finish(never)
 
 
 @pytest.mark.parametrize(
