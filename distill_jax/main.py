@@ -5,10 +5,13 @@ python -m distill_jax.main --config=configs/digits_guided.py --config.batch_size
 """
 
 import os
+import shlex
 import time
+from typing import Any
 
 from absl import flags
 
+from distill_jax.evaluation.pictures import prompts_of
 from distill_jax.models.build import matmul_precision
 from distill_jax.run import costs, devices, pipeline, plan
 from distill_jax.run.caching import keep_programs
@@ -105,15 +108,24 @@ def main() -> int:
     seconds = time.monotonic() - began
     logging.say(f"done in {seconds:.0f} s ({cpu.user + cpu.system:.0f} CPU-seconds)")
     logging.say(f"  report   {shown}")
-    last = run.stages[-1]
-    w_range = last.trained.guidance.w_range
-    guidance = f" --w={w_range[1]:g}" if w_range else ""
-    logging.say(f"  student  {last.directory}")
-    imports = describe(last.directory, allow=run.allow).manifest.imports
-    allow = "".join(f" --allow={name}" for name in imports)
-    sample = f"python -m distill_jax.sample --student={last.directory}{guidance}{allow}"
-    logging.say(f"  sample   {sample}")
+    logging.say(f"  student  {run.stages[-1].directory}")
+    logging.say(f"  sample   {_sample_command(run)}")
     return 0
+
+
+def _sample_command(run: plan.Run) -> str:
+    """Returns the command that draws from the last stage, whole, to be pasted."""
+    last = run.stages[-1]
+    given: dict[str, list[Any]] = {"student": [last.directory]}
+    if w_range := last.trained.guidance.w_range:
+        given["w"] = [f"{w_range[1]:g}"]
+    given["prompt"] = prompts_of(last.directory / "grid.png")[:1]
+    for name, fit in (("codec", run.codec), ("conditioner", run.conditioner)):
+        if fit is not None and not fit.directory.is_relative_to(run.workdir):
+            given[name] = [fit.directory]
+    given["allow"] = [*describe(last.directory, allow=run.allow).manifest.imports]
+    words = [f"--{name}={value}" for name, values in given.items() for value in values]
+    return shlex.join(["python", "-m", "distill_jax.sample", *words])
 
 
 def _ideal_seconds(run: plan.Run, where: devices.Target) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -360,6 +361,12 @@ def test_a_run_killed_in_fits_cache_and_training_ends_with_the_same_weights(tmp_
     command.start()
     assert command.wait(1200) == [0], command.log(0).read_text()
     assert kill.compare(command.workdir, undisturbed.workdir, kill.Tally()) == 0
+    # The command that the run prints at its end draws a picture.
+    printed = shlex.split(command.log(0).read_text().split("  sample   ")[1].splitlines()[0])
+    out = tmp_path / "x.png"
+    code, _, stderr = forks.run(printed[2], *printed[3:], "--num=1", f"--out={out}")
+    assert (code, out.exists()) == (0, True), stderr
+    assert sum(word.startswith("--prompt=a ") for word in printed) == 1
 
 
 def test_two_processes_that_lose_one_fill_the_same_cache(captioned, tmp_path):
