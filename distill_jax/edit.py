@@ -124,7 +124,7 @@ def main(task: str) -> None:
 
 
 class Done(NamedTuple):
-    """What a task did: rows of images, the last of which are new, and facts about them."""
+    """The result of a task: rows of images, the last of which are new, and facts about them."""
 
     rows: Sequence[np.ndarray]
     facts: Mapping[str, str] = {}

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from distill_jax.models.clip import ACTIVATIONS
+from distill_jax.models.clip import ACTIVATIONS, check_heads
 from distill_jax.models.pretrained import (
     find_weights,
     read_config,
@@ -54,11 +54,7 @@ class BertOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be divisible by num_attention_heads = "
-                f"{self.num_attention_heads}"
-            )
+        check_heads(self)
 
 
 class Bert(nn.Module):

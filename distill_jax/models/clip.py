@@ -7,7 +7,7 @@ Diffusion, SDXL, SD3 and FLUX. Directories are read by models.clip_files.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -64,7 +64,7 @@ class TextOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        _check_heads(self)
+        check_heads(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ImageOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        _check_heads(self)
+        check_heads(self)
         check_patch(self.image_size, self.patch_size)
 
 
@@ -97,7 +97,8 @@ def check_patch(image_size: int, patch_size: int) -> None:
         raise ValueError(f"image_size {image_size} must be at least patch_size = {patch_size}")
 
 
-def _check_heads(options: TextOptions | ImageOptions) -> None:
+def check_heads(options: Any) -> None:
+    """Raises ValueError unless the heads of a transformer's options divide its width."""
     if options.hidden_size % options.num_attention_heads:
         raise ValueError(
             f"hidden_size {options.hidden_size} must be divisible by num_attention_heads = "

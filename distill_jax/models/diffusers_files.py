@@ -76,7 +76,7 @@ class Directory(NamedTuple):
 
 
 class Unet(NamedTuple):
-    """What a config.json says about a UNet.
+    """The description of a UNet in its config.json.
 
     Attributes:
       model: {"name": "sd_unet", **options}.
@@ -94,7 +94,7 @@ class Unet(NamedTuple):
 
 
 class Vae(NamedTuple):
-    """What a config.json says about an autoencoder; latents are (z - shift) scale.
+    """The description of an autoencoder in its config.json; latents are (z - shift) scale.
 
     Attributes:
       layers: its layers.
@@ -131,7 +131,7 @@ def unet_of(content: Mapping[str, Any], place: str) -> Unet:
       ValueError: with the place, for values that sd_unet does not have.
     """
     _check_fixed(content, UNET, place)
-    widths = _value(content, "block_out_channels", WIDTHS, [320, 640, 1280, 1280], place)
+    widths = value_of(content, "block_out_channels", WIDTHS, [320, 640, 1280, 1280], place)
     levels = range(len(widths))
     across, plain = "CrossAttnDownBlock2D", "DownBlock2D"
     down = content.get("down_block_types", [across] * 3 + [plain])
@@ -144,26 +144,26 @@ def unet_of(content: Mapping[str, Any], place: str) -> Unet:
     _check_fixed_lists(content, len(widths), place)
     key = "num_attention_heads" if content.get("num_attention_heads") else "attention_head_dim"
     heads = _each(content, key, 8, levels, place)  # Either key is the number of heads.
-    channels = _value(content, "out_channels", WIDTH, 4, place)
-    inputs = _value(content, "in_channels", WIDTH, 4, place)
+    channels = value_of(content, "out_channels", WIDTH, 4, place)
+    inputs = value_of(content, "in_channels", WIDTH, 4, place)
     w_channels = content.get("time_cond_proj_dim")
     model = {
         "name": "sd_unet",
         "widths": tuple(widths),
-        "blocks": _value(content, "layers_per_block", WIDTH, 2, place),
+        "blocks": value_of(content, "layers_per_block", WIDTH, 2, place),
         "transformers": tuple(level for level in levels if down[level] == across),
         "heads": tuple(heads),
-        "linear": _value(content, "use_linear_projection", YES_NO, False, place),
-        "groups": _value(content, "norm_num_groups", WIDTH, 32, place),
+        "linear": value_of(content, "use_linear_projection", YES_NO, False, place),
+        "groups": value_of(content, "norm_num_groups", WIDTH, 32, place),
     }
     if w_channels is not None:
-        model["w_channels"] = _value(content, "time_cond_proj_dim", WIDTH, None, place)
+        model["w_channels"] = value_of(content, "time_cond_proj_dim", WIDTH, None, place)
     if inputs < channels:
         raise ValueError(
             f"{place}: in_channels is {inputs} and out_channels {channels}; expected at least as "
             "many inputs"
         )
-    text = _value(content, "cross_attention_dim", WIDTH, 1280, place)
+    text = value_of(content, "cross_attention_dim", WIDTH, 1280, place)
     return Unet(model, channels, inputs - channels, text, w_channels is not None)
 
 
@@ -174,22 +174,22 @@ def vae_of(content: Mapping[str, Any], place: str) -> Vae:
       ValueError: with the place, for values that models.vae does not have.
     """
     _check_fixed(content, VAE, place)
-    widths = _value(content, "block_out_channels", WIDTHS, [64], place)
+    widths = value_of(content, "block_out_channels", WIDTHS, [64], place)
     for way, name in (("down", "DownEncoderBlock2D"), ("up", "UpDecoderBlock2D")):
         key = f"{way}_block_types"
         _check_types(content.get(key, [name]), (name,), len(widths), f"{place}: {key}")
     options = {
         "widths": tuple(widths),
-        "blocks": _value(content, "layers_per_block", WIDTH, 1, place),
-        "channels": _value(content, "latent_channels", WIDTH, 4, place),
-        "groups": _value(content, "norm_num_groups", WIDTH, 32, place),
-        "quant": _value(content, "use_quant_conv", YES_NO, True, place),
-        "post_quant": _value(content, "use_post_quant_conv", YES_NO, True, place),
+        "blocks": value_of(content, "layers_per_block", WIDTH, 1, place),
+        "channels": value_of(content, "latent_channels", WIDTH, 4, place),
+        "groups": value_of(content, "norm_num_groups", WIDTH, 32, place),
+        "quant": value_of(content, "use_quant_conv", YES_NO, True, place),
+        "post_quant": value_of(content, "use_post_quant_conv", YES_NO, True, place),
     }
     layers = read_options(Layers, options, place)
-    scale = _value(content, "scaling_factor", SCALE, 0.18215, place)
+    scale = value_of(content, "scaling_factor", SCALE, 0.18215, place)
     shift = content.get("shift_factor")
-    shift = 0.0 if shift is None else _value(content, "shift_factor", SHIFT, None, place)
+    shift = 0.0 if shift is None else value_of(content, "shift_factor", SHIFT, None, place)
     return Vae(layers, float(scale), float(shift))
 
 
@@ -204,7 +204,7 @@ def _renamed(state: Mapping[str, Stored]) -> dict[str, Stored]:
     return found
 
 
-def _value(content: Mapping[str, Any], key: str, rule: Rule, default: Any, place: str) -> Any:
+def value_of(content: Mapping[str, Any], key: str, rule: Rule, default: Any, place: str) -> Any:
     """Returns a value of a config that satisfies its rule."""
     value = content.get(key, default)
     if not rule.allows(value):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from distill_jax.diffusion.resize import cubic_matrix
-from distill_jax.models.clip import ACTIVATIONS, MAX_PATCH, check_patch
+from distill_jax.models.clip import ACTIVATIONS, MAX_PATCH, check_heads, check_patch
 from distill_jax.models.pretrained import (
     find_weights,
     read_config,
@@ -67,11 +67,7 @@ class Options:
     def __post_init__(self) -> None:
         check_options(self)
         check_patch(self.image_size, self.patch_size)
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be divisible by num_attention_heads = "
-                f"{self.num_attention_heads}"
-            )
+        check_heads(self)
 
 
 class Dinov2(nn.Module):

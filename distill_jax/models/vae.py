@@ -31,7 +31,7 @@ LOG_VARIANCE = (-30.0, 20.0)  # Bounds of the encoder's output.
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """What the layers of an autoencoder follow from; the defaults are Stable Diffusion's.
+    """The options of an autoencoder's layers; the defaults are Stable Diffusion's.
 
     Attributes:
       widths: channels of each level, divisible by groups; a level has half the side of the

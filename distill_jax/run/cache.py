@@ -37,7 +37,7 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class CachePlan:
-    """What a cache holds, and the means to make it.
+    """The content of a cache, and the means to make it.
 
     Attributes:
       directory: the directory of the cache.

@@ -38,9 +38,7 @@ class Autoencoder:
 
     Attributes:
       path: directory of diffusers, an AutoencoderKL or a pipeline with one in vae/; "" for one that
-        was read before. The other attributes, except `draw` and `tile`, are then those in it.
-      draw: whether images are encoded to draws from the encoder's distribution, if a key is given;
-        else to its mean.
+        was read before. The other attributes, except `tile`, are then those in it.
       tile: side of tiles in latent pixels; larger latents are decoded tile by tile, see vae.decode.
         0 decodes whole images.
       widths: channels of each level.
@@ -54,7 +52,6 @@ class Autoencoder:
     """
 
     path: str = ""
-    draw: bool = False
     tile: int = option(whole(0, 4, MAX_WIDTH), 0)
     widths: tuple[int, ...] = option(WIDTHS, (128, 256, 512, 512))
     blocks: int = option(whole(1, high=MAX_BLOCKS), 2)
@@ -77,11 +74,11 @@ class Autoencoder:
             return self
         said = self._files[0]
         fields = dataclasses.asdict(said.layers)
-        return Autoencoder("", self.draw, self.tile, **fields, scale=said.scale, shift=said.shift)
+        return Autoencoder("", self.tile, **fields, scale=said.scale, shift=said.shift)
 
     @functools.cached_property
     def _files(self) -> tuple[Vae, Tree, epath.Path]:
-        """What config.json says, the parameters, which are not read yet, and their file."""
+        """The content of config.json, the parameters, which are not read yet, and their file."""
         folder = absolute(self.path)
         folder = folder / "vae" if (folder / "vae").is_dir() else folder
         found = read_directory(folder, "AutoencoderKL")
@@ -130,13 +127,16 @@ class Autoencoder:
         return vae.shapes(self.layers)
 
     def encode(self, params: Tree, images: Image, key: jax.Array | None = None) -> Resized:
-        """Encodes images (b, h, w, 3) in [-1, 1] into latents (b, h / f, w / f, channels)."""
+        """Encodes images (b, h, w, 3) in [-1, 1] into latents (b, h / f, w / f, channels).
+
+        They are draws from the encoder's distribution with a key, and its mean without one.
+        """
 
         def encoded(x: Image) -> tuple[jax.Array, jax.Array]:
             return vae.encode(self.layers, params, x)
 
         z, std = _in_parts(encoded, images, images.shape[1] * images.shape[2])
-        if self.draw and key is not None:
+        if key is not None:
             z += std * jax.random.normal(key, z.shape)
         return (z - self.shift) * self.scale
 

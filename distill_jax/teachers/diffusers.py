@@ -18,6 +18,7 @@ from distill_jax.models.diffusers_files import (
     read_directory,
     unet_of,
     vae_of,
+    value_of,
 )
 from distill_jax.models.pretrained import read_config, stored_params
 from distill_jax.runtime.files import read_json
@@ -103,10 +104,7 @@ def schedule_of(file: epath.Path) -> tuple[dict[str, Any], str]:
     content = read_json(file, MAX_JSON)
 
     def value(key: str, default: Any, rule: Rule) -> Any:
-        found = content.get(key, default)
-        if not rule.allows(found):
-            raise ValueError(f"{file}: {key} is {short(found)}; expected {rule.expected}")
-        return found
+        return value_of(content, key, rule, default, str(file))
 
     kind = value("prediction_type", "epsilon", _one_of(PREDICTIONS))
     zero = bool(value("rescale_betas_zero_snr", False, _one_of((False, True))))

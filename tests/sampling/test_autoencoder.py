@@ -46,7 +46,7 @@ def test_a_run_keeps_the_autoencoder_of_a_pipeline_in_its_codec(tmp_path):
     assert fit.finish() and not fit.finish()
     (tmp_path / "pipeline").rename(tmp_path / "elsewhere")
     codec = load_codec(epath.Path(tmp_path / "run" / "codec" / "final"))
-    assert codec.kind == Autoencoder("", False, 0, (8, 16, 16), 1, 4, 4, True, True, 0.18215, 0.0)
+    assert codec.kind == Autoencoder("", 0, (8, 16, 16), 1, 4, 4, True, True, 0.18215, 0.0)
     x = jnp.asarray(pixels((2, 4, 4), 4))
     z = codec.encode(x)
     mean = vae.encode(LAYERS["four"], read("four", vae.shapes(LAYERS["four"])), x).mean
@@ -63,9 +63,9 @@ def test_latents_are_shifted_before_they_are_scaled_and_back():
     codec = Autoencoder(**given, quant=False, post_quant=False, scale=1.5305, shift=0.0609)
     x = jnp.asarray(pixels((2, 8, 8), 2))
     mean, std = RECORDED["sixteen_mean_0"], RECORDED["sixteen_std_0"]
-    z = codec.encode(params, x, jax.random.key(0))
+    z = codec.encode(params, x)
     np.testing.assert_allclose(z, (mean - 0.0609) * 1.5305, atol=1e-4)
-    drawn = Autoencoder(**given, quant=False, post_quant=False, draw=True)
+    drawn = Autoencoder(**given, quant=False, post_quant=False)
     apart = (drawn.encode(params, x, jax.random.key(0)) / 0.18215 - mean) / std
     np.testing.assert_allclose((apart.mean(), apart.std()), (0, 1), atol=0.1)
     np.testing.assert_allclose(drawn.encode(params, x), 0.18215 * mean, atol=1e-4)
@@ -73,7 +73,7 @@ def test_latents_are_shifted_before_they_are_scaled_and_back():
 
 def test_a_batch_of_many_pixels_is_computed_part_by_part(monkeypatch):
     params = read("four", vae.shapes(LAYERS["four"]))
-    codec = Autoencoder("", False, 0, (8, 16, 16), 1, 4, 4)
+    codec = Autoencoder("", 0, (8, 16, 16), 1, 4, 4)
     x = jnp.asarray(pixels((5, 2, 2), 4))
     whole = codec.encode(params, x), codec.decode(params, codec.encode(params, x))
     monkeypatch.setattr(autoencoder, "PIXELS", 128)  # Two images.
