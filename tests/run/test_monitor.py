@@ -76,6 +76,7 @@ def best_of(workdir, name="s00_teacher"):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """Returns a chain that is measured, and whose last weights are kept."""
+    jax.clear_caches()  # Its list of programs must not depend on what other tests have compiled.
     return trained(tmp_path_factory.mktemp("plain"), digits())
 
 
