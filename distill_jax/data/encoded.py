@@ -26,6 +26,8 @@ from distill_jax.diffusion.spec import DataSpec, Leaf
 from distill_jax.runtime.text import short
 from distill_jax.typing import Image, Resized
 
+DRAW = 0x5D  # Tells the noise of latents from other random numbers of an example.
+
 
 class Cache(NamedTuple):
     """The training images and captions of a dataset, encoded once; see run.cache.
@@ -90,6 +92,9 @@ class Encoded:
       encode: maps images (b, h, w, c) in [-1, 1] to latents; None for pixels.
       condition: maps captions (b,) to conditions, leaves (b, ...); None for data without captions.
       cache: what is encoded already. Batches are the same with and without it.
+      moments: whether `encode` and the cache give the mean and the standard deviation of each
+        latent, one after the other on the channels. Batches then have draws, which are new in every
+        epoch.
     """
 
     source: Dataset
@@ -97,6 +102,13 @@ class Encoded:
     encode: Callable[[Image], Resized] | None = None
     condition: Callable[[np.ndarray], Mapping[str, np.ndarray]] | None = None
     cache: Cache = Cache()
+    moments: bool = False
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape of what a cache keeps of one image."""
+        *sides, channels = self.spec.x.shape
+        return (*sides, 2 * channels if self.moments else channels)
 
     @property
     def null(self) -> Mapping[str, np.ndarray]:
@@ -132,9 +144,11 @@ class Encoded:
         for rows in source.batches(seed, start, size, part):
             x = rows.x
             if latents is not None and x is not None:
-                x = x[:, 0, 0].reshape(-1, *self.spec.x.shape).astype(np.float32)
+                x = x[:, 0, 0].reshape(-1, *self.stored).astype(np.float32)
             elif self.encode is not None and x is not None:  # Data-free methods have no images.
                 x = np.asarray(self.encode(jnp.asarray(normalise(x))))
+            if self.moments and x is not None:
+                x = _drawn(x, seed, rows.index)
             yield Rows(rows.index, x, self._conditions(rows.cond))
 
     def _conditions(self, cond: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
@@ -162,6 +176,15 @@ class Encoded:
 
     def captions(self, split: str, num: int | None = None) -> list[str]:
         return captions_of(self.source, split, num)
+
+
+def _drawn(moments: np.ndarray, seed: int, index: np.ndarray) -> np.ndarray:
+    """Returns draws of latents, each a function of the seed and the number of its example."""
+    mean, std = np.split(moments, 2, axis=-1)
+    eps = np.empty_like(mean)
+    for row, number in zip(eps, index, strict=True):
+        np.random.default_rng((seed, int(number), DRAW)).standard_normal(out=row, dtype=np.float32)
+    return mean + std * eps
 
 
 def all_captions(dataset: Dataset) -> list[str]:

@@ -77,7 +77,7 @@ class CachePlan:
         """The shards of latents and texts, without those that there are not."""
         spec, found = self.dataset.spec, {}
         if self.source is not None:
-            kind = latents_dtype(spec.x.shape, 1 + self.source.flip, self.dtype)
+            kind = latents_dtype(self.dataset.stored, 1 + self.source.flip, self.dtype)
             found["latents"] = kind, self.source.num_examples
         if self.captions:
             found["texts"] = texts_dtype(dict(spec.cond), self.dtype), len(self.captions)

@@ -22,6 +22,7 @@ from distill_jax.run.prefetch import prefetch
 from distill_jax.runtime import distributed, heartbeat, logging
 from distill_jax.runtime.sharding import Layout, make_layout
 from distill_jax.sampling import prompts
+from distill_jax.sampling.codecs import moments
 from distill_jax.typing import Tree
 
 
@@ -118,7 +119,7 @@ class _Images:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _latents(kind: Any, layout: Layout, params: Tree, x: jax.Array) -> jax.Array:
-    return jax.lax.with_sharding_constraint(kind.encode(params, x), layout.batch)
+    return jax.lax.with_sharding_constraint(moments(kind, params, x), layout.batch)
 
 
 class _Texts:

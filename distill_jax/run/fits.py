@@ -19,7 +19,7 @@ from distill_jax.run.text_encoder import fit
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import build
-from distill_jax.sampling.codecs import CODECS, Fitted, load_codec, read_codec
+from distill_jax.sampling.codecs import CODECS, Fitted, draws, load_codec, read_codec
 from distill_jax.sampling.loading import find_final
 from distill_jax.sampling.prompts import (
     CONDITIONERS,
@@ -228,7 +228,7 @@ def encoded(source: Dataset, codec: CodecFit | None, conditioner: ConditionerFit
         spec = codec.kind.latents(spec)
 
         def encode(images: Image) -> Resized:
-            return codec.codec.encode(images)
+            return codec.codec.moments(images)
 
     if conditioner is not None:
         spec = conditioner.kind.conditions(spec)
@@ -236,7 +236,7 @@ def encoded(source: Dataset, codec: CodecFit | None, conditioner: ConditionerFit
         def condition(captions: np.ndarray) -> dict[str, np.ndarray]:
             return conditioner.conditioner(captions, len(captions))
 
-    return Encoded(source, spec, encode, condition)
+    return Encoded(source, spec, encode, condition, moments=codec is not None and draws(codec.kind))
 
 
 def codec_fit(options: Mapping[str, Any], workdir: epath.Path, source: Dataset) -> CodecFit | None:

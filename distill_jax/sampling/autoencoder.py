@@ -38,9 +38,11 @@ class Autoencoder:
 
     Attributes:
       path: directory of diffusers, an AutoencoderKL or a pipeline with one in vae/; "" for one that
-        was read before. The other attributes, except `tile`, are then those in it.
+        was read before. The other attributes, except `tile` and `draw`, are then those in it.
       tile: side of tiles in latent pixels; larger latents are decoded tile by tile, see vae.decode.
         0 decodes whole images.
+      draw: whether training takes draws from the encoder's distribution, new in every epoch, as
+        Stable Diffusion was trained; otherwise its mean.
       widths: channels of each level.
       blocks: residual blocks of a level of the encoder.
       channels: channels of the latents.
@@ -53,6 +55,7 @@ class Autoencoder:
 
     path: str = ""
     tile: int = option(whole(0, 4, MAX_WIDTH), 0)
+    draw: bool = False
     widths: tuple[int, ...] = option(WIDTHS, (128, 256, 512, 512))
     blocks: int = option(whole(1, high=MAX_BLOCKS), 2)
     channels: int = option(whole(1, high=MAX_WIDTH), 4)
@@ -74,7 +77,7 @@ class Autoencoder:
             return self
         said = self._files[0]
         fields = dataclasses.asdict(said.layers)
-        return Autoencoder("", self.tile, **fields, scale=said.scale, shift=said.shift)
+        return Autoencoder("", self.tile, self.draw, **fields, scale=said.scale, shift=said.shift)
 
     @functools.cached_property
     def _files(self) -> tuple[Vae, Tree, epath.Path]:
@@ -131,14 +134,17 @@ class Autoencoder:
 
         They are draws from the encoder's distribution with a key, and its mean without one.
         """
+        z, std = self.moments(params, images)
+        return z if key is None else z + std * jax.random.normal(key, z.shape)
+
+    def moments(self, params: Tree, images: Image) -> tuple[Resized, Resized]:
+        """Returns mean and standard deviation of the latents of images."""
 
         def encoded(x: Image) -> tuple[jax.Array, jax.Array]:
             return vae.encode(self.layers, params, x)
 
         z, std = _in_parts(encoded, images, images.shape[1] * images.shape[2])
-        if key is not None:
-            z += std * jax.random.normal(key, z.shape)
-        return (z - self.shift) * self.scale
+        return (z - self.shift) * self.scale, std * self.scale
 
     def decode(self, params: Tree, latents: Resized) -> Image:
         """Decodes latents into images in [-1, 1]."""

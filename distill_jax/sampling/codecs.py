@@ -213,11 +213,20 @@ class Fitted(NamedTuple):
         return self.data.x.shape
 
     def encode(self, images: Image, key: jax.Array | None = None) -> Resized:
+        self._check(images)
+        return _encode(self.kind, self.params, images, key)
+
+    def moments(self, images: Image) -> Resized:
+        """Returns what training takes of images; see the function `moments`."""
+        self._check(images)
+        return _moments(self.kind, self.params, images)
+
+    def _check(self, images: Image) -> None:
+        """Raises ValueError for images of another shape than those of the codec."""
         if images.shape[1:] != self.data.x.shape:
             raise ValueError(
                 f"images are of shape {images.shape[1:]}; the codec takes {self.data.x.shape}"
             )
-        return _encode(self.kind, self.params, images, key)
 
     def decode(self, latents: Resized) -> Image:
         return _decode(self.kind, self.params, latents)
@@ -226,6 +235,24 @@ class Fitted(NamedTuple):
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(kind: Kind, params: Tree, images: Image, key: jax.Array | None) -> Resized:
     return kind.encode(params, images, key)
+
+
+def draws(kind: Kind) -> bool:
+    """Returns whether training takes draws of a codec's latents rather than their mean."""
+    return isinstance(kind, Autoencoder) and kind.draw
+
+
+def moments(kind: Kind, params: Tree, images: Image) -> Resized:
+    """Returns the latents of images; their mean and standard deviation if training draws them.
+
+    The standard deviation follows the mean on the channels.
+    """
+    if isinstance(kind, Autoencoder) and kind.draw:
+        return jnp.concatenate(kind.moments(params, images), axis=-1)
+    return kind.encode(params, images)
+
+
+_moments = jax.jit(moments, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)

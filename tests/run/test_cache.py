@@ -16,6 +16,8 @@ from etils import epath
 from benchmarks import kill
 from distill_jax.config import base, pipeline, stage
 from distill_jax.data import encoded, records
+from distill_jax.data.arrays import Arrays
+from distill_jax.data.base import Source
 from distill_jax.run import cache, encode, lock, plan, rehearsal
 from distill_jax.run import pipeline as run_pipeline
 from distill_jax.run.cache import COMMAND, FILE
@@ -25,6 +27,7 @@ from distill_jax.storage import checksums
 from tests import forks
 from tests.data.pictures import write_folder
 from tests.data.test_captions import rows, write
+from tests.sampling.test_autoencoder import write as write_vae
 from tests.toys import ROOT
 
 PCA = {"name": "patch_pca", "patch": 2, "channels": 3}
@@ -109,6 +112,41 @@ def test_batches_are_the_same_with_and_without_a_cache(tmp_path, name):
         assert latents["latents"].shape[1] == 2
         found = {view.tobytes() for pair in latents["latents"] for view in pair}
         assert views < found
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Returns the plan of latents that are drawn with its cache, and the one without."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_vae(folder / "vae")
+    codec = {"name": "autoencoder", "path": str(folder / "vae"), "draw": True}
+    data = {"name": "noise", "size": 16, "count": 4}
+    return filled(config_of(data, codec=codec), folder / "run")
+
+
+def test_drawn_latents_are_the_same_with_and_without_a_cache(drawn):
+    made, plain = drawn
+    parts = (0, 1), (0, 2), (1, 2)
+    mine = take(made.dataset, *parts)
+    for a, b in zip(mine, take(plain.dataset, *parts), strict=True):
+        np.testing.assert_allclose(a.x, b.x, atol=2e-6)  # Convolutions of other batches round.
+    np.testing.assert_array_equal(mine[0].x, np.concatenate([mine[2].x, mine[4].x]))
+    assert made.dataset.cache.latents.take([0])["latents"].shape == (1, 1, 4, 4, 8)
+    assert mine[0].x.shape == (8, 4, 4, 4)
+
+
+def test_drawn_latents_have_the_encoders_distribution():
+    mean, std = np.split(np.random.default_rng(0).uniform(0.5, 2, (1, 2, 2, 6)), 2, axis=-1)
+    moments = np.concatenate([mean, std], axis=-1, dtype=np.float32)
+    source = Arrays(*[Source(np.zeros((1, 2, 2, 3)), np.zeros(1, np.int32))] * 2, 0, 1)
+    dataset = encoded.Encoded(
+        source, source.spec, lambda x: np.repeat(moments, len(x), 0), moments=True
+    )
+    z = (next(dataset.batches(3, 0, 4096)).x - mean) / std
+    assert len(np.unique(z)) > 0.99 * z.size
+    assert np.abs(z.mean(0)).max() < 5 / np.sqrt(4096)
+    assert np.abs(z.std(0) - 1).max() < 5 / np.sqrt(8192)
+    assert np.abs(np.corrcoef(z.reshape(4096, -1).T) - np.eye(12)).max() < 5 / np.sqrt(4096)
 
 
 def test_captions_are_encoded_once_and_the_null_is_one_of_them(captioned):

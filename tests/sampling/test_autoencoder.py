@@ -46,7 +46,7 @@ def test_a_run_keeps_the_autoencoder_of_a_pipeline_in_its_codec(tmp_path):
     assert fit.finish() and not fit.finish()
     (tmp_path / "pipeline").rename(tmp_path / "elsewhere")
     codec = load_codec(epath.Path(tmp_path / "run" / "codec" / "final"))
-    assert codec.kind == Autoencoder("", 0, (8, 16, 16), 1, 4, 4, True, True, 0.18215, 0.0)
+    assert codec.kind == Autoencoder("", 0, False, (8, 16, 16), 1, 4, 4, True, True, 0.18215, 0.0)
     x = jnp.asarray(pixels((2, 4, 4), 4))
     z = codec.encode(x)
     mean = vae.encode(LAYERS["four"], read("four", vae.shapes(LAYERS["four"])), x).mean
@@ -73,7 +73,7 @@ def test_latents_are_shifted_before_they_are_scaled_and_back():
 
 def test_a_batch_of_many_pixels_is_computed_part_by_part(monkeypatch):
     params = read("four", vae.shapes(LAYERS["four"]))
-    codec = Autoencoder("", 0, (8, 16, 16), 1, 4, 4)
+    codec = Autoencoder("", 0, False, (8, 16, 16), 1, 4, 4)
     x = jnp.asarray(pixels((5, 2, 2), 4))
     whole = codec.encode(params, x), codec.decode(params, codec.encode(params, x))
     monkeypatch.setattr(autoencoder, "PIXELS", 128)  # Two images.
