@@ -1,0 +1,56 @@
+"""Builders of configs: plain functions that return ConfigDicts. Imports no other module of ours.
+
+A config has the data, the network, and the `stages` in their order. `base` and `stage` list every
+key. The options of a method, network or dataset are the arguments of the entry of METHODS, NETWORKS
+or DATASETS with that `name`.
+"""
+
+from distill_jax.config.chains import (
+    base,
+    check_size,
+    halvings,
+    pipeline,
+    smoke,
+    stage,
+)
+from distill_jax.config.presets import (
+    MATCHING,
+    PAPER_UNETS,
+    SMALLEST,
+    cifar10,
+    digits,
+    digits_teacher,
+    imagenet64,
+    mixture,
+    mixture_teachers,
+    paper_teacher,
+    paper_unet,
+    shapes,
+    shapes_teacher,
+    smoke_images,
+    smoke_shapes,
+)
+
+__all__ = [
+    "MATCHING",
+    "PAPER_UNETS",
+    "SMALLEST",
+    "base",
+    "check_size",
+    "cifar10",
+    "digits",
+    "digits_teacher",
+    "halvings",
+    "imagenet64",
+    "mixture",
+    "mixture_teachers",
+    "paper_teacher",
+    "paper_unet",
+    "pipeline",
+    "shapes",
+    "shapes_teacher",
+    "smoke",
+    "smoke_images",
+    "smoke_shapes",
+    "stage",
+]
