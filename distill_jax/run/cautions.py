@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from distill_jax.run.stages import Stage
@@ -9,13 +10,14 @@ from distill_jax.runtime.logging import counted
 from distill_jax.runtime.trees import span
 
 MAX_SHARE = 0.05  # Of the first parameters in the EMA that a stage ends with.
+FEW = 8  # Steps of a sampler whose first call decides much of the image.
+MAX_SIGNAL = 0.03  # alpha / sigma at t = 1 that pure noise may stand for.
 
 
 def cautions(config: ConfigDict, stages: Sequence[Stage]) -> list[str]:
-    """Returns a line for each doubtful setting: EMA, warm-up, and x heads in low precision."""
-    return [
-        f"warning: {line}" for line in (*_ema(stages), *_warmup(stages), *_rounding(config, stages))
-    ]
+    """Returns a line for each doubtful setting: EMA, warm-up, and heads that lose precision."""
+    found = *_ema(stages), *_warmup(stages), *_rounding(config, stages), *_ends(config, stages)
+    return [f"warning: {line}" for line in found]
 
 
 def _ema(stages: Sequence[Stage]) -> Iterator[str]:
@@ -59,4 +61,30 @@ def _rounding(config: ConfigDict, stages: Sequence[Stage]) -> Iterator[str]:
             f"the network of {', '.join(names)} computes in bfloat16 and predicts x "
             f"(parameterization {head!r}), whose rounding the losses multiply by up to the signal-"
             "to-noise ratio: take 'v', or dtype='float32'"
+        )
+
+
+def _ends(config: ConfigDict, stages: Sequence[Stage]) -> Iterator[str]:
+    """Warns of few-step students whose first call is on noise that they cannot draw from."""
+    names = [
+        stage.name
+        for stage in stages
+        if stage.method.needs_teacher and stage.trained.num_steps <= FEW
+        if 1.0 in map(float, stage.trained.sampler.times)
+    ]
+    if not names:
+        return
+    schedule, one = stages[-1].roles.student.schedule, jnp.ones(())
+    signal = float(schedule.alpha(one) / schedule.sigma(one))
+    if signal > MAX_SIGNAL:
+        yield (
+            f"{span(names)} begin from pure noise, and are trained on noise with a signal of "
+            f"{signal:.2g}, where the schedule ends: set config.schedule.zero_snr=True and "
+            "parameterization 'v', and fine-tune the teacher in a diffusion stage before"
+        )
+    elif config.parameterization == "eps":
+        yield (
+            f"{span(names)} predict eps, which says nothing about the image where the noise is "
+            "pure, at their first call: take parameterization 'v', and fine-tune the teacher in a "
+            "diffusion stage before"
         )

@@ -41,6 +41,7 @@ from distill_jax.run.stages import (
     check_alike,
     check_base,
     check_conditions,
+    check_finetuned,
     check_images,
     find_fake,
     find_network,
@@ -187,11 +188,11 @@ def _plan_stage(
         method.check(taught)
     if start is not None:
         role = "init" if spec.init else "teacher"
-        # A teacher that is only fine-tuned may change its parameterization.
-        head = ("parameterization",) if method.needs_teacher else ()
-        check_alike(network_spec, start.network_spec, role, ("schedule", *head))
+        check = check_alike if method.needs_teacher else check_finetuned
+        check(network_spec, start.network_spec, role)
     if teacher is not None:
-        check_alike(network_spec, teacher.network_spec, "teacher", ("schedule",))
+        if method.needs_teacher:
+            check_alike(network_spec, teacher.network_spec, "teacher", ("schedule",))
         check_conditions(method, dataset.spec, teacher.network_spec.spec.data)
     check_images(method, spec.method.name, dataset, teacher)
     frozen = teacher.network_spec if method.needs_teacher else None

@@ -11,6 +11,7 @@ from distill_jax.data import Dataset
 from distill_jax.data.base import has_images
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
+from distill_jax.diffusion.schedule import LinearBeta
 from distill_jax.diffusion.spec import DataSpec
 from distill_jax.diffusion.trained import Trained
 from distill_jax.methods import Method
@@ -125,9 +126,12 @@ class Ancestor:
 
 
 def check_alike(
-    student: NetworkSpec, other: NetworkSpec, role: str, names: tuple[str, ...]
+    student: NetworkSpec,
+    other: NetworkSpec,
+    role: str,
+    names: tuple[str, ...] = ("schedule", "parameterization"),
 ) -> None:
-    """Raises ValueError unless both networks have the same schedule, or other named attributes."""
+    """Raises ValueError unless both networks have the same values of these attributes."""
     heads = {head: name for name, head in PARAMETERIZATIONS.items()}
     for name in names:
         mine, theirs = getattr(student, name), getattr(other, name)
@@ -137,6 +141,18 @@ def check_alike(
                 f"the config's {name} is {mine}, the {role}'s {theirs}; the student starts from "
                 f"its {role} or is compared with it, so set config.{name} to {theirs}"
             )
+
+
+def check_finetuned(student: NetworkSpec, other: NetworkSpec, role: str) -> None:
+    """Raises ValueError unless a network that is only fine-tuned may start from the other one.
+
+    It learns from data, so it may have another parameterization, and the schedule with a terminal
+    SNR of zero.
+    """
+    theirs = other.schedule
+    rescaled = isinstance(theirs, LinearBeta) and dataclasses.replace(theirs, zero_snr=True)
+    if student.schedule != rescaled:
+        check_alike(student, other, role, ("schedule",))
 
 
 def check_conditions(method: Method, mine: DataSpec, theirs: DataSpec) -> None:
@@ -283,7 +299,7 @@ def find_fake(
         )
     found = find_network(spec.init_fake, "init_fake", before, allow=allow)
     _check_kept(spec.init_fake, found.directory, before)
-    check_alike(roles.student, found.network_spec, "init_fake", ("schedule", "parameterization"))
+    check_alike(roles.student, found.network_spec, "init_fake")
     return found
 
 

@@ -9,6 +9,7 @@ from distill_jax.diffusion.spec import image_data
 from distill_jax.methods import METHODS
 from distill_jax.models.build import make_network
 from distill_jax.run import plan
+from distill_jax.run.stages import check_alike, check_finetuned
 from distill_jax.training.update import all_updates
 
 RATES = {"steps": 2, "learning_rate": 1e-3}
@@ -380,6 +381,41 @@ def test_a_teacher_of_another_parameterization_or_schedule_is_refused(chain, tmp
         with pytest.raises(ValueError, match=message):
             plan.make(config, tmp_path)
     plan.make(config_of(guided, model__width=32, model__expand=2), tmp_path)
+
+
+def described(schedule, head):
+    content = {"model": {"name": "mlp", "width": 8, "blocks": 1}, "parameterization": head}
+    return make_network({**content, "schedule": schedule}, image_data((8, 8, 1), 0))
+
+
+def test_only_fine_tuning_changes_the_head_and_rescales_the_schedule():
+    published = {"name": "ddpm", "beta_min": 0.00085, "beta_max": 0.012, "power": 2}
+    teacher, student = described(published, "eps"), described({**published, "zero_snr": True}, "v")
+    check_finetuned(student, teacher, "teacher")
+    with pytest.raises(ValueError, match=r"the config's schedule is .*zero_snr=True\), the teach"):
+        check_alike(student, teacher, "teacher")
+    for other in (published, {**published, "power": 1, "zero_snr": True}, {"name": "cosine"}):
+        with pytest.raises(ValueError, match="the config's schedule is "):
+            check_finetuned(described(other, "v"), student, "init")
+
+
+@pytest.mark.parametrize(
+    ("head", "zero_snr", "words"),
+    [("v", False, "with a signal of 0.068, where"), ("eps", True, "s02_half predict eps")],
+)
+def test_a_plan_warns_of_few_steps_from_noise_that_says_nothing(head, zero_snr, words, tmp_path):
+    ends = {"beta_min": 0.00085, "beta_max": 0.012, "power": 2}
+
+    def warnings(head, zero_snr, *stages):
+        config = config_of(TEACHER, GUIDED, *stages, parameterization=head)
+        config.schedule = {"name": "ddpm", **ends, "zero_snr": zero_snr}
+        text = plan.show(plan.make(config, tmp_path))
+        return [line for line in text.splitlines() if line.startswith("warning: ")]
+
+    (line,) = warnings(head, zero_snr, halved(8))
+    assert words in line
+    assert not warnings("v", True, halved(8))
+    assert not warnings(head, zero_snr, halved(16))
 
 
 def test_every_method_describes_its_finished_network():
