@@ -36,6 +36,7 @@ RUN = (
 # Networks that take long to compile, or that no config names: one stage, on images of 8x8.
 UNETS = {
     "adm_unet": {"channels": 32, "blocks": 1, "multipliers": (1,), "attention": (), "heads": 1},
+    "diffusers_dit": {"width": 16, "blocks": 1, "heads": 1},
     "sd_unet": {"widths": (8,), "blocks": 1, "transformers": (), "heads": (1,), "groups": 4},
     "song_unet": {"channels": 8, "blocks": 1, "multipliers": (1,), "attention": ()},
     "unet": {

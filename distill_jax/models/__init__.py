@@ -1,6 +1,7 @@
 """Networks by name, as functions (spec, **options) -> Network, and discriminator heads by name."""
 
 from distill_jax.models.adm_unet import adm_unet
+from distill_jax.models.diffusers_dit import diffusers_dit
 from distill_jax.models.discriminators import DISCRIMINATORS
 from distill_jax.models.dit import dit
 from distill_jax.models.exact import mixture
@@ -12,6 +13,7 @@ from distill_jax.models.unet import unet
 
 NETWORKS = {
     "adm_unet": adm_unet,
+    "diffusers_dit": diffusers_dit,
     "dit": dit,
     "mixture": mixture,
     "mlp": mlp,

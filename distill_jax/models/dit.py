@@ -112,7 +112,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         check_options(self)
-        _check_patch(self.patch, *self.spec.shape[:2])
+        check_patch(self.patch, *self.spec.shape[:2])
         if self.width % self.heads:
             raise ValueError(f"width {self.width} must be divisible by heads = {self.heads}")
 
@@ -126,7 +126,7 @@ class DiT(nn.Module):
     def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
         arch, dtype = self.arch, jnp.dtype(self.arch.dtype)
         batch, height, width, channels = z.shape
-        _check_patch(arch.patch, height, width)
+        check_patch(arch.patch, height, width)
         rows, columns = height // arch.patch, width // arch.patch
         tiles = (batch, rows, arch.patch, columns, arch.patch)
         classes, channels_out = arch.spec.classes("label"), arch.spec.channels_out
@@ -161,7 +161,7 @@ class DiT(nn.Module):
         return jnp.swapaxes(h, 2, 3).reshape(batch, height, width, channels_out)
 
 
-def _check_patch(patch: int, height: int, width: int) -> None:
+def check_patch(patch: int, height: int, width: int) -> None:
     """Raises ValueError unless patches tile the image."""
     if height % patch or width % patch:
         raise ValueError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.models import adapters
-from distill_jax.runtime.trees import is_vector, name_of
+from distill_jax.runtime.trees import is_stacked, is_vector, name_of
 from distill_jax.typing import Cond, Image, Output, Time, Tree
 
 zeros = nn.initializers.zeros_init()
@@ -254,7 +254,7 @@ def fresh(init: Callable[..., Tree], zero: Sequence[str]) -> Callable[..., Tree]
             name = name_of(path)
             if is_vector(name, like) or name.endswith(tuple(zero)):
                 return jnp.full(like.shape, float(name.endswith("scale")), like.dtype)
-            bound = math.sqrt(3 / math.prod(like.shape[:-1]))
+            bound = math.sqrt(3 / math.prod(like.shape[is_stacked(name) : -1]))
             own = jax.random.fold_in(key, number)
             return jax.random.uniform(own, like.shape, like.dtype, -bound, bound)
 

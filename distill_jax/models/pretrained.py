@@ -1,7 +1,8 @@
 """Networks in directories of Hugging Face: config.json, and weights by their names in PyTorch.
 
 Modules are named as in the checkpoints, so the path of a parameter, joined by dots, is the name of
-its array; only the last part differs (LEAVES).
+its array; only the last part differs (LEAVES). A stack of layers, blocks[0:12], has an array for
+each layer, blocks.0 to blocks.11.
 """
 
 import dataclasses
@@ -16,10 +17,10 @@ from etils import epath
 
 from distill_jax.runtime.files import absolute, read_json
 from distill_jax.runtime.options import check_arguments
-from distill_jax.runtime.trees import name_of
+from distill_jax.runtime.trees import is_stacked, layers_of, name_of
 from distill_jax.storage import pytorch, safetensors
 from distill_jax.storage.entries import EntryError
-from distill_jax.storage.weights import Stored, mapped, of_array
+from distill_jax.storage.weights import Stored, mapped, of_array, stacked, unstacked
 from distill_jax.typing import Tree
 
 Options = TypeVar("Options")
@@ -112,7 +113,7 @@ def variables_of(
     needed = jax.eval_shape(module.init, jax.random.key(0), like)
 
     def take(path: tuple, like: jax.ShapeDtypeStruct) -> np.ndarray:
-        name, is_kernel = torch_name(path[1:])
+        (name,), is_kernel, _ = torch_names(path[1:])
         if name not in state:
             raise ValueError(f"{file} has no {name}: it is of another network; {advice}")
         leaf = np.asarray(state[name].read(()), np.float32)
@@ -142,17 +143,21 @@ def stored_params(needed: Tree, state: Mapping[str, Stored], file: epath.Path, a
       ValueError: if an array is missing, or of another shape.
     """
 
-    def take(path: tuple, like: jax.ShapeDtypeStruct) -> Stored:
-        name, is_kernel = torch_name(path)
+    def layer(name: str, is_kernel: bool, expected: tuple[int, ...]) -> Stored:
         if name not in state:
             raise ValueError(f"{file} has no {name}: it is of another network; {advice}")
         leaf = state[name].changed(_turned) if is_kernel else state[name]
-        if leaf.shape != like.shape:
+        if leaf.shape != expected:
             raise ValueError(
-                f"{file}: {name} is of shape {leaf.shape} in our layout; expected {like.shape}; "
+                f"{file}: {name} is of shape {leaf.shape} in our layout; expected {expected}; "
                 f"{advice}"
             )
         return leaf.checked(name)
+
+    def take(path: tuple, like: jax.ShapeDtypeStruct) -> Stored:
+        names, is_kernel, is_stack = torch_names(path)
+        layers = [layer(name, is_kernel, like.shape[is_stack:]) for name in names]
+        return stacked(layers) if is_stack else layers[0]
 
     return jax.tree_util.tree_map_with_path(take, needed)
 
@@ -161,16 +166,18 @@ def torch_state(params: Tree) -> dict[str, Stored]:
     """Returns the leaves of parameters (Stored or arrays) by their names in PyTorch, transposed."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name, is_kernel = torch_name(path)
+        names, is_kernel, is_stack = torch_names(path)
         stored = leaf if isinstance(leaf, Stored) else of_array(np.asarray(leaf))
-        found[name] = stored.changed(_turned_back) if is_kernel else stored
+        for name, layer in zip(names, unstacked(stored) if is_stack else [stored], strict=True):
+            found[name] = layer.changed(_turned_back) if is_kernel else layer
     return found
 
 
-def torch_name(path: tuple) -> tuple[str, bool]:
-    """Returns the name in PyTorch of the parameter at a path, and whether it is a kernel."""
+def torch_names(path: tuple) -> tuple[list[str], bool, bool]:
+    """Returns the names in PyTorch of a parameter, and whether it is a kernel and of a stack."""
     *modules, leaf = name_of(path).split("/")
-    return ".".join((*modules, LEAVES.get(leaf, leaf))), leaf == "kernel"
+    name = ".".join((*modules, LEAVES.get(leaf, leaf)))
+    return layers_of(name, "."), leaf == "kernel", is_stacked(name)
 
 
 def _turned(x: np.ndarray) -> np.ndarray:

@@ -27,12 +27,13 @@ def is_vector(name: str, leaf: Any) -> bool:
     return leaf.ndim - is_stacked(name) <= 1
 
 
-def layers_of(name: str) -> list[str]:
+def layers_of(name: str, joint: str = "_") -> list[str]:
     """Returns the names of single layers: block_0/qkv to block_11/qkv for block[0:12]/qkv."""
     found = STACK.search(name)
     if found is None:
         return [name]
-    return [STACK.sub(f"_{layer}", name, count=1) for layer in range(*map(int, found.groups()))]
+    layers = range(*map(int, found.groups()))
+    return [STACK.sub(f"{joint}{layer}", name, count=1) for layer in layers]
 
 
 def stack_layers(tree: Any, like: Any, stack: Callable[[list, Any], Any]) -> Any:

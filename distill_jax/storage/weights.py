@@ -71,7 +71,7 @@ def of_array(array: np.ndarray) -> Stored:
     return Stored(array.shape, dtype, lambda index: array[index].astype(dtype, copy=False))
 
 
-def stacked(layers: list[Stored], _: Any) -> Stored:
+def stacked(layers: list[Stored], _: Any = None) -> Stored:
     """Returns equal leaves of single layers as one leaf, for trees.stack_layers."""
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
@@ -79,6 +79,16 @@ def stacked(layers: list[Stored], _: Any) -> Stored:
         return np.stack([layer.read(index[1:]) for layer in chosen])
 
     return Stored((len(layers), *layers[0].shape), layers[0].dtype, read)
+
+
+def unstacked(stack: Stored) -> list[Stored]:
+    """Returns the single layers of a leaf, the inverse of `stacked`."""
+
+    def layer(number: int) -> Stored:
+        own = slice(number, number + 1)
+        return Stored(stack.shape[1:], stack.dtype, lambda index: stack.read((own, *index))[0])
+
+    return [layer(number) for number in range(stack.shape[0])]
 
 
 def mapped(path: epath.PathLike) -> np.ndarray:

@@ -19,6 +19,7 @@ from tests.toys import filled, jitted
 SMALL = {
     "mlp": {"width": 16, "blocks": 1},
     "dit": {"width": 16, "blocks": 1, "heads": 2, "patch": 2},
+    "diffusers_dit": {"width": 16, "blocks": 1, "heads": 2},
     # 64 channels are two per group: a group of one channel would remove its bias.
     "unet": {
         "channels": 64,
@@ -48,21 +49,25 @@ ALL = {**LABEL, "w": jnp.linspace(0, 4, 5), "target": jnp.linspace(1, 0, 5)}
 FEATURES = {
     "mlp": (5, 1, 16),
     "dit": (5, 6, 16),
+    "diffusers_dit": (5, 6, 16),
     "unet": (5, 16, 64),
     "sd_unet": (5, 24, 8),
 }
 # Number of attentions, their tokens and their channels.
 ATTENTIONS = {
     "dit": (1, 6, 16),
+    "diffusers_dit": (1, 6, 16),
     "unet": (4, 16, 64),
     "adm_unet": (4, 24, 8),
     "song_unet": (3, 24, 8),
     "sd_unet": (2, 24, 8),
 }
-# Modules before the middle of a network of 3 blocks, and modules after it.
+STACKS = {"dit": "block[0:3]", "diffusers_dit": "transformer_blocks[0:3]"}
+# Modules, or layers of a stack, before the middle of a network of 3 blocks, and after it.
 AROUND_THE_MIDDLE = {
     "mlp": ("down_1", "down_2"),
-    "dit": (1, 2),  # Layers of block[0:3].
+    "dit": (1, 2),
+    "diffusers_dit": (1, 2),
     "unet": ("mid.block_2", "up_0.block_0"),
     "sd_unet": ("mid_block.resnets.1", "up_blocks.0.resnets.0"),
 }
@@ -140,8 +145,9 @@ def test_a_new_network_returns_zero_and_learns_in_every_parameter(name):
     np.testing.assert_array_equal(network.apply(params, z, T, ALL), jnp.zeros_like(z))
     grads = jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, z, T, ALL) ** 2)))(filled(params))
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
-        if "['k']['bias']" not in jax.tree_util.keystr(path):  # The softmax cancels it.
-            assert float(jnp.abs(grad).max()) > 1e-5, jax.tree_util.keystr(path)
+        name = jax.tree_util.keystr(path)
+        if not name.endswith(("['k']['bias']", "to_k']['bias']")):  # The softmax cancels it.
+            assert float(jnp.abs(grad).max()) > 1e-5, name
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -188,7 +194,7 @@ def gradient(name, remat):
     return jax.grad(loss), params
 
 
-@pytest.mark.parametrize("name", ["dit", "adm_unet", "sd_unet", "song_unet", "unet"])
+@pytest.mark.parametrize("name", ATTENTIONS)
 def test_more_rematerialisation_means_more_computation(name):
     # "dots" recomputes all but convolutions and products with weights. So it recomputes the two
     # products of an attention, q k^T and softmax(q k^T) v, each of 2 batch tokens^2 width FLOPs.
@@ -253,7 +259,7 @@ def test_features_come_from_the_middle(name):
     base = network.features(params, *arguments)
 
     def change(module):
-        module, layer = ("block[0:3]", module) if name == "dit" else (module, ...)
+        module, layer = (STACKS[name], module) if name in STACKS else (module, ...)
         changed = jax.tree.map(lambda leaf: leaf.at[layer].add(0.1), params[module])
         changed = {**params, module: changed}
         return float(jnp.abs(network.features(changed, *arguments) - base).max())
@@ -276,7 +282,7 @@ LEVELS = {"multipliers": (1, 1), "attention": (4,)}
 
 
 @pytest.mark.parametrize("side", [2, 4, 16])
-@pytest.mark.parametrize("name", ["dit", "unet"])
+@pytest.mark.parametrize("name", ["diffusers_dit", "dit", "unet"])
 def test_one_set_of_parameters_serves_several_sizes(name, side):
     network = NETWORKS[name](SQUARE, **{**SMALL[name], **(LEVELS if name == "unet" else {})})
     full, z = jnp.zeros((5, 8, 8, 3)), jnp.zeros((5, side, side, 3))

@@ -68,6 +68,7 @@ def test_an_axis_that_a_rule_cannot_split_stays_whole():
 
 MODELS = {
     "dit": ({"patch": 4, "width": 64, "heads": 4, "blocks": 1}, (8, 8, 1)),
+    "diffusers_dit": ({"width": 64, "heads": 4, "blocks": 1}, (8, 8, 4)),
     "mlp": ({"width": 64, "blocks": 1}, (8, 8, 1)),
     "unet": (
         {"channels": 32, "embedding": 64, "multipliers": (1, 1), "blocks": 1, "attention": (4, 8)}
@@ -108,7 +109,7 @@ def test_heads_and_hidden_units_are_split_over_tensor_in_every_network(name):
         *_, module, leaf = path.split("/")
         heads = module in ("q", "k", "v", "qkv", "proj", "proj_out") and ".attentions." not in path
         heads |= module.endswith((".to_q", ".to_k", ".to_v", ".to_out.0"))
-        hidden = module.rstrip("_0123456789") in ("up", "down") or ".ff.net." in module
+        hidden = module.rstrip("_0123456789") in ("up", "down") or "ff.net." in module
         one_sided = leaf == "bias" and module.startswith(("proj", "down"))
         one_sided |= leaf == "bias" and module.endswith((".to_out.0", ".net.2"))
         expected = leaf in ("kernel", "bias") and (heads or hidden) and not one_sided
