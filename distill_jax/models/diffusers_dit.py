@@ -51,8 +51,10 @@ NORM = 1e-6  # Epsilon of the norms other than a block's second.
 def ladder(k: jax.Array, shift: int) -> jax.Array:
     """Returns [cos(k f_i), sin(k f_i)], f_i = 10000^(-i / (128 - shift)): (b,) -> (b, 256)."""
     half = CHANNELS // 2
+    # Exponents are rounded as in PyTorch, because rounding changes angles of 1000 by 4e-5.
     exponents = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32)
-    angle = k[:, None] * np.exp(exponents / np.float32(half - shift))
+    exponents /= np.float32(half - shift)
+    angle = k[:, None] * np.exp(exponents.astype(np.float64)).astype(np.float32)
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
@@ -179,10 +181,12 @@ class DiffusersDiT(nn.Module):
 
         A latent of another size has its patches at i full / count.
         """
-        full = (side // self.arch.patch for side in self.arch.spec.shape[:2])
-        y, x = (np.arange(n) * (all_ / n) for n, all_ in zip(counts, full, strict=True))
-        width = self.arch.width
-        return jnp.asarray(np.roll(position_embedding(y, x, width), width // 2, axis=-1))
+        half, axes = self.arch.width // 2, []
+        for count, side in zip(counts, self.arch.spec.shape[:2], strict=True):
+            places = np.arange(count) * (side // self.arch.patch / count)
+            axes.append(position_embedding(places, np.zeros(1), 2 * half)[:, :half])
+        y, x = (jnp.broadcast_to(a, (*counts, half)) for a in (axes[0][:, None], axes[1][None]))
+        return jnp.concatenate([x, y], axis=-1).reshape(-1, 2 * half)
 
 
 @takes_fields(Architecture)

@@ -107,18 +107,18 @@ class Vae(NamedTuple):
     shift: float
 
 
-def read_directory(directory: epath.PathLike, kind: str) -> Directory:
-    """Opens a directory with config.json and weights of a class of diffusers.
+def read_directory(directory: epath.PathLike, *kinds: str) -> Directory:
+    """Opens a directory with config.json and weights of one of the named classes of diffusers.
 
     Raises:
       ValueError: if a file is missing, damaged or of another class.
     """
     folder = epath.Path(directory)
     content = read_config(folder)
-    if content.get("_class_name") != kind:
+    if content.get("_class_name") not in kinds:
         raise ValueError(
             f"{folder}/config.json has _class_name {short(content.get('_class_name'))}; expected "
-            f"{kind}"
+            f"{' or '.join(kinds)}"
         )
     file = find_weights(folder, WEIGHTS)
     return Directory(folder, content, file, _renamed(read_weights(file)))
@@ -130,7 +130,7 @@ def unet_of(content: Mapping[str, Any], place: str) -> Unet:
     Raises:
       ValueError: with the place, for values that sd_unet does not have.
     """
-    _check_fixed(content, UNET, place)
+    check_fixed(content, UNET, place)
     widths = value_of(content, "block_out_channels", WIDTHS, [320, 640, 1280, 1280], place)
     levels = range(len(widths))
     across, plain = "CrossAttnDownBlock2D", "DownBlock2D"
@@ -173,7 +173,7 @@ def vae_of(content: Mapping[str, Any], place: str) -> Vae:
     Raises:
       ValueError: with the place, for values that models.vae does not have.
     """
-    _check_fixed(content, VAE, place)
+    check_fixed(content, VAE, place)
     widths = value_of(content, "block_out_channels", WIDTHS, [64], place)
     for way, name in (("down", "DownEncoderBlock2D"), ("up", "UpDecoderBlock2D")):
         key = f"{way}_block_types"
@@ -225,7 +225,7 @@ def _each(
     return values
 
 
-def _check_fixed(content: Mapping[str, Any], fixed: Mapping[str, Any], place: str) -> None:
+def check_fixed(content: Mapping[str, Any], fixed: Mapping[str, Any], place: str) -> None:
     """Raises ValueError for a value that the network here does not have."""
     for key, expected in fixed.items():
         value = content.get(key, expected)

@@ -13,7 +13,7 @@ from distill_jax.runtime.text import short
 from distill_jax.storage import safetensors
 from distill_jax.storage.entries import chosen, unwrapped
 from distill_jax.storage.pytorch import read_persisted, read_state
-from distill_jax.teachers import adm, diffusers, edm, google_research, native
+from distill_jax.teachers import adm, diffusers, dit, edm, google_research, native
 from distill_jax.teachers.base import Imported
 from distill_jax.teachers.given import split_key
 
@@ -52,6 +52,16 @@ def read_adm(
     return adm.convert(state if key is None else chosen(state, key), given)
 
 
+def read_diffusers(
+    path: epath.PathLike,
+    config: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Imported:
+    """Reads the network in the directory of a pipeline: of Stable Diffusion, or a DiTPipeline."""
+    read = dit.read if diffusers.is_dit(epath.Path(path)) else diffusers.read
+    return read(path, config, given)
+
+
 def _check_no_config(path: epath.PathLike, config: Mapping[str, Any] | None) -> None:
     """Raises ValueError if a config is given for a file that contains its own description."""
     if config is not None:
@@ -63,7 +73,7 @@ TEACHERS = {
     "edm": read_edm,
     "adm": read_adm,
     "safetensors": native.read,
-    "diffusers": diffusers.read,
+    "diffusers": read_diffusers,
 }
 
 __all__ = ["TEACHERS", "Imported"]

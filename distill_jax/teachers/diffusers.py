@@ -4,10 +4,9 @@ The UNet of a pipeline's directory becomes a teacher. Its autoencoder and its te
 by the codec and the conditioner of a run, from the same directory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec, Leaf
@@ -20,14 +19,16 @@ from distill_jax.models.diffusers_files import (
     vae_of,
     value_of,
 )
-from distill_jax.models.pretrained import read_config, stored_params
+from distill_jax.models.pretrained import read_config, stored_params, torch_state
 from distill_jax.runtime.files import read_json
 from distill_jax.runtime.options import Rule, number, whole
 from distill_jax.runtime.text import short
 from distill_jax.teachers.base import Imported
 from distill_jax.teachers.given import DROPOUT, check_given
+from distill_jax.typing import Tree
 
 FOLDERS = ("unet", "scheduler", "text_encoder", "vae")
+DIT_FOLDERS = ("transformer", "scheduler", "vae")
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x"}
 POWERS = {"linear": 1, "scaled_linear": 2}
 RATE = number(0, 1, without=(0, 1))
@@ -78,17 +79,29 @@ def read(
         spec=spec_of(folder, unet, _side(found, place)),
     )
     params = stored_params(imported.expected_params(), found.state, found.file, ADVICE)
-    _check_rest(params, found)
+    check_rest(params, found)
     return imported._replace(params=params)
 
 
-def check_pipeline(folder: epath.Path) -> None:
-    """Raises ValueError unless a directory has the folders of a pipeline of Stable Diffusion."""
-    missing = [name for name in FOLDERS if not (folder / name).is_dir()]
+def is_dit(folder: epath.Path) -> bool:
+    """Returns whether a directory looks like a DiTPipeline, whose network is in transformer/."""
+    return (folder / "transformer").is_dir() and not (folder / "unet").is_dir()
+
+
+def network_folder(folder: epath.Path) -> epath.Path:
+    """Returns the folder of a pipeline's network; raises ValueError for half a pipeline."""
+    check_pipeline(folder, DIT_FOLDERS if is_dit(folder) else FOLDERS)
+    return folder / ("transformer" if is_dit(folder) else "unet")
+
+
+def check_pipeline(folder: epath.Path, folders: Sequence[str] = FOLDERS) -> None:
+    """Raises ValueError unless a directory has the folders of a pipeline."""
+    missing = [name for name in folders if not (folder / name).is_dir()]
+    kind = "DiTPipeline" if folders == DIT_FOLDERS else "pipeline of Stable Diffusion"
     if missing:
         raise ValueError(
-            f"{folder} has no {', '.join(f'{name}/' for name in missing)}; expected a whole "
-            f"pipeline of Stable Diffusion as diffusers saves it, with {', '.join(FOLDERS)}"
+            f"{folder} has no {', '.join(f'{name}/' for name in missing)}; expected a whole {kind} "
+            f"as diffusers saves it, with {', '.join(folders)}"
         )
 
 
@@ -149,20 +162,26 @@ def spec_of(folder: epath.Path, unet: Unet, side: int) -> DataSpec:
             f"{folder}/text_encoder/config.json has hidden_size {short(width)} and "
             f"max_position_embeddings {short(length)}; the UNet takes {unet.text_width} channels"
         )
-    place = f"{folder}/vae/config.json"
-    channels = vae_of(read_config(folder / "vae"), place).layers.channels
-    if channels != unet.channels:
-        raise ValueError(f"{place}: latent_channels is {channels}; the UNet takes {unet.channels}")
+    check_vae(folder, unet.channels, "UNet")
     cond = [("text", Leaf((length, width))), ("text_mask", Leaf((length,), "bool"))]
     if unet.inpaint:
         cond.append(("inpaint", Leaf((side, side, unet.inpaint))))
     return DataSpec(Leaf((side, side, unet.channels)), False, tuple(cond))
 
 
-def _check_rest(params: Any, found: Directory) -> None:
+def check_vae(folder: epath.Path, channels: int, network: str) -> None:
+    """Raises ValueError unless the latents of a pipeline's autoencoder have these channels."""
+    place = f"{folder}/vae/config.json"
+    found = vae_of(read_config(folder / "vae"), place).layers.channels
+    if found != channels:
+        raise ValueError(f"{place}: latent_channels is {found}; the {network} takes {channels}")
+
+
+def check_rest(params: Tree, found: Directory) -> None:
     """Raises ValueError for arrays in the file that the network does not have."""
-    if len(jax.tree.leaves(params)) != len(found.state):
+    extra = found.state.keys() - torch_state(params).keys()
+    if extra:
         raise ValueError(
-            f"{found.file} has {len(found.state)} arrays, and the network of its config.json "
-            f"{len(jax.tree.leaves(params))}; {ADVICE}"
+            f"{found.file} has the array {short(min(extra))}, which the network of its config.json "
+            f"lacks; {ADVICE}"
         )

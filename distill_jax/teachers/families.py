@@ -13,7 +13,8 @@ ADVICE = (
 NAMES = {
     "model.diffusion_model.": "a latent diffusion model of CompVis, such as Stable Diffusion",
     "first_stage_model.": "a latent diffusion model of CompVis, such as Stable Diffusion",
-    "x_embedder.": "a DiT of facebookresearch/DiT, or a network like it",
+    "x_embedder.": "a DiT of facebookresearch/DiT, whose pipeline of diffusers has a reader, or a "
+    "network like it",
     "double_blocks.": "a Flux network",
     "joint_blocks.": "an MMDiT of Stable Diffusion 3",
     "down_blocks.": "a network of diffusers",

@@ -66,15 +66,14 @@ def _check_file(kind: str, source: epath.Path) -> epath.Path:
         kind of a known directory.
     """
     if kind == "diffusers":
-        diffusers.check_pipeline(source)
-        return find_weights(source / "unet", WEIGHTS)
+        return find_weights(diffusers.network_folder(source), WEIGHTS)
     if "://" in str(source) or os.path.isfile(source):
         return source
     expected = f"expected a checkpoint in the format {kind}"
     if any((source / name).exists() for name in DIFFUSERS):
         raise ValueError(
             f"{source} is a directory of diffusers; {expected}: take the format diffusers for a "
-            "pipeline of Stable Diffusion, or else the file that the network's authors published"
+            "pipeline of Stable Diffusion or DiT, or else the file that the authors published"
         )
     what = "does not exist"
     if source.exists():

@@ -109,13 +109,14 @@ def tree_of(name):
     return json.loads(config), {key: tuple(map(int, shape.split("x"))) for key, shape in pairs}
 
 
-def names_of(params):
-    """Returns the names and shapes of parameters in PyTorch's layout."""
+def names_of(params, change=dict):
+    """Returns the names and shapes of parameters in PyTorch's layout, after a change of them."""
 
     def empty(like):
         return Stored(like.shape, np.dtype(np.float32), lambda index: None)
 
-    return {key: leaf.shape for key, leaf in torch_state(jax.tree.map(empty, params)).items()}
+    state = change(torch_state(jax.tree.map(empty, params)))
+    return {key: leaf.shape for key, leaf in state.items()}
 
 
 @pytest.mark.parametrize(

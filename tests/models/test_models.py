@@ -163,9 +163,10 @@ def test_half_precision_parameters_give_the_output_of_their_float32_values(name,
     np.testing.assert_allclose(output, expected, atol=1e-5 * float(jnp.abs(expected).max()))
 
 
-def test_a_transformer_in_bfloat16_keeps_float32_parameters_and_agrees():
-    sizes = image_spec(SHAPE, 3, 3)
-    single, half = (dit(sizes, **SMALL["dit"], dtype=d) for d in ("float32", "bfloat16"))
+@pytest.mark.parametrize("name", ["diffusers_dit", "dit"])
+def test_a_transformer_in_bfloat16_keeps_float32_parameters_and_agrees(name):
+    sizes, make = image_spec(SHAPE, 3, 3), NETWORKS[name]
+    single, half = (make(sizes, **SMALL[name], dtype=d) for d in ("float32", "bfloat16"))
     params = filled(jax.eval_shape(single.init, jax.random.key(0), Z, T, LABEL))
     made = jax.eval_shape(half.init, jax.random.key(0), Z, T, LABEL)
     assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype("float32")}

@@ -1,4 +1,4 @@
-"""Outputs of diffusers' networks (recorded.npz), and what they were computed from: see make.py."""
+"""Outputs of diffusers' networks (recorded*.npz), and what they were computed from: see make.py."""
 
 import zlib
 
@@ -46,6 +46,19 @@ VAES = {
     | {"shift_factor": 0.0609, "block_out_channels": [8, 16], "layers_per_block": 2}
     | {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2},
 }
+DIT = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 3,
+    "sample_size": 8,
+    "patch_size": 2,
+    "num_embeds_ada_norm": 5,
+}
+# The last has one patch, whose embedded place the bias cancels.
+DIT_SIZES = ((2, 8, 8), (3, 4, 4), (1, 2, 2))
+LABELS = (5, 1, 3)  # The first is the null label.
 # Of a student of the network "w", as in the scheduler_config.json of its pipeline.
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
@@ -65,6 +78,7 @@ STEPS, W = 4, 3.0
 SIZES = ((2, 8, 8), (1, 4, 12))  # Batch, height and width of the latents.
 # Layers whose outputs enter a softmax, a gate or a sinusoid's MLP, or are the network's.
 LOUD = ("to_q", "to_k", "net.0.proj", "time_embedding", "conv_out", "quant_conv")
+DIT_LOUD = ("to_q", "to_k", "to_v", "net.0.proj", "norm1", "proj_out")
 
 
 def weights(name, shape):
@@ -72,15 +86,20 @@ def weights(name, shape):
 
     Activations before the norms are so small that their epsilons count.
     """
-    x = np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape)
+    seed = name[name.index("emb.") :] if "norm1.emb." in name else name  # The same in all blocks.
+    x = np.random.default_rng(zlib.crc32(seed.encode())).normal(size=shape)
     of_vae = name.startswith(("encoder", "decoder"))
+    of_dit = name.startswith(("pos_embed", "transformer_blocks", "proj_out"))
+    loud = DIT_LOUD if of_dit else LOUD
     quiet = 0.003 if of_vae else 0.01
     if len(shape) > 1:
-        x *= (1.5 if any(part in name for part in LOUD) else quiet) / np.sqrt(np.prod(shape[1:]))
+        x *= (1.5 if any(part in name for part in loud) else quiet) / np.sqrt(np.prod(shape[1:]))
     elif "norm" in name:
         x = 0.1 * x + name.endswith("weight")
     else:
         x *= 0.3 * quiet
+    if name == "pos_embed.proj.bias":
+        x -= np.repeat([0, 1, 0, 1], len(x) // 4)
     return np.asarray(x, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Makes recorded.npz: outputs of diffusers' networks, for the tests of Stable Diffusion's.
+"""Makes recorded.npz and recorded_dit.npz: outputs of diffusers' networks, for their tests.
 
 Run it in a folder of its own with the packages that are compared, from the checkout:
 
@@ -16,12 +16,16 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DiTTransformer2DModel,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
 from tests.models.diffusers import (  # noqa: E402
+    DIT,
+    DIT_SIZES,
+    LABELS,
     SCHEDULER,
     SIZES,
     STEPS,
@@ -76,6 +80,17 @@ def unets():
     return found
 
 
+def dit():
+    """Returns the outputs of the DiT."""
+    network, names = filled(DiTTransformer2DModel(**DIT))
+    found = {"dit_names": names}
+    for number, sizes in enumerate(DIT_SIZES):
+        z, k, *_ = inputs(sizes, DIT["in_channels"])
+        given = torch.tensor(k).long(), torch.tensor(LABELS[: len(z)])
+        found[f"dit_{number}"] = nhwc(network(nchw(z), *given).sample)
+    return found
+
+
 def vaes():
     """Returns the moments and the decoded images of the autoencoders."""
     found = {}
@@ -126,4 +141,5 @@ def sampled():
 
 if __name__ == "__main__":
     with torch.no_grad():
+        np.savez_compressed(HERE / "recorded_dit.npz", **dit())
         np.savez_compressed(HERE / "recorded.npz", **unets(), **vaes(), **schedules(), **sampled())
