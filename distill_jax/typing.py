@@ -31,7 +31,8 @@ class Batch(NamedTuple):
       index: numbers of the examples, (b,), which every batch has.
       x: images; None for data-free methods, uint8 0 .. 255 on the way to the device.
       cond: conditions, leaves (b, ...).
-      null: the null condition, which means "no condition", of one example: leaves (1, ...).
+      null: the null condition, which means "no condition", of one example: leaves (1, ...). It
+        lacks those conditions that guidance keeps.
     """
 
     index: Index  # type: ignore[assignment]  # Hides tuple.index, which nobody calls.

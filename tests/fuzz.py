@@ -26,6 +26,7 @@ from PIL import Image
 
 from distill_jax.config import base, pipeline, stage
 from distill_jax.data import DATASETS
+from distill_jax.data.masks import MASKS
 from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
@@ -44,6 +45,7 @@ TABLES = {
     "schedule": SCHEDULES,
     "codec": CODECS,
     "conditioner": CONDITIONERS,
+    "masks": MASKS,
     "method": METHODS,
 }
 # Options of the smallest networks and datasets, for those that take them.
@@ -145,6 +147,8 @@ def small(folder: str) -> Iterator[ConfigDict]:
             if key == "conditioner" or name in CAPTIONED:
                 config.conditioner = {"name": "words", **ALONE["words"]}
                 config.model = {"name": "dit", "patch": 8, "width": 8, "blocks": 1, "heads": 1}
+            if key == "masks":
+                config.model = {"name": "sd_unet", **ALONE["sd_unet"]}
             options = {k: v for k, v in SMALL.items() if k in rules and rules[k].allows(v)}
             options = ALONE.get(name, {**options, **OWN.get(name, {})})
             config[key] = {"name": name, **options, **paths.get(name, {})}

@@ -11,6 +11,7 @@ import textwrap
 import pytest
 
 from distill_jax.data import DATASETS
+from distill_jax.data.masks import MASKS
 from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.methods import METHODS
 from distill_jax.models import NETWORKS
@@ -21,6 +22,7 @@ TABLES = {
     "method": METHODS,
     "network": NETWORKS,
     "dataset": DATASETS,
+    "masks": MASKS,
     "schedule": SCHEDULES,
     "optimizer": {"adam": inspect.unwrap(optimizer)},
 }

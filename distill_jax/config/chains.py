@@ -21,14 +21,14 @@ def base() -> ConfigDict:
             # CODECS or CONDITIONERS, which is fitted first, or {"path": DIR} of a finished one.
             "codec": {},
             "conditioner": {},
+            "masks": {},  # Of networks that inpaint: {} or an entry of MASKS, {"name": "random"}.
             # Where latents and tokens are kept: "" WORKDIR/cache, "none", or a --out of cache.
             "cache": {"path": "", "dtype": "float32"},
             "model": {"name": "mlp"},
             "schedule": {"name": "cosine"},
             "parameterization": "v",
             "optimizer": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0},  # 0: not clipped.
-            # Type of the frozen teacher's kernels; "bfloat16" halves their memory.
-            "frozen_dtype": "float32",
+            "frozen_dtype": "float32",  # Of the frozen teacher's kernels; "bfloat16" halves them.
             # Precision of float32 matrix products and convolutions in networks. "default" is the
             # device's choice (TF32, bfloat16), "highest" float32: jax.default_matmul_precision.
             "matmul_precision": "default",

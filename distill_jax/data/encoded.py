@@ -21,8 +21,9 @@ from distill_jax.data.base import (
 )
 from distill_jax.data.prompts import captions_of
 from distill_jax.data.records import Records
+from distill_jax.diffusion.inpainting import encoded
 from distill_jax.diffusion.pixels import normalise
-from distill_jax.diffusion.spec import DataSpec, Leaf
+from distill_jax.diffusion.spec import INPAINT, DataSpec, Leaf
 from distill_jax.runtime.text import short
 from distill_jax.typing import Image, Resized
 
@@ -116,7 +117,8 @@ class Encoded:
         try:
             return self._conditions(self.source.null)
         except FileNotFoundError:
-            return {name: np.zeros((1, *leaf.shape), leaf.dtype) for name, leaf in self.spec.cond}
+            null = self.spec.null
+            return {name: np.zeros((1, *leaf.shape), leaf.dtype) for name, leaf in null.items()}
 
     @property
     def num_labels(self) -> int:
@@ -149,7 +151,17 @@ class Encoded:
                 x = np.asarray(self.encode(jnp.asarray(normalise(x))))
             if self.moments and x is not None:
                 x = _drawn(x, seed, rows.index)
-            yield Rows(rows.index, x, self._conditions(rows.cond))
+            yield Rows(rows.index, x, {**self._conditions(rows.cond), **self._masked(rows.cond)})
+
+    def _masked(self, cond: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Returns the condition of networks that inpaint, in latents; no cache has it."""
+        found = {name: leaf for name, leaf in cond.items() if name == INPAINT}
+        return {name: encoded(x, self._mean) if self.encode else x for name, x in found.items()}
+
+    def _mean(self, images: Image) -> Resized:
+        """Returns the mean latents of images."""
+        assert self.encode is not None
+        return self.encode(images)[..., : self.spec.x.shape[-1]]
 
     def _conditions(self, cond: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """Returns the conditions with encoded captions."""
@@ -164,7 +176,7 @@ class Encoded:
                 "config.cache.path to none, so that captions are encoded when they are drawn"
             )
         found = texts.take([numbers[caption] for caption in cond["caption"]])
-        return {name: found[name].astype(leaf.dtype) for name, leaf in self.spec.cond}
+        return {name: found[name].astype(leaf.dtype) for name, leaf in self.spec.null.items()}
 
     def without_images(self) -> Dataset:
         if self.condition is None:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from distill_jax.diffusion.schedule import Cosine, Schedule
 from distill_jax.typing import Cond, Image, Time
 
+INPAINT = "inpaint"  # The condition of networks that inpaint, see diffusion.inpainting.
+
 
 class Leaf(NamedTuple):
     """One array of an example, without its batch axis.
@@ -36,6 +38,11 @@ class DataSpec(NamedTuple):
     x: Leaf
     bounded: bool = True
     cond: tuple[tuple[str, Leaf], ...] = ()
+
+    @property
+    def null(self) -> dict[str, Leaf]:
+        """The leaves of the null condition; guidance keeps the image of a network that inpaints."""
+        return {name: leaf for name, leaf in self.cond if name != INPAINT}
 
     def to_json(self) -> dict[str, Any]:
         """Returns the spec as plain data, which `from_json` reads."""

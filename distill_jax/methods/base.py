@@ -144,13 +144,14 @@ def saturating_target(target: Image, x_hat: Image) -> Image:
 def drop_labels(key: jax.Array, batch: Batch, probability: float) -> dict[str, jax.Array]:
     """Returns the conditions of a batch, replaced at random by the null condition per example.
 
-    Ho & Salimans (2022, arXiv:2207.12598), Algorithm 1.
+    Ho & Salimans (2022, arXiv:2207.12598), Algorithm 1. Conditions without a null stay.
     """
     drop = jax.random.bernoulli(key, probability, (batch.size,))
-    return {
-        name: jnp.where(drop.reshape(-1, *(1,) * (value.ndim - 1)), batch.null[name], value)
-        for name, value in batch.cond.items()
+    dropped = {
+        name: jnp.where(drop.reshape(-1, *(1,) * (value.ndim - 1)), value, batch.cond[name])
+        for name, value in batch.null.items()
     }
+    return {**batch.cond, **dropped}
 
 
 def draw_w(key: jax.Array, w_range: tuple, like: Image) -> Time:

@@ -128,8 +128,8 @@ class DecoupledDmd(Method):
         c = teacher(z, t, batch.cond).x
         if not self.w:
             return c, 0.0
-        null = {k: jnp.broadcast_to(batch.null[k], leaf.shape) for k, leaf in batch.cond.items()}
-        return c, c - teacher(z, t, null).x
+        null = {k: jnp.broadcast_to(x, batch.cond[k].shape) for k, x in batch.null.items()}
+        return c, c - teacher(z, t, {**batch.cond, **null}).x
 
     def _ca_noise(
         self, key: jax.Array, schedule: Schedule, x: Image, step: jax.Array | int

@@ -24,5 +24,7 @@ NETWORKS = {
 
 # Networks that read the condition "text"; others would ignore it.
 TEXT_NETWORKS = ("dit", "sd_unet")
+# Networks that read the condition INPAINT.
+INPAINTING_NETWORKS = ("sd_unet",)
 
-__all__ = ["DISCRIMINATORS", "NETWORKS", "TEXT_NETWORKS", "pooled_head"]
+__all__ = ["DISCRIMINATORS", "INPAINTING_NETWORKS", "NETWORKS", "TEXT_NETWORKS", "pooled_head"]

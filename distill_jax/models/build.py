@@ -11,8 +11,8 @@ import jax
 from distill_jax.diffusion.denoiser import Network, NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, check_head
 from distill_jax.diffusion.schedule import SCHEDULES, Schedule
-from distill_jax.diffusion.spec import DataSpec, Spec
-from distill_jax.models import NETWORKS, TEXT_NETWORKS
+from distill_jax.diffusion.spec import INPAINT, DataSpec, Spec
+from distill_jax.models import INPAINTING_NETWORKS, NETWORKS, TEXT_NETWORKS
 from distill_jax.models.adapters import new_adapters
 from distill_jax.runtime.options import within
 from distill_jax.runtime.registry import EVERYTHING, build, check_allowed, lookup
@@ -59,6 +59,11 @@ def _make_network(text: str, data: DataSpec) -> NetworkSpec:
     if "text" in dict(data.cond) and kind in NETWORKS and kind not in TEXT_NETWORKS:
         raise ValueError(
             f"model is {kind!r}, which takes no text; take {', '.join(TEXT_NETWORKS)} for captions"
+        )
+    if INPAINT in dict(data.cond) and kind in NETWORKS and kind not in INPAINTING_NETWORKS:
+        raise ValueError(
+            f"model is {kind!r}, which takes no masked image; take "
+            f"{', '.join(INPAINTING_NETWORKS)}, or leave config.masks out"
         )
     if network.parameterizations and name not in network.parameterizations:
         raise ValueError(

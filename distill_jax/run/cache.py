@@ -80,7 +80,7 @@ class CachePlan:
             kind = latents_dtype(self.dataset.stored, 1 + self.source.flip, self.dtype)
             found["latents"] = kind, self.source.num_examples
         if self.captions:
-            found["texts"] = texts_dtype(dict(spec.cond), self.dtype), len(self.captions)
+            found["texts"] = texts_dtype(spec.null, self.dtype), len(self.captions)
         return {
             name: Shards(self.directory / name, count, kind)
             for name, (kind, count) in found.items()

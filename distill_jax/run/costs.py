@@ -174,7 +174,7 @@ def arguments(run: Run, stage: Stage) -> tuple:
     index = rows(Leaf((), "int32"), *whole)
     x = None if stage.method.data_free else rows(spec.x, *whole)
     cond = {name: rows(leaf, *whole) for name, leaf in spec.cond}
-    null = {name: rows(leaf, 1, layout.replicated) for name, leaf in spec.cond}
+    null = {name: rows(leaf, 1, layout.replicated) for name, leaf in spec.null.items()}
     batch = Batch(index, x, cond, null)
     return method, rates, layout.abstract(state), layout.abstract(frozen), batch
 

@@ -12,7 +12,9 @@ from etils import epath
 
 from distill_jax.data import Dataset
 from distill_jax.data.encoded import Encoded
+from distill_jax.data.masks import Masks, with_masks
 from distill_jax.data.prompts import captions_of
+from distill_jax.diffusion.inpainting import with_inpainting
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.spec import has_captions
 from distill_jax.run.text_encoder import fit
@@ -219,11 +221,22 @@ def conditioner_fit(
     return made
 
 
-def encoded(source: Dataset, codec: CodecFit | None, conditioner: ConditionerFit | None) -> Dataset:
-    """Returns the dataset for the networks; its batches need the finished codec and encoder."""
+def encoded(
+    source: Dataset,
+    codec: CodecFit | None,
+    conditioner: ConditionerFit | None,
+    masks: Masks | None = None,
+) -> Dataset:
+    """Returns the dataset for the networks; its batches need the finished codec and encoder.
+
+    Raises:
+      ValueError: for masks of data without images.
+    """
+    spec, encode, condition = source.spec, None, None
+    if masks is not None:
+        source = with_masks(source, masks)
     if codec is None and conditioner is None:
         return source
-    spec, encode, condition = source.spec, None, None
     if codec is not None:
         spec = codec.kind.latents(spec)
 
@@ -236,6 +249,8 @@ def encoded(source: Dataset, codec: CodecFit | None, conditioner: ConditionerFit
         def condition(captions: np.ndarray) -> dict[str, np.ndarray]:
             return conditioner.conditioner(captions, len(captions))
 
+    if masks is not None:
+        spec = with_inpainting(spec)
     return Encoded(source, spec, encode, condition, moments=codec is not None and draws(codec.kind))
 
 

@@ -25,7 +25,7 @@ def strength(evaluate: ConfigDict, stage: Stage) -> float | None:
     It is the middle, or the lower of two, of those in config.evaluate.w that the stage knows.
     """
     low, high = stage.trained.guidance.w_range or (0.0, math.inf)
-    conditional = bool(stage.roles.student.spec.data.cond)
+    conditional = bool(stage.roles.student.spec.data.null)
     if stage.trained.guidance.w_range is None and not (conditional and stage.trained.guidance.null):
         return None
     known = sorted(w for w in evaluate.w if low <= w <= high) or [low]

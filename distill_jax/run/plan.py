@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from distill_jax import config as configs
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.data.base import has_images
+from distill_jax.data.masks import masks_of
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.trained import SAMPLERS, Sampler, Trained, name_of
 from distill_jax.evaluation.feature_networks import find
@@ -131,7 +132,9 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
         codec = codec_fit(config.codec.to_dict(), workdir, images)
     with within("config.conditioner"):
         conditioner = conditioner_fit(config.conditioner.to_dict(), workdir, images, codec)
-    dataset = encoded(images, codec, conditioner)
+    with within("config.masks"):
+        masks = masks_of(config.masks.to_dict())
+    dataset = encoded(images, codec, conditioner, masks)
     if config.evaluate.every and not has_images(dataset):
         raise ValueError("config.evaluate.every compares with images, and the data have none")
     if config.evaluate.features:

@@ -12,7 +12,7 @@ from distill_jax.data.base import has_images
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS
 from distill_jax.diffusion.schedule import LinearBeta
-from distill_jax.diffusion.spec import DataSpec
+from distill_jax.diffusion.spec import INPAINT, DataSpec
 from distill_jax.diffusion.trained import Trained
 from distill_jax.methods import Method
 from distill_jax.runtime.registry import suggestion
@@ -163,7 +163,7 @@ def check_conditions(method: Method, mine: DataSpec, theirs: DataSpec) -> None:
             "teacher's conditions, or first fine-tune the teacher on this data: a diffusion stage "
             "whose `new` names the module of its conditions"
         )
-    if method.guides and not mine.cond:
+    if method.guides and not mine.null:
         raise ValueError(
             "neither data nor teacher has conditions, so there is nothing to guide by; leave out "
             "w_range, w or kappa, or take data with labels"
@@ -172,6 +172,11 @@ def check_conditions(method: Method, mine: DataSpec, theirs: DataSpec) -> None:
 
 def check_images(method: Method, name: str, dataset: Dataset, teacher: Ancestor | None) -> None:
     """Raises ValueError for data without images that do not fit the method or the teacher."""
+    if method.data_free and INPAINT in dict(dataset.spec.cond):
+        raise ValueError(
+            f"method {name!r} trains without images, and networks that inpaint take masked images; "
+            "take a method that trains on images, or leave config.masks out"
+        )
     if has_images(dataset):
         return
     if not method.data_free:

@@ -40,7 +40,7 @@ class Labels:
 
     def __init__(self, spec: DataSpec):
         self.classes: int = dict(spec.cond).get("label", Leaf()).classes or 0
-        self._others = [name for name, _ in spec.cond if name != "label" or not self.classes]
+        self._others = [name for name in spec.null if name != "label" or not self.classes]
 
     @property
     def null(self) -> dict[str, jax.Array]:

@@ -19,6 +19,7 @@ from distill_jax.diffusion.trained import Ddim, Renoise, Sampler
 from distill_jax.sampling.codecs import PIXELS
 from distill_jax.sampling.conditioners import Requests
 from distill_jax.sampling.drawing import Guiding, bound
+from distill_jax.sampling.inpainting import inpaints
 from distill_jax.typing import Cond, Image, Tree
 
 Images = jax.Array | np.ndarray  # (num, h, w, c) in [-1, 1].
@@ -177,12 +178,18 @@ def inpaint(
       num_steps: see Student.sample.
 
     With a codec, latents are filled in whose patch has a masked pixel, and the known pixels of the
-    image are put back at the end.
+    image are put back at the end. A network that takes masked images samples with this one, by any
+    sampler, and the known pixels are put back too.
 
     Raises:
       ValueError: for images, a mask, label, w or number of steps outside the student's range.
     """
-    sampler, known = _starting(student, num_steps), jnp.asarray(x)
+    known = jnp.asarray(x)
+    if inpaints(student):
+        asked = _as_mask(mask, known)
+        found = student.with_masked(known, asked).sample(key, len(known), label, w, num_steps)
+        return jnp.where(asked > 0, found, known)
+    sampler = _starting(student, num_steps)
     x, asked = student.latents(known), _as_mask(mask, known)
     hidden = _in_latents(jnp.broadcast_to(asked, (*known.shape[:3], 1)), x.shape)
     eps = noise_of(key_of(key), 0, len(x), student.shape)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from distill_jax.models.adapters import merged
 from distill_jax.models.build import matmul_precision
 from distill_jax.runtime.options import MAX_STEPS, MAX_W
 from distill_jax.runtime.sharding import Layout
-from distill_jax.sampling import editing
+from distill_jax.sampling import editing, inpainting
 from distill_jax.sampling.codecs import PIXELS, Codec
 from distill_jax.sampling.conditioners import Labels, Requests, on_device
 from distill_jax.sampling.drawing import Guiding, run_sampler
@@ -41,6 +41,7 @@ class Student:
       allow: names that its manifest and those of its lineage may import, see loading.load.
       codec: codec between images and its x.
       text: conditioner of prompts, for a network with captions.
+      image: condition of the images that the network inpaints, see with_masked.
     """
 
     manifest: Manifest
@@ -52,10 +53,12 @@ class Student:
     allow: Container[str] = ()
     codec: Codec = PIXELS
     text: Text | None = None
+    image: Mapping[str, np.ndarray] | None = None
 
     img2img = editing.sdedit
     inpaint = editing.inpaint
     translate = editing.translate
+    with_masked = inpainting.with_masked
 
     def __repr__(self) -> str:
         """Returns a summary of a few lines."""
@@ -110,7 +113,7 @@ class Student:
     @property
     def can_be_guided(self) -> bool:
         """Whether classifier-free guidance can be applied: the network has a null condition."""
-        return bool(not self.takes_w and self.manifest.spec.cond and self.trained.guidance.null)
+        return bool(not self.takes_w and self.manifest.spec.null and self.trained.guidance.null)
 
     @property
     def denoiser(self) -> Denoiser:
@@ -235,7 +238,7 @@ class Student:
             for a few-step decoder.
         """
         encoding, x = self.encoding(num_steps), self.latents(x)
-        if label is None and self.manifest.spec.cond:
+        if label is None and self.manifest.spec.null:
             raise ValueError("label is None; say what the images show, one for all or one each")
         cond, guiding = self.conditions(len(x), label, w)
         given = (self.params, guiding), (jax.random.key(0), 0, x), cond
@@ -286,7 +289,8 @@ class Student:
         Raises:
           ValueError: for a label or w that the network was not trained for.
         """
-        cond, strengths = on_device(self.conditioner(label, num)), self._strengths(w, num)
+        asked, strengths = self.conditioner(label, num), self._strengths(w, num)
+        cond = on_device({**asked, **inpainting.conditions(self, num)})
         if strengths is None:
             return cond, None
         if self.takes_w:

@@ -149,6 +149,25 @@ def test_drawn_latents_have_the_encoders_distribution():
     assert np.abs(np.corrcoef(z.reshape(4096, -1).T) - np.eye(12)).max() < 5 / np.sqrt(4096)
 
 
+def test_masked_images_are_encoded_when_drawn_and_are_the_same_with_a_cache(tmp_path):
+    config = config_of(data_of("captions", tmp_path / "data"), conditioner=WORDS)
+    config.model = {"name": "sd_unet", "widths": (8,), "transformers": (), "heads": (1,)}
+    config.model.groups, config.masks = 4, {"name": "random"}
+    made, plain = filled(config, tmp_path / "run")
+    parts = (0, 1), (0, 2), (1, 2)
+    assert_same(take(made.dataset, *parts), take(plain.dataset, *parts))
+    rows = take(made.dataset)[0]
+    mask, z = rows.cond["inpaint"][..., :1], rows.cond["inpaint"][..., 1:]
+    assert rows.x.shape[1:] == z.shape[1:] == (4, 4, 3)
+    np.testing.assert_array_equal(mask, mask.astype(bool))
+    config.masks = {}
+    config.model = {"name": "dit", "patch": 2, "width": 16, "blocks": 1, "heads": 2}
+    config.cache.path = str(tmp_path / "run")
+    config.codec, config.conditioner = ({"path": str(part.directory)} for part in parts_of(made))
+    other, _ = filled(config, tmp_path / "other")  # The cache does not depend on masks.
+    np.testing.assert_array_equal(take(other.dataset)[0].x, rows.x)
+
+
 def test_captions_are_encoded_once_and_the_null_is_one_of_them(captioned):
     made, plain = captioned
     assert_same(take(made.dataset), take(plain.dataset))

@@ -21,6 +21,7 @@ ENCODER = stage("encoder", "encoder", num_steps=8, **RATES)
 SWD = stage("swd", "swd", times=(1.0, 0.5), **RATES)
 SID = stage("sid", "sid_lsg", **RATES)
 DIT = {"name": "dit", "width": 8, "blocks": 1, "heads": 1}
+SD_UNET = {"name": "sd_unet", "widths": (8,), "transformers": (), "heads": (1,), "groups": 4}
 SONG = {"name": "song_unet", "channels": 8, "blocks": 1, "multipliers": (1,), "attention": ()}
 
 
@@ -324,6 +325,26 @@ BAD = {
         config_of(TEACHER, stage("boot", "boot", delta=0.98, new=("target_embed",), **RATES)),
         ValueError,
         r"delta is 0.98; expected a step in \(0, 0.97\]",
+    ),
+    "masks for a network that takes none": (
+        config_of(TEACHER, masks={"name": "random"}),
+        ValueError,
+        "stage s00_teacher: model is 'mlp', which takes no masked image; take sd_unet, or leave",
+    ),
+    "masks for a method without images": (
+        config_of(
+            TEACHER,
+            stage("boot", "boot", new=("target_embed",), **RATES),
+            masks={"name": "random"},
+            model=SD_UNET,
+        ),
+        ValueError,
+        "stage s01_boot: method 'boot' trains without images, and networks that inpaint take",
+    ),
+    "masks that are none": (
+        config_of(TEACHER, masks={"name": "random", "whole": 1.5}),
+        ValueError,
+        "config.masks.whole is 1.5; expected a number from 0 to 1",
     ),
     "BOOT without its embedding": (
         config_of(TEACHER, stage("boot", "boot", **RATES)),

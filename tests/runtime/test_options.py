@@ -10,6 +10,7 @@ import pytest
 
 from distill_jax.config import base, stage
 from distill_jax.data import DATASETS
+from distill_jax.data.masks import MASKS
 from distill_jax.diffusion.schedule import SCHEDULES
 from distill_jax.diffusion.trained import SAMPLERS
 from distill_jax.methods import METHODS
@@ -45,6 +46,7 @@ TABLES = {
     "sampler": SAMPLERS,
     "codec": CODECS,
     "conditioner": CONDITIONERS,
+    "masks": MASKS,
     "optimizer": {"adam": optimizer},
 }
 NOT_NUMBERS = (math.nan, math.inf, -math.inf, None, True, False, "3", [], [1.0], {}, 10**5000, 3j)
