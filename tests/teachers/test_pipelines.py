@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 from etils import epath
 
+from distill_jax.diffusion.pixels import to_uint8
 from distill_jax.diffusion.trained import Ddim, Guidance, Renoise, Trained
+from distill_jax.models import vae
 from distill_jax.models.diffusers_files import read_directory, unet_of
 from distill_jax.models.pretrained import torch_state
+from distill_jax.sampling.autoencoder import Autoencoder
 from distill_jax.sampling.loading import load
 from distill_jax.sampling.manifest import Lineage, Manifest
 from distill_jax.storage import checkpoint
 from distill_jax.teachers.pipelines import check_exportable, unet_config, write_pipeline
 from tests import forks
 from tests.models.diffusers import SCHEDULER, SIZES, STEPS, W, inputs
-from tests.models.test_diffusers import OPTIONS, RECORDED, spec_of, tree_of, unet
+from tests.models.test_diffusers import LAYERS, OPTIONS, RECORDED, read, spec_of, tree_of, unet
 from tests.teachers.test_diffusers import write
 
 LONGER = {"max_position_embeddings": 8}
@@ -54,7 +57,7 @@ def source(tmp_path_factory):
     return folder
 
 
-def test_a_student_draws_the_latents_of_the_pipeline_in_diffusers(student):
+def test_a_student_draws_the_latents_and_images_of_the_pipeline_in_diffusers(student):
     z, _, text, _ = map(jnp.asarray, inputs(SIZES[0], 4))
     cond = {"text": text, "text_mask": jnp.ones((2, 7), bool), "w": jnp.full(2, W)}
     with jax.default_matmul_precision("highest"):
@@ -62,6 +65,13 @@ def test_a_student_draws_the_latents_of_the_pipeline_in_diffusers(student):
         found = draw(z, cond)
     expected = RECORDED["latents"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    codec = Autoencoder(**vars(LAYERS["four"]))
+    with jax.default_matmul_precision("highest"):
+        images = jax.jit(codec.decode)(read("four", vae.shapes(codec.layers)), found)
+    ours, theirs = to_uint8(np.asarray(images)), RECORDED["pictures"]
+    assert np.ptp(theirs) > 150
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1)  # Grey levels.
+    assert np.mean(ours != theirs) < 0.01
 
 
 def test_a_pipeline_has_the_files_that_diffusers_reads(student, source, tmp_path):

@@ -116,27 +116,28 @@ def schedules():
 
 
 def sampled():
-    """Returns the latents of a pipeline with a UNet that takes w."""
+    """Returns the latents and images of a pipeline with a UNet that takes w."""
     scheduler = DDIMScheduler(**{k: v for k, v in SCHEDULER.items() if k != "_class_name"})
     absent = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL(**VAE),
+        vae=filled(AutoencoderKL(**VAE))[0],
         unet=filled(UNet2DConditionModel(**UNETS["w"]))[0],
         scheduler=scheduler,
         requires_safety_checker=False,
         **dict.fromkeys(absent),
     )
     z, _, text, _ = inputs(SIZES[0], 4)
-    x = pipeline(
+    given = dict(
         prompt_embeds=torch.tensor(text),
         latents=nchw(z),
         height=z.shape[1] * pipeline.vae_scale_factor,
         width=z.shape[2] * pipeline.vae_scale_factor,
         num_inference_steps=STEPS,
         guidance_scale=1 + W,
-        output_type="latent",
-    ).images
-    return {"latents": nhwc(x)}
+    )
+    images = pipeline(**given, output_type="pil").images
+    found = {"latents": nhwc(pipeline(**given, output_type="latent").images)}
+    return {**found, "pictures": np.stack([np.asarray(image) for image in images])}
 
 
 if __name__ == "__main__":
