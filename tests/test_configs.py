@@ -18,10 +18,11 @@ from distill_jax.methods import METHODS, Nets
 from distill_jax.run import pipeline, plan
 from distill_jax.runtime.config_file import load_file
 from distill_jax.sweep import load_sweep
-from tests import emoji
+from tests import emoji, stable_diffusion
 from tests.toys import ROOT, make_batch
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+PIPELINES = ("sd15_guided", "sd21_guided")  # Their directories are the user's.
 PACKAGE = str(ROOT / "distill_jax")
 SWEEPS = sorted(f"sweeps/{path.stem}" for path in (ROOT / "configs" / "sweeps").glob("*.py"))
 
@@ -37,6 +38,8 @@ def test_a_config_is_planned_at_both_sizes(name, size, tmp_path):
     _, config = load_config(name, size)
     if (name, size) == ("emoji_guided", "full"):  # Its files are the user's.
         config.update_from_flattened_dict(emoji.write_parts(tmp_path / "parts"))
+    if name in PIPELINES and size == "full":
+        config.update_from_flattened_dict(stable_diffusion.write_parts(tmp_path / "parts"))
     run = plan.make(config, tmp_path)
     assert [stage.name for stage in run.stages] == sorted(config.stages)
 

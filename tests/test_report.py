@@ -26,7 +26,7 @@ from tests.test_configs import CONFIGS, load_config
 from tests.toys import ROOT
 
 FID = Protocol("FID", CIFAR10, SAMPLES, "50,000 training images")
-SIZES = ("full", "one_stage", "church", "deterministic", "stochastic", "gpu", "small", "smoke")
+SIZES = ("full", "one_stage", "church", "deterministic", "stochastic", "gpu", "small", "smoke", "base")
 
 
 def cells(text):

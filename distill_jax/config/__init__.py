@@ -13,6 +13,16 @@ from distill_jax.config.chains import (
     smoke,
     stage,
 )
+from distill_jax.config.latents import (
+    CLIP_H,
+    CLIP_L,
+    COND_PROJ,
+    latent_stages,
+    latents,
+    plan_latents,
+    smoke_latents,
+    stable_diffusion,
+)
 from distill_jax.config.presets import (
     MATCHING,
     PAPER_UNETS,
@@ -32,6 +42,14 @@ from distill_jax.config.presets import (
 )
 
 __all__ = [
+    "CLIP_H",
+    "CLIP_L",
+    "COND_PROJ",
+    "latent_stages",
+    "latents",
+    "plan_latents",
+    "smoke_latents",
+    "stable_diffusion",
     "MATCHING",
     "PAPER_UNETS",
     "SMALLEST",

@@ -17,6 +17,7 @@ def noise(
     num_classes: Annotated[int, whole(0, high=100_000)] = 10,
     count: Annotated[int, whole(2, high=10_000_000)] = 256,
     num_labels: Annotated[int, whole(1, high=100_000)] | None = None,
+    captioned: bool = False,
 ) -> Arrays:
     """Draws `count` uint8 images (size, size, channels) of clipped normal noise per split.
 
@@ -27,9 +28,11 @@ def noise(
       count: images in each split.
       num_labels: number of labels of the data, which take turns; None is num_classes, or 1 without
         classes.
+      captioned: whether every image has a caption in place of a label: "noise" and its number.
 
     Raises:
-      ValueError: if num_classes is neither 0 nor num_labels, and for more values than MAX_VALUES.
+      ValueError: if num_classes is neither 0 nor num_labels, or not 0 beside captions, and for more
+        values than MAX_VALUES.
     """
     if count * size**2 * channels > MAX_VALUES:
         raise ValueError(
@@ -44,9 +47,14 @@ def noise(
             "num_classes 0 for a network without labels"
         )
 
+    if captioned and num_classes:
+        raise ValueError(f"num_classes is {num_classes}; expected 0 for images with captions")
+
     def source(seed: int) -> Source:
         x = np.random.default_rng(seed).normal(127.5, 64, size=(count, size, size, channels))
         label = np.arange(count, dtype=np.int32) % num_labels
         return Source(np.rint(np.clip(x, 0, 255)).astype(np.uint8), label)
 
-    return Arrays(source(0), source(1), num_classes, num_labels)
+    captions = [f"noise {i}" for i in range(count)] if captioned else []
+    texts = dict.fromkeys(("train", "test"), captions) if captioned else {}
+    return Arrays(source(0), source(1), num_classes, num_labels, texts=texts)

@@ -1,0 +1,113 @@
+"""Parts of configs that distil published latent diffusion models (Meng et al. 2023, section 5.2).
+
+Of the paper's settings, batch, w, the fine-tuning to v, and the updates of stage 1 and of the
+rounds are from memory. Its learning rates, EMA and updates of the fine-tuning were not at hand.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from distill_jax.config.chains import base, halvings, pipeline, smoke, stage
+
+# Text encoders in config.json, for plans without a directory: CLIP ViT-L/14, and OpenCLIP ViT-H/14
+# without its last layer.
+CLIP_L = (
+    '{"model_type": "clip_text_model", "hidden_size": 768, "intermediate_size": 3072, '
+    '"num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 49408}'
+)
+CLIP_H = (
+    '{"model_type": "clip_text_model", "hidden_size": 1024, "intermediate_size": 4096, '
+    '"num_hidden_layers": 23, "num_attention_heads": 16, "hidden_act": "gelu", "vocab_size": 49408}'
+)
+COND_PROJ = ("time_embedding.cond_proj",)  # The module for w of diffusers' UNets.
+
+
+def latents(**model: Any) -> ConfigDict:
+    """Returns `base` for latents of a published autoencoder and the network `model`, in bfloat16.
+
+    The batch is that of the paper, and a terminal SNR of zero is left to the schedule.
+    """
+    config = base()
+    config.codec.name = "autoencoder"
+    config.model = dict(dtype="bfloat16", remat="full", **model)
+    config.batch_size, config.frozen_dtype, config.save_every = 512, "bfloat16", 500
+    config.evaluate.update(w=(2.0, 6.5, 14.0), num_samples=1000)
+    return config
+
+
+def stable_diffusion(path: str, size: int, **model: Any) -> ConfigDict:
+    """Returns `latents` for captioned pictures of `size` pixels and a directory of a pipeline.
+
+    The schedule is Stable Diffusion's, rescaled so that it ends at pure noise.
+    """
+    config = latents(name="sd_unet", **model)
+    config.data = dict(name="captioned_folder", path="pictures", size=size)
+    config.codec.path = path
+    config.conditioner = dict(name="pretrained", path=path)
+    ends = dict(beta_min=0.00085, beta_max=0.012, power=2, zero_snr=True)
+    config.schedule = dict(name="ddpm", num_steps=1000, **ends)
+    return config
+
+
+def latent_stages(
+    teacher: str,
+    w_range: tuple[float, float],
+    size: str,
+    new: tuple[str, ...] = COND_PROJ,
+    first: int = 256,
+) -> ConfigDict:
+    """Returns the stages finetune (eps to v), guided in 512 steps, and `first`, ..., 1 steps.
+
+    Args:
+      teacher: directory of the imported teacher.
+      w_range: (smallest, largest) w.
+      size: "stochastic" ends with rounds for the stochastic sampler, "two_students" has the paper's
+        baseline: rounds without stage 1 and w, whose student is guided like its teacher. Others
+        have deterministic rounds.
+      new: modules of the student for w.
+      first: steps of the first halved student.
+    """
+    rates: dict[str, Any] = dict(learning_rate=1e-5, warmup=200)
+    tuned = dict(steps=10_000, decay_to=1.0, ema_decay=0.999)
+    updates = {"default": 2000, 4: 20_000, 2: 20_000, 1: 20_000}
+    guide = dict(steps=3000, ema_decay=0.99, w_range=w_range, new=new)
+    ended: dict[str, Any] = dict(start=first, steps=updates, w_range=w_range)
+    if size == "stochastic":  # Both samplers make the same single step.
+        ended.update(end=2, method="stochastic", prefix="s")
+    elif size == "two_students":
+        guide, ended = {}, dict(start=first, steps=updates, label_dropout=0.1)
+    guided = [stage("guided", "guided", num_steps=2 * first, **guide, **rates)] if guide else []
+    return pipeline(
+        stage("finetune", "diffusion", teacher=teacher, num_steps=2 * first, **tuned, **rates),
+        *guided,
+        *halvings(**ended, **rates),
+    )
+
+
+def plan_latents(config: ConfigDict, text_encoder: str) -> ConfigDict:
+    """Returns a config for --plan only: it has the sizes of the full one, and needs no directory.
+
+    Args:
+      config: the full config.
+      text_encoder: CLIP_L or CLIP_H.
+    """
+    size = config.data.size
+    config.data = dict(name="noise", size=size, count=16, num_classes=0, captioned=True)
+    config.codec.path = config.conditioner.path = ""
+    config.conditioner.model = text_encoder
+    config.stages.s00_finetune.teacher = ""
+    return config
+
+
+def smoke_latents(config: ConfigDict) -> ConfigDict:
+    """Returns `smoke` of a config: captioned shapes and a small network, without directories."""
+    config = smoke(config)
+    config.data = dict(name="shapes", count=64, tests=64)
+    config.codec = dict(name="patch_pca", patch=2)
+    config.conditioner = dict(name="words", width=32, layers=1, length=10, updates=2)
+    levels = dict(widths=(16,), transformers=(), heads=(2,), groups=8)
+    config.model = dict(name="sd_unet", blocks=1, **levels)
+    config.frozen_dtype, config.evaluate.w = "float32", config.evaluate.w[:2]
+    config.stages.s00_finetune.teacher = ""
+    return config

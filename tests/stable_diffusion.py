@@ -1,0 +1,74 @@
+"""A small pipeline of Stable Diffusion with random weights, and the config of a chain from it."""
+
+import json
+
+import jax
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from distill_jax.models.build import abstract_params, make_network
+from distill_jax.models.diffusers_files import unet_of
+from distill_jax.models.pretrained import torch_state
+from distill_jax.storage import safetensors
+from distill_jax.storage.weights import of_array
+from distill_jax.teachers import importing
+from distill_jax.teachers.diffusers import spec_of
+from tests.models.diffusers import SHALLOW, UNET, weights
+from tests.sampling import test_autoencoder, test_pretrained
+from tests.teachers.test_diffusers import CLASS, NAME, SCHEDULER
+
+SIDE, LENGTH = 4, 12  # Of the latents of the pictures of shapes, and of a text.
+LEVEL = {
+    "block_out_channels": [8],
+    "down_block_types": ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"],
+    "cross_attention_dim": 16,
+    "sample_size": SIDE,
+}
+MODEL = {
+    "widths": (8,),
+    "blocks": 1,
+    "transformers": (),
+    "heads": (2,),
+    "groups": 4,
+    "linear": False,
+}
+
+
+def write_pipeline(folder):
+    """Writes a pipeline: a UNet of one level, VAE, CLIP's text tower, tokenizer and scheduler."""
+    test_pretrained.write_pipeline(folder)
+    test_autoencoder.write(folder / "vae")
+    config = {**CLASS, **UNET, **SHALLOW, **LEVEL}
+    contents = {
+        "unet/config.json": config,
+        "scheduler/scheduler_config.json": SCHEDULER,
+        "model_index.json": {"_class_name": "StableDiffusionPipeline"},
+    }
+    for place, content in contents.items():
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_text(json.dumps(content))
+    said = unet_of(config, "unet")
+    data = spec_of(epath.Path(folder), said, SIDE)
+    described = {"model": said.model, "schedule": {"name": "ddpm"}, "parameterization": "eps"}
+    leaves = abstract_params(make_network(described, data), ())
+    arrays = torch_state(jax.tree.map(lambda leaf: np.zeros(leaf.shape), leaves))
+    state = {name: of_array(weights(name, leaf.shape)) for name, leaf in arrays.items()}
+    safetensors.write(folder / "unet" / NAME, state)
+    return folder
+
+
+def write_parts(folder):
+    """Writes a pipeline, its teacher and captioned pictures; returns the changes of a config."""
+    pipeline = write_pipeline(folder / "pipeline")
+    importing.convert("diffusers", pipeline, folder / "teacher")
+    (folder / "pictures").mkdir()
+    for i in range(80):
+        Image.new("RGB", (16, 16), (i, i, i)).save(folder / "pictures" / f"{i}.png")
+        (folder / "pictures" / f"{i}.txt").write_text(f"the {i}")
+    changes = {"data.path": str(folder / "pictures"), "data.size": 4 * SIDE}
+    changes |= {f"{part}.path": str(pipeline) for part in ("codec", "conditioner")}
+    changes |= {f"model.{name}": value for name, value in MODEL.items()}
+    teacher = {"stages.s00_finetune.teacher": str(folder / "teacher")}
+    return {**changes, **teacher, "conditioner.length": LENGTH}
