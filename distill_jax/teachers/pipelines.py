@@ -7,7 +7,8 @@ from typing import Any
 
 from etils import epath
 
-from distill_jax.diffusion.spec import DataSpec
+from distill_jax.diffusion.inpainting import with_inpainting
+from distill_jax.diffusion.spec import INPAINT, DataSpec
 from distill_jax.diffusion.trained import Ddim
 from distill_jax.models.diffusers_files import NAME, unet_of
 from distill_jax.models.pretrained import torch_state
@@ -19,6 +20,7 @@ from distill_jax.storage import safetensors
 from distill_jax.teachers.diffusers import POWERS, PREDICTIONS, check_pipeline, spec_of
 
 COPIED = ("vae", "text_encoder", "tokenizer")
+VERSION = "0.42.1"  # Of the diffusers whose format it is; the loader of inpainting reads it.
 SUFFIXES = (".json", ".safetensors", ".txt", ".bin")
 LIBRARIES = {
     "vae": ["diffusers", "AutoencoderKL"],
@@ -32,11 +34,11 @@ CARD = """---
 library_name: diffusers
 ---
 
-A text-to-image student of {steps} steps, distilled with distill_jax.
+A {what} student of {steps} steps, distilled with distill_jax.
 
 ```python
-pipeline = StableDiffusionPipeline.from_pretrained(DIR)
-image = pipeline(prompt, num_inference_steps={steps}, guidance_scale={scale}).images[0]
+pipeline = {pipeline}.from_pretrained(DIR)
+image = pipeline({call}, num_inference_steps={steps}, guidance_scale={scale}).images[0]
 ```
 
 * `num_inference_steps` must be {steps}.
@@ -44,7 +46,21 @@ image = pipeline(prompt, num_inference_steps={steps}, guidance_scale={scale}).im
   from {low:g} to {high:g}: take a `guidance_scale` from {first:g} to {last:g}. The default of
   diffusers is 7.5.
 * A negative prompt has no effect, because the pipeline makes no second call for guidance.
-"""
+{more}"""
+# The class of the pipeline and words of its card, for networks without INPAINT and with it.
+TEXT = {
+    "pipeline": "StableDiffusionPipeline",
+    "what": "text-to-image",
+    "call": "prompt",
+    "more": "",
+}
+INPAINTING = {
+    "pipeline": "StableDiffusionInpaintPipeline",
+    "what": "text-guided inpainting",
+    "call": "prompt, image, mask_image, strength=1.0",
+    "more": "* `mask_image` is white where the image is new. `strength` must be 1.0: the network "
+    "starts from noise.\n",
+}
 
 
 def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike) -> epath.Path:
@@ -76,7 +92,11 @@ def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike
     contents = {
         "unet/config.json": config,
         "scheduler/scheduler_config.json": _scheduler_config(manifest),
-        "model_index.json": {"_class_name": "StableDiffusionPipeline", **LIBRARIES},
+        "model_index.json": {
+            "_class_name": _kind(manifest)["pipeline"],
+            "_diffusers_version": VERSION,
+            **LIBRARIES,
+        },
     }
     for place, content in contents.items():
         (partial / place).parent.mkdir(parents=True, exist_ok=True)
@@ -112,14 +132,17 @@ def _check_source(source: epath.Path, config: Mapping[str, Any], spec: DataSpec)
 
 
 def check_exportable(manifest: Manifest) -> None:
-    """Raises ValueError unless StableDiffusionPipeline can run a network, which takes w."""
+    """Raises ValueError unless a pipeline of Stable Diffusion can run a network, which takes w."""
     sampler, steps = manifest.trained.sampler, manifest.trained.sampler.num_steps
     kind, heads = manifest.model["name"], sorted(PREDICTIONS.values())
-    taken = {name for name, _ in manifest.spec.cond}
-    if kind != "sd_unet" or taken != {"text", "text_mask"}:
+    spec, taken = manifest.spec, dict(manifest.spec.cond)
+    masked = {INPAINT: taken.get(INPAINT)} if INPAINT in taken else {}
+    fits = masked.items() <= dict(with_inpainting(spec._replace(cond=())).cond).items()
+    if kind != "sd_unet" or spec.null.keys() != {"text", "text_mask"} or not fits:
+        shown = ", ".join(f"{name} {leaf.shape}" for name, leaf in sorted(taken.items()))
         raise ValueError(
-            f"the network is {kind!r} with the conditions {', '.join(sorted(taken)) or 'none'}; "
-            "a pipeline of Stable Diffusion needs 'sd_unet' with a text"
+            f"the network is {kind!r} with the conditions {shown or 'none'}; a pipeline of Stable "
+            "Diffusion needs 'sd_unet' with a text, and maybe a mask and the masked latent"
         )
     if manifest.model.get("hide_padding"):
         raise ValueError("hide_padding is True; diffusers attends to all tokens: expected False")
@@ -139,17 +162,23 @@ def check_exportable(manifest: Manifest) -> None:
         )
 
 
+def _kind(manifest: Manifest) -> dict[str, str]:
+    """Returns the class of the pipeline that runs a network, and its texts in the card."""
+    return INPAINTING if INPAINT in dict(manifest.spec.cond) else TEXT
+
+
 def unet_config(model: Mapping[str, Any], data: DataSpec) -> dict[str, Any]:
     """Returns the config.json of a UNet that takes w, the inverse of diffusers_files.unet_of."""
     fields = {field.name: field.default for field in dataclasses.fields(Architecture)}
     options = {**fields, **model}
-    levels = range(len(options["widths"]))
+    levels, cond = range(len(options["widths"])), dict(data.cond)
+    masked = cond[INPAINT].shape[-1] if INPAINT in cond else 0
     across = ("DownBlock2D", "CrossAttnDownBlock2D")
     down = [across[level in options["transformers"]] for level in levels]
     return {
         "_class_name": "UNet2DConditionModel",
         "sample_size": data.x.shape[0],
-        "in_channels": data.x.shape[-1],
+        "in_channels": data.x.shape[-1] + masked,
         "out_channels": data.x.shape[-1],
         "block_out_channels": list(options["widths"]),
         "layers_per_block": options["blocks"],
@@ -158,7 +187,7 @@ def unet_config(model: Mapping[str, Any], data: DataSpec) -> dict[str, Any]:
         "attention_head_dim": list(options["heads"]),
         "use_linear_projection": options["linear"],
         "norm_num_groups": options["groups"],
-        "cross_attention_dim": dict(data.cond)["text"].shape[-1],
+        "cross_attention_dim": cond["text"].shape[-1],
         "time_cond_proj_dim": options["w_channels"],
         "norm_eps": 1e-5,
     }
@@ -190,4 +219,4 @@ def _card(manifest: Manifest) -> str:
     low, high = manifest.trained.guidance.w_range  # type: ignore[misc]  # Checked before.
     steps, scale = manifest.trained.sampler.num_steps, min(max(7.5, 1 + low), 1 + high)
     given = {"low": low, "high": high, "first": 1 + low, "last": 1 + high}
-    return CARD.format(steps=steps, scale=f"{scale:g}", **given)
+    return CARD.format(steps=steps, scale=f"{scale:g}", **given, **_kind(manifest))

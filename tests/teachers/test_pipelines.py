@@ -9,19 +9,27 @@ import numpy as np
 import pytest
 from etils import epath
 
+from distill_jax.diffusion.inpainting import with_inpainting
 from distill_jax.diffusion.pixels import to_uint8
+from distill_jax.diffusion.spec import image_data
 from distill_jax.diffusion.trained import Ddim, Guidance, Renoise, Trained
 from distill_jax.models import vae
+from distill_jax.models.build import abstract_params, make_network
 from distill_jax.models.diffusers_files import read_directory, unet_of
-from distill_jax.models.pretrained import torch_state
+from distill_jax.models.pretrained import stored_params, torch_state
 from distill_jax.sampling.autoencoder import Autoencoder
+from distill_jax.sampling.codecs import Fitted
+from distill_jax.sampling.conditioners import on_device
+from distill_jax.sampling.inpainting import conditions
 from distill_jax.sampling.loading import load
 from distill_jax.sampling.manifest import Lineage, Manifest
 from distill_jax.storage import checkpoint
+from distill_jax.storage.weights import of_array
 from distill_jax.teachers.pipelines import check_exportable, unet_config, write_pipeline
 from tests import forks
-from tests.models.diffusers import SCHEDULER, SIZES, STEPS, W, inputs
-from tests.models.test_diffusers import LAYERS, OPTIONS, RECORDED, read, spec_of, tree_of, unet
+from tests.models.diffusers import SCHEDULER, SIZES, STEPS, W, inputs, mask, pixels, weights
+from tests.models.test_diffusers import HERE, LAYERS, OPTIONS, RECORDED, spec_of, tree_of, unet
+from tests.models.test_diffusers import read as read_arrays
 from tests.teachers.test_diffusers import write
 
 LONGER = {"max_position_embeddings": 8}
@@ -38,6 +46,9 @@ MANIFEST = Manifest(
     lineage=Lineage({"name": "progressive"}),
 )
 
+DEPTH = spec_of(SIZES[0], 1).data
+IMAGES = (32, 32, 3)
+
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory):
@@ -45,6 +56,23 @@ def student(tmp_path_factory):
     folder = epath.Path(tmp_path_factory.mktemp("student")) / "s03_n0004" / "final"
     checkpoint.save_final(folder, unet("w", SIZES[0])[1], MANIFEST.to_json())
     return load(folder)
+
+
+@pytest.fixture(scope="module")
+def inpainting(tmp_path_factory):
+    """Returns a student of an inpainting UNet that takes w, with its autoencoder."""
+    data = with_inpainting(MANIFEST.spec)
+    shapes = {"conv_in.weight": (8, 9, 3, 3)}  # Other arrays are those of the network "w".
+    names = {**json.loads(str(RECORDED["w_names"])), **shapes}
+    state = {key: of_array(weights(key, tuple(shape))) for key, shape in names.items()}
+    manifest = dataclasses.replace(MANIFEST, spec=data)
+    folder = epath.Path(tmp_path_factory.mktemp("inpainting")) / "s03_n0004" / "final"
+    needed = abstract_params(make_network(manifest.to_json(), data), ("w",))
+    found = jax.tree.map(lambda leaf: leaf.read(()), stored_params(needed, state, folder, ""))
+    checkpoint.save_final(folder, found, manifest.to_json())
+    codec = Autoencoder(**vars(LAYERS["four"]))
+    params = read_arrays("four", vae.shapes(codec.layers))
+    return dataclasses.replace(load(folder), codec=Fitted(codec, params, image_data(IMAGES, 0)))
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +95,37 @@ def test_a_student_draws_the_latents_and_images_of_the_pipeline_in_diffusers(stu
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     codec = Autoencoder(**vars(LAYERS["four"]))
     with jax.default_matmul_precision("highest"):
-        images = jax.jit(codec.decode)(read("four", vae.shapes(codec.layers)), found)
+        images = jax.jit(codec.decode)(read_arrays("four", vae.shapes(codec.layers)), found)
     ours, theirs = to_uint8(np.asarray(images)), RECORDED["pictures"]
     assert np.ptp(theirs) > 150
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1)  # Grey levels.
     assert np.mean(ours != theirs) < 0.01
+
+
+def test_an_inpainting_student_draws_the_latents_of_the_pipeline_in_diffusers(inpainting):
+    z, _, text, _ = map(jnp.asarray, inputs(SIZES[0], 4))
+    masked = inpainting.with_masked(pixels(SIZES[0], 4), mask(SIZES[0], 4)[..., None])
+    cond = {"text": text, "text_mask": jnp.ones((2, 7), bool), "w": jnp.full(2, W)}
+    cond |= on_device(conditions(masked, 2))
+    with jax.default_matmul_precision("highest"):
+        draw = jax.jit(lambda z, cond: Ddim(STEPS)(jax.random.key(0), masked.denoiser, z, cond))
+        found = draw(z, cond)
+    expected = np.load(HERE / "inpainted.npy")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_an_inpainting_student_becomes_an_inpainting_pipeline(inpainting, source, tmp_path):
+    out = write_pipeline(inpainting, source, tmp_path / "out")
+    unet = unet_of(read_directory(out / "unet", "UNet2DConditionModel").content, "unet")
+    assert (unet.channels, unet.inpaint, unet.takes_w) == (4, 5, True)
+    index = json.loads((out / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionInpaintPipeline"
+    version = tuple(map(int, index["_diffusers_version"].split(".")))
+    assert version > (0, 5, 1)  # For older ones, diffusers takes another pipeline.
+    card = (out / "README.md").read_text()
+    assert "StableDiffusionInpaintPipeline.from_pretrained(DIR)" in card
+    assert "mask_image, strength=1.0, num_inference_steps=4, guidance_scale=7.5" in card
+    assert "`strength` must be 1.0" in card
 
 
 def test_a_pipeline_has_the_files_that_diffusers_reads(student, source, tmp_path):
@@ -110,6 +164,7 @@ def test_the_config_of_a_full_unet_is_that_of_diffusers():
     ("changes", "message"),
     [
         ({"model": {"name": "dit"}}, "the network is 'dit' .* needs 'sd_unet' with a text"),
+        ({"spec": DEPTH}, r"inpaint \(8, 8, 1\), text \(7, 12\), .* maybe a mask and the masked"),
         ({"trained": Trained(Ddim(4), Guidance())}, "takes no guidance strength"),
         ({"trained": Trained(Ddim(16), Guidance((0.0, 4.0)))}, "Ddim in 16 steps; .* divides 1000"),
         ({"trained": Trained(Renoise((1.0,)), Guidance((0.0, 4.0)))}, "is Renoise in 1 steps"),

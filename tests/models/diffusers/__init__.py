@@ -1,4 +1,4 @@
-"""Outputs of diffusers' networks (recorded*.npz), and what they were computed from: see make.py."""
+"""Outputs of diffusers (recorded*.npz, inpainted.npy), and what they come from: make.py."""
 
 import zlib
 
@@ -30,6 +30,8 @@ UNETS = {
     "w": {**UNET, **SHALLOW, "time_cond_proj_dim": 16},
     "inpaint": {**UNET, **SHALLOW, "in_channels": 9},
 }
+# A student of the inpainting network; its arrays have the names of the network "w".
+INPAINTING = {**UNETS["w"], "in_channels": 9, "sample_size": 8}
 VAE = {
     "block_out_channels": [8, 16, 16],
     "down_block_types": ["DownEncoderBlock2D"] * 3,
@@ -112,6 +114,12 @@ def inputs(sizes, channels):
     # The times (k + 1) / 1000 are exact in float32. Angles of w are 1000 w, which float32 rounds.
     found = z, rng.choice([124, 374, 749, 999], batch), text, rng.choice([2.0, 3.0], batch)
     return tuple(np.asarray(x, np.float32) for x in found)
+
+
+def mask(sizes, factor):
+    """Returns a mask (height, width) for the images of `pixels`, whose edges cross patches."""
+    row, column = np.ogrid[: sizes[1] * factor, : sizes[2] * factor]
+    return np.asarray((row + 2 * column) % 13 < 6, np.float32)
 
 
 def pixels(sizes, factor):

@@ -1,4 +1,4 @@
-"""Makes recorded.npz and recorded_dit.npz: outputs of diffusers' networks, for their tests.
+"""Makes recorded*.npz and inpainted.npy: outputs of diffusers, for the tests of its networks.
 
 Run it in a folder of its own with the packages that are compared, from the checkout:
 
@@ -7,9 +7,11 @@ Run it in a folder of its own with the packages that are compared, from the chec
     python tests/models/diffusers/make.py
 """
 
+import functools
 import json
 import pathlib
 import sys
+import types
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DiTTransformer2DModel,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -25,6 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
 from tests.models.diffusers import (  # noqa: E402
     DIT,
     DIT_SIZES,
+    INPAINTING,
     LABELS,
     SCHEDULER,
     SIZES,
@@ -34,6 +38,7 @@ from tests.models.diffusers import (  # noqa: E402
     VAES,
     W,
     inputs,
+    mask,
     pixels,
     weights,
 )
@@ -115,32 +120,52 @@ def schedules():
     return found
 
 
-def sampled():
-    """Returns the latents and images of a pipeline with a UNet that takes w."""
+def pipeline_of(kind, config):
+    """Returns a pipeline with a UNet that takes w."""
     scheduler = DDIMScheduler(**{k: v for k, v in SCHEDULER.items() if k != "_class_name"})
     absent = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
-    pipeline = StableDiffusionPipeline(
+    return kind(
         vae=filled(AutoencoderKL(**VAE))[0],
-        unet=filled(UNet2DConditionModel(**UNETS["w"]))[0],
+        unet=filled(UNet2DConditionModel(**config))[0],
         scheduler=scheduler,
         requires_safety_checker=False,
         **dict.fromkeys(absent),
     )
+
+
+def sampled():
+    """Returns latents of pipelines that draw from a text, and that inpaint images."""
     z, _, text, _ = inputs(SIZES[0], 4)
-    given = dict(
-        prompt_embeds=torch.tensor(text),
-        latents=nchw(z),
-        height=z.shape[1] * pipeline.vae_scale_factor,
-        width=z.shape[2] * pipeline.vae_scale_factor,
-        num_inference_steps=STEPS,
-        guidance_scale=1 + W,
-    )
-    images = pipeline(**given, output_type="pil").images
-    found = {"latents": nhwc(pipeline(**given, output_type="latent").images)}
-    return {**found, "pictures": np.stack([np.asarray(image) for image in images])}
+    factor = 2 ** (len(VAE["block_out_channels"]) - 1)
+    sides = {"height": z.shape[1] * factor, "width": z.shape[2] * factor}
+    given = {
+        **sides,
+        "prompt_embeds": torch.tensor(text),
+        "latents": nchw(z),
+        "num_inference_steps": STEPS,
+        "guidance_scale": 1 + W,
+    }
+    pipeline = pipeline_of(StableDiffusionPipeline, UNETS["w"])
+    pictures = np.stack([np.asarray(image) for image in pipeline(**given).images])
+    given["output_type"] = "latent"
+    found = {"latents": nhwc(pipeline(**given).images), "pictures": pictures}
+    pipeline = pipeline_of(StableDiffusionInpaintPipeline, INPAINTING)
+    pipeline.vae.encode = functools.partial(mean_of, pipeline.vae.encode)
+    image, hidden = nchw(pixels(SIZES[0], factor)), torch.tensor(mask(SIZES[0], factor))
+    inpainted = pipeline(image=(image + 1) / 2, mask_image=hidden[None, None], **given).images
+    return found, nhwc(inpainted)
+
+
+def mean_of(encode, x):
+    """Encodes images into a distribution that is its mean."""
+    found = encode(x).latent_dist
+    found.sample = lambda generator: found.mean
+    return types.SimpleNamespace(latent_dist=found)
 
 
 if __name__ == "__main__":
     with torch.no_grad():
         np.savez_compressed(HERE / "recorded_dit.npz", **dit())
-        np.savez_compressed(HERE / "recorded.npz", **unets(), **vaes(), **schedules(), **sampled())
+        drawn, inpainted = sampled()
+        np.savez_compressed(HERE / "recorded.npz", **unets(), **vaes(), **schedules(), **drawn)
+        np.save(HERE / "inpainted.npy", inpainted)
