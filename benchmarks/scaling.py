@@ -23,6 +23,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 from collections import Counter
 
 from absl import app, flags
@@ -64,7 +65,7 @@ def one(axis, count, index):
     import jax
     from collectives import RING, collectives
 
-    from distill_jax.run import costs, plan
+    from distill_jax.run import compilation, costs, plan
 
     config = _CONFIG.value
     config.mesh = {"data": 1, "fsdp": 1, "tensor": 1, axis: count}
@@ -73,8 +74,11 @@ def one(axis, count, index):
     stage = run.stages[index]
     roles = dataclasses.replace(stage.roles, layout=run.layout)
     stage = dataclasses.replace(stage, roles=roles)
-    compiled = costs.compile_update(run, stage, 0)
-    kept = costs.measure(dataclasses.replace(run, stages=(stage,)))[stage.name].kept
+    began = time.monotonic()
+    cost = costs.measure(dataclasses.replace(run, stages=(stage,)))[stage.name]
+    planned = time.monotonic()
+    compiled = compilation.compile_update(run, stage, 0)
+    seconds = planned - began, time.monotonic() - planned
     memory = compiled.memory_analysis()
     sent, needed = Counter(), 0
     gradients = Counter(sizes(run.layout, stage, "student", split=True))
@@ -87,7 +91,9 @@ def one(axis, count, index):
         needed += 4 * each.times * RING[kind](each.elements, each.devices)
     return {
         "stage": stage.name,
-        "kept": kept,
+        "kept": cost.kept,
+        "step": cost.step,
+        "seconds": seconds,
         "whole": sum(leaf.size * 4 for leaf in jax.tree.leaves(stage.shapes["student"])),
         "arguments": memory.argument_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,

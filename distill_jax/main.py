@@ -13,7 +13,7 @@ from absl import flags
 
 from distill_jax.evaluation.pictures import prompts_of
 from distill_jax.models.build import matmul_precision
-from distill_jax.run import costs, devices, pipeline, plan
+from distill_jax.run import capacity, compilation, costs, devices, pipeline, plan
 from distill_jax.run.caching import keep_programs
 from distill_jax.run.lock import hold
 from distill_jax.run.rehearsal import rehearse
@@ -140,12 +140,13 @@ def _show_costs(run: plan.Run, where: devices.Target) -> int:
     """Prints the costs of the run, and returns the exit code 0."""
     compiling = _PLAN.value == "compile"
     if compiling:
-        costs.check_compile(run)
+        compilation.check(run)
     measured = costs.measure(run)
-    logging.show("\n" + costs.show(run, measured, where))
+    texts = costs.show(run, measured, where), *capacity.show(run, measured)
+    logging.show("\n" + "\n".join(texts))
     if compiling:
         with matmul_precision(run.config.matmul_precision):
-            logging.show("\n" + costs.show_compiled(run, measured))
+            logging.show("\n" + compilation.show(run, measured))
     return 0
 
 

@@ -7,13 +7,12 @@ call of the method and every recomputation of activations.
 import dataclasses
 import functools
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import NamedSharding
 
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.spec import Leaf
@@ -21,13 +20,13 @@ from distill_jax.methods import Method, Phase
 from distill_jax.models.build import abstract_params
 from distill_jax.run import measurements
 from distill_jax.run.devices import DEVICES, Target, hours
-from distill_jax.run.flops import flops, flops_of
+from distill_jax.run.flops import EXAMPLES, flops, flops_of
 from distill_jax.run.memory import peak_bytes
 from distill_jax.run.plan import Roles, Run, Stage
 from distill_jax.runtime import logging
 from distill_jax.runtime.sharding import Layout
 from distill_jax.runtime.trees import STACK, by_module, by_name, is_stacked, layers_of, span
-from distill_jax.training.update import make_update, new_state
+from distill_jax.training.update import new_state
 from distill_jax.typing import Batch, Tree
 
 FLOP = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP")
@@ -40,12 +39,14 @@ class Cost(NamedTuple):
     Attributes:
       flops: FLOPs of one iteration's updates per phase, over all devices (mean over its programs).
       kept: bytes on each device between two updates, by kind.
-      step: additional bytes on each device within an update, by kind; see `_step`.
+      step: additional bytes on each device within an update, by kind; see cost_with.
+      per_image: bytes of the activations of one example.
     """
 
     flops: tuple[int, ...]
     kept: dict[str, int]
     step: dict[str, int]
+    per_image: int = 0
 
 
 def measure(run: Run) -> dict[str, Cost]:
@@ -63,14 +64,25 @@ def measure(run: Run) -> dict[str, Cost]:
 
 def _measure(run: Run, stage: Stage) -> Cost:
     """Returns the cost of one stage."""
-    method, _, state, frozen, batch = arguments(run, stage)
-    networks = stage.roles.student, stage.roles.teacher
-    student, teacher = (each and _traced_once(each) for each in networks)
-    roles = dataclasses.replace(stage.roles, student=student, teacher=teacher, layout=None)
-    params = {**frozen, **state.params}
-    larger = arguments(run, dataclasses.replace(stage, batch_size=2 * stage.batch_size))[-1]
-    trace = functools.partial(gradients, roles, method, params)
-    traces = [(phase, trace(batch, phase), trace(larger, phase)) for phase in method.phases]
+    traces, size = traced(run, stage), stage.batch_size
+    flop = tuple(
+        phase.updates_per_iteration
+        * sum(flops_of(each, size) for each in each_of)
+        // phase.variants
+        for phase, each_of in traces
+    )
+    return cost_with(run, stage, activations(traces, size))._replace(flops=flop)
+
+
+def cost_with(run: Run, stage: Stage, per_image: int) -> Cost:
+    """Returns the cost of a stage without its FLOPs, given the bytes of an example's activations.
+
+    "gradients" are the device's shards. "activations" is the growth of the trace's peak with the
+    batch, for the device's examples of one microbatch. "gathered" are the weights of the largest
+    layer or block that is split over fsdp, or all of them if layers do not gather their weights.
+    All are those of the phase that needs most.
+    """
+    _, _, state, frozen, batch = arguments(run, stage)
     kept = {
         "parameters": state.params,
         "frozen": frozen,
@@ -80,14 +92,34 @@ def _measure(run: Run, stage: Stage) -> Cost:
     }
     if run.config.evaluate.keep_best:
         kept["best EMA"] = state.ema
-    return Cost(
-        tuple(
-            phase.updates_per_iteration * sum(map(flops_of, once)) // phase.variants
-            for phase, once, _ in traces
-        ),
-        {name: _bytes_per_device(tree) for name, tree in kept.items()},
-        _step(run, stage, state.params, traces),
+    trained = {phase.trains for phase in stage.method.phases}
+    rows = stage.batch_size // run.layout.ways // run.config.microbatches
+    step = {
+        "gradients": max(_bytes_per_device(state.params[role]) for role in trained),
+        "activations": per_image * rows,
+        "gathered": _gathered(run.layout, stage),
+    }
+    return Cost((), {name: _bytes_per_device(tree) for name, tree in kept.items()}, step, per_image)
+
+
+def traced(run: Run, stage: Stage) -> list[tuple[Phase, list[Any]]]:
+    """Traces every phase of a stage on EXAMPLES examples, see `gradients`."""
+    given = arguments(run, dataclasses.replace(stage, batch_size=EXAMPLES))
+    method, _, state, frozen, batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), given
     )
+    networks = stage.roles.student, stage.roles.teacher
+    student, teacher = (each and _traced_once(each) for each in networks)
+    roles = dataclasses.replace(stage.roles, student=student, teacher=teacher, layout=None)
+    params = {**frozen, **state.params}
+    phases = stage.method.phases
+    return [(phase, gradients(roles, method, params, batch, phase)) for phase in phases]
+
+
+def activations(traces: list[tuple[Phase, list[Any]]], size: int) -> int:
+    """Returns the bytes that an example adds to the peak of a trace, from `size` to twice that."""
+    programs = [each for _, programs in traces for each in programs]
+    return max((peak_bytes(each, 2 * size) - peak_bytes(each, size)) // size for each in programs)
 
 
 def gradients(
@@ -108,28 +140,6 @@ def gradients(
 
     variants = phase.variants
     return [of(turn) for turn in range(variants)] if variants > 1 else [of()]
-
-
-def _step(
-    run: Run, stage: Stage, trained: Mapping[str, Tree], traces: list[tuple[Phase, list, list]]
-) -> dict[str, int]:
-    """Returns the bytes on each device within an update, for the phase that needs most.
-
-    "gradients" are the device's shards. "activations" is the growth of the trace's peak with the
-    batch, for the device's examples of one microbatch. "gathered" are the weights of the largest
-    layer or block that is split over fsdp, or all of them if layers do not gather their weights.
-    """
-    rows = stage.batch_size // run.layout.ways // run.config.microbatches
-
-    def activations(once: list, twice: list) -> int:
-        peaks = zip(map(peak_bytes, once), map(peak_bytes, twice), strict=True)
-        return max((more - less) * rows // stage.batch_size for less, more in peaks)
-
-    return {
-        "gradients": max(_bytes_per_device(trained[phase.trains]) for phase, *_ in traces),
-        "activations": max(activations(once, twice) for _, once, twice in traces),
-        "gathered": _gathered(run.layout, stage),
-    }
 
 
 def _gathered(layout: Layout, stage: Stage) -> int:
@@ -193,7 +203,7 @@ def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     modules = [(name, f"{n:,}", f"{n / total:.1%}") for name, n in by_module(shapes).items()]
     kept = []
-    for names, _, cost in _programs(costs):
+    for names, _, cost in programs(costs):
         rest, step = sum(cost.kept.values()), sum(cost.step.values())
         amounts = (*cost.kept.values(), rest, *cost.step.values(), rest + step)
         kept.append((names, *(scaled(n, BYTES) for n in amounts)))
@@ -277,7 +287,7 @@ def _show_stages(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
     return logging.table(titles, rows) + "\n\n" + note
 
 
-def _programs(costs: Mapping[str, Cost]) -> list[tuple[str, str, Cost]]:
+def programs(costs: Mapping[str, Cost]) -> list[tuple[str, str, Cost]]:
     """Returns (names of stages, name of the first, shared cost) for each set of programs."""
     groups: dict[int, list[str]] = {}
     for name, cost in costs.items():
@@ -290,51 +300,3 @@ def scaled(value: int | float, units: Sequence[str]) -> str:
     base = 1024 if units is BYTES else 1000
     power = min(int(math.log(max(value, 1), base)), len(units) - 1)
     return f"{value / base**power:.4g} {units[power]}"
-
-
-def check_compile(run: Run) -> None:
-    """Raises ValueError unless the run's programs can be compiled here."""
-    if isinstance(run.layout.mesh, AbstractMesh):
-        count = run.layout.mesh.size
-        raise ValueError(
-            f"--plan=compile is for the {jax.device_count()} device(s) here, and {count} are "
-            "planned for: a program is compiled where it would run. Take --plan without it, or "
-            f"let CPU devices stand in: JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES={count} in front"
-        )
-
-
-def show_compiled(run: Run, costs: Mapping[str, Cost]) -> str:
-    """Compiles each update of a run once, and returns a table of XLA's memory per device.
-
-    Of a phase with several programs it compiles the last one, which has the largest images. The
-    table compares the counted FLOPs with XLA's count, which includes elementwise operations, counts
-    the body of a loop once and, on GPUs, lacks library calls.
-    """
-    stages, rows, sizes = {stage.name: stage for stage in run.stages}, [], {}
-    for names, first, cost in _programs(costs):
-        for index, counted in enumerate(cost.flops):
-            phase = stages[first].method.phases[index]
-            logging.say(f"compiling the update of {names}")
-            began = time.monotonic()
-            compiled = compile_update(run, stages[first], index, phase.variants - 1)
-            seconds, memory = time.monotonic() - began, compiled.memory_analysis()
-            theirs = compiled.cost_analysis().get("flops", 0) * jax.device_count()
-            sizes = {
-                "arguments": memory.argument_size_in_bytes,
-                "results": memory.output_size_in_bytes,
-                "of these in place": memory.alias_size_in_bytes,
-                "activations": memory.temp_size_in_bytes,
-            }
-            together = sum(sizes.values()) - 2 * sizes["of these in place"]
-            amounts = [scaled(size, BYTES) for size in (*sizes.values(), together)]
-            flop = (scaled(counted / phase.updates_per_iteration, FLOP), scaled(theirs, FLOP))
-            rows.append((names, index, f"{seconds:.0f}", *flop, *amounts))
-    titles = ("stage", "phase", "seconds to compile", "FLOP counted", "FLOP by XLA")
-    return logging.table((*titles, *sizes, "together"), rows)
-
-
-def compile_update(run: Run, stage: Stage, index: int, turn: int = 0) -> jax.stages.Compiled:
-    """Returns the run's program for a phase, compiled for shapes."""
-    phases, parts = stage.method.phases, run.config.microbatches
-    update = make_update(phases, index, stage.roles, stage.tx, run.layout, turn, parts)
-    return update.lower(*arguments(run, stage)).compile()

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.extend.core import Literal
 
-from distill_jax.run.flops import inner_jaxprs
+from distill_jax.run.flops import for_batch, inner_jaxprs
 
 LOOPS = ("scan", "while")
 # Operations that only rename or repeat their inputs, which takes no memory,
@@ -19,12 +19,17 @@ ELEMENTWISE |= {"mul", "ne", "neg", "not", "or", "pow", "rsqrt", "select_n", "si
 ELEMENTWISE |= {"square", "stop_gradient", "sub", "tanh"}
 
 
-def peak_bytes(jaxpr: Any) -> int:
+def peak_bytes(jaxpr: Any, examples: int | None = None) -> int:
     """Returns the peak of the bytes of a jaxpr's live results, without its arguments.
 
     Operations run in the order of the trace, and each result lives until its last use. Compilers
-    reorder operations and recompute some, so that a program may take less.
+    reorder operations and recompute some, so that a program may take less. For `examples` see
+    flops.for_batch.
     """
+
+    def size_of(variables: Iterable[Any]) -> int:
+        return sum(for_batch(_size(var), examples) for var in variables)
+
     uses = Counter(var for eqn in jaxpr.eqns for var in _variables(eqn.invars))
     uses.update(_variables(jaxpr.outvars))
     held: dict[Any, set] = {}  # For each result, the arrays in memory that it is computed from.
@@ -44,11 +49,11 @@ def peak_bytes(jaxpr: Any) -> int:
     ends: dict[int, int] = {}
     for i, new in enumerate(made):
         for var in new:
-            ends[last.get(var, i)] = ends.get(last.get(var, i), 0) + _size(var)
+            ends[last.get(var, i)] = ends.get(last.get(var, i), 0) + size_of([var])
     alive = most = 0
     for i, (eqn, new) in enumerate(zip(jaxpr.eqns, made, strict=True)):
-        size = sum(map(_size, new))
-        inner = max(map(peak_bytes, inner_jaxprs(eqn)), default=0)
+        size = size_of(new)
+        inner = max((peak_bytes(each, examples) for each in inner_jaxprs(eqn)), default=0)
         most = max(
             most, alive + (size + inner if eqn.primitive.name in LOOPS else max(size, inner))
         )

@@ -9,9 +9,11 @@ from distill_jax.config import paper_unet
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.spec import image_data
 from distill_jax.models.build import abstract_params, make_network, rounded
-from distill_jax.run import costs, devices, plan
+from distill_jax.run import compilation, costs, devices, plan
 from distill_jax.run.calls import calls
 from distill_jax.run.devices import Target
+from distill_jax.run.flops import flops_of
+from distill_jax.run.memory import peak_bytes
 from distill_jax.runtime.trees import by_module
 from distill_jax.training.loop import Cadence
 from distill_jax.training.update import make_update, new_state, optimizer
@@ -87,6 +89,17 @@ def test_a_stage_is_planned_and_trained_with_its_own_batch_size(tmp_path):
         run_of(TEACHER, {**TEACHER, "batch_size": 4}, tmp_path=tmp_path, devices=8)
 
 
+@pytest.mark.parametrize("model", [{"name": "mlp"}, {"name": "dit", "heads": 2, "blocks": 1}])
+def test_a_trace_on_many_examples_has_the_costs_of_every_batch(model, tmp_path, monkeypatch):
+    run = run_of(TEACHER, GUIDED, tmp_path=tmp_path, model={**model, "width": 16})
+    ((_, (marked,)),) = costs.traced(run, run.stages[1])
+    monkeypatch.setattr(costs, "EXAMPLES", BATCH)
+    ((_, (direct,)),) = costs.traced(run, run.stages[1])
+    assert flops_of(marked, BATCH) == flops_of(direct)
+    assert peak_bytes(marked, BATCH) == peak_bytes(direct)
+    assert peak_bytes(marked, 2 * BATCH) > peak_bytes(direct)
+
+
 def test_planning_allocates_no_network(tmp_path):
     before = sum(array.nbytes for array in jax.live_arrays())
     run = run_of(TEACHER, tmp_path=tmp_path, model__width=512)
@@ -98,7 +111,7 @@ def test_planning_allocates_no_network(tmp_path):
 def test_the_compiled_update_has_the_flops_and_bytes_of_the_plan(tmp_path):
     run = run_of(TEACHER, tmp_path=tmp_path, model__width=256, batch_size=256)
     stage, cost = run.stages[0], costs.measure(run)["s00_teacher"]
-    compiled = costs.compile_update(run, stage, 0)
+    compiled = compilation.compile_update(run, stage, 0)
     # XLA also counts elementwise operations.
     assert cost.flops[0] == pytest.approx(compiled.cost_analysis()["flops"], rel=0.05)
     memory = compiled.memory_analysis()
@@ -123,7 +136,7 @@ def test_stages_of_one_program_are_compiled_once_and_shown_in_one_row(tmp_path):
     sizes = {"model__width": 256, "batch_size": 256}
     run = run_of(TEACHER, {**TEACHER, "steps": 9}, tmp_path=tmp_path, **sizes)
     measured = costs.measure(run)
-    titles, _, *rows = costs.show_compiled(run, measured).splitlines()
+    titles, _, *rows = compilation.show(run, measured).splitlines()
     assert "activations" in titles
     assert len(rows) == 1
     assert "s00_teacher to s01_teacher (2)" in rows[0]
@@ -266,6 +279,6 @@ def test_numbers_are_shown_in_the_unit_that_suits():
 
 
 def test_programs_for_absent_devices_are_not_compiled(tmp_path):
-    costs.check_compile(run_of(TEACHER, tmp_path=tmp_path))
+    compilation.check(run_of(TEACHER, tmp_path=tmp_path))
     with pytest.raises(ValueError, match="1 device.* here, and 8 .* JAX_NUM_CPU_DEVICES=8"):
-        costs.check_compile(run_of(TEACHER, tmp_path=tmp_path, devices=8))
+        compilation.check(run_of(TEACHER, tmp_path=tmp_path, devices=8))
