@@ -1,7 +1,8 @@
-"""Measures the memory that the import of a large safetensors file takes, and that of a tiny one.
+"""Measures the memory that the import of a large network takes, and that of a tiny one.
 
     python benchmarks/import_memory.py                 # an mlp of 1 GB in float32
     python benchmarks/import_memory.py --blocks=3 --dtype=bfloat16
+    python benchmarks/import_memory.py --pipeline=/tmp/sd15   # of benchmarks/stable_diffusion.py
 
 Each is imported by the command, and RssAnon of /proc/PID/status read every few milliseconds: memory
 that is the process's own. Pages of the mapped file are not counted, which the kernel takes back.
@@ -16,9 +17,12 @@ import time
 
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from distill_jax.diffusion.spec import image_data
 from distill_jax.models.build import abstract_params, make_network
+from distill_jax.models.diffusers_files import WEIGHTS
+from distill_jax.models.pretrained import find_weights
 from distill_jax.storage import safetensors
 from distill_jax.storage.weights import Stored
 from distill_jax.teachers import native
@@ -58,12 +62,11 @@ def prepare(folder, width, blocks, dtype):
     return max(leaf.nbytes for leaf in state.values())
 
 
-def imported(folder):
-    """Returns the largest RssAnon in bytes of the command that imports a file, and its seconds."""
-    flags = (f"--config={folder / 'config.py'}", f"--out={folder / 'out'}")
-    source = str(folder / "model.safetensors")
-    command = [sys.executable, "-m", "distill_jax.teachers", "safetensors", source, *flags]
+def imported(kind, source, out, *flags):
+    """Returns the largest RssAnon in bytes of the command of an import, and its seconds."""
+    given = (kind, str(source), f"--out={out}", *flags)
     began, most = time.monotonic(), 0
+    command = [sys.executable, "-m", "distill_jax.teachers", *given]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
@@ -71,17 +74,36 @@ def imported(folder):
         most = max([most, *(1024 * int(size) for size in sizes)])
         time.sleep(0.003)
     if process.returncode:
-        raise SystemExit(f"the import of {folder} failed")
+        raise SystemExit(f"the import of {source} failed")
     return most, time.monotonic() - began
 
 
+def imported_mlp(folder):
+    """Returns what `imported` does for a file that `prepare` wrote."""
+    flags = folder / "out", f"--config={folder / 'config.py'}"
+    return imported("safetensors", folder / "model.safetensors", *flags)
+
+
 def measure(folder, width, blocks, dtype):
-    """Returns the row of a large file: its size, its largest leaf, and the import's memory."""
-    prepare(folder / "tiny", 8, 1, dtype)
+    """Returns the row of a large mlp: its size, its largest leaf, and the import's memory."""
     leaf = prepare(folder / "large", width, blocks, dtype)
     size = (folder / "large" / "model.safetensors").stat().st_size
-    base, _ = imported(folder / "tiny")
-    most, seconds = imported(folder / "large")
+    return row(folder, size, leaf, imported_mlp(folder / "large"))
+
+
+def measure_pipeline(folder, pipeline):
+    """Returns the row of a pipeline of diffusers, of which the UNet is imported."""
+    file = find_weights(pipeline / "unet", WEIGHTS)
+    leaves = safetensors.read(file).values()
+    found = imported("diffusers", pipeline, folder / "out")
+    return row(folder, sum(leaf.nbytes for leaf in leaves), max(x.nbytes for x in leaves), found)
+
+
+def row(folder, size, leaf, found):
+    """Returns the row of a network, beside the import of a tiny mlp."""
+    prepare(folder / "tiny", 8, 1, "float32")
+    base, _ = imported_mlp(folder / "tiny")
+    most, seconds = found
     return {
         "file": size,
         "largest leaf": leaf,
@@ -97,11 +119,17 @@ def main():
     parser.add_argument("--width", type=int, default=1536)
     parser.add_argument("--blocks", type=int, default=15)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--pipeline", type=epath.Path, help="a pipeline in place of an mlp")
     flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        row = measure(pathlib.Path(folder), flags.width, flags.blocks, flags.dtype)
-    print(f"mlp of width {flags.width}, {flags.blocks} blocks, {flags.dtype}; MB of 10^6 bytes")
-    for name, value in row.items():
+    with tempfile.TemporaryDirectory() as name:
+        folder, said = pathlib.Path(name), str(flags.pipeline)
+        if flags.pipeline:
+            found = measure_pipeline(folder, flags.pipeline)
+        else:
+            found = measure(folder, flags.width, flags.blocks, flags.dtype)
+            said = f"mlp of width {flags.width}, {flags.blocks} blocks, {flags.dtype}"
+    print(f"{said}; MB of 10^6 bytes")
+    for name, value in found.items():
         print(f"{name:22} {value:8.0f} s" if name == "seconds" else f"{name:22} {value / MB:8.0f}")
 
 

@@ -53,7 +53,11 @@ HANDLERS = ocp.type_handlers.create_type_handler_registry(
 
 def write(path: epath.Path, tree: Tree, options: ocp.options.AsyncOptions) -> None:
     """Writes a tree of arrays or of Stored; only one Stored leaf is in memory at a time."""
-    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=HANDLERS)
+    # Stored leaves are not compressed: it saves 9 % of float32, and takes twice a leaf's memory.
+    imported = any(isinstance(leaf, Stored) for leaf in jax.tree.leaves(tree))
+    handler = ocp.PyTreeCheckpointHandler(
+        type_handler_registry=HANDLERS, use_compression=not imported
+    )
     with ocp.AsyncCheckpointer(handler, async_options=options) as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
 
