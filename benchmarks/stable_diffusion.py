@@ -6,7 +6,7 @@
 
 It needs `pip install torch diffusers transformers`, which this package does without. `parity` calls
 each network once, in float32, with one image or text, and prints the RMS and the largest difference
-from diffusers, and the CPU-seconds of both (without compilation). It takes 7 GB of memory.
+from diffusers, and the CPU-seconds of both (without compilation). It takes 10 GB of memory.
 """
 
 import argparse

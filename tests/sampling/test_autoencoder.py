@@ -11,6 +11,7 @@ from etils import epath
 from distill_jax.data import DATASETS
 from distill_jax.diffusion.spec import image_data
 from distill_jax.models import vae
+from distill_jax.models.pretrained import torch_state
 from distill_jax.run.fits import codec_fit
 from distill_jax.sampling import autoencoder
 from distill_jax.sampling.autoencoder import Autoencoder
@@ -47,6 +48,11 @@ def test_a_run_keeps_the_autoencoder_of_a_pipeline_in_its_codec(tmp_path):
     (tmp_path / "pipeline").rename(tmp_path / "elsewhere")
     codec = load_codec(epath.Path(tmp_path / "run" / "codec" / "final"))
     assert codec.kind == Autoencoder("", 0, False, (8, 16, 16), 1, 4, 4, True, True, 0.18215, 0.0)
+    kept = torch_state(codec.params)
+    for key, shape in json.loads(str(RECORDED["four_names"])).items():
+        given = weights(key, tuple(shape))
+        np.testing.assert_array_equal(kept.pop(key).read(()), given, err_msg=key)
+    assert not kept
     x = jnp.asarray(pixels((2, 4, 4), 4))
     z = codec.encode(x)
     mean = vae.encode(LAYERS["four"], read("four", vae.shapes(LAYERS["four"])), x).mean

@@ -12,6 +12,7 @@ from etils import epath
 from distill_jax.data import DATASETS
 from distill_jax.models.bert import read_bert
 from distill_jax.models.clip_files import read_clip
+from distill_jax.models.pretrained import torch_state
 from distill_jax.run.fits import conditioner_fit
 from distill_jax.sampling.prompts import load_conditioner
 from distill_jax.storage import safetensors
@@ -101,6 +102,29 @@ def test_a_directory_of_a_pipeline_has_text_encoder_and_tokenizer(tmp_path):
     expected = jax.jit(module.apply)(variables, jnp.asarray(ids)).last
     mask = found["text_mask"]
     np.testing.assert_allclose(found["text"][mask], np.asarray(expected)[mask], atol=1e-5)
+
+
+@pytest.mark.parametrize(("activation", "prefix"), [("quick_gelu", "text_model."), ("gelu", "")])
+def test_a_kept_text_tower_is_that_of_the_file_bit_for_bit(tmp_path, activation, prefix):
+    folder = write_pipeline(tmp_path / "pipeline")
+    config = json.loads((folder / "text_encoder" / "config.json").read_text())
+    config["hidden_act"] = activation
+    (folder / "text_encoder" / "config.json").write_text(json.dumps(config))
+    file = folder / "text_encoder" / "model.safetensors"
+    state = {
+        name: of_array(np.array(leaf.read(()))) for name, leaf in safetensors.read(file).items()
+    }
+    positions = {"embeddings.position_ids": of_array(np.arange(12)[None])} if prefix else {}
+    given = {f"{prefix}{name}": leaf for name, leaf in {**state, **positions}.items()}
+    safetensors.write(file, given)
+    fit = make(folder, tmp_path / "run")
+    assert fit.finish(never)
+    kept = torch_state(fit.conditioner.params)
+    assert kept.keys() == {f"text_model.{name}" for name in state}
+    for name, leaf in state.items():
+        again = kept[f"text_model.{name}"].read(())
+        np.testing.assert_array_equal(again, leaf.read(()), err_msg=name)
+    assert fit.conditioner.options.hidden_act == activation
 
 
 def damage(folder):
