@@ -18,6 +18,7 @@ from distill_jax.runtime.files import absolute
 from distill_jax.runtime.sharding import Layout, make_layout
 from distill_jax.sampling.codecs import Codec, load_codec
 from distill_jax.sampling.manifest import Manifest, Reference
+from distill_jax.sampling.pipeline_parts import is_pipeline, read_parts
 from distill_jax.sampling.prompts import load_conditioner
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
@@ -37,7 +38,7 @@ def load(
       path: a final/ directory, its stage, or a workdir, whose last finished stage is loaded.
       layout: placement of the parameters on devices; None is the first device of this process.
       parts: directories outside its workdir that may hold its codec, or the base network of its
-        adapters.
+        adapters; for an imported network, the pipeline of diffusers that it was read from.
       allow: names package.module:Name of your own samplers, networks and schedules that the
         manifest may import.
       dtype: dtype of weights with more than one axis, converted as they are read, see
@@ -62,6 +63,8 @@ def read(student: Student, dtype: str | None = None) -> Student:
         params = Adapted(load_own(base, *made_of, student.allow, dtype), params)
     if student.manifest.conditioner is not None:
         text = load_conditioner(find_part(student, student.manifest.conditioner))
+    if student.manifest.codec is None:
+        codec, text = read_parts(student.parts, student.manifest.spec) or (codec, text)
     return dataclasses.replace(student, params=params, codec=codec, text=text)
 
 
@@ -111,7 +114,7 @@ def find_part(student: Student, part: Reference) -> epath.Path:
       FileNotFoundError: if a place in `student.parts` holds no finished network.
       ValueError: if no place has the referenced fingerprint.
     """
-    places, finals = [*student.parts], [*map(find_final, student.parts)]
+    places, finals = [*student.parts], _finals(student)
     if inside := _inside(student, part.path):
         places.append(inside)
         finals += [inside / "final"] if (inside / "final" / "manifest.json").exists() else []
@@ -139,13 +142,18 @@ def find_parent(student: Student) -> epath.Path | None:
         return None
     if inside := _inside(student, parent):
         return inside / "final" if (inside / "final" / "manifest.json").exists() else None
-    found = next((final for final in map(find_final, student.parts) if str(final) == parent), None)
+    found = next((final for final in _finals(student) if str(final) == parent), None)
     if found is None:
         logging.say(
             f"{student.manifest.stage} was trained from {parent}, outside its workdir, which is "
             f"not read at the word of a manifest; --base={parent} compares with it"
         )
     return found
+
+
+def _finals(student: Student) -> list[epath.Path]:
+    """Returns the final/ of every place in `student.parts` but pipelines of diffusers."""
+    return [find_final(part) for part in student.parts if not is_pipeline(part)]
 
 
 def _inside(student: Student, path: str) -> epath.Path | None:
@@ -205,7 +213,7 @@ def find_final(path: epath.PathLike) -> epath.Path:
 
 
 def define_flags() -> None:
-    """Defines the flags --base, --codec, --conditioner and --allow, see `load`."""
+    """Defines the flags --base, --codec, --conditioner, --pipeline and --allow, see `load`."""
     flags.disclaim_key_flags()  # They are the flags of the command, so its --help shows them.
     flags.DEFINE_multi_string(
         "base",
@@ -216,10 +224,13 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("codec", [], "A codec outside the student's workdir.")
     flags.DEFINE_multi_string("conditioner", [], "A text encoder outside the workdir.")
     flags.DEFINE_multi_string(
+        "pipeline", [], "The pipeline of diffusers that an imported network was read from."
+    )
+    flags.DEFINE_multi_string(
         "allow", [], "Code, package.module:Name, that is imported if the student names it."
     )
 
 
 def parts(values: Any) -> list[str]:
-    """Returns the directories that --base, --codec and --conditioner name, see `load`."""
-    return values.base + values.codec + values.conditioner
+    """Returns the directories that the flags name, see `load`."""
+    return values.base + values.codec + values.conditioner + values.pipeline

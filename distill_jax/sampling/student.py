@@ -88,7 +88,7 @@ class Student:
     @property
     def takes_prompts(self) -> bool:
         """Whether the network draws from prompts, not labels."""
-        return self.manifest.conditioner is not None
+        return self.text is not None or self.manifest.conditioner is not None
 
     @property
     def shape(self) -> tuple[int, ...]:

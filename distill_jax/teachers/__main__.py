@@ -5,7 +5,9 @@ python -m distill_jax.teachers edm edm-cifar10-32x32-cond-vp.pkl --out=teachers/
 python -m distill_jax.teachers adm mine.pt --key=ema --set side=32 --set heads=4 --out=teachers/mine
 python -m distill_jax.teachers safetensors x.safetensors --config=configs/digits_swd.py --out=runs/x
 python -m distill_jax.teachers examples.my_teacher:npz my.npz --config=FILE.py --out=teachers/mine
+python -m distill_jax.teachers diffusers stable-diffusion-v1-5 --out=teachers/sd15
 python -m distill_jax.teachers check teachers/cifar
+python -m distill_jax.teachers check teachers/sd15 --pipeline=stable-diffusion-v1-5
 """
 
 import jax
@@ -19,6 +21,7 @@ from distill_jax.runtime.config_file import define_config
 from distill_jax.runtime.options import MAX_NUM, MAX_STEPS
 from distill_jax.runtime.registry import EVERYTHING, lookup
 from distill_jax.sampling.loading import load
+from distill_jax.sampling.student import Student
 from distill_jax.teachers import TEACHERS, checks, importing
 from distill_jax.teachers.given import KEY, parse
 
@@ -33,6 +36,12 @@ _BASE = flags.DEFINE_multi_string(
 )
 _ALLOW = flags.DEFINE_multi_string(
     "allow", [], "check: code, package.module:Name, that is imported if the network names it."
+)
+_PIPELINE = flags.DEFINE_multi_string(
+    "pipeline", [], "check: the pipeline of diffusers that the network was read from."
+)
+_PROMPT = flags.DEFINE_multi_string(
+    "prompt", [*checks.PROMPTS], "check: a prompt of images, for a network with captions."
 )
 _NUM = flags.DEFINE_integer(
     "num", 16, "check: images in the grid.", lower_bound=1, upper_bound=MAX_NUM
@@ -66,12 +75,13 @@ def convert(kind: str, source: epath.Path) -> None:
             "read as a teacher; a one-call student of SiD has the same kind of file: import it "
             "with the noise level of its call, such as --set init_sigma=2.5"
         )
-    logging.say(f"wrote {final}; next: python -m distill_jax.teachers check {_OUT.value}")
+    pipeline = f" --pipeline={source}" if kind == "diffusers" else ""
+    logging.say(f"wrote {final}; next: python -m distill_jax.teachers check {_OUT.value}{pipeline}")
 
 
 def check(directory: epath.Path) -> None:
     """Prints the description of a network, checks its predictions, and draws a grid of samples."""
-    student = load(directory, parts=_BASE.value, allow=_ALLOW.value)
+    student = load(directory, parts=_BASE.value + _PIPELINE.value, allow=_ALLOW.value)
     logging.show(checks.describe(student))
     deviation = checks.deviation(student, jax.random.key(0))
     if deviation > TOLERANCE:
@@ -79,10 +89,22 @@ def check(directory: epath.Path) -> None:
             f"z differs from alpha x + sigma eps by {deviation:.1e}, more than {TOLERANCE:g}: "
             "parameterization and schedule do not fit each other"
         )
-    x = checks.draw(student, _NUM.value, _NUM_STEPS.value)
-    grid = directory / "grid.png"
-    pictures.save_grid(grid, x, min(COLUMNS, len(x)))
-    logging.show(f"\nfinite; z = alpha x + sigma eps to {deviation:.0e}; samples: {grid}")
+    logging.show(
+        f"\nfinite; z = alpha x + sigma eps to {deviation:.0e}; {_drawn(student, directory)}"
+    )
+
+
+def _drawn(student: Student, directory: epath.Path) -> str:
+    """Draws a grid of samples; returns its place, or in words why there is none."""
+    if lacks := checks.lacks(student):
+        return f"no samples: {lacks}"
+    if flags.FLAGS["prompt"].present and not student.takes_prompts:
+        raise ValueError("--prompt is given, and this network was trained without captions")
+    prompts = _PROMPT.value if student.takes_prompts else []
+    x = checks.draw(student, _NUM.value, _NUM_STEPS.value, prompts)
+    facts = {"prompts": "\n".join(prompts)} if prompts else None
+    pictures.save_grid(grid := directory / "grid.png", x, min(COLUMNS, len(x)), facts=facts)
+    return f"samples: {grid}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Checks of a finished network without training: its description, predictions and samples."""
 
+import itertools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,8 @@ from distill_jax.diffusion.schedule import add_noise, expand
 from distill_jax.sampling.student import Student
 
 TIMES = (0.05, 0.3, 0.6, 0.95)
+PROMPTS = ("a cat on a sofa", "a red car in a street", "a bowl of fruit", "mountains at sunset")
+W = 6.5  # Of prompts: what diffusers calls a guidance_scale of 7.5.
 
 
 def describe(student: Student) -> str:
@@ -23,8 +28,7 @@ def describe(student: Student) -> str:
             get_parameter_overview(student.merged.params, include_stats=False),
             "",
             f"network          {manifest.model['name']}: {options}",
-            f"images           {'x'.join(map(str, student.shape))}, "
-            f"{student.num_classes or 'no'} classes",
+            f"images           {'x'.join(map(str, student.shape))}, {conditions(student)}",
             f"parameterization {manifest.parameterization}",
             f"schedule         {student.network_spec.schedule}",
             f"steps            {student.trained.num_steps:,}; trained at {times}",
@@ -32,6 +36,16 @@ def describe(student: Student) -> str:
             f"source           {', '.join(f'{key} {value}' for key, value in source.items())}",
         )
     )
+
+
+def conditions(student: Student) -> str:
+    """Returns the number of classes, or the other conditions with their shapes, as text."""
+    others = [
+        f"{name} {'x'.join(map(str, leaf.shape))}"
+        for name, leaf in student.manifest.spec.cond
+        if name not in ("label", "text_mask")
+    ]
+    return ", ".join(others) or f"{student.num_classes or 'no'} classes"
 
 
 def guidance(student: Student) -> str:
@@ -65,8 +79,23 @@ def deviation(student: Student, key: jax.Array) -> float:
     return float(jnp.max(jnp.abs(z - rebuilt) / jnp.maximum(1, jnp.abs(z))))
 
 
-def draw(student: Student, num: int, num_steps: int) -> np.ndarray:
-    """Draws `num` images, with the classes in turn, in at most `num_steps` steps if it can."""
+def lacks(student: Student) -> str:
+    """Returns in words what a network lacks to draw samples; "" if it can draw them."""
+    names = {name for name, _ in student.manifest.spec.cond} - {"label", "text", "text_mask"}
+    if names:
+        return f"it takes {', '.join(sorted(names))}, see python -m distill_jax.edit --help"
+    if student.manifest.spec.cond and not (student.num_classes or student.takes_prompts):
+        return "name its text encoder and autoencoder, --pipeline=DIR of the pipeline it came from"
+    return ""
+
+
+def draw(student: Student, num: int, num_steps: int, prompts: Sequence[str]) -> np.ndarray:
+    """Draws `num` images, with the classes or prompts in turn.
+
+    A teacher takes at most `num_steps` steps, and with prompts the guidance strength W.
+    """
     own = student.trained.num_steps
     steps = min(num_steps, own) if student.trained.all_times else own
-    return np.asarray(student.sample(jax.random.key(0), num, num_steps=steps))
+    given = list(itertools.islice(itertools.cycle(prompts), num)) if student.takes_prompts else None
+    w = W if given and student.can_be_guided else None
+    return np.asarray(student.sample(jax.random.key(0), num, given, w, num_steps=steps))
