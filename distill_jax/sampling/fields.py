@@ -65,6 +65,7 @@ def _is_range(value: Any) -> bool:
     return is_number(low) and is_number(high) and 0 <= low <= high <= MAX_W
 
 
+W_RANGE = Rule(_is_range, "[low, high] with 0 <= low <= high")
 NAME = Rule(is_name, f"a name of 1 to {MAX_NAME} printable characters")
 TEXT = Rule(is_text, "text without control characters")
 TRUTH = Rule(lambda value: isinstance(value, bool), "true or false")
@@ -81,7 +82,7 @@ RULES: dict[str, Any] = {
     "trained": {
         "sampler": OPTIONS,
         "guidance": {
-            "w_range": optional(Rule(_is_range, "[low, high] with 0 <= low <= high")),
+            "w_range": optional(W_RANGE),
             "fixed_w": number(-MAX_W, MAX_W),
             "null": TRUTH,
         },

@@ -28,6 +28,7 @@ class Imported(NamedTuple):
       continuous: whether it was trained at all times, or is a student on the grid of num_steps.
       sampler: sampler of a student that is not on a grid; None for DDIM in num_steps steps.
       spec: spec of its inputs, for a network on latents or texts; None for images with labels.
+      w_range: smallest and largest w of a student that takes w as an input; None without it.
     """
 
     params: Tree
@@ -41,11 +42,12 @@ class Imported(NamedTuple):
     continuous: bool = True
     sampler: Sampler | None = None
     spec: DataSpec | None = None
+    w_range: tuple[float, float] | None = None
 
     @property
     def trained(self) -> Trained:
         """The record of its training; the targets of released students were not clipped."""
-        guidance = Guidance(null=self.label_dropout > 0)
+        guidance = Guidance(self.w_range, null=self.label_dropout > 0)
         return Trained(self.sampler or Ddim(self.num_steps), guidance, all_times=self.continuous)
 
     @property

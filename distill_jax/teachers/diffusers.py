@@ -21,10 +21,11 @@ from distill_jax.models.diffusers_files import (
 )
 from distill_jax.models.pretrained import read_config, stored_params, torch_state
 from distill_jax.runtime.files import read_json
-from distill_jax.runtime.options import Rule, number, whole
+from distill_jax.runtime.options import MAX_STEPS, Rule, number, whole
 from distill_jax.runtime.text import short
+from distill_jax.sampling.fields import W_RANGE
 from distill_jax.teachers.base import Imported
-from distill_jax.teachers.given import DROPOUT, check_given
+from distill_jax.teachers.given import DROPOUT, check_given, check_value
 from distill_jax.typing import Tree
 
 FOLDERS = ("unet", "scheduler", "text_encoder", "vae")
@@ -34,6 +35,8 @@ POWERS = {"linear": 1, "scaled_linear": 2}
 RATE = number(0, 1, without=(0, 1))
 STEPS = 1000  # The number of noise levels that sd_unet embeds.
 LABEL_DROPOUT = 0.1  # Of the published networks; their null condition is the empty prompt.
+FACTS = "distill_jax.json"  # Beside model_index.json in the pipeline of a student.
+STUDENT = {"num_steps": whole(1, high=MAX_STEPS), "w_range": W_RANGE}
 MAX_SIDE = 4096
 MAX_JSON = 2**20  # Bytes of a config.
 
@@ -45,16 +48,18 @@ def read(
 ) -> Imported:
     """Reads the UNet in the directory of a pipeline, and its schedule, as a teacher.
 
+    A UNet that takes w is a student of a few DDIM steps, such as those of teachers.pipelines.
+
     Args:
       path: directory with unet/, scheduler/, text_encoder/ and vae/.
       config: None, because the directory describes its network.
-      given: label_dropout, the share of empty prompts in training, 0.1 otherwise.
+      given: label_dropout, the share of empty prompts in training, 0.1 otherwise; for a student,
+        those facts of STUDENT that the directory does not contain.
 
     Raises:
       ValueError: for half a pipeline, damaged files, and networks that are not supported.
     """
     folder, given = epath.Path(path), dict(given or {})
-    check_given(given, {"label_dropout": DROPOUT})
     if config is not None:
         raise ValueError(f"{folder} contains the description of its network; leave --config out")
     check_pipeline(folder)
@@ -62,10 +67,10 @@ def read(
     place = f"{folder}/unet/config.json"
     unet = unet_of(found.content, place)
     if unet.takes_w:
-        raise ValueError(
-            f"{place}: time_cond_proj_dim is set: the network takes a guidance strength, so it is "
-            "a student; expected a teacher"
-        )
+        facts = _student(folder, given)
+    else:
+        check_given(given, {"label_dropout": DROPOUT})
+        facts = {"num_steps": STEPS, "label_dropout": given.get("label_dropout", LABEL_DROPOUT)}
     schedule, parameterization = schedule_of(folder / "scheduler" / "scheduler_config.json")
     imported = Imported(
         params={},
@@ -74,13 +79,40 @@ def read(
         parameterization=parameterization,
         shape=(_side(found, place),) * 2 + (unet.channels,),
         num_classes=0,
-        num_steps=STEPS,
-        label_dropout=given.get("label_dropout", LABEL_DROPOUT),
         spec=spec_of(folder, unet, _side(found, place)),
+        **facts,
     )
     params = stored_params(imported.expected_params(), found.state, found.file, ADVICE)
     check_rest(params, found)
     return imported._replace(params=params)
+
+
+def _student(folder: epath.Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what Imported says of a student that takes w, from FACTS in its directory or `given`.
+
+    Raises:
+      ValueError: for a fact that is missing or out of range, and for a consistency model.
+    """
+    check_given(given, STUDENT)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if scheduler.exists() and read_json(scheduler, MAX_JSON).get("_class_name") == "LCMScheduler":
+        raise ValueError(
+            f"{scheduler} is that of a consistency model, which adds noise between its calls; "
+            "expected a teacher, or a student in DDIM steps"
+        )
+    place = folder / FACTS
+    facts = {**(read_json(place, MAX_JSON) if place.exists() else {}), **given}
+    for name, rule in STUDENT.items():
+        if name not in facts:
+            raise ValueError(
+                f"{folder}/unet/config.json has time_cond_proj_dim: the network takes a guidance "
+                f"strength, so it is a student; without {place} say its {name}, for example "
+                "--set num_steps=4 --set w_range=[2,14]"
+            )
+        check_value(f"{place}: {name}", facts[name], rule)
+    low, high = facts["w_range"]
+    steps = {"num_steps": facts["num_steps"], "continuous": False, "label_dropout": 0.0}
+    return steps | {"w_range": (float(low), float(high))}
 
 
 def is_dit(folder: epath.Path) -> bool:

@@ -17,7 +17,13 @@ from distill_jax.runtime.files import absolute
 from distill_jax.sampling.manifest import Manifest
 from distill_jax.sampling.student import Student
 from distill_jax.storage import safetensors
-from distill_jax.teachers.diffusers import POWERS, PREDICTIONS, check_pipeline, spec_of
+from distill_jax.teachers.diffusers import (
+    FACTS,
+    POWERS,
+    PREDICTIONS,
+    check_pipeline,
+    spec_of,
+)
 
 COPIED = ("vae", "text_encoder", "tokenizer")
 VERSION = "0.42.1"  # Of the diffusers whose format it is; the loader of inpainting reads it.
@@ -97,6 +103,7 @@ def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike
             "_diffusers_version": VERSION,
             **LIBRARIES,
         },
+        FACTS: _facts(manifest),
     }
     for place, content in contents.items():
         (partial / place).parent.mkdir(parents=True, exist_ok=True)
@@ -212,6 +219,12 @@ def _scheduler_config(manifest: Manifest) -> dict[str, Any]:
         "clip_sample": False,
         "thresholding": False,
     }
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    """Returns what the reader needs of a student and diffusers has no place for."""
+    guidance = manifest.trained.guidance
+    return {"num_steps": manifest.trained.num_steps, "w_range": guidance.w_range}
 
 
 def _card(manifest: Manifest) -> str:
