@@ -31,7 +31,10 @@ LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+WEIGHTS = (
+    *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
+    *("model.fp16.safetensors", "pytorch_model.fp16.bin"),
+)
 MAX_CONFIG = 2**20  # Bytes of a config.json.
 
 

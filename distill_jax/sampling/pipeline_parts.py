@@ -10,20 +10,20 @@ from distill_jax.sampling.autoencoder import Autoencoder
 from distill_jax.sampling.codecs import Fitted
 from distill_jax.sampling.prompts import Pretrained, Text
 
-FOLDERS = ("vae", "text_encoder")
-
 
 def is_pipeline(directory: epath.Path) -> bool:
-    """Returns whether a directory has the folders of an autoencoder and of a text encoder."""
-    return all((directory / name).is_dir() for name in FOLDERS)
+    """Returns whether a directory has the folder of an autoencoder of diffusers."""
+    return (directory / "vae").is_dir()
 
 
-def read_parts(directories: Iterable[epath.Path], spec: DataSpec) -> tuple[Fitted, Text] | None:
-    """Returns codec and conditioner of the first pipeline among directories; None without one.
+def read_parts(
+    directories: Iterable[epath.Path], spec: DataSpec
+) -> tuple[Fitted, Text | None] | None:
+    """Returns codec and conditioner from the first pipeline among directories; None without one.
 
     Args:
       directories: pipelines, and directories of other kinds.
-      spec: spec of the network, with latents and the tokens of a text.
+      spec: spec of the network; without a text the conditioner is None.
 
     Raises:
       ValueError: for parts that are missing, damaged, or do not fit the network.
@@ -31,19 +31,28 @@ def read_parts(directories: Iterable[epath.Path], spec: DataSpec) -> tuple[Fitte
     folder = next(filter(is_pipeline, directories), None)
     if folder is None:
         return None
-    text = dict(spec.cond).get("text")
-    if text is None or spec.bounded:
-        raise ValueError(f"{folder} is a pipeline, and the network takes no latents and text")
-    codec, conditioner = Autoencoder(str(folder)), Pretrained(str(folder), text.shape[0])
-    height, width, _ = spec.x.shape
-    images = caption_data((height * codec.layers.factor, width * codec.layers.factor, 3))
-    latent = codec.latents(images).x.shape
-    words = dict(conditioner.conditions(images).cond)["text"].shape
-    if (latent, words) != (spec.x.shape, text.shape):
+    codec, (height, width, channels) = Autoencoder(str(folder)), spec.x.shape
+    layers = codec.layers
+    if spec.bounded or layers.channels != channels:
         raise ValueError(
-            f"{folder} has latents {latent} and texts {words}; the network takes {spec.x.shape} "
-            f"and {text.shape}: expected the pipeline that it was read from"
+            f"{folder} has latents of {layers.channels} channels, and the network takes "
+            f"{'images' if spec.bounded else 'latents'} of {channels}: expected its own pipeline"
         )
+    images = caption_data((height * layers.factor, width * layers.factor, 3))
     fitted = Fitted(codec.described(), codec.fit(np.zeros((0, 1, 1, 3))), images)
-    params, vocabulary = conditioner.read()
-    return fitted, conditioner.described().load(params, vocabulary)
+    return fitted, _text(folder, spec)
+
+
+def _text(folder: epath.Path, spec: DataSpec) -> Text | None:
+    """Returns the conditioner of a pipeline; None for a network without a text."""
+    if (text := dict(spec.cond).get("text")) is None:
+        return None
+    kind = Pretrained(str(folder), text.shape[0])
+    found = dict(kind.conditions(caption_data((1, 1, 1))).cond)["text"]
+    if found != text:
+        raise ValueError(
+            f"{folder} has texts of shape {found.shape}, and the network takes {text.shape}: "
+            "expected its own pipeline"
+        )
+    params, vocabulary = kind.read()
+    return kind.described().load(params, vocabulary)

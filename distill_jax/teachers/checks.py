@@ -9,6 +9,8 @@ import numpy as np
 from clu.parameter_overview import get_parameter_overview
 
 from distill_jax.diffusion.schedule import add_noise, expand
+from distill_jax.diffusion.spec import is_point
+from distill_jax.sampling.codecs import PIXELS
 from distill_jax.sampling.student import Student
 
 TIMES = (0.05, 0.3, 0.6, 0.95)
@@ -84,8 +86,9 @@ def lacks(student: Student) -> str:
     names = {name for name, _ in student.manifest.spec.cond} - {"label", "text", "text_mask"}
     if names:
         return f"it takes {', '.join(sorted(names))}, see python -m distill_jax.edit --help"
-    if student.manifest.spec.cond and not (student.num_classes or student.takes_prompts):
-        return "name its text encoder and autoencoder, --pipeline=DIR of the pipeline it came from"
+    latents = not (student.manifest.spec.bounded or is_point(student.shape))
+    if latents and student.codec is PIXELS:
+        return "it needs the autoencoder of its pipeline, and the text encoder: --pipeline=DIR"
     return ""
 
 

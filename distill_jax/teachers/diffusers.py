@@ -32,6 +32,14 @@ FOLDERS = ("unet", "scheduler", "text_encoder", "vae")
 DIT_FOLDERS = ("transformer", "scheduler", "vae")
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x"}
 POWERS = {"linear": 1, "scaled_linear": 2}
+SCHEDULERS = [  # Those whose noise levels are given by betas.
+    f"{name}Scheduler"
+    for name in (
+        *("DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete"),
+        *("HeunDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep"),
+        *("UniPCMultistep", "KDPM2Discrete", "KDPM2AncestralDiscrete", "LCM", "TCD"),
+    )
+]
 RATE = number(0, 1, without=(0, 1))
 STEPS = 1000  # The number of noise levels that sd_unet embeds.
 LABEL_DROPOUT = 0.1  # Of the published networks; their null condition is the empty prompt.
@@ -151,6 +159,7 @@ def schedule_of(file: epath.Path) -> tuple[dict[str, Any], str]:
     def value(key: str, default: Any, rule: Rule) -> Any:
         return value_of(content, key, rule, default, str(file))
 
+    value("_class_name", None, _one_of((None, *SCHEDULERS)))
     kind = value("prediction_type", "epsilon", _one_of(PREDICTIONS))
     zero = bool(value("rescale_betas_zero_snr", False, _one_of((False, True))))
     if zero and kind == "epsilon":

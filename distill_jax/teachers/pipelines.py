@@ -117,11 +117,15 @@ def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike
 
 
 def _copy(source: epath.Path, target: epath.Path) -> None:
-    """Copies the files of a part of a pipeline."""
+    """Copies the files of a part of a pipeline.
+
+    Weights that exist only as *.fp16.* get the names that diffusers reads without being asked to.
+    """
     target.mkdir()
-    for file in sorted(source.iterdir()):
-        if file.suffix in SUFFIXES:
-            file.copy(target / file.name)
+    names = {file.name for file in source.iterdir() if file.suffix in SUFFIXES}
+    for name in sorted(names):
+        plain = name.replace(".fp16.", ".")
+        (source / name).copy(target / (name if plain in names else plain))
 
 
 def _check_source(source: epath.Path, config: Mapping[str, Any], spec: DataSpec) -> None:

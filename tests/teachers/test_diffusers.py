@@ -110,6 +110,7 @@ def test_the_signal_levels_are_those_of_diffusers(tmp_path, name, zero):
         ({"unet": {"time_cond_proj_dim": 16}}, "takes a guidance strength, so it is a student"),
         ({"unet": {"sample_size": 5}}, "the latent is 5x5; .* multiples of 2"),
         ({"scheduler": {"rescale_betas_zero_snr": True}}, "'epsilon' and rescale_betas_zero_snr"),
+        ({"scheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler"}}, "_class_name is 'Flow"),
         ({"scheduler": {"beta_schedule": "x"}}, "beta_schedule is 'x'; expected one of 'linear'"),
         ({"scheduler": {"num_train_timesteps": 50}}, "num_train_timesteps is 50"),
         ({"scheduler": {"trained_betas": [0.1]}}, "trained_betas is "),

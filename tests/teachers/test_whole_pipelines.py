@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from distill_jax.teachers.pipelines import write_pipeline
 from tests.models.diffusers import SIZES
 from tests.models.test_diffusers import unet
 from tests.teachers.test_diffusers import write
+from tests.teachers.test_dit import write as write_dit
 from tests.teachers.test_pipelines import MANIFEST
 from tests.teachers.whole import write_whole
 from tests.test_commands import one_message, run
@@ -44,8 +46,32 @@ def test_check_draws_prompts_through_the_parts_of_the_pipeline(folder):
         assert image.info["prompts"].splitlines() == TEXTS
 
 
+def test_files_in_half_precision_only_are_read_as_they_are_and_exported_under_plain_names(
+    student, folder, tmp_path
+):
+    halved = pathlib.Path(shutil.copytree(folder / "sd", tmp_path / "sd"))
+    for place in ("unet", "vae", "text_encoder"):
+        (file,) = (halved / place).glob("*.safetensors")
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    loaded = load(importing.convert("diffusers", halved, tmp_path / "x"), parts=[halved])
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded.params)} == {np.dtype("float16")}
+    assert (loaded.image_shape, loaded.takes_prompts) == ((32, 32, 3), True)
+    out = write_pipeline(student[0], halved, tmp_path / "out")
+    names = {path.name for path in pathlib.Path(out).rglob("*.safetensors")}
+    assert names == {"diffusion_pytorch_model.safetensors", "model.safetensors"}
+
+
+def test_a_dit_draws_images_with_the_autoencoder_of_its_pipeline(folder, tmp_path):
+    pipeline = write_dit(tmp_path / "dit")
+    shutil.copytree(folder / "sd" / "vae", pipeline / "vae", dirs_exist_ok=True)
+    importing.convert("diffusers", pipeline, tmp_path / "x")
+    teacher = load(tmp_path / "x", parts=[pipeline])
+    assert (checks.lacks(teacher), teacher.takes_prompts) == ("", False)
+    assert checks.draw(teacher, 2, 1, ()).shape == (2, 32, 32, 3)
+
+
 def test_a_network_without_its_pipeline_or_for_inpainting_says_what_it_lacks(folder, tmp_path):
-    assert checks.lacks(describe(folder / "teacher")).startswith("name its text encoder")
+    assert checks.lacks(describe(folder / "teacher")).startswith("it needs the autoencoder")
     importing.convert("diffusers", write(tmp_path / "sd", "inpaint"), tmp_path / "x")
     assert checks.lacks(describe(tmp_path / "x")).startswith("it takes inpaint")
 
