@@ -307,6 +307,9 @@ def test_masks_are_the_half_or_square_to_draw(tmp_path):
         edit.read_mask(str(tmp_path / "m.npy"), (4, 4, 1))
     with pytest.raises(ValueError, match="--mask=up is none of left, right, top, bottom, center a"):
         edit.read_mask("up", (8, 8, 1))
+    np.save(tmp_path / "none.npy", np.zeros((8, 8)))
+    with pytest.raises(ValueError, match="marks no pixel; expected a mask that is not 0 every"):
+        edit.read_mask(str(tmp_path / "none.npy"), (8, 8, 1))
 
 
 def test_images_are_read_from_an_array_or_a_folder(tmp_path):

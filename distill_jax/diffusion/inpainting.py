@@ -27,7 +27,7 @@ def masked(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
       x: images in [-1, 1] (b, h, w, c).
       mask: above 0 where the image is new; broadcasts against (b, h, w, 1).
     """
-    new = np.broadcast_to(np.asarray(mask) > 0, (*x.shape[:-1], 1))
+    new = np.broadcast_to(mask > 0, (*x.shape[:-1], 1))
     return np.concatenate([new, np.where(new, 0, x)], axis=-1, dtype=np.float32)
 
 

@@ -66,7 +66,7 @@ def read_mask(name: str, shape: Sequence[int]) -> np.ndarray:
       shape: shape (h, w, c) of the image.
 
     Raises:
-      ValueError: for another name or a file of another shape.
+      ValueError: for another name, a file of another shape, and a mask that is 0 everywhere.
     """
     height, width = shape[:2]
     row, column = np.arange(height)[:, None], np.arange(width)[None]
@@ -88,4 +88,6 @@ def read_mask(name: str, shape: Sequence[int]) -> np.ndarray:
             f"--mask={name} is of shape {mask.shape}; the images are {height}x{width}: expected "
             f"{(height, width)}"
         )
+    if not mask.any():
+        raise ValueError(f"--mask={name} marks no pixel; expected a mask that is not 0 everywhere")
     return mask.astype(np.float32)

@@ -19,10 +19,9 @@ from distill_jax.diffusion.trained import Ddim, Renoise, Sampler
 from distill_jax.sampling.codecs import PIXELS
 from distill_jax.sampling.conditioners import Requests
 from distill_jax.sampling.drawing import Guiding, bound
-from distill_jax.sampling.inpainting import inpaints
+from distill_jax.sampling.inpainting import Images, as_mask, inpaints
 from distill_jax.typing import Cond, Image, Tree
 
-Images = jax.Array | np.ndarray  # (num, h, w, c) in [-1, 1].
 Strengths = float | np.ndarray | None
 Finished = Any  # A Student; it has functions of this file as methods, so they cannot import it.
 
@@ -186,11 +185,11 @@ def inpaint(
     """
     known = jnp.asarray(x)
     if inpaints(student):
-        asked = _as_mask(mask, known)
-        found = student.with_masked(known, asked).sample(key, len(known), label, w, num_steps)
-        return jnp.where(asked > 0, found, known)
+        masked = student.with_masked(known, mask)
+        found = masked.sample(key, len(known), label, w, num_steps)
+        return jnp.where(as_mask(mask, known) > 0, found, known)
     sampler = _starting(student, num_steps)
-    x, asked = student.latents(known), _as_mask(mask, known)
+    x, asked = student.latents(known), as_mask(mask, known)
     hidden = _in_latents(jnp.broadcast_to(asked, (*known.shape[:3], 1)), x.shape)
     eps = noise_of(key_of(key), 0, len(x), student.shape)
     if isinstance(sampler, Ddim):
@@ -203,19 +202,6 @@ def inpaint(
         return z
     with student.precision():
         return jnp.where(asked > 0, student.codec.decode(z), known)
-
-
-def _as_mask(mask: Images, x: Images) -> jax.Array:
-    """Returns the mask as an array that broadcasts against (num, h, w, 1)."""
-    asked = jnp.asarray(mask[..., None] if mask.ndim == 2 else mask, jnp.float32)
-    num, height, width, _ = x.shape
-    fits = asked.ndim <= 4 and asked.shape[-3:] == (height, width, 1)[-asked.ndim :]
-    if not fits or asked.ndim < 3 or asked.shape[:-3] not in ((), (1,), (num,)):
-        raise ValueError(
-            f"mask is of shape {mask.shape}, and the images are of shape {x.shape[1:]}; expected "
-            f"{(height, width)}, or {(num, height, width, 1)} for a mask of each image"
-        )
-    return asked
 
 
 def _in_latents(mask: jax.Array, shape: tuple[int, ...]) -> jax.Array:
