@@ -6,6 +6,7 @@ from distill_jax.models.discriminators import DISCRIMINATORS
 from distill_jax.models.dit import dit
 from distill_jax.models.exact import mixture
 from distill_jax.models.mlp import mlp
+from distill_jax.models.mmdit import mmdit
 from distill_jax.models.pooled import pooled_head
 from distill_jax.models.sd_unet import sd_unet
 from distill_jax.models.song_unet import song_unet
@@ -17,13 +18,14 @@ NETWORKS = {
     "dit": dit,
     "mixture": mixture,
     "mlp": mlp,
+    "mmdit": mmdit,
     "sd_unet": sd_unet,
     "song_unet": song_unet,
     "unet": unet,
 }
 
 # Networks that read the condition "text"; others would ignore it.
-TEXT_NETWORKS = ("dit", "sd_unet")
+TEXT_NETWORKS = ("dit", "mmdit", "sd_unet")
 # Networks that read the condition INPAINT.
 INPAINTING_NETWORKS = ("sd_unet",)
 

@@ -29,12 +29,12 @@ RULES = (
     (r"(^|/)up(_\d+)?/bias$", ("tensor",)),
     (r"(^|/)down(_\d+)?/kernel$", ("tensor", "fsdp")),  # (hidden, width)
     # Of transformers with the names of diffusers.
-    (r"\.to_[qkv]/kernel$", ("fsdp", "tensor")),  # (width, heads head_dim)
-    (r"\.to_[qkv]/bias$", ("tensor",)),
-    (r"\.to_out\.0/kernel$", ("tensor", "fsdp")),  # (heads head_dim, width)
-    (r"[./]ff\.net\.0\.proj/kernel$", ("fsdp", "tensor")),  # (width, hidden or 2 hidden)
-    (r"[./]ff\.net\.0\.proj/bias$", ("tensor",)),
-    (r"[./]ff\.net\.2/kernel$", ("tensor", "fsdp")),  # (hidden, width)
+    (r"\.(to_[qkv]|add_[qkv]_proj)/kernel$", ("fsdp", "tensor")),  # (width, heads head_dim)
+    (r"\.(to_[qkv]|add_[qkv]_proj)/bias$", ("tensor",)),
+    (r"\.to_(out\.0|add_out)/kernel$", ("tensor", "fsdp")),  # (heads head_dim, width)
+    (r"[./]ff(_context)?\.net\.0\.proj/kernel$", ("fsdp", "tensor")),  # (width, hidden or 2 hidden)
+    (r"[./]ff(_context)?\.net\.0\.proj/bias$", ("tensor",)),
+    (r"[./]ff(_context)?\.net\.2/kernel$", ("tensor", "fsdp")),  # (hidden, width)
 )
 
 

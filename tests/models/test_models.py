@@ -20,6 +20,7 @@ SMALL = {
     "mlp": {"width": 16, "blocks": 1},
     "dit": {"width": 16, "blocks": 1, "heads": 2, "patch": 2},
     "diffusers_dit": {"width": 16, "blocks": 1, "heads": 2},
+    "mmdit": {"heads": 2, "head_dim": 8, "blocks": 2, "dual": 1},
     # 64 channels are two per group: a group of one channel would remove its bias.
     "unet": {
         "channels": 64,
@@ -50,6 +51,7 @@ FEATURES = {
     "mlp": (5, 1, 16),
     "dit": (5, 6, 16),
     "diffusers_dit": (5, 6, 16),
+    "mmdit": (5, 6, 16),
     "unet": (5, 16, 64),
     "sd_unet": (5, 24, 8),
 }
@@ -57,17 +59,23 @@ FEATURES = {
 ATTENTIONS = {
     "dit": (1, 6, 16),
     "diffusers_dit": (1, 6, 16),
+    "mmdit": (3, 6, 16),
     "unet": (4, 16, 64),
     "adm_unet": (4, 24, 8),
     "song_unet": (3, 24, 8),
     "sd_unet": (2, 24, 8),
 }
-STACKS = {"dit": "block[0:3]", "diffusers_dit": "transformer_blocks[0:3]"}
+STACKS = {
+    "dit": "block[0:3]",
+    "diffusers_dit": "transformer_blocks[0:3]",
+    "mmdit": "transformer_blocks[1:2]",
+}
 # Modules, or layers of a stack, before the middle of a network of 3 blocks, and after it.
 AROUND_THE_MIDDLE = {
     "mlp": ("down_1", "down_2"),
     "dit": (1, 2),
     "diffusers_dit": (1, 2),
+    "mmdit": (0, "transformer_blocks.2"),
     "unet": ("mid.block_2", "up_0.block_0"),
     "sd_unet": ("mid_block.resnets.1", "up_blocks.0.resnets.0"),
 }
@@ -76,6 +84,12 @@ AROUND_THE_MIDDLE = {
 def images(name):
     """Returns the arguments of a network; the UNet takes only squares."""
     return Z[:, :, :4] if name == "unet" else Z
+
+
+def conditions(name):
+    """Returns every condition that a network has modules for."""
+    text = {"text": jax.random.normal(jax.random.key(1), (5, 2, 3)), "pooled": Z[:, 0, 0]}
+    return {**ALL, **text} if name == "mmdit" else ALL
 
 
 def make(name, channels=3):
@@ -87,7 +101,7 @@ def compiled(name):
     """Returns a network that takes every condition, compiled once for all tests, and parameters."""
     network = jitted(make(name))
     key = jax.random.key(0, impl="unsafe_rbg")  # Half the time to compile.
-    return network, network.init(key, images(name), T, ALL)
+    return network, network.init(key, images(name), T, conditions(name))
 
 
 def test_every_network_is_tried_here():
@@ -125,7 +139,8 @@ def test_every_input_has_an_effect_on_its_own_example_and_on_no_other(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_a_new_w_and_a_new_target_have_modules_of_their_own_and_no_effect(name):
     (network, with_both), z = compiled(name), images(name)
-    without = filled(jax.eval_shape(network.init, jax.random.key(0), z, T, LABEL))
+    cond = {key: x for key, x in conditions(name).items() if key not in ("w", "target")}
+    without = filled(jax.eval_shape(network.init, jax.random.key(0), z, T, cond))
     grafted = graft(with_both, without, new=("w_embed", "target_embed", "time_embedding.cond_proj"))
     np.testing.assert_array_equal(
         network.apply(grafted, z, T, ALL), network.apply(without, z, T, LABEL)
@@ -141,12 +156,15 @@ def test_targets_a_25th_apart_are_embedded_further_apart_than_rounding():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_new_network_returns_zero_and_learns_in_every_parameter(name):
-    (network, params), z = compiled(name), images(name)
-    np.testing.assert_array_equal(network.apply(params, z, T, ALL), jnp.zeros_like(z))
-    grads = jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, z, T, ALL) ** 2)))(filled(params))
+    (network, params), z, cond = compiled(name), images(name), conditions(name)
+    np.testing.assert_array_equal(network.apply(params, z, T, cond), jnp.zeros_like(z))
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, z, T, cond) ** 2)))(filled(params))
+    # The softmax cancels the bias of keys; nothing reads the text after the last block of mmdit.
+    without = ("['k']['bias']", "to_k']['bias']")
+    unread = ("['transformer_blocks.1']['attn.add_q", "['transformer_blocks.1']['attn.norm_added_q")
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         name = jax.tree_util.keystr(path)
-        if not name.endswith(("['k']['bias']", "to_k']['bias']")):  # The softmax cancels it.
+        if not name.endswith(without) and not name.startswith(unread):
             assert float(jnp.abs(grad).max()) > 1e-5, name
 
 
@@ -163,7 +181,7 @@ def test_half_precision_parameters_give_the_output_of_their_float32_values(name,
     np.testing.assert_allclose(output, expected, atol=1e-5 * float(jnp.abs(expected).max()))
 
 
-@pytest.mark.parametrize("name", ["diffusers_dit", "dit"])
+@pytest.mark.parametrize("name", ["diffusers_dit", "dit", "mmdit"])
 def test_a_transformer_in_bfloat16_keeps_float32_parameters_and_agrees(name):
     sizes, make = image_spec(SHAPE, 3, 3), NETWORKS[name]
     single, half = (make(sizes, **SMALL[name], dtype=d) for d in ("float32", "bfloat16"))
@@ -260,7 +278,7 @@ def test_features_come_from_the_middle(name):
     base = network.features(params, *arguments)
 
     def change(module):
-        module, layer = (STACKS[name], module) if name in STACKS else (module, ...)
+        module, layer = (STACKS[name], module) if isinstance(module, int) else (module, ...)
         changed = jax.tree.map(lambda leaf: leaf.at[layer].add(0.1), params[module])
         changed = {**params, module: changed}
         return float(jnp.abs(network.features(changed, *arguments) - base).max())
@@ -283,7 +301,7 @@ LEVELS = {"multipliers": (1, 1), "attention": (4,)}
 
 
 @pytest.mark.parametrize("side", [2, 4, 16])
-@pytest.mark.parametrize("name", ["diffusers_dit", "dit", "unet"])
+@pytest.mark.parametrize("name", ["diffusers_dit", "dit", "mmdit", "unet"])
 def test_one_set_of_parameters_serves_several_sizes(name, side):
     network = NETWORKS[name](SQUARE, **{**SMALL[name], **(LEVELS if name == "unet" else {})})
     full, z = jnp.zeros((5, 8, 8, 3)), jnp.zeros((5, side, side, 3))

@@ -61,6 +61,22 @@ DIT = {
 # The last has one patch, whose embedded place the bias cancels.
 DIT_SIZES = ((2, 8, 8), (3, 4, 4), (1, 2, 2))
 LABELS = (5, 1, 3)  # The first is the null label.
+MMDIT = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": TEXT,
+    "caption_projection_dim": 16,
+    "pooled_projection_dim": 10,
+}
+MMDITS = {
+    "sd3": {**MMDIT, "num_layers": 3, "pos_embed_max_size": 6},
+    "sd35": {**MMDIT, "num_layers": 4, "pos_embed_max_size": 12}
+    | {"dual_attention_layers": (0, 1), "qk_norm": "rms_norm"},
+}
+MMDIT_QUIET = ("pos_embed", "context_embedder", "add_q_proj")
 # Of a student of the network "w", as in the scheduler_config.json of its pipeline.
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
@@ -103,6 +119,27 @@ def weights(name, shape):
     if name == "pos_embed.proj.bias":
         x -= np.repeat([0, 1, 0, 1], len(x) // 4)
     return np.asarray(x, np.float32)
+
+
+def mmdit_weights(name, shape):
+    """Returns random weights for an array of SD3Transformer2DModel.
+
+    The text before its first norm and its queries are so small that the epsilons count.
+    """
+    x = np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape)
+    if len(shape) > 1:
+        x *= (0.003 if any(part in name for part in MMDIT_QUIET) else 1) / np.sqrt(x[0].size)
+    elif "norm" in name and name.endswith("weight"):
+        x = 1 + 0.1 * x
+    else:
+        x *= 0.001
+    return np.asarray(x, np.float32)
+
+
+def pooled(sizes):
+    """Returns vectors of whole texts for a network of MMDITS."""
+    width = MMDIT["pooled_projection_dim"]
+    return np.random.default_rng(7).normal(size=(sizes[0], width)).astype(np.float32)
 
 
 def inputs(sizes, channels):

@@ -19,6 +19,7 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DiTTransformer2DModel,
+    SD3Transformer2DModel,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
@@ -30,6 +31,7 @@ from tests.models.diffusers import (  # noqa: E402
     DIT_SIZES,
     INPAINTING,
     LABELS,
+    MMDITS,
     SCHEDULER,
     SIZES,
     STEPS,
@@ -39,18 +41,20 @@ from tests.models.diffusers import (  # noqa: E402
     W,
     inputs,
     mask,
+    mmdit_weights,
     pixels,
+    pooled,
     weights,
 )
 
 HERE = pathlib.Path(__file__).parent
 
 
-def filled(network):
+def filled(network, weights=weights):
     """Returns a network with random weights, and the names and shapes of its arrays as JSON."""
-    shapes = {key: tuple(leaf.shape) for key, leaf in network.state_dict().items()}
+    shapes = {key: tuple(leaf.shape) for key, leaf in network.named_parameters()}
     state = {key: torch.tensor(weights(key, shape)) for key, shape in shapes.items()}
-    network.eval().load_state_dict(state)
+    network.eval().load_state_dict({**network.state_dict(), **state})
     return network, json.dumps(shapes)
 
 
@@ -93,6 +97,19 @@ def dit():
         z, k, *_ = inputs(sizes, DIT["in_channels"])
         given = torch.tensor(k).long(), torch.tensor(LABELS[: len(z)])
         found[f"dit_{number}"] = nhwc(network(nchw(z), *given).sample)
+    return found
+
+
+def mmdits():
+    """Returns the outputs of the transformers of Stable Diffusion 3, and their last positions."""
+    found = {}
+    for name, config in MMDITS.items():
+        network, found[f"{name}_names"] = filled(SD3Transformer2DModel(**config), mmdit_weights)
+        found[f"{name}_positions"] = network.pos_embed.pos_embed[0, -1:].numpy()
+        for number, sizes in enumerate(SIZES):
+            z, k, text, _ = inputs(sizes, 4)
+            given = (nchw(z), torch.tensor(text), torch.tensor(pooled(sizes)), torch.tensor(k + 1))
+            found[f"{name}_{number}"] = nhwc(network(*given).sample)
     return found
 
 
@@ -166,6 +183,7 @@ def mean_of(encode, x):
 if __name__ == "__main__":
     with torch.no_grad():
         np.savez_compressed(HERE / "recorded_dit.npz", **dit())
+        np.savez_compressed(HERE / "recorded_mmdit.npz", **mmdits())
         drawn, inpainted = sampled()
         np.savez_compressed(HERE / "recorded.npz", **unets(), **vaes(), **schedules(), **drawn)
         np.save(HERE / "inpainted.npy", inpainted)
