@@ -72,13 +72,23 @@ def of_array(array: np.ndarray) -> Stored:
 
 
 def stacked(layers: list[Stored], _: Any = None) -> Stored:
-    """Returns equal leaves of single layers as one leaf, for trees.stack_layers."""
+    """Returns equal leaves of single layers as one leaf, for trees.stack_layers.
+
+    Layers of several dtypes become float32. Beside the result one layer at a time is in memory.
+    """
+    dtypes = {layer.dtype for layer in layers}
+    dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
-        chosen = layers[index[0]] if index else layers
-        return np.stack([layer.read(index[1:]) for layer in chosen])
+        first, *rest = layers[index[0]] if index else layers
+        one = first.read(index[1:])
+        found = np.empty((1 + len(rest), *one.shape), dtype)
+        found[0] = one
+        for number, layer in enumerate(rest):
+            found[number + 1] = layer.read(index[1:])
+        return found
 
-    return Stored((len(layers), *layers[0].shape), layers[0].dtype, read)
+    return Stored((len(layers), *layers[0].shape), dtype, read)
 
 
 def unstacked(stack: Stored) -> list[Stored]:

@@ -10,7 +10,15 @@ import pytest
 
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.storage import checkpoint
-from distill_jax.storage.weights import LeafError, Stored, mapped, of_array, place
+from distill_jax.storage.weights import (
+    LeafError,
+    Stored,
+    mapped,
+    of_array,
+    place,
+    stacked,
+    unstacked,
+)
 from tests.toys import ROOT
 
 ARRAY = np.arange(24, dtype=np.float32).reshape(4, 6)
@@ -69,6 +77,20 @@ def test_placed_leaves_keep_their_type_or_get_the_one_that_is_asked_for(dtype):
     for name, array in tree.items():
         kept = jnp.dtype(dtype or array.dtype)
         np.testing.assert_array_equal(found[name], array.astype(kept), strict=True)
+
+
+def test_a_stack_reads_only_the_layers_that_are_asked_for():
+    parts = []
+    stack = stacked([watched(ARRAY + layer, parts) for layer in range(3)])
+    np.testing.assert_array_equal(
+        stack.read((slice(1, 3), slice(0, 2))), [ARRAY[:2] + 1, ARRAY[:2] + 2]
+    )
+    assert parts == [(2, 6), (2, 6)]
+    for layer, leaf in enumerate(unstacked(stack)):
+        np.testing.assert_array_equal(leaf.read((slice(1, 2),)), ARRAY[1:2] + layer)
+    assert len(parts) == 5
+    mixed = stacked([of_array(ARRAY.astype("float16")), of_array(ARRAY / 3)])
+    np.testing.assert_array_equal(mixed.read(()), [ARRAY, ARRAY / 3])
 
 
 def test_placing_does_not_hold_on_to_the_file(tmp_path):
