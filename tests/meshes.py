@@ -1,6 +1,7 @@
 """Checks of arrays on several devices and processes; each command exits with 0 or an error.
 
 python -m tests.meshes rows                      one process with 8 devices
+python -m tests.meshes shares                    one process with 8 devices
 python -m tests.meshes gather                    one process with 8 devices
 python -m tests.meshes eight DIRECTORY           one process with 8 devices
 python -m tests.meshes pair DIRECTORY PORT ID    two processes, of 2 devices each
@@ -18,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from distill_jax.run.fits import in_shares
 from distill_jax.runtime import distributed
 from distill_jax.runtime.preemption import StopFlag
 from distill_jax.runtime.sharding import AXES, make_layout
+from distill_jax.sampling.codecs import PatchPca
 from distill_jax.storage import checkpoint, writing
 from distill_jax.storage.states import States
 
@@ -107,6 +110,15 @@ def rows():
             )
 
 
+def shares():
+    """Checks that images are encoded on all devices as on one."""
+    x = np.random.default_rng(0).uniform(-1, 1, (20, 8, 8, 3)).astype(np.float32)
+    codec, layout = PatchPca(patch=2, channels=3), make_layout({"data": -1})
+    params = codec.fit(x)
+    found = in_shares(codec, layout, layout.replicate(params), jnp.asarray(x))
+    np.testing.assert_allclose(found, codec.encode(params, jnp.asarray(x)), atol=1e-5)
+
+
 def gather():
     """Checks gathered weights of single and stacked layers, cast first, and their gradients."""
     layout = make_layout({"data": 2, "fsdp": 4})
@@ -176,6 +188,5 @@ def pair(folder, port, index):
 
 if __name__ == "__main__":
     folders = map(pathlib.Path, sys.argv[2:3])
-    {"rows": rows, "gather": gather, "eight": eight, "pair": pair}[sys.argv[1]](
-        *folders, *sys.argv[3:]
-    )
+    checks = {"rows": rows, "shares": shares, "gather": gather, "eight": eight, "pair": pair}
+    checks[sys.argv[1]](*folders, *sys.argv[3:])

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from distill_jax.diffusion.denoiser import Network, NetworkSpec
+from distill_jax.diffusion.inpainting import with_inpainting
 from distill_jax.diffusion.prediction import PARAMETERIZATIONS, check_head
 from distill_jax.diffusion.schedule import SCHEDULES, Schedule
 from distill_jax.diffusion.spec import INPAINT, DataSpec, Spec
@@ -60,17 +61,29 @@ def _make_network(text: str, data: DataSpec) -> NetworkSpec:
         raise ValueError(
             f"model is {kind!r}, which takes no text; take {', '.join(TEXT_NETWORKS)} for captions"
         )
-    if INPAINT in dict(data.cond) and kind in NETWORKS and kind not in INPAINTING_NETWORKS:
-        raise ValueError(
-            f"model is {kind!r}, which takes no masked image; take "
-            f"{', '.join(INPAINTING_NETWORKS)}, or leave config.masks out"
-        )
+    if INPAINT in dict(data.cond):
+        _check_inpainting(kind, data)
     if network.parameterizations and name not in network.parameterizations:
         raise ValueError(
             f"parameterization is {name!r}; network {described['model']['name']!r} predicts "
             f"{', '.join(network.parameterizations)} only"
         )
     return NetworkSpec(network, parameterization, spec)
+
+
+def _check_inpainting(kind: str, data: DataSpec) -> None:
+    """Raises ValueError for a network that reads no INPAINT, and for one of another shape."""
+    if kind in NETWORKS and kind not in INPAINTING_NETWORKS:
+        raise ValueError(
+            f"model is {kind!r}, which takes no masked image; take "
+            f"{', '.join(INPAINTING_NETWORKS)}, or leave config.masks out"
+        )
+    mine, fits = (dict(each.cond)[INPAINT].shape for each in (data, with_inpainting(data)))
+    if mine != fits:
+        raise ValueError(
+            f"channels beside the {data.x.shape[-1]} of x: {mine[-1]}; expected {fits[-1]}, a mask "
+            "and a masked x: networks of depth and others are not supported"
+        )
 
 
 def matmul_precision(name: str) -> contextlib.AbstractContextManager:

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.sharding import PartitionSpec
 
 from distill_jax.data import Dataset
 from distill_jax.data.encoded import Encoded
@@ -21,7 +23,8 @@ from distill_jax.run.text_encoder import fit
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.registry import build
-from distill_jax.sampling.codecs import CODECS, Fitted, draws, load_codec, read_codec
+from distill_jax.runtime.sharding import Layout, make_layout
+from distill_jax.sampling.codecs import CODECS, Fitted, draws, load_codec, moments, read_codec
 from distill_jax.sampling.loading import find_final
 from distill_jax.sampling.prompts import (
     CONDITIONERS,
@@ -31,7 +34,7 @@ from distill_jax.sampling.prompts import (
     read_conditioner,
 )
 from distill_jax.storage import checkpoint
-from distill_jax.typing import Image, Resized
+from distill_jax.typing import Image, Resized, Tree
 
 BATCH = 256  # Images that a codec encodes at once.
 CAPTIONS = 30_000  # Largest number of images and captions that a text encoder is fitted to.
@@ -97,6 +100,19 @@ class CodecFit(Fit):
         """The finished codec."""
         return load_codec(self.final)
 
+    @functools.cached_property
+    def _placed(self) -> tuple[Layout, Tree]:
+        """The layout of this process's devices, and the codec's parameters on each of them."""
+        layout = make_layout({"data": -1}, jax.local_devices())
+        return layout, layout.replicate(jax.device_get(self.codec.params))
+
+    def moments(self, images: Image) -> Resized:
+        """Encodes images for training, a part on each device of this process; see Fitted."""
+        layout, params = self._placed
+        if layout.ways == 1:
+            return self.codec.moments(images)
+        return in_shares(self.codec.kind, layout, params, images)
+
     def finish(self) -> bool:
         """Fits the codec and writes final/ unless it is finished; returns whether it did so.
 
@@ -125,6 +141,20 @@ class CodecFit(Fit):
                 f"{self.kind} for {self.source.spec.x.shape}: choose another --workdir"
             )
         return False
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def in_shares(kind: Any, layout: Layout, params: Tree, images: Image) -> Resized:
+    """Encodes images, of which each device takes a share; a codec may take it part by part."""
+    batch = layout.batch.spec
+    encode = jax.shard_map(
+        functools.partial(moments, kind),
+        mesh=layout.mesh,
+        in_specs=(PartitionSpec(), batch),
+        out_specs=batch,
+        check_vma=False,
+    )
+    return layout.unpad(encode(params, layout.pad_and_shard(images)), len(images))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +271,7 @@ def encoded(
         spec = codec.kind.latents(spec)
 
         def encode(images: Image) -> Resized:
-            return codec.codec.moments(images)
+            return codec.moments(images)
 
     if conditioner is not None:
         spec = conditioner.kind.conditions(spec)

@@ -68,6 +68,8 @@ from distill_jax.training.roles import Roles, role_shapes
 from distill_jax.training.update import optimizer
 from distill_jax.typing import Tree
 
+MASKED = "masks: masked images are encoded when they are drawn, so a codec stays in memory"
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -331,6 +333,7 @@ def show(run: Run) -> str:
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
             *show_data(run.config.data.name, run.dataset),
             *([run.cache.show()] if run.cache else []),
+            *([MASKED] if run.config.masks else []),
             *([f"published by {headline(name)}"] if (name := run.config.published) else []),
             *show_measurements(run.config.evaluate, run.stages),
             f"workdir {run.workdir}, code {record.short_commit()}",

@@ -154,6 +154,7 @@ def test_masked_images_are_encoded_when_drawn_and_are_the_same_with_a_cache(tmp_
     config.model = {"name": "sd_unet", "widths": (8,), "transformers": (), "heads": (1,)}
     config.model.groups, config.masks = 4, {"name": "random"}
     made, plain = filled(config, tmp_path / "run")
+    assert "masks: masked images are encoded when they are drawn" in plan.show(plain)
     parts = (0, 1), (0, 2), (1, 2)
     assert_same(take(made.dataset, *parts), take(plain.dataset, *parts))
     rows = take(made.dataset)[0]

@@ -157,7 +157,7 @@ def test_every_axis_is_divisible_by_its_mesh_axes(sizes):
         assert ("fsdp" in used) == possible, (name, shape, spec)
 
 
-@pytest.mark.parametrize("what", ["rows", "gather"])
+@pytest.mark.parametrize("what", ["rows", "shares", "gather"])
 def test_arrays_on_eight_devices(what):
     """Padded rows are unpadded unchanged; gathered weights are whole, their gradients sharded."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8"}

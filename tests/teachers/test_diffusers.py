@@ -108,6 +108,7 @@ def test_the_signal_levels_are_those_of_diffusers(tmp_path, name, zero):
         ({"unet": {"layers_per_block": 2}}, "has no down_blocks.0..*: it is of another network"),
         ({"unet": {"down_block_types": [{}, {}]}}, "down_block_types is "),
         ({"unet": {"time_cond_proj_dim": 16}}, "takes a guidance strength, so it is a student"),
+        ({"unet": {"in_channels": 5}}, "channels beside the 4 of x: 1; expected 5, a mask and a"),
         ({"unet": {"sample_size": 5}}, "the latent is 5x5; .* multiples of 2"),
         ({"scheduler": {"rescale_betas_zero_snr": True}}, "'epsilon' and rescale_betas_zero_snr"),
         ({"scheduler": {"_class_name": "FlowMatchEulerDiscreteScheduler"}}, "_class_name is 'Flow"),
