@@ -3,7 +3,8 @@
 Meng et al. (2023, arXiv:2210.03142), section 5.2: fine-tuning to v, one network that takes w, then
 halvings. The paper's text was not at hand: batch, w, v and the updates of stage 1 and of the rounds
 are from memory; learning rates, EMA, the updates of the fine-tuning and the terminal SNR of zero
-are ours. Not run. docs/teachers.md says where the pipeline, the pictures and the teacher come from:
+are ours. Published, as InstaFlow quotes it: FID 37.2, 26.0, 26.4 in 1, 2, 4 steps, on 5,000 images
+of COCO 2017. Not run. docs/teachers.md says where pipeline, pictures and teacher come from:
 
     python -m distill_jax.main --config=configs/sd15_guided.py:plan --plan_for=64xh100 \
         --config.mesh.fsdp=8 --config.microbatches=4    # sizes and memory, without directories

@@ -9,13 +9,15 @@ from PIL import Image
 
 from distill_jax.models.build import abstract_params, make_network
 from distill_jax.models.diffusers_files import unet_of
+from distill_jax.models.dit_files import dit_of
 from distill_jax.models.pretrained import torch_state
 from distill_jax.storage import safetensors
 from distill_jax.storage.weights import of_array
 from distill_jax.teachers import importing
 from distill_jax.teachers.diffusers import spec_of
-from tests.models.diffusers import SHALLOW, UNET, weights
+from tests.models.diffusers import DIT, SHALLOW, UNET, weights
 from tests.sampling import test_autoencoder, test_pretrained
+from tests.teachers import test_dit
 from tests.teachers.test_diffusers import CLASS, NAME, SCHEDULER
 
 SIDE, LENGTH = 4, 12  # Of the latents of the pictures of shapes, and of a text.
@@ -36,11 +38,14 @@ MODEL = {
 }
 
 
-def write_pipeline(folder):
-    """Writes a pipeline: a UNet of one level, VAE, CLIP's text tower, tokenizer and scheduler."""
+def write_pipeline(folder, channels=4):
+    """Writes a pipeline: a UNet of one level, VAE, CLIP's text tower, tokenizer and scheduler.
+
+    The UNet takes as many channels: 9 in an inpainting model.
+    """
     test_pretrained.write_pipeline(folder)
     test_autoencoder.write(folder / "vae")
-    config = {**CLASS, **UNET, **SHALLOW, **LEVEL}
+    config = {**CLASS, **UNET, **SHALLOW, **LEVEL, "in_channels": channels}
     contents = {
         "unet/config.json": config,
         "scheduler/scheduler_config.json": SCHEDULER,
@@ -59,16 +64,30 @@ def write_pipeline(folder):
     return folder
 
 
-def write_parts(folder):
+def write_parts(folder, channels=4):
     """Writes a pipeline, its teacher and captioned pictures; returns the changes of a config."""
-    pipeline = write_pipeline(folder / "pipeline")
-    importing.convert("diffusers", pipeline, folder / "teacher")
+    pipeline = write_pipeline(folder / "pipeline", channels)
     (folder / "pictures").mkdir()
     for i in range(80):
         Image.new("RGB", (16, 16), (i, i, i)).save(folder / "pictures" / f"{i}.png")
         (folder / "pictures" / f"{i}.txt").write_text(f"the {i}")
     changes = {"data.path": str(folder / "pictures"), "data.size": 4 * SIDE}
-    changes |= {f"{part}.path": str(pipeline) for part in ("codec", "conditioner")}
-    changes |= {f"model.{name}": value for name, value in MODEL.items()}
-    teacher = {"stages.s00_finetune.teacher": str(folder / "teacher")}
-    return {**changes, **teacher, "conditioner.length": LENGTH}
+    text = {"conditioner.path": str(pipeline), "conditioner.length": LENGTH}
+    return {**changes, **text, **_network(folder, pipeline, MODEL)}
+
+
+def write_dit_parts(folder):
+    """Writes the pipeline of a DiT and its teacher; returns the changes of a config."""
+    pipeline = test_dit.write(folder / "pipeline")
+    codec = test_autoencoder.write(folder / "vae")
+    changes = {"data.size": 32, "data.num_labels": 5}
+    model = dit_of({**DIT, "_class_name": ""}, "").model
+    return {**changes, **_network(folder, pipeline, model), "codec.path": str(codec)}
+
+
+def _network(folder, pipeline, model):
+    """Imports the network of a pipeline; returns the changes of a config."""
+    importing.convert("diffusers", pipeline, folder / "teacher")
+    places = {"codec.path": pipeline, "stages.s00_finetune.teacher": folder / "teacher"}
+    changes = {key: str(place) for key, place in places.items()}
+    return changes | {f"model.{name}": value for name, value in model.items()}

@@ -1,5 +1,6 @@
 """Tests of every config: it loads and is planned at both sizes, and all of its keys are read."""
 
+import functools
 import sys
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from distill_jax.config import base, stage
+from distill_jax.config import base, smoke_latents, stage
 from distill_jax.config import pipeline as chained
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
@@ -22,7 +23,21 @@ from tests import emoji, stable_diffusion
 from tests.toys import ROOT, make_batch
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-PIPELINES = ("sd15_guided", "sd21_guided")  # Their directories are the user's.
+# Configs whose directories are the user's, and writers of small ones.
+PARTS = {
+    "emoji_guided": emoji.write_parts,
+    "imagenet256_latent_guided": stable_diffusion.write_dit_parts,
+    "sd15_guided": stable_diffusion.write_parts,
+    "sd15_inpaint_guided": functools.partial(stable_diffusion.write_parts, channels=9),
+    "sd21_guided": stable_diffusion.write_parts,
+}
+# Parameters of students at their full size: those of their teachers, and of the module for w.
+PLANS = {
+    "imagenet256_latent_guided": 674_816_272 + 2 * 1153 * 1152,
+    "sd15_guided": 859_520_964 + 256 * 320,
+    "sd15_inpaint_guided": 859_520_964 + 256 * 320 + 5 * 9 * 320,
+    "sd21_guided": 865_910_724 + 256 * 320,
+}
 PACKAGE = str(ROOT / "distill_jax")
 SWEEPS = sorted(f"sweeps/{path.stem}" for path in (ROOT / "configs" / "sweeps").glob("*.py"))
 
@@ -36,12 +51,33 @@ def load_config(name, size):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_is_planned_at_both_sizes(name, size, tmp_path):
     _, config = load_config(name, size)
-    if (name, size) == ("emoji_guided", "full"):  # Its files are the user's.
-        config.update_from_flattened_dict(emoji.write_parts(tmp_path / "parts"))
-    if name in PIPELINES and size == "full":
-        config.update_from_flattened_dict(stable_diffusion.write_parts(tmp_path / "parts"))
+    if name in PARTS and size == "full":
+        config.update_from_flattened_dict(PARTS[name](tmp_path / "parts"))
     run = plan.make(config, tmp_path)
     assert [stage.name for stage in run.stages] == sorted(config.stages)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_published_network_is_planned_without_its_directory(name, tmp_path):
+    _, config = load_config(name, "plan")
+    config.data.size = 64  # A network of any size has the same parameters.
+    run = plan.make(config, tmp_path)
+    assert f"{PLANS[name]:,} parameters" in plan.show(run)
+    with pytest.raises(ValueError, match="codec.path is ''; expected the directory of an autoenc"):
+        run.codec.kind.fit(np.zeros((1, 64, 64, 3)))
+    full = load_config(name, "full")[1]
+    assert list(full.stages) == list(config.stages)
+    missing = r"config.codec.path '\S+', .*s00_finetune.teacher '\S+': nothing is there. .*:plan"
+    with pytest.raises(ValueError, match=missing):
+        plan.make(full, tmp_path)
+
+
+@pytest.mark.parametrize(("size", "last"), [("stochastic", "s0002"), ("two_students", "n0001")])
+def test_the_other_sizes_of_stable_diffusion_are_planned(size, last, tmp_path):
+    run = plan.make(smoke_latents(load_config("sd15_guided", size)[1]), tmp_path)
+    trained = run.stages[-1].trained
+    assert run.stages[-1].name.endswith(last)
+    assert trained.guidance == (((2.0, 14.0), 0.0, False), (None, 0.0, True))[last == "n0001"]
 
 
 def test_no_round_starts_with_nothing_to_learn():

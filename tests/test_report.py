@@ -26,17 +26,8 @@ from tests.test_configs import CONFIGS, load_config
 from tests.toys import ROOT
 
 FID = Protocol("FID", CIFAR10, SAMPLES, "50,000 training images")
-SIZES = (
-    "full",
-    "one_stage",
-    "church",
-    "deterministic",
-    "stochastic",
-    "gpu",
-    "small",
-    "smoke",
-    "base",
-)
+SIZES = ("full", "one_stage", "church", "deterministic", "stochastic", "gpu", "small", "smoke")
+SIZES += ("base", "two_students", "plan")
 
 
 def cells(text):

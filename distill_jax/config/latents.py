@@ -26,10 +26,10 @@ COND_PROJ = ("time_embedding.cond_proj",)  # The module for w of diffusers' UNet
 def latents(**model: Any) -> ConfigDict:
     """Returns `base` for latents of a published autoencoder and the network `model`, in bfloat16.
 
-    The batch is that of the paper, and a terminal SNR of zero is left to the schedule.
+    The batch is that of the paper.
     """
     config = base()
-    config.codec.name = "autoencoder"
+    config.codec.update(name="autoencoder", draw=True)
     config.model = dict(dtype="bfloat16", remat="full", **model)
     config.batch_size, config.frozen_dtype, config.save_every = 512, "bfloat16", 500
     config.evaluate.update(w=(2.0, 6.5, 14.0), num_samples=1000)
@@ -69,9 +69,9 @@ def latent_stages(
       first: steps of the first halved student.
     """
     rates: dict[str, Any] = dict(learning_rate=1e-5, warmup=200)
-    tuned = dict(steps=10_000, decay_to=1.0, ema_decay=0.999)
+    tuned: dict[str, Any] = dict(steps=10_000, decay_to=1.0, ema_decay=0.999)
     updates = {"default": 2000, 4: 20_000, 2: 20_000, 1: 20_000}
-    guide = dict(steps=3000, ema_decay=0.99, w_range=w_range, new=new)
+    guide: dict[str, Any] = dict(steps=3000, ema_decay=0.99, w_range=w_range, new=new)
     ended: dict[str, Any] = dict(start=first, steps=updates, w_range=w_range)
     if size == "stochastic":  # Both samplers make the same single step.
         ended.update(end=2, method="stochastic", prefix="s")
@@ -85,29 +85,39 @@ def latent_stages(
     )
 
 
-def plan_latents(config: ConfigDict, text_encoder: str) -> ConfigDict:
+def plan_latents(config: ConfigDict, text_encoder: str = "") -> ConfigDict:
     """Returns a config for --plan only: it has the sizes of the full one, and needs no directory.
 
     Args:
       config: the full config.
-      text_encoder: CLIP_L or CLIP_H.
+      text_encoder: CLIP_L or CLIP_H, for data with captions.
     """
-    size = config.data.size
-    config.data = dict(name="noise", size=size, count=16, num_classes=0, captioned=True)
-    config.codec.path = config.conditioner.path = ""
-    config.conditioner.model = text_encoder
-    config.stages.s00_finetune.teacher = ""
+    if text_encoder:
+        size = config.data.size
+        config.data = dict(name="noise", size=size, count=16, num_classes=0, captioned=True)
+        config.conditioner.update(path="", model=text_encoder)
+    config.codec.path = config.stages.s00_finetune.teacher = ""
     return config
 
 
+# Options of small networks.
+SMALL: dict[str, dict[str, Any]] = {
+    "diffusers_dit": dict(patch=4, width=32, blocks=2, heads=2),
+    "sd_unet": dict(widths=(16,), blocks=1, transformers=(), heads=(2,), groups=8),
+}
+
+
 def smoke_latents(config: ConfigDict) -> ConfigDict:
-    """Returns `smoke` of a config: captioned shapes and a small network, without directories."""
+    """Returns `smoke` of a config: a small new network on shapes or noise, without directories."""
     config = smoke(config)
-    config.data = dict(name="shapes", count=64, tests=64)
+    if config.conditioner:
+        config.data = dict(name="shapes", count=64, tests=64)
+        config.conditioner = dict(name="words", width=32, layers=1, length=10, updates=2)
+    else:
+        config.data = dict(name="noise", size=16, count=16, num_classes=config.data.num_labels)
+        config.batch_size, config.evaluate.num_samples, config.evaluate.few = 4, 10, 10
     config.codec = dict(name="patch_pca", patch=2)
-    config.conditioner = dict(name="words", width=32, layers=1, length=10, updates=2)
-    levels = dict(widths=(16,), transformers=(), heads=(2,), groups=8)
-    config.model = dict(name="sd_unet", blocks=1, **levels)
+    config.model = dict(name=config.model.name, **SMALL[config.model.name])
     config.frozen_dtype, config.evaluate.w = "float32", config.evaluate.w[:2]
     config.stages.s00_finetune.teacher = ""
     return config

@@ -54,6 +54,7 @@ from distill_jax.run.validation import (
     check_config,
     check_keys,
     check_microbatches,
+    check_places,
     check_plain,
     check_stage,
     flat,
@@ -123,6 +124,7 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     check_keys(config, configs.base(), "config")
     check_complete(config, configs.base(), "config")
     check_config(config)
+    check_places(config)
     if not config.stages:
         raise ValueError("config.stages is empty: a run needs at least one stage")
     workdir = absolute(workdir)

@@ -13,7 +13,7 @@ from distill_jax.evaluation.published import PUBLISHED
 from distill_jax.run.cache import DTYPES
 from distill_jax.run.data import absolute_paths, read_record
 from distill_jax.runtime import distributed, logging
-from distill_jax.runtime.files import read_json, write_json
+from distill_jax.runtime.files import absolute, read_json, write_json
 from distill_jax.runtime.options import (
     MAX_LENGTH,
     MAX_NUM,
@@ -33,6 +33,7 @@ from distill_jax.runtime.options import (
     within,
 )
 from distill_jax.runtime.registry import suggestion
+from distill_jax.runtime.text import short
 from distill_jax.training.update import optimizer
 
 MAX_BATCH = 2**20
@@ -77,6 +78,7 @@ RULES_OF_EVALUATE = {
     "ancestral": every(number(0, 1))._replace(expected="at most 100 variances from 0 to 1"),
 }
 RULES_OF_CACHE = {"path": typed(str), "dtype": choice(DTYPES)}
+PLACES = (".path", ".teacher", ".init", ".base")  # Keys of files, directories and stages.
 MAX_DEPTH = 12  # Of dicts and tuples in each other.
 KEY = Rule(
     lambda v: 0 < len(v) <= 200 and _is_text(v),
@@ -187,6 +189,25 @@ def check_config(config: ConfigDict) -> None:
             "config.evaluate.keep_best",
             f"is {shown(config.evaluate.keep_best)}, and config.evaluate.every 0: nothing is "
             "measured in training; set config.evaluate.every to a number of iterations",
+        )
+
+
+def check_places(config: ConfigDict) -> None:
+    """Raises ValueError if several files or directories that a config names are missing.
+
+    A single one is left to its reader, which knows what it should be.
+    """
+    missing = [
+        f"{key} {short(value)}"
+        for key, value in flat(config.to_dict()).items()
+        if key.endswith(PLACES) and isinstance(value, str) and not re.search(r"://|[{*]", value)
+        if (key.endswith(".path") and value) or "/" in value
+        if key != "config.cache.path" and not absolute(value).exists()
+    ]
+    if len(missing) > 1:
+        raise ValueError(
+            f"{', '.join(missing)}: nothing is there. The text at the top of the config's file "
+            "says what belongs there. Some configs have a size for plans without them, FILE.py:plan"
         )
 
 
