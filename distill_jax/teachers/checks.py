@@ -83,9 +83,6 @@ def deviation(student: Student, key: jax.Array) -> float:
 
 def lacks(student: Student) -> str:
     """Returns in words what a network lacks to draw samples; "" if it can draw them."""
-    names = {name for name, _ in student.manifest.spec.cond} - {"label", "text", "text_mask"}
-    if names:
-        return f"it takes {', '.join(sorted(names))}, see python -m distill_jax.edit --help"
     latents = not (student.manifest.spec.bounded or is_point(student.shape))
     if latents and student.codec is PIXELS:
         return "it needs the autoencoder of its pipeline, and the text encoder: --pipeline=DIR"

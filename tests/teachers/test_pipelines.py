@@ -21,10 +21,11 @@ from distill_jax.sampling.autoencoder import Autoencoder
 from distill_jax.sampling.codecs import Fitted
 from distill_jax.sampling.conditioners import on_device
 from distill_jax.sampling.inpainting import conditions
-from distill_jax.sampling.loading import load
+from distill_jax.sampling.loading import describe, load
 from distill_jax.sampling.manifest import Lineage, Manifest
 from distill_jax.storage import checkpoint
 from distill_jax.storage.weights import of_array
+from distill_jax.teachers import importing
 from distill_jax.teachers.pipelines import check_exportable, unet_config, write_pipeline
 from tests import forks
 from tests.models.diffusers import SCHEDULER, SIZES, STEPS, W, inputs, mask, pixels, weights
@@ -126,6 +127,8 @@ def test_an_inpainting_student_becomes_an_inpainting_pipeline(inpainting, source
     assert "StableDiffusionInpaintPipeline.from_pretrained(DIR)" in card
     assert "mask_image, strength=1.0, num_inference_steps=4, guidance_scale=7.5" in card
     assert "`strength` must be 1.0" in card
+    again = describe(importing.convert("diffusers", out, tmp_path / "x")).manifest
+    assert (again.spec, again.trained) == (inpainting.manifest.spec, inpainting.manifest.trained)
 
 
 def test_a_pipeline_has_the_files_that_diffusers_reads(student, source, tmp_path):

@@ -70,10 +70,22 @@ def test_a_dit_draws_images_with_the_autoencoder_of_its_pipeline(folder, tmp_pat
     assert checks.draw(teacher, 2, 1, ()).shape == (2, 32, 32, 3)
 
 
-def test_a_network_without_its_pipeline_or_for_inpainting_says_what_it_lacks(folder, tmp_path):
+def test_a_network_without_its_pipeline_says_what_it_lacks(folder):
     assert checks.lacks(describe(folder / "teacher")).startswith("it needs the autoencoder")
-    importing.convert("diffusers", write(tmp_path / "sd", "inpaint"), tmp_path / "x")
-    assert checks.lacks(describe(tmp_path / "x")).startswith("it takes inpaint")
+
+
+def test_a_teacher_that_inpaints_draws_from_texts_and_images_with_guidance(tmp_path):
+    pipeline = write_whole(tmp_path / "sd", "inpaint")
+    importing.convert("diffusers", pipeline, tmp_path / "x")
+    teacher = load(tmp_path / "x", parts=[pipeline])
+    assert checks.lacks(teacher) == ""
+    drawn = checks.draw(teacher, 2, 1, TEXTS)
+    x = np.linspace(-1, 1, 2 * 32 * 32 * 3, dtype=np.float32).reshape(2, 32, 32, 3)
+    mask = np.eye(32) > 0
+    found = np.asarray(teacher.inpaint(0, x, mask, TEXTS, checks.W, 1))
+    assert drawn.shape == found.shape
+    np.testing.assert_array_equal(found[:, ~mask], x[:, ~mask])
+    assert np.abs(found[:, mask] - x[:, mask]).max() > 1e-3
 
 
 def test_parts_of_another_pipeline_are_one_message(folder, tmp_path):
