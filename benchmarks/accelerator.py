@@ -8,8 +8,7 @@ finished rows are not measured again, and training continues from its newest sta
 a call with compilation and pictures, so few long calls get further than many short ones.
 
 Every measurement runs in its own process. So it has its own peak of memory, may run out of memory
-or crash, and is ended when its time is up. Run it in the repository's root; it needs only the
-package's dependencies. PyTorch is measured if it is installed.
+or crash, and is ended when its time is up. PyTorch and diffusers are measured where installed.
 """
 
 import argparse
@@ -36,6 +35,7 @@ SMOKE = 2  # Images of an update at smoke size.
 MIN_SECONDS = 20  # Processes with fewer seconds are not started.
 MARGIN = 15  # Seconds to finish an update and save its state.
 NO_MEMORY = ("resource_exhausted", "out of memory", "memoryerror")  # XLA, PyTorch, Python.
+ASIDE = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 FINAL = ("measured", "does not fit", "not installed")  # Results that are not tried again.
 
 
@@ -51,7 +51,7 @@ class Row(NamedTuple):
       batch: images per update, or the name of the row whose best batch is taken.
       grows: whether the batch is doubled until that gains less than GAIN or does not fit. A first
         batch that does not fit is halved.
-      on_cpu: batch on CPUs, where it does not grow.
+      on_cpu: batch on CPUs, where it does not grow; None for a row that is left out there.
       environment: environment variables of its process.
       needs: a third-party package that it needs.
     """
@@ -62,7 +62,7 @@ class Row(NamedTuple):
     share: float = 0.2
     batch: int | str = 256
     grows: bool = False
-    on_cpu: int = 1
+    on_cpu: int | None = 1
     environment: Mapping[str, str] = {}
     needs: str = ""
 
@@ -73,20 +73,32 @@ def jax_update(name, config, stage, size="full", **options):
     return Row(name, "accelerator_update:update", task, **options)
 
 
-def torch_update(name, config, stage, size="full", **options):
-    """Returns the row of a teacher's update in PyTorch; JAX plans on the CPU with low effort."""
-    aside = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    options.update(environment=aside, needs="torch")
-    return jax_update(name, config, stage, size, **options)._replace(
-        measure="accelerator_torch:update"
-    )
+def torch_update(name, config, stage, size="full", needs="torch", **options):
+    """Returns the row of an update in PyTorch or diffusers; JAX plans on the CPU, in low effort."""
+    options.update(environment=ASIDE, needs=needs)
+    row = jax_update(name, config, stage, size, **options)
+    return row._replace(measure=f"accelerator_{needs}:update")
+
+
+def samples(calls, guided=False):
+    """Yields the rows of sampling one image of Stable Diffusion 1.5, with JAX and diffusers."""
+    for what in ("latents", "512 px images"):
+        times = f"{calls} x 2 calls" if guided else f"{calls} call{'s' * (calls > 1)}"
+        task = {"calls": calls, "guided": guided, "decode": what != "latents", "size": "full"}
+        row = Row(f"SD 1.5, {times}, {what}", "accelerator_sample:sample", task, batch=1)
+        other = {"needs": "diffusers", "environment": ASIDE}
+        yield from (row, row._replace(measure="accelerator_diffusers:sample", **other))
 
 
 # Rows in the order of their importance. The function of a Row is in another file of this folder.
 IMAGENET, CIFAR = "ImageNet 64 UNet, stage 1", ("cifar10_guided", "s00", "gpu")
+SD, SAMPLES = "SD 1.5, stage 1", (*samples(4), *samples(1), *samples(50, guided=True))
 ROWS = (
     jax_update(IMAGENET, "imagenet64_guided", "s01", share=0.45, batch=32, grows=True),
     jax_update("ImageNet 64 UNet, halving", "imagenet64_guided", "s02", share=0.3, batch=IMAGENET),
+    jax_update(SD, "latents", "s01", batch=4, grows=True, on_cpu=None),
+    torch_update(SD, "latents", "s01", "full", "diffusers", batch=4, grows=True, on_cpu=None),
+    *SAMPLES,
     jax_update("CIFAR-10 UNet, teacher", *CIFAR, on_cpu=4),
     torch_update("CIFAR-10 UNet, teacher", *CIFAR, on_cpu=4),
     jax_update("DiT-B, 256 tokens, teacher", "dit", "s00", batch=64, grows=True),

@@ -1,7 +1,7 @@
 """Formats the table of benchmarks/accelerator as Markdown, with only the standard library."""
 
 TITLES = (
-    "update of",
+    "of",
     "with",
     "device",
     "batch",
@@ -14,12 +14,14 @@ TITLES = (
     "peak memory",
     "note",
 )
+TOOLS = {"accelerator_torch": "PyTorch", "accelerator_diffusers": "diffusers"}
 NOTES = """\
-Compile s: tracing and compilation; of PyTorch the first update. MFU, model FLOPs utilisation: the
-products and convolutions of the method's gradient, as `--plan` counts them, over what the devices
-could do in that time in bfloat16; unknown where the peak or the type is another. Peak memory: of a
-device, "host" of the whole process, where devices do not say. Notes of PyTorch say how it ran, and
-how far its output was off ours, relative, before."""
+Rows are updates, or with "calls" the sampling of a batch, which counts as one update. Compile s:
+tracing and compilation; of PyTorch and diffusers the first update. MFU, model FLOPs utilisation:
+the products and convolutions of the method's gradient, as `--plan` counts them, over what the
+devices could do in that time in bfloat16; unknown where the peak or the type is another. Peak
+memory: of a device, "host" of the whole process, where devices do not say. Notes of PyTorch and
+diffusers say how it ran, and how far its output was off ours, relative, before."""
 
 
 def as_table(lines, here):
@@ -34,7 +36,8 @@ def as_table(lines, here):
     text = [
         "# This accelerator",
         f"{here['count']} x {here['device']}, JAX {here['jax']}, PyTorch "
-        f"{here['torch'] or 'not installed'}.",
+        f"{here['torch'] or 'not installed'}, "
+        f"diffusers {here['diffusers'] or 'not installed'}.",
         "\n".join(f"| {' | '.join(each)} |" for each in (TITLES, ["---"] * len(TITLES)))
         + "".join(f"\n| {' | '.join(cells(line, rows))} |" for line in rows),
         NOTES,
@@ -53,10 +56,11 @@ def name_of(line):
 
 def cells(line, rows):
     """Returns the cells of one line."""
-    torch = line["measure"].startswith("accelerator_torch")
-    start = (name_of(line), "PyTorch" if torch else "JAX", f"{line['count']} x {line['device']}")
+    tool = TOOLS.get(line["measure"].partition(":")[0], "JAX")
+    start = (name_of(line), tool, f"{line['count']} x {line['device']}")
     if line["status"] != "measured":
-        what = "PyTorch not installed" if line["status"] == "not installed" else line["status"]
+        gone = line["status"] == "not installed"
+        what = f"{tool} not installed" if gone else line["status"]
         return (*start, str(line["batch"]), *["-"] * 7, what)
     return (
         *start,

@@ -35,15 +35,18 @@ DIT = {"full": ((768, 12, 12, 4), 64, 1000), "smoke": ((32, 1, 2, 8), 16, 10)}
 
 
 def device():
-    """Returns JAX's device, the versions, and PyTorch's version if it is installed."""
-    torch = importlib.util.find_spec("torch") and importlib.metadata.version("torch")
+    """Returns JAX's device, and the versions of JAX, PyTorch and diffusers, None without one."""
+    packages = {
+        name: importlib.util.find_spec(name) and importlib.metadata.version(name)
+        for name in ("torch", "diffusers")
+    }
     first = jax.devices()[0]
     return {
         "platform": first.platform,
         "device": f"{os.cpu_count()} CPU cores" if first.platform == "cpu" else first.device_kind,
         "count": jax.device_count(),
         "jax": jax.__version__,
-        "torch": torch,
+        **packages,
     }
 
 
@@ -51,6 +54,9 @@ def load_config(name, size):
     """Returns the config file of that name, or the config of the transformer without a preset."""
     if name == "dit":
         return dit_config(size)
+    if name == "latents":  # Stable Diffusion 1.5.
+        file = ROOT / "benchmarks" / "latents.py"
+        return load_file(file).get_config("smoke" if size == "smoke" else "sd15")
     return load_file(ROOT / "configs" / f"{name}.py").get_config(size)
 
 
@@ -111,13 +117,21 @@ def arguments(run, stage):
         ema=on_devices(state.ema, params["student"]),
         key=jax.device_put(jax.random.key(0), state.key.sharding),
     )
+    null = layout.replicate(dict(run.dataset.null))
+    batch = Batch(*layout.shard_batch(rows_of(run)), null)
+    return state, on_devices(frozen, filled(frozen, 1)), batch
+
+
+def rows_of(run):
+    """Returns the indices, images or latents, and conditions of a batch."""
     rng, size = np.random.default_rng(1), run.config.batch_size
+    if "latents" in run.config.data.name:
+        rows = next(run.dataset.batches(1, 0, size))
+        return rows.index, rows.x, dict(rows.cond)
     x = rng.integers(256, size=(size, *run.dataset.shape), dtype=np.uint8)  # Images are bytes,
     x = normalise(x) if run.config.data.name == "digits" else x  # except digits, in float32.
     label = rng.integers(run.dataset.num_classes, size=size, dtype=np.int32)
-    null = layout.replicate(dict(run.dataset.null))
-    batch = Batch(*layout.shard_batch((np.arange(size), x, {"label": label})), null)
-    return state, on_devices(frozen, filled(frozen, 1)), batch
+    return np.arange(size), x, {"label": label}
 
 
 def pace(update, wait, seconds):
@@ -158,8 +172,13 @@ def peak_of(kind):
 
 
 def speeds(run, stage, seconds, kind, count):
-    """Returns the rates that follow from the seconds of an update on `count` devices of a kind."""
+    """Returns the rates of an update that takes so many seconds on `count` devices of a kind."""
     (flop,) = costs.measure(dataclasses.replace(run, stages=(stage,)))[stage.name].flops
+    return rates(stage, run.config.batch_size, flop, seconds, kind, count)
+
+
+def rates(stage, batch, flop, seconds, kind, count):
+    """Returns the rates of a program of so many FLOPs, on a batch, that takes so many seconds."""
     peak, dtype = peak_of(kind), stage.model.get("dtype", "float32")
     known = peak is not None and dtype == "bfloat16"
     params = jax.tree.leaves(stage.shapes["student"])
@@ -168,8 +187,8 @@ def speeds(run, stage, seconds, kind, count):
         "dtype": dtype,
         "flop": flop,
         "updates_per_second": 1 / seconds,
-        "batch": run.config.batch_size,
-        "images_per_second": run.config.batch_size / seconds,
+        "batch": batch,
+        "images_per_second": batch / seconds,
         "mfu": flop / seconds / (count * peak * 1e12) if known else None,
     }
 

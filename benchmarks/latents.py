@@ -23,7 +23,7 @@ from distill_jax.diffusion.spec import DataSpec, Leaf, label_leaf  # noqa: E402
 
 # The network, channels of its text, side of the latents, and the range of w.
 UNET = {"name": "sd_unet", "dtype": "bfloat16", "remat": "none"}
-SMALL = {"widths": (32, 64), "heads": (2, 2), "transformers": (0,), "blocks": 1}
+SMALL = {"widths": (16,), "heads": (2,), "transformers": (0,), "blocks": 1, "groups": 8}
 SIZES = {
     "sd15": (UNET, 768, 64, (2.0, 14.0)),
     "sd21": (UNET | {"heads": (5, 10, 20, 20), "linear": True}, 1024, 96, (2.0, 14.0)),

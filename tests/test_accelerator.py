@@ -10,8 +10,9 @@ import jax
 import pytest
 
 from benchmarks import accelerator, accelerator_table
-from benchmarks.accelerator_update import load_config, planned
+from benchmarks.accelerator_update import load_config, planned, rows_of
 from distill_jax.models.build import abstract_params
+from distill_jax.run import costs
 from tests.toys import ROOT, inputs_of
 
 # Three calls of the command. Measurements run in this process, because a start takes seconds.
@@ -32,7 +33,7 @@ accelerator.start = start
 out = pathlib.Path(sys.argv[1])
 for minutes, report in ((0.01, 1), (0.01, 0), (10, 1)):
     flags = f"--size=smoke --minutes={minutes} --report_minutes={report} --out={out}"
-    sys.argv[1:] = [*flags.split(), "--rows=stage 1|CIFAR"]
+    sys.argv[1:] = [*flags.split(), "--rows=SD 1.5, 4 calls, 512|CIFAR"]
     started.clear()
     accelerator.main()
     seen.append((list(started), (out / "table.md").read_text()))
@@ -61,19 +62,20 @@ def test_a_second_call_measures_nothing_again_and_goes_on_training(tmp_path):
     assert result.returncode == 0, result.stderr
     (first, table), (second, after), (third, end) = json.loads(result.stdout.splitlines()[-1])
     device, update = "accelerator_update:device", "accelerator_update:update"
+    sample = "accelerator_sample:sample"
     train, draw = "accelerator_train:train", "accelerator_train:draw"
-    assert first == [device, update, update, train, draw]
+    assert first == [device, sample, update, train, draw]
     assert (second, third) == ([device, train], [device, train, draw])
     rows = cells_of(table)
-    assert cells_of(after) == rows
+    assert sorted(map(str, cells_of(after))) == sorted(map(str, rows))
     for row in rows:
-        if row["with"] == "PyTorch":
-            assert row["note"] == "PyTorch not installed"
+        if row["with"] != "JAX":
+            assert row["note"] == f"{row['with']} not installed"
             continue
         for name in ("compile s", "updates/s", "images/s"):
             assert float(row[name].replace(",", "")) > 0, name
         assert row["MFU"] == "unknown" and row["peak memory"].endswith(" GiB host")
-    assert [row["with"] for row in rows] == ["JAX", "JAX", "PyTorch"]
+    assert [row["with"] for row in rows] == ["JAX", "diffusers", "JAX", "PyTorch"]
     for text, done in ((table, 1), (after, 2), (end, 3)):
         assert f"train a mixture: {done} of 3 updates of s00_teacher" in text
     assert (tmp_path / "report" / "s00_teacher" / "grid.png").exists()
@@ -121,11 +123,19 @@ def test_a_row_whose_batch_is_that_of_another_waits_for_it():
 def test_every_row_names_a_stage_of_its_config_and_a_row_that_comes_before():
     names = []
     for row in accelerator.ROWS:
-        for size in (row.task["size"], "smoke"):
-            stages = load_config(row.task["config"], size).stages
-            assert any(name.startswith(row.task["stage"] + "_") for name in stages), row.name
+        task = {"config": "latents", "stage": "s01", **row.task}  # Of rows that sample.
+        for size in (task["size"], "smoke"):
+            stages = load_config(task["config"], size).stages
+            assert any(name.startswith(task["stage"] + "_") for name in stages), row.name
         assert isinstance(row.batch, int) or row.batch in names
         names.append(row.name)
+
+
+def test_the_update_of_stable_diffusion_has_the_latents_and_texts_that_it_takes():
+    run, stage = planned("latents", "s01", "smoke", 2)
+    *_, batch = costs.arguments(run, stage)
+    like = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (batch.x, batch.cond))
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), rows_of(run)[1:]) == like
 
 
 def test_the_full_size_transformer_has_130_million_parameters():
@@ -178,7 +188,7 @@ def test_the_fastest_batch_is_marked_and_what_did_not_fit_is_named():
         {**line, **found, "asked": found["batch"]}
         for found in (*measured(b32=64.0, b64=128.0).values(), {**NO_ROOM, "batch": 128})
     ]
-    here = {"device": line["device"], "count": 1, "jax": "0", "torch": None}
+    here = {"device": line["device"], "count": 1, "jax": "0", "torch": None, "diffusers": None}
     rows = cells_of(accelerator_table.as_table(lines, here))
     assert [row["note"] for row in rows] == ["", "best batch", "does not fit"]
     assert rows[0]["MFU"] == "43.2%" and rows[0]["peak memory"] == "3.00 GiB"
