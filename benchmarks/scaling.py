@@ -36,6 +36,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of devices.")
 _STAGES = flags.DEFINE_list("stages", ["1", "2"], "From 0; 1 is guided, 2 a halving.")
+_AXES = flags.DEFINE_list("axes", ["data", "fsdp"], "Axes that all devices are put along.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "A slice of TPUs, such as v5e:2x4.")
 _ONE = flags.DEFINE_string("one", None, "Print only one row, such as fsdp:8:1, as JSON.")
 KEPT, SENT = 1.05, 1.1  # Targets: kept bytes over total / n, and sent elements over the fewest.
@@ -183,6 +184,8 @@ def row(axis, count, index, single):
         *(f"{got['kept'][name] / 2**20:,.0f}" for name in ("parameters", "optimizer", "EMA")),
         f"{got['kept']['frozen'] / 2**20:,.0f}",
         f"{got['temporary'] / 2**20:,.0f}",
+        f"{sum(got['step'].values()) / 2**20:,.0f}",
+        f"{got['seconds'][0]:.0f}, {got['seconds'][1]:.0f}",
         f"{part:.3f}" if axis == "fsdp" else "-",
         kinds or "-",
         f"{got['fewest'] / 1e6:,.0f}",
@@ -211,6 +214,8 @@ def main(argv):
         "EMA MiB",
         "teacher MiB",
         "temporary MiB",
+        "as planned",
+        "s to plan, to compile",
         "state / (total / n)",
         "sent MB",
         "fewest MB",
@@ -221,9 +226,9 @@ def main(argv):
     print("| " + " | ".join(titles) + " |\n|" + " - |" * len(titles), flush=True)
     missed, single = [], {}
     for index in map(int, _STAGES.value):
-        for axis in ("data", "fsdp"):
+        for axis in _AXES.value:
             for count in map(int, _DEVICES.value):
-                if axis == "data" or count > 1:
+                if axis == _AXES.value[0] or count > 1:
                     line, more = row(axis, count, index, single)
                     missed += more
                     print(line, flush=True)
