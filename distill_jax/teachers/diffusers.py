@@ -159,7 +159,7 @@ def schedule_of(file: epath.Path) -> tuple[dict[str, Any], str]:
     def value(key: str, default: Any, rule: Rule) -> Any:
         return value_of(content, key, rule, default, str(file))
 
-    value("_class_name", None, _one_of((None, *SCHEDULERS)))
+    value("_class_name", SCHEDULERS[0], _one_of(SCHEDULERS))
     kind = value("prediction_type", "epsilon", _one_of(PREDICTIONS))
     zero = bool(value("rescale_betas_zero_snr", False, _one_of((False, True))))
     if zero and kind == "epsilon":
