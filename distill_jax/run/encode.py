@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -18,12 +17,11 @@ from distill_jax.data.records import Shards
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.run.cache import NONE, CachePlan
 from distill_jax.run.costs import BYTES, scaled
+from distill_jax.run.fits import on_devices
 from distill_jax.run.prefetch import prefetch
 from distill_jax.runtime import distributed, heartbeat, logging
-from distill_jax.runtime.sharding import Layout, make_layout
+from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import prompts
-from distill_jax.sampling.codecs import moments
-from distill_jax.typing import Tree
 
 
 def finish(plan: CachePlan, stop: Callable[[], bool]) -> tuple[Cache, bool]:
@@ -110,16 +108,11 @@ class _Images:
         x = normalise(found.x)
         views = [x, np.ascontiguousarray(x[:, :, ::-1])] if self._source.flip else [x]
         made = [
-            _latents(self._kind, self._layout, self._params, self._layout.shard_batch(view))
+            on_devices(self._kind, self._layout, self._params, self._layout.shard_batch(view))
             for view in views
         ]
         latents = np.stack([self._layout.unshard_batch(z) for z in made], axis=1)
         return {"label": found.label, "latents": latents}
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _latents(kind: Any, layout: Layout, params: Tree, x: jax.Array) -> jax.Array:
-    return jax.lax.with_sharding_constraint(moments(kind, params, x), layout.batch)
 
 
 class _Texts:

@@ -144,8 +144,8 @@ class CodecFit(Fit):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def in_shares(kind: Any, layout: Layout, params: Tree, images: Image) -> Resized:
-    """Encodes images, of which each device takes a share; a codec may take it part by part."""
+def on_devices(kind: Any, layout: Layout, params: Tree, images: Image) -> Resized:
+    """Encodes a sharded batch of images; each device takes its own, part by part if need be."""
     batch = layout.batch.spec
     encode = jax.shard_map(
         functools.partial(moments, kind),
@@ -154,7 +154,13 @@ def in_shares(kind: Any, layout: Layout, params: Tree, images: Image) -> Resized
         out_specs=batch,
         check_vma=False,
     )
-    return layout.unpad(encode(params, layout.pad_and_shard(images)), len(images))
+    return encode(params, images)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def in_shares(kind: Any, layout: Layout, params: Tree, images: Image) -> Resized:
+    """Encodes any number of images, of which each device takes a share."""
+    return layout.unpad(on_devices(kind, layout, params, layout.pad_and_shard(images)), len(images))
 
 
 @dataclasses.dataclass(frozen=True)
