@@ -19,12 +19,13 @@ from distill_jax.models.pretrained import (
     read_config,
     read_options,
 )
+from distill_jax.models.t5 import T5, T5Options, read_t5, t5_options
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.text import short
 from distill_jax.typing import Tree
 
 FOLDER = "text_encoder"  # In a directory of a whole pipeline, such as Stable Diffusion's.
-Options = TextOptions | BertOptions
+Options = TextOptions | BertOptions | T5Options
 
 
 class Family(NamedTuple):
@@ -34,11 +35,11 @@ class Family(NamedTuple):
       kind: class of its options.
       options: reads the options of a directory.
       params: reads the parameters of a directory.
-      ends: the tokens at the start and at the end of a text.
+      ends: the tokens at the start and at the end of a text; "" for no start.
       pad: the token that fills up, where the tokenizer's config names none.
     """
 
-    kind: type[TextOptions] | type[BertOptions]
+    kind: type[TextOptions] | type[BertOptions] | type[T5Options]
     options: Callable[[epath.Path], Options]
     params: Callable[[epath.Path], Tree]
     ends: tuple[str, str]
@@ -60,6 +61,13 @@ FAMILIES = {
         lambda folder: {"text_model": read_clip(folder).text()[1]["params"]["text_model"]},
         ("<|startoftext|>", "<|endoftext|>"),
         "<|endoftext|>",
+    ),
+    "t5": Family(
+        T5Options,
+        t5_options,
+        lambda folder: read_t5(folder)[1]["params"],
+        ("", "</s>"),
+        "<pad>",
     ),
 }
 FAMILIES["clip_text_model"] = FAMILIES["clip"]
@@ -139,12 +147,12 @@ def tokens(options: Options, params: Tree, ids: jax.Array, mask: jax.Array) -> j
       mask: (b, n), True for tokens of the text. A text tower of CLIP does not read it, because no
         token attends to later ones: tokens of the padding are those that Stable Diffusion takes.
     """
-    if isinstance(options, BertOptions):
+    if not isinstance(options, TextOptions):
         return _module(options).apply({"params": params}, ids, mask)
     return _module(options).apply({"params": params}, ids).last
 
 
 def _module(options: Options) -> Any:
-    if isinstance(options, BertOptions):
-        return Bert(options)
-    return ClipText(options, projected=False)
+    if isinstance(options, TextOptions):
+        return ClipText(options, projected=False)
+    return T5(options) if isinstance(options, T5Options) else Bert(options)

@@ -29,18 +29,18 @@ PATTERN = (
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer of texts that have a start and an end token.
+    """A tokenizer of texts that have an end token, and mostly a start token.
 
     Attributes:
       length: number of tokens of every prompt, with start and end.
-      start: number of the start token.
+      start: number of the start token; None without one.
       end: number of the end token.
       pad: number of the token that fills up.
       unknown: number of the token of unknown words; None if every text has tokens.
     """
 
     length: int
-    start: int
+    start: int | None
     end: int
     pad: int
     _encoder: Any = dataclasses.field(repr=False, compare=False)
@@ -77,16 +77,17 @@ class Tokenizer:
           unescape: whether to replace HTML entities first, as OpenAI's and OpenCLIP's code does.
         """
         before, notes = self._ids(prefix), []
+        first = [] if self.start is None else [self.start]
         ids = np.full((len(prompts), self.length), self.pad, np.int32)
         for row, prompt in zip(ids, prompts, strict=True):
             text = html.unescape(html.unescape(prompt)) if unescape else prompt
             found = [*before, *self._ids(text)]
-            room = self.length - 2
+            room = self.length - len(first) - 1
             if len(found) > room or len(text) > MAX_PROMPT:
                 lost = self._encoder.decode(found[room:], skip_special_tokens=False)
                 notes.append(
-                    f"the prompt {short(prompt)} has {len(found) + 2} tokens, and the network "
-                    f"takes {self.length}: {short(_plain(lost))} is cut"
+                    f"the prompt {short(prompt)} has {len(first) + len(found) + 1} tokens, and "
+                    f"the network takes {self.length}: {short(_plain(lost))} is cut"
                 )
             if self.unknown in found:
                 known = self._encoder.get_vocab()
@@ -95,7 +96,7 @@ class Tokenizer:
                     f"the prompt {short(prompt)} has words that are in no training caption: "
                     f"{short(' '.join(lost_words))}"
                 )
-            found = [self.start, *found[:room], self.end]
+            found = [*first, *found[:room], self.end]
             row[: len(found)] = found
         return ids, notes
 
@@ -176,7 +177,7 @@ def _of_json(content: str) -> Any:
 def _tokenizer(encoder: Any, length: int, ends: tuple[str, str], pad: str, place: str) -> Tokenizer:
     """Returns the tokenizer of the library's; raises ValueError if it lacks a token."""
     start, end, fills = (encoder.token_to_id(token) for token in (*ends, pad))
-    if start is None or end is None:
+    if end is None or (start is None and ends[0]):
         whose = "CLIP's" if ends == (START, END) else "that of this network"
         raise ValueError(f"{place} has no {ends[0]} or {ends[1]}: it is not {whose}")
     if fills is None:

@@ -12,6 +12,19 @@ OLD = {**TEXT, "hidden_act": "quick_gelu", "eos_token_id": 2}
 NEW = {**TEXT, "hidden_act": "gelu", "eos_token_id": 38}  # 39 is larger, and not the end.
 BERT = {**TEXT, "vocab_size": 48, "model_type": "bert"}
 BERT_EPSILON = {key: value for key, value in BERT.items() if key != "layer_norm_eps"}  # 1e-12.
+T5 = {
+    "model_type": "t5",
+    "d_model": 16,
+    "d_kv": 4,
+    "d_ff": 24,
+    "num_layers": 3,
+    "num_heads": 2,
+    "vocab_size": 40,
+    "feed_forward_proj": "gated-gelu",
+    "layer_norm_epsilon": 1e-3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 6,
+}
 DINOV2 = {**LAYER, "image_size": 70, "patch_size": 7, "mlp_ratio": 3, "layer_norm_eps": 1e-3}
 OPEN_CLIP = {
     "embed_dim": 10,
