@@ -31,7 +31,8 @@ BASE = [
 
 # The only place of the version; importlib.metadata knows none in a tree that is not installed.
 VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
-NOTEBOOK = ["ipykernel>=6.29", "ipywidgets>=8.1", "nbclient>=0.10", "nbformat>=5.10"]
+# ipykernel 7 may not notice a request (ipython/ipykernel#1554): a cell then waits for minutes.
+NOTEBOOK = ["ipykernel>=6.29,<7", "ipywidgets>=8.1", "nbclient>=0.10", "nbformat>=5.10"]
 
 setup(
     name="distill_jax",
