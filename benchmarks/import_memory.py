@@ -26,6 +26,7 @@ from distill_jax.models.pretrained import find_weights
 from distill_jax.storage import safetensors
 from distill_jax.storage.weights import Stored
 from distill_jax.teachers import native
+from distill_jax.teachers.diffusers import network_folder
 
 CONFIG = """
 from distill_jax.config import base
@@ -92,8 +93,8 @@ def measure(folder, width, blocks, dtype):
 
 
 def measure_pipeline(folder, pipeline):
-    """Returns the row of a pipeline of diffusers, of which the UNet is imported."""
-    file = find_weights(pipeline / "unet", WEIGHTS)
+    """Returns the row of a pipeline of diffusers, of which the network is imported."""
+    file = find_weights(network_folder(pipeline), WEIGHTS)
     leaves = safetensors.read(file).values()
     found = imported("diffusers", pipeline, folder / "out")
     return row(folder, sum(leaf.nbytes for leaf in leaves), max(x.nbytes for x in leaves), found)

@@ -2,6 +2,7 @@
 
     python benchmarks/stable_diffusion.py write /tmp/sd15                    # 4.3 GB in float32
     python benchmarks/stable_diffusion.py write /tmp/sd15h --dtype=float16
+    python benchmarks/stable_diffusion.py write_dit /tmp/dit --dtype=float16
     python benchmarks/stable_diffusion.py parity /tmp/sd15
 
 It needs `pip install torch diffusers transformers`, which this package does without. `parity` calls
@@ -91,6 +92,20 @@ def write(folder, dtype):
     index = {"_class_name": "StableDiffusionPipeline"}
     (folder / "model_index.json").write_text(json.dumps(index))
     write_tokenizer(folder / "tokenizer")
+
+
+def write_dit(folder, dtype):
+    """Writes a DiTPipeline in the sizes of DiT-XL/2, whose embeddings are equal in all blocks."""
+    torch, diffusers, _ = libraries()
+    torch.manual_seed(0)
+    network = diffusers.DiTTransformer2DModel(out_channels=8).to(getattr(torch, dtype))
+    first = network.transformer_blocks[0].norm1.emb.state_dict()
+    for block in network.transformer_blocks:
+        block.norm1.emb.load_state_dict(first)
+    network.save_pretrained(folder / "transformer")
+    diffusers.AutoencoderKL(**VAE).save_pretrained(folder / "vae")
+    diffusers.DDIMScheduler(beta_schedule="linear").save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "DiTPipeline"}))
 
 
 def write_tokenizer(folder):
@@ -185,14 +200,15 @@ def parity(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("write", "parity"))
+    parser.add_argument("what", choices=("write", "write_dit", "parity"))
     parser.add_argument("folder", type=epath.Path)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     flags = parser.parse_args()
-    if flags.what == "write":
-        write(pathlib.Path(flags.folder), flags.dtype)
-    else:
+    if flags.what == "parity":
         parity(flags.folder)
+    else:
+        make = write if flags.what == "write" else write_dit
+        make(pathlib.Path(flags.folder), flags.dtype)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,11 @@ def test_other_weights_in_the_directory_are_refused(tmp_path):
     ("changes", "length", "message"),
     [
         ({}, 13, "conditioner.length is 13; this network takes at most 12 tokens"),
-        ({"model_type": "gpt2"}, 8, "has model_type 'gpt2'; expected that of a text encoder, one of"),
+        (
+            {"model_type": "gpt2"},
+            8,
+            "has model_type 'gpt2'; expected that of a text encoder, one of",
+        ),
         ({"hidden_size": 0}, 8, "hidden_size is 0; expected a whole number from 1"),
         ({"vocab_size": 45}, 8, "has the number 45, and the network knows 45: take the one that"),
         ({"num_hidden_layers": 4}, 8, "has no encoder.layer.3"),
