@@ -13,6 +13,8 @@ from distill_jax.runtime import heartbeat
 from distill_jax.training.update import Metrics, TrainState
 from distill_jax.typing import Tree
 
+AHEAD = 2  # Calls that the host may be ahead of the device.
+
 
 class StoppedError(Exception):
     """The user stopped the run; the state after iteration `step` is saved."""
@@ -78,8 +80,9 @@ def train(
     """Runs the iterations of `calls`.
 
     The log also has "input_seconds", the time spent waiting for the batch, per iteration.
-    Metrics are fetched one call late, so that logging never waits for the device. Before a state is
-    saved, all metrics are fetched and checked to be finite.
+    Metrics are fetched one call late, so that logging never waits for the device. The loop is at
+    most AHEAD calls ahead of the device: it never waits for the next one, and has few to finish
+    before a stop. Before a state is saved, all metrics are fetched and checked to be finite.
 
     Args:
       iterate: function that runs the iterations of one call; it may donate its state. Its metrics
@@ -130,8 +133,10 @@ class _Pending:
         self._waiting: list[tuple[range, Mapping[str, Any]]] = []
 
     def add(self, iterations: range, metrics: Mapping[str, Any]) -> None:
-        """Stores the metrics of a call's iterations without waiting for the device."""
+        """Stores the metrics of a call's iterations, and waits for the call AHEAD before it."""
         self._waiting.append((range(iterations.start + 1, iterations.stop + 1), metrics))
+        for _, earlier in self._waiting[-AHEAD - 1 : -AHEAD]:
+            jax.block_until_ready(earlier)
 
     def drain(self, keep: int) -> None:
         """Fetches, checks and logs the metrics of all calls except the newest `keep`."""

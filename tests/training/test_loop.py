@@ -11,6 +11,7 @@ from distill_jax.run import pipeline, plan
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import student
 from distill_jax.training.loop import (
+    AHEAD,
     Cadence,
     Call,
     DivergedError,
@@ -32,6 +33,33 @@ def state_at(step):
 def calls_of(cadence, start):
     """Returns the calls of a cadence; batches are numbers of iterations."""
     return (Call(part, part.start) for part in cadence.iterations(start))
+
+
+class Metric:
+    """A number on a device, which records that the loop has waited for it."""
+
+    def __init__(self, step, waited):
+        self.step, self.waited = step, waited
+
+    def block_until_ready(self):
+        self.waited.append(self.step)
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        return np.zeros((), dtype)
+
+
+def test_the_host_is_at_most_two_calls_ahead_of_the_device():
+    begun, waited = [], []
+
+    def iterate(state, call):
+        assert waited == list(range(max(0, len(begun) - AHEAD)))
+        begun.append(call.batches)
+        return state, {"loss": Metric(call.batches, waited)}
+
+    cadence = Cadence(steps=12, log_every=100, save_every=100)
+    train(iterate, state_at(0), calls_of(cadence, 0), cadence)
+    assert begun == list(range(12))
 
 
 class Recorder:
