@@ -29,8 +29,7 @@ SIZES = {
     "sd21": (UNET | {"heads": (5, 10, 20, 20), "linear": True}, 1024, 96, (2.0, 14.0)),
     "sd15_inpaint": (UNET, 768, 64, (2.0, 14.0)),
     "dit": (
-        {"name": "dit", "patch": 2, "width": 1152, "blocks": 28, "heads": 16}
-        | {"dtype": "bfloat16", "remat": "none"},
+        {"name": "diffusers_dit", "dtype": "bfloat16", "remat": "none"},
         *(0, 32, (0.0, 14.0)),
     ),
     "smoke": (UNET | SMALL | {"dtype": "float32"}, 16, 8, (2.0, 14.0)),

@@ -8,19 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.data.base import (
-    Checked,
     Dataset,
     Encodable,
     Labels,
     Rows,
-    Source,
-    Summary,
-    check,
-    has_images,
-    summarise,
 )
-from distill_jax.data.prompts import captions_of
 from distill_jax.data.records import Records
+from distill_jax.data.wrapper import Wrapper
 from distill_jax.diffusion.inpainting import encoded
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.spec import INPAINT, DataSpec, Leaf
@@ -84,7 +78,7 @@ class _Views:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Encoded:
+class Encoded(Wrapper):
     """A dataset whose batches are encoded when drawn, or before; `images` returns the pixels.
 
     Attributes:
@@ -119,21 +113,6 @@ class Encoded:
         except FileNotFoundError:
             null = self.spec.null
             return {name: np.zeros((1, *leaf.shape), leaf.dtype) for name, leaf in null.items()}
-
-    @property
-    def num_labels(self) -> int:
-        return self.source.num_labels
-
-    @property
-    def has_images(self) -> bool:
-        return has_images(self.source)
-
-    @property
-    def summary(self) -> Summary:
-        return summarise(self.source)
-
-    def check(self, part: tuple[int, int] = (0, 1)) -> Checked:
-        return check(self.source, part)
 
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
@@ -182,12 +161,6 @@ class Encoded:
         if self.condition is None:
             return Labels(self.spec)
         return dataclasses.replace(self, source=self.source.without_images())
-
-    def images(self, split: str, num: int | None = None) -> Source:
-        return self.source.images(split, num)
-
-    def captions(self, split: str, num: int | None = None) -> list[str]:
-        return captions_of(self.source, split, num)
 
 
 def _drawn(moments: np.ndarray, seed: int, index: np.ndarray) -> np.ndarray:

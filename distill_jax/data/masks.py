@@ -10,18 +10,14 @@ import PIL.Image
 import PIL.ImageDraw
 
 from distill_jax.data.base import (
-    Checked,
     Dataset,
     Encodable,
     Examples,
     Rows,
     Source,
-    Summary,
-    check,
     has_images,
-    summarise,
 )
-from distill_jax.data.prompts import captions_of
+from distill_jax.data.wrapper import Wrapper
 from distill_jax.diffusion.inpainting import masked, with_inpainting
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.spec import INPAINT, DataSpec
@@ -104,7 +100,7 @@ def masks_of(options: Mapping[str, Any]) -> Masks | None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Masked:
+class Masked(Wrapper):
     """A dataset whose batches have the condition INPAINT, in pixels; see diffusion.inpainting.
 
     A mask is a function of the seed and the number of the example.
@@ -127,17 +123,6 @@ class Masked:
     def null(self) -> Mapping[str, np.ndarray]:
         return self.source.null
 
-    @property
-    def num_labels(self) -> int:
-        return self.source.num_labels
-
-    @property
-    def summary(self) -> Summary:
-        return summarise(self.source)
-
-    def check(self, part: tuple[int, int] = (0, 1)) -> Checked:
-        return check(self.source, part)
-
     def batches(
         self, seed: int, start: int, size: int, part: tuple[int, int] = (0, 1)
     ) -> Iterator[Rows]:
@@ -153,12 +138,6 @@ class Masked:
 
     def without_images(self) -> Dataset:
         return self.source.without_images()
-
-    def images(self, split: str, num: int | None = None) -> Source:
-        return self.source.images(split, num)
-
-    def captions(self, split: str, num: int | None = None) -> list[str]:
-        return captions_of(self.source, split, num)
 
 
 class MaskedEncodable(Masked):

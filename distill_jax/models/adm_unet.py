@@ -5,16 +5,14 @@ ADM checkpoints embed the index in a table of 1,000 noise levels. EDM checkpoint
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
-from distill_jax.models.layers import as_network, with_numbers
+from distill_jax.models.layers import as_network, cosines_and_sines, with_numbers
 from distill_jax.models.residual_unet import (
     MULTIPLIERS,
     W_SCALE,
@@ -82,15 +80,6 @@ class AdmArchitecture(Architecture):
     def heads_of(self, width: int) -> int:
         """Returns `heads`, or the width over head_dim."""
         return self.heads or width // self.head_dim
-
-
-def cosines_and_sines(u: Time, dim: int) -> jax.Array:
-    """Returns [cos(u f_k), sin(u f_k)], f_k = 10000^(-2 k / dim): (b,) -> (b, dim), dim even.
-
-    Order and frequencies, which end before 1e-4, are those of Dhariwal & Nichol's networks.
-    """
-    angle = u[:, None] * jnp.exp(-math.log(10000.0) * jnp.arange(dim // 2) / (dim // 2))
-    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
 class AdmUNet(nn.Module):

@@ -7,7 +7,6 @@ every block, is here once, see models.dit_files.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +23,7 @@ from distill_jax.models.layers import (
     REMAT,
     as_network,
     attention,
+    cosines_and_sines,
     fresh,
     middle_of,
     modulate,
@@ -46,16 +46,6 @@ TIMESTEPS = 1000  # Index k of the noise levels in training is the time t = (k +
 CHANNELS = 256  # Of the sinusoid of the time.
 W_SCALE = 4.0  # The w whose embedding is that of t = 1; larger w are allowed.
 NORM = 1e-6  # Epsilon of the norms other than a block's second.
-
-
-def ladder(k: jax.Array, shift: int) -> jax.Array:
-    """Returns [cos(k f_i), sin(k f_i)], f_i = 10000^(-i / (128 - shift)): (b,) -> (b, 256)."""
-    half = CHANNELS // 2
-    # Exponents are rounded as in PyTorch, because rounding changes angles of 1000 by 4e-5.
-    exponents = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32)
-    exponents /= np.float32(half - shift)
-    angle = k[:, None] * np.exp(exponents.astype(np.float64)).astype(np.float32)
-    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
 def layer_norm(epsilon: float, dtype: jnp.dtype) -> nn.LayerNorm:
@@ -169,7 +159,7 @@ class DiffusersDiT(nn.Module):
     def _embed(self, t: Time, cond: Cond) -> jax.Array:
         """Returns one float32 vector per example, which embeds the noise level and conditions."""
         width, part = self.arch.width, "emb.timestep_embedder.linear"
-        emb = ladder(TIMESTEPS * t - 1, self.arch.freq_shift)
+        emb = cosines_and_sines(TIMESTEPS * t - 1, CHANNELS, self.arch.freq_shift)
         emb = nn.Dense(width, name=f"{part}_2")(nn.swish(nn.Dense(width, name=f"{part}_1")(emb)))
         if "label" in cond:
             classes, name = self.arch.spec.classes("label"), "emb.class_embedder.embedding_table"

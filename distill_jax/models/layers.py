@@ -131,6 +131,24 @@ def sinusoid(u: Time, dim: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
+def cosines_and_sines(u: Time, dim: int, shift: int = 0) -> jax.Array:
+    """Returns [cos(u f_k), sin(u f_k)], f_k = 10000^(-k / (dim / 2 - shift)): (b,) -> (b, dim).
+
+    Order and frequencies are those of Dhariwal & Nichol's networks, and of diffusers.
+
+    Args:
+      u: numbers to embed.
+      dim: number of channels, even.
+      shift: the frequencies end at 1e-4 with 1, and before it with 0.
+    """
+    half = dim // 2
+    # Exponents are rounded as in PyTorch, because rounding changes angles of 1000 by 4e-5.
+    exponents = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32)
+    exponents /= np.float32(half - shift)
+    angle = u[:, None] * np.exp(exponents.astype(np.float64)).astype(np.float32)
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
 def position_embedding(rows: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
     """Returns the fixed 2-D sine-cosine embedding of all (row, column), width divisible by 4.
 

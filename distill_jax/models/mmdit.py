@@ -16,7 +16,7 @@ import numpy as np
 
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
-from distill_jax.models.diffusers_dit import NORM, TIMESTEPS, W_SCALE, ladder, layer_norm
+from distill_jax.models.diffusers_dit import CHANNELS, NORM, TIMESTEPS, W_SCALE, layer_norm
 from distill_jax.models.dit import check_patch
 from distill_jax.models.layers import (
     ATTENTION_KERNELS,
@@ -24,6 +24,7 @@ from distill_jax.models.layers import (
     REMAT,
     as_network,
     attention,
+    cosines_and_sines,
     fresh,
     middle_of,
     modulate,
@@ -231,8 +232,8 @@ class MMDiT(nn.Module):
 
     def _embed(self, t: Time, cond: Cond) -> jax.Array:
         """Returns one float32 vector per example, which embeds the noise level and the text."""
-        width, channels = self.arch.width, ladder(TIMESTEPS * self.arch.spec.schedule.sigma(t), 0)
-        emb = self._embedder("timestep_embedder", channels)
+        width, times = self.arch.width, TIMESTEPS * self.arch.spec.schedule.sigma(t)
+        emb = self._embedder("timestep_embedder", cosines_and_sines(times, CHANNELS))
         if "pooled" in cond:
             emb += self._embedder("text_embedder", cond["pooled"])
         if "label" in cond:

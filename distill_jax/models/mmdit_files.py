@@ -7,7 +7,6 @@ from distill_jax.models.diffusers_files import WIDTH, check_fixed, value_of
 from distill_jax.runtime.options import Rule, whole
 from distill_jax.runtime.text import short
 
-CLASS = "SD3Transformer2DModel"
 BUFFER = "pos_embed.pos_embed"  # The table of positions, which mmdit computes.
 SIDE = whole(1, high=4096)
 NORMS = Rule(lambda value: value in (None, "rms_norm"), "null or 'rms_norm'")

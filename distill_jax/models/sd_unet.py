@@ -15,12 +15,12 @@ import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
-from distill_jax.models.adm_unet import cosines_and_sines
 from distill_jax.models.layers import (
     ATTENTION_KERNELS,
     DTYPES,
     REMAT,
     as_network,
+    cosines_and_sines,
     fresh,
     remat,
     sinusoid,

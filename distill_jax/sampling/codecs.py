@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -237,7 +237,7 @@ def _encode(kind: Kind, params: Tree, images: Image, key: jax.Array | None) -> R
     return kind.encode(params, images, key)
 
 
-def draws(kind: Kind) -> bool:
+def draws(kind: Kind) -> TypeGuard[Autoencoder]:
     """Returns whether training takes draws of a codec's latents rather than their mean."""
     return isinstance(kind, Autoencoder) and kind.draw
 
@@ -247,7 +247,7 @@ def moments(kind: Kind, params: Tree, images: Image) -> Resized:
 
     The standard deviation follows the mean on the channels.
     """
-    if isinstance(kind, Autoencoder) and kind.draw:
+    if draws(kind):
         return jnp.concatenate(kind.moments(params, images), axis=-1)
     return kind.encode(params, images)
 

@@ -7,7 +7,8 @@ import pytest
 
 from distill_jax.diffusion.schedule import Cosine, Karras, RectifiedFlow
 from distill_jax.diffusion.spec import image_spec
-from distill_jax.models.adm_unet import AdmArchitecture, adm_unet, cosines_and_sines
+from distill_jax.models.adm_unet import AdmArchitecture, adm_unet
+from distill_jax.models.layers import cosines_and_sines
 from distill_jax.models.residual_unet import downsample, noise_level, upsample
 from distill_jax.models.song_unet import SongArchitecture, song_unet
 from tests.toys import filled
