@@ -13,7 +13,7 @@ from distill_jax.runtime.text import short
 from distill_jax.storage import safetensors
 from distill_jax.storage.entries import chosen, unwrapped
 from distill_jax.storage.pytorch import read_persisted, read_state
-from distill_jax.teachers import adm, diffusers, dit, edm, google_research, native
+from distill_jax.teachers import adm, diffusers, dit, edm, flow, google_research, native
 from distill_jax.teachers.base import Imported
 from distill_jax.teachers.given import split_key
 
@@ -57,8 +57,10 @@ def read_diffusers(
     config: Mapping[str, Any] | None = None,
     given: Mapping[str, Any] | None = None,
 ) -> Imported:
-    """Reads the network in the directory of a pipeline: of Stable Diffusion, or a DiTPipeline."""
-    read = dit.read if diffusers.is_dit(epath.Path(path)) else diffusers.read
+    """Reads the network in the directory of a pipeline: its UNet or its transformer."""
+    if not diffusers.is_dit(epath.Path(path)):
+        return diffusers.read(path, config, given)
+    read = flow.read if diffusers.class_of(epath.Path(path)) in flow.CLASSES else dit.read
     return read(path, config, given)
 
 

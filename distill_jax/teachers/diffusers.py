@@ -124,8 +124,13 @@ def _student(folder: epath.Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_dit(folder: epath.Path) -> bool:
-    """Returns whether a directory looks like a DiTPipeline, whose network is in transformer/."""
+    """Returns whether the network of a pipeline is in transformer/."""
     return (folder / "transformer").is_dir() and not (folder / "unet").is_dir()
+
+
+def class_of(folder: epath.Path) -> Any:
+    """Returns the class of a pipeline's transformer in its config.json."""
+    return read_config(folder / "transformer").get("_class_name")
 
 
 def network_folder(folder: epath.Path) -> epath.Path:
@@ -136,8 +141,13 @@ def network_folder(folder: epath.Path) -> epath.Path:
 
 def check_pipeline(folder: epath.Path, folders: Sequence[str] = FOLDERS) -> None:
     """Raises ValueError unless a directory has the folders of a pipeline."""
+    if not folder.exists():
+        raise ValueError(
+            f"{folder} does not exist; expected the directory of a pipeline on this machine: "
+            "download it first, from a gated repository with a token, after its licence is accepted"
+        )
     missing = [name for name in folders if not (folder / name).is_dir()]
-    kind = "DiTPipeline" if folders == DIT_FOLDERS else "pipeline of Stable Diffusion"
+    kind = "pipeline with a transformer" if folders == DIT_FOLDERS else "pipeline with a UNet"
     if missing:
         raise ValueError(
             f"{folder} has no {', '.join(f'{name}/' for name in missing)}; expected a whole {kind} "

@@ -73,7 +73,7 @@ def _check_file(kind: str, source: epath.Path) -> epath.Path:
     if any((source / name).exists() for name in DIFFUSERS):
         raise ValueError(
             f"{source} is a directory of diffusers; {expected}: take the format diffusers for a "
-            "pipeline of Stable Diffusion or DiT, or else the file that the authors published"
+            "pipeline of Stable Diffusion, SD3 or DiT, or else the file that the authors published"
         )
     what = "does not exist"
     if source.exists():

@@ -84,7 +84,7 @@ OUT = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"_class_name": "SD3Transformer2DModel"}, "'SD3Tr.*expected DiTTransformer2DModel or Tra"),
+        ({"_class_name": "PixArtTransformer2DModel"}, "'PixArt.*expected DiTTransformer2DM"),
         ({"norm_type": "ada_norm_single"}, "norm_type is 'ada_norm_single'; only 'ada_norm_zero'"),
         ({"out_channels": 6}, "out_channels is 6; expected in_channels 4, or twice as many"),
         ({"num_layers": 4}, "has no transformer_blocks.3.*: it is of another network"),
@@ -116,5 +116,7 @@ def test_half_a_pipeline_is_one_message(tmp_path):
         importing.convert("diffusers", folder, tmp_path / "x")
     (folder / "vae" / "config.json").unlink()
     (folder / "vae").rmdir()
-    with pytest.raises(ValueError, match="has no vae/; expected a whole DiTPipeline"):
+    with pytest.raises(
+        ValueError, match="has no vae/; expected a whole pipeline with a transformer"
+    ):
         importing.convert("diffusers", folder, tmp_path / "x")

@@ -1,0 +1,196 @@
+"""Reader of the pipelines of diffusers whose transformer is a rectified flow, without PyTorch.
+
+They are those of Stable Diffusion 3 and 3.5. Their autoencoder and text encoders are read by the
+codec and the conditioner of a run, from the same directory.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from distill_jax.diffusion.spec import DataSpec, Leaf
+from distill_jax.models.diffusers_files import (
+    ADVICE,
+    YES_NO,
+    Directory,
+    check_fixed,
+    read_directory,
+    value_of,
+)
+from distill_jax.models.mmdit_files import BUFFER, MMDiT, mmdit_of
+from distill_jax.models.pretrained import read_config, stored_params
+from distill_jax.runtime.files import read_json
+from distill_jax.runtime.options import Rule, number, whole
+from distill_jax.runtime.text import short
+from distill_jax.teachers.base import Imported
+from distill_jax.teachers.diffusers import MAX_JSON, STEPS, check_rest, check_vae, network_folder
+from distill_jax.teachers.given import DROPOUT, check_given
+from distill_jax.typing import Tree
+
+CLASSES = ("SD3Transformer2DModel",)
+SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+CLIP_TOKENS = 77
+# Tokens of T5, as the pipeline has them unless it is asked for more.
+T5_TOKENS = 256
+# Share of empty prompts. Esser et al. (2024, arXiv:2403.03206), section 5.3, drop each of three
+# text encoders with probability 0.464.
+LABEL_DROPOUT = 0.1
+NUM_STEPS = 28  # Of the pipeline.
+GIVEN = {"label_dropout": DROPOUT, "length": whole(1, high=4096)}
+POSITIVE = number(1e-3, 1e3)
+TOKENS = number(1, 2**24)
+# What other noise levels than those of RectifiedFlow would need.
+FIXED: Mapping[str, Any] = {
+    **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), False),
+    **dict.fromkeys(("invert_sigmas", "stochastic_sampling"), False),
+    "shift_terminal": None,
+    "num_train_timesteps": STEPS,
+    "time_shift_type": "exponential",
+}
+
+
+def read(
+    path: epath.PathLike,
+    config: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Imported:
+    """Reads the transformer in the directory of a pipeline, and its schedule, as a teacher.
+
+    The table of positions, a buffer of the file, is computed by the network.
+
+    Args:
+      path: directory with transformer/, scheduler/, text_encoder/, text_encoder_2/,
+        text_encoder_3/ and vae/.
+      config: None, because the directory describes its network.
+      given: label_dropout, the share of empty prompts in training, 0.1 otherwise; length, the
+        tokens of the text encoder T5, 256 otherwise, as in diffusers.
+
+    Raises:
+      ValueError: for half a pipeline, damaged files, and networks that are not supported.
+    """
+    folder, given = epath.Path(path), dict(given or {})
+    check_given(given, GIVEN)
+    if config is not None:
+        raise ValueError(f"{folder} contains the description of its network; leave --config out")
+    found = read_directory(network_folder(folder), *CLASSES)
+    place = f"{found.path}/config.json"
+    network = mmdit_of(found.content, place)
+    patch = network.model["patch"]
+    if network.side % patch:
+        raise ValueError(
+            f"{place}: sample_size is {network.side}; expected a multiple of patch_size = {patch}"
+        )
+    check_vae(folder, network.channels, "transformer")
+    spec = _spec(folder, network, given.get("length", T5_TOKENS))
+    schedule = schedule_of(folder / "scheduler", (network.side // patch) ** 2)
+    imported = Imported(
+        params={},
+        model=network.model,
+        schedule=schedule,
+        parameterization="flow",
+        shape=spec.x.shape,
+        num_classes=0,
+        num_steps=NUM_STEPS,
+        label_dropout=given.get("label_dropout", LABEL_DROPOUT),
+        spec=spec,
+    )
+    return imported._replace(params=_params(imported, found))
+
+
+def _params(imported: Imported, found: Directory) -> Tree:
+    """Returns the parameters, unread; raises ValueError for arrays that do not fit."""
+    places, width = imported.model["places"], found.content["caption_projection_dim"]
+    table = found.state.pop(BUFFER, None)
+    if table is not None and table.shape != (1, places**2, width):
+        raise ValueError(
+            f"{found.file}: {BUFFER} is of shape {table.shape}; expected {(1, places**2, width)}; "
+            f"{ADVICE}"
+        )
+    params = stored_params(imported.expected_params(), found.state, found.file, ADVICE)
+    check_rest(params, found)
+    return params
+
+
+def schedule_of(folder: epath.Path, tokens: int) -> dict[str, Any]:
+    """Returns the rectified flow of a scheduler_config.json, with its shift.
+
+    A shift that depends on the resolution is exp(mu), mu linear in the number of tokens.
+
+    Args:
+      folder: directory of the scheduler.
+      tokens: number of the network's patches at its own resolution.
+
+    Raises:
+      ValueError: for other noise levels, and for a scheduler without a shift.
+    """
+    file = folder / "scheduler_config.json"
+    if not file.exists():
+        raise ValueError(f"{file} does not exist; expected the scheduler of the pipeline")
+    content = read_json(file, MAX_JSON)
+
+    def value(key: str, rule: Rule, default: Any = None) -> Any:
+        return value_of(content, key, rule, default, str(file))
+
+    known = Rule(lambda v: v in SCHEDULERS, f"one of {', '.join(map(repr, SCHEDULERS))}")
+    value("_class_name", known)
+    check_fixed(content, FIXED, str(file))
+    if value("use_dynamic_shifting", YES_NO, False):
+        low, high = value("base_shift", POSITIVE, 0.5), value("max_shift", POSITIVE, 1.15)
+        least = value("base_image_seq_len", TOKENS, 256)
+        most = value("max_image_seq_len", TOKENS, 4096)
+        if least >= most:
+            raise ValueError(
+                f"{file}: base_image_seq_len is {least} and max_image_seq_len {most}; expected the "
+                "second to be larger"
+            )
+        mu = low + (high - low) * (tokens - least) / (most - least)
+        return {"name": "rectified_flow", "shift": float(math.exp(mu))}
+    if "shift" not in content:
+        raise ValueError(
+            f"{file} has no shift; expected one, such as 3.0 of Stable Diffusion 3, because a flow "
+            "without it has other noise levels"
+        )
+    return {"name": "rectified_flow", "shift": float(value("shift", POSITIVE))}
+
+
+def _spec(folder: epath.Path, network: MMDiT, length: int) -> DataSpec:
+    """Returns the spec of the latents and of the text of three encoders.
+
+    Raises:
+      ValueError: for a text encoder that is missing or does not fit the transformer.
+    """
+    pooled = sum(_width(folder, name, "projection_dim") for name in ("", "_2"))
+    text = sum(_width(folder, name, "hidden_size") for name in ("", "_2"))
+    third = _width(folder, "_3", "d_model")
+    if pooled != network.pooled_width or third != network.text_width or text > third:
+        raise ValueError(
+            f"the text encoders in {folder} have {pooled} pooled channels, and {text} and {third} "
+            f"of tokens; the transformer takes {network.pooled_width} and {network.text_width}"
+        )
+    count = CLIP_TOKENS + length
+    cond = {
+        "text": Leaf((count, third)),
+        "text_mask": Leaf((count,), "bool"),
+        "pooled": Leaf((pooled,)),
+    }
+    side = network.side
+    return DataSpec(Leaf((side, side, network.channels)), False, tuple(cond.items()))
+
+
+def _width(folder: epath.Path, name: str, key: str) -> int:
+    """Returns a width from the config.json of a text encoder."""
+    place = folder / f"text_encoder{name}"
+    if not place.is_dir():
+        raise ValueError(
+            f"{folder} has no text_encoder{name}/; expected a whole pipeline as diffusers saves "
+            "it, with text_encoder, text_encoder_2 and, with T5, text_encoder_3"
+        )
+    content = read_config(place)
+    if not whole(1, high=2**20).allows(content.get(key)):
+        raise ValueError(
+            f"{place}/config.json: {key} is {short(content.get(key))}; expected a whole number"
+        )
+    width: int = content[key]
+    return width
