@@ -47,7 +47,8 @@ def define_flags() -> None:
         "out",
         "grid.png",
         "A .png grid, a .npy array (num, h, w, c) of floats, an .npz of uint8 as ADM's evaluator "
-        "reads it, or a folder (a name without a dot, or with / at its end) of numbered PNGs.",
+        "reads it, or a folder (a name without a dot, or with / at its end) of numbered PNGs, with "
+        "the prompts in metadata.jsonl, as the dataset captioned_folder reads them.",
     )
 
 
@@ -99,7 +100,7 @@ def _write_set(student: Student, out: epath.Path, values: Any) -> None:
             if files:
                 files.add(first, to_uint8(x))
     if files:
-        files.finish(draw.labels(student))
+        files.finish(draw.labels(student), draw.prompts)
 
 
 @contextlib.contextmanager

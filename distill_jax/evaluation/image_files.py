@@ -13,7 +13,7 @@ import os
 import pathlib
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ import PIL.Image
 from etils import epath
 
 from distill_jax.data import decoding
+from distill_jax.data.captions import TABLE
 from distill_jax.evaluation.pictures import is_whole
 from distill_jax.runtime.files import PARTIAL, flush, read_json, written
 from distill_jax.runtime.text import plain, printable, reason
@@ -100,9 +101,15 @@ class Unfinished:
             pixels.truncate()
         flush(self._pixels)
 
-    def finish(self, label: np.ndarray | None) -> None:
-        """Gives the set its name, once all images are added; labels only go into an .npz."""
+    def finish(self, label: np.ndarray | None, prompts: Sequence[str] = ()) -> None:
+        """Gives the set its name, once all images are added.
+
+        Labels only go into an .npz, and prompts into a folder, as captions in metadata.jsonl.
+        """
         if self._pixels is None:
+            if prompts:
+                rows = ({"file_name": _name(i), "text": text} for i, text in enumerate(prompts))
+                (self._partial / TABLE).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
             os.sync()  # One call for tens of thousands of files.
             if self._out.exists():
                 self._out.rmdir()

@@ -29,6 +29,7 @@ class Imported(NamedTuple):
       sampler: sampler of a student that is not on a grid; None for DDIM in num_steps steps.
       spec: spec of its inputs, for a network on latents or texts; None for images with labels.
       w_range: smallest and largest w of a student that takes w as an input; None without it.
+      resolutions: sides of the images or latents that it was trained on; () for that of `shape`.
     """
 
     params: Tree
@@ -43,12 +44,14 @@ class Imported(NamedTuple):
     sampler: Sampler | None = None
     spec: DataSpec | None = None
     w_range: tuple[float, float] | None = None
+    resolutions: tuple[int, ...] = ()
 
     @property
     def trained(self) -> Trained:
         """The record of its training; the targets of released students were not clipped."""
         guidance = Guidance(self.w_range, null=self.label_dropout > 0)
-        return Trained(self.sampler or Ddim(self.num_steps), guidance, all_times=self.continuous)
+        sampler = self.sampler or Ddim(self.num_steps)
+        return Trained(sampler, guidance, self.continuous, resolutions=self.resolutions)
 
     @property
     def data(self) -> DataSpec:

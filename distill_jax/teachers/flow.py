@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec, Leaf
+from distill_jax.diffusion.trained import RESOLUTIONS
 from distill_jax.models.diffusers_files import (
     ADVICE,
     YES_NO,
@@ -38,7 +39,7 @@ T5_TOKENS = 256
 # text encoders with probability 0.464.
 LABEL_DROPOUT = 0.1
 NUM_STEPS = 28  # Of the pipeline.
-GIVEN = {"label_dropout": DROPOUT, "length": whole(1, high=4096)}
+GIVEN = {"label_dropout": DROPOUT, "length": whole(1, high=4096), "resolutions": RESOLUTIONS}
 POSITIVE = number(1e-3, 1e3)
 TOKENS = number(1, 2**24)
 # What other noise levels than those of RectifiedFlow would need.
@@ -65,7 +66,8 @@ def read(
         text_encoder_3/ and vae/.
       config: None, because the directory describes its network.
       given: label_dropout, the share of empty prompts in training, 0.1 otherwise; length, the
-        tokens of the text encoder T5, 256 otherwise, as in diffusers.
+        tokens of the text encoder T5, 256 otherwise, as in diffusers; resolutions, the sides of
+        the latents that it was trained on, only that of config.json otherwise.
 
     Raises:
       ValueError: for half a pipeline, damaged files, and networks that are not supported.
@@ -78,10 +80,12 @@ def read(
     place = f"{found.path}/config.json"
     network = mmdit_of(found.content, place)
     patch = network.model["patch"]
-    if network.side % patch:
-        raise ValueError(
-            f"{place}: sample_size is {network.side}; expected a multiple of patch_size = {patch}"
-        )
+    sides = tuple(given.get("resolutions", ()))
+    for side in (network.side, *sides):
+        if side % patch:
+            raise ValueError(
+                f"{place}: latents of {side}x{side}; expected multiples of patch_size = {patch}"
+            )
     check_vae(folder, network.channels, "transformer")
     spec = _spec(folder, network, given.get("length", T5_TOKENS))
     schedule = schedule_of(folder / "scheduler", (network.side // patch) ** 2)
@@ -95,6 +99,7 @@ def read(
         num_steps=NUM_STEPS,
         label_dropout=given.get("label_dropout", LABEL_DROPOUT),
         spec=spec,
+        resolutions=sides,
     )
     return imported._replace(params=_params(imported, found))
 

@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from distill_jax.data import DATASETS
 from distill_jax.evaluation.image_files import Unfinished, read
 
 RGB = np.random.default_rng(0).integers(0, 256, (10, 6, 5, 3)).astype(np.uint8)
@@ -46,6 +47,17 @@ def test_an_npz_is_one_of_adm_with_three_channels_and_labels(tmp_path):
         np.testing.assert_array_equal(arrays["arr_1"], np.arange(10) % 3)
     with np.load(write(tmp_path / "y.npz", GREY)) as arrays:
         assert "arr_1" not in arrays.files
+
+
+def test_a_folder_with_prompts_is_a_dataset_with_captions(tmp_path):
+    x = np.broadcast_to(np.arange(80, dtype=np.uint8)[:, None, None, None], (80, 8, 8, 3))
+    files = unfinished(tmp_path / "drawn", len(x), (8, 8, 3))
+    files.add(0, x)
+    files.finish(None, [f'text {i}, "quoted"\nétoile' for i in range(80)])
+    data = DATASETS["captioned_folder"](str(tmp_path / "drawn"), 8)
+    for split in ("train", "test"):
+        shown = data.images(split).x[:, 0, 0, 0]
+        assert data.captions(split) == [f'text {i}, "quoted"\nétoile' for i in shown]
 
 
 def test_a_folder_has_numbered_pngs_that_are_grey_for_grey_images(tmp_path):

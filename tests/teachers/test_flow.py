@@ -55,13 +55,14 @@ def write(folder, name="sd35", dtype="float32", state=None, **changes):
 
 @pytest.mark.parametrize("name", MMDITS)
 def test_a_pipeline_becomes_a_teacher_with_a_text_and_a_pooled_text(tmp_path, name):
-    imported = read(write(tmp_path / "sd3", name), None, {"length": 5})
+    imported = read(write(tmp_path / "sd3", name), None, {"length": 5, "resolutions": [4, 8]})
     assert imported.schedule == {"name": "rectified_flow", "shift": 3.0}
     assert (imported.parameterization, imported.label_dropout) == ("flow", 0.1)
     assert (imported.data.x.shape, imported.data.bounded) == ((8, 8, 4), False)
     shapes = {key: leaf.shape for key, leaf in imported.data.cond}
     assert shapes == {"text": (82, TEXT), "text_mask": (82,), "pooled": (10,)}
     assert imported.trained.guidance.null
+    assert imported.trained.resolutions == (4, 8)
 
 
 def test_an_imported_network_keeps_every_array_and_its_dtype(tmp_path):
@@ -98,7 +99,7 @@ def test_a_dynamic_shift_is_that_of_the_number_of_patches(tmp_path, side, shift)
         ({"text_encoder_2": {}}, "projection_dim is None; expected a whole number"),
         ({"text_encoder_3": {"d_model": 13}}, "10 and 13 of tokens; the transformer takes 10 and"),
         ({"vae": {**VAES["four"], "latent_channels": 16}}, "is 16; the transformer takes 4"),
-        ({"sample_size": 7}, "sample_size is 7; expected a multiple of patch_size = 2"),
+        ({"sample_size": 7}, "latents of 7x7; expected multiples of patch_size = 2"),
         ({"sample_size": 32}, "the latent is 32x32; the table of positions has 12 patches of 2"),
         ({"dual_attention_layers": [1]}, "expected the first blocks, 0, 1"),
         ({"num_layers": 5}, "has no transformer_blocks.4.*: it is of another network"),
@@ -115,6 +116,8 @@ def test_other_wrong_arguments_are_one_message(tmp_path):
     folder = write(tmp_path / "sd3")
     with pytest.raises(ValueError, match="length is 0; expected a whole number from 1 to 4,096"):
         read(folder, None, {"length": 0})
+    with pytest.raises(ValueError, match="latents of 5x5; expected multiples of patch_size = 2"):
+        read(folder, None, {"resolutions": [5, 8]})
     with pytest.raises(ValueError, match="leave --config out"):
         read(folder, {})
     (folder / "scheduler" / "scheduler_config.json").unlink()
