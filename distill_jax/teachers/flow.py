@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec, Leaf
-from distill_jax.diffusion.trained import RESOLUTIONS
+from distill_jax.diffusion.trained import CALLS, RESOLUTIONS, STEPS, Renoise
 from distill_jax.models.diffusers_files import (
     ADVICE,
     YES_NO,
@@ -26,12 +26,12 @@ from distill_jax.runtime.files import read_json
 from distill_jax.runtime.options import Rule, number, whole
 from distill_jax.runtime.text import short
 from distill_jax.teachers.base import Imported
-from distill_jax.teachers.diffusers import MAX_JSON, STEPS, check_rest, check_vae, network_folder
-from distill_jax.teachers.given import DROPOUT, check_given
+from distill_jax.teachers.diffusers import FACTS, MAX_JSON, check_rest, check_vae, network_folder
+from distill_jax.teachers.given import DROPOUT, check_given, check_value
 from distill_jax.typing import Tree
 
 CLASSES = ("SD3Transformer2DModel",)
-SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+SCHEDULERS = [f"FlowMatch{name}Scheduler" for name in ("EulerDiscrete", "HeunDiscrete", "LCM")]
 CLIP_TOKENS = 77
 # Tokens of T5, as the pipeline has them unless it is asked for more.
 T5_TOKENS = 256
@@ -40,6 +40,7 @@ T5_TOKENS = 256
 LABEL_DROPOUT = 0.1
 NUM_STEPS = 28  # Of the pipeline.
 GIVEN = {"label_dropout": DROPOUT, "length": whole(1, high=4096), "resolutions": RESOLUTIONS}
+STUDENT = {"times": CALLS, "resolutions": RESOLUTIONS, "num_steps": STEPS}
 POSITIVE = number(1e-3, 1e3)
 TOKENS = number(1, 2**24)
 # What other noise levels than those of RectifiedFlow would need.
@@ -47,7 +48,7 @@ FIXED: Mapping[str, Any] = {
     **dict.fromkeys(("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"), False),
     **dict.fromkeys(("invert_sigmas", "stochastic_sampling"), False),
     "shift_terminal": None,
-    "num_train_timesteps": STEPS,
+    "num_train_timesteps": 1000,
     "time_shift_type": "exponential",
 }
 
@@ -88,6 +89,7 @@ def read(
             )
     check_vae(folder, network.channels, "transformer")
     spec = _spec(folder, network, given.get("length", T5_TOKENS))
+    facts = _facts(folder, given, sides)
     schedule = schedule_of(folder / "scheduler", (network.side // patch) ** 2)
     imported = Imported(
         params={},
@@ -96,12 +98,35 @@ def read(
         parameterization="flow",
         shape=spec.x.shape,
         num_classes=0,
-        num_steps=NUM_STEPS,
-        label_dropout=given.get("label_dropout", LABEL_DROPOUT),
         spec=spec,
-        resolutions=sides,
+        **facts,
     )
     return imported._replace(params=_params(imported, found))
+
+
+def _facts(folder: epath.Path, given: Mapping[str, Any], sides: tuple[int, ...]) -> dict[str, Any]:
+    """Returns what Imported says of a teacher, or of a student with FACTS in its directory.
+
+    Raises:
+      ValueError: for facts that are out of range.
+    """
+    place = folder / FACTS
+    facts = read_json(place, MAX_JSON) if place.exists() else {}
+    for name, rule in STUDENT.items():
+        if name in facts:
+            check_value(f"{place}: {name}", facts[name], rule)
+    sides = sides or tuple(facts.get("resolutions", ()))
+    if "times" in facts:
+        if len(sides) not in (0, len(facts["times"])):
+            raise ValueError(f"{place}: {len(sides)} resolutions; expected one for each of times")
+        sampler = Renoise(tuple(facts["times"]), sides)
+        steps: dict[str, Any] = {"num_steps": sampler.num_steps, "sampler": sampler}
+    elif "num_steps" in facts:
+        steps = {"num_steps": facts["num_steps"], "resolutions": sides}
+    else:
+        dropout = given.get("label_dropout", LABEL_DROPOUT)
+        return {"num_steps": NUM_STEPS, "label_dropout": dropout, "resolutions": sides}
+    return {**steps, "continuous": False, "label_dropout": 0.0}
 
 
 def _params(imported: Imported, found: Directory) -> Tree:

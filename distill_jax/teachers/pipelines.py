@@ -1,7 +1,6 @@
-"""Writing of a student as a pipeline of Stable Diffusion that diffusers loads unchanged."""
+"""Writing of a student as a pipeline that diffusers loads unchanged: Stable Diffusion's UNets."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from distill_jax.models.sd_unet import TIMESTEPS, Architecture
 from distill_jax.runtime.files import absolute
 from distill_jax.sampling.manifest import Manifest
 from distill_jax.sampling.student import Student
-from distill_jax.storage import safetensors
+from distill_jax.teachers import sd3_pipelines
 from distill_jax.teachers.diffusers import (
     FACTS,
     POWERS,
@@ -24,10 +23,9 @@ from distill_jax.teachers.diffusers import (
     check_pipeline,
     spec_of,
 )
+from distill_jax.teachers.directories import VERSION, write_directory
 
 COPIED = ("vae", "text_encoder", "tokenizer")
-VERSION = "0.42.1"  # Of the diffusers whose format it is; the loader of inpainting reads it.
-SUFFIXES = (".json", ".safetensors", ".txt", ".bin")
 LIBRARIES = {
     "vae": ["diffusers", "AutoencoderKL"],
     "text_encoder": ["transformers", "CLIPTextModel"],
@@ -70,12 +68,13 @@ INPAINTING = {
 
 
 def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike) -> epath.Path:
-    """Writes a student that takes w as a pipeline of diffusers.
+    """Writes a student as a pipeline of diffusers.
 
-    diffusers gives the network w = guidance_scale - 1, and makes one call per step.
+    A UNet takes w, which is guidance_scale - 1 in diffusers, and is called once per step.
 
     Args:
-      student: student of a UNet of Stable Diffusion, in DDIM steps.
+      student: student of a UNet of Stable Diffusion, in DDIM steps, or of a transformer of Stable
+        Diffusion 3, see sd3_pipelines.
       source: pipeline of its teacher, whose autoencoder, text encoder and tokenizer are copied.
       out: new directory; it appears as a whole.
 
@@ -87,14 +86,11 @@ def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike
         exists.
     """
     source, out, manifest = absolute(source), absolute(out), student.manifest
+    if manifest.model["name"] == "mmdit":
+        return sd3_pipelines.write(student, source, out)
     check_exportable(manifest)
     config = unet_config(manifest.model, manifest.spec)
     _check_source(source, config, manifest.spec)
-    if out.exists():
-        raise ValueError(f"--out={out} exists; choose the name of a new directory")
-    partial = out.parent / f".{out.name}.partial"
-    if partial.exists():
-        partial.rmtree()
     contents = {
         "unet/config.json": config,
         "scheduler/scheduler_config.json": _scheduler_config(manifest),
@@ -105,27 +101,9 @@ def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike
         },
         FACTS: _facts(manifest),
     }
-    for place, content in contents.items():
-        (partial / place).parent.mkdir(parents=True, exist_ok=True)
-        (partial / place).write_text(json.dumps(content, indent=2) + "\n")
-    (partial / "README.md").write_text(_card(manifest))
-    for name in COPIED:
-        _copy(source / name, partial / name)
-    safetensors.write(partial / "unet" / f"{NAME}.safetensors", torch_state(student.merged.params))
-    partial.rename(out)
-    return out
-
-
-def _copy(source: epath.Path, target: epath.Path) -> None:
-    """Copies the files of a part of a pipeline.
-
-    Weights that exist only as *.fp16.* get the names that diffusers reads without being asked to.
-    """
-    target.mkdir()
-    names = {file.name for file in source.iterdir() if file.suffix in SUFFIXES}
-    for name in sorted(names):
-        plain = name.replace(".fp16.", ".")
-        (source / name).copy(target / (name if plain in names else plain))
+    weights = {f"unet/{NAME}.safetensors": torch_state(student.merged.params)}
+    copied = [source / name for name in COPIED]
+    return write_directory(out, contents, _card(manifest), weights, copied)
 
 
 def _check_source(source: epath.Path, config: Mapping[str, Any], spec: DataSpec) -> None:

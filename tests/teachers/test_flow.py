@@ -120,6 +120,13 @@ def test_other_wrong_arguments_are_one_message(tmp_path):
         read(folder, None, {"resolutions": [5, 8]})
     with pytest.raises(ValueError, match="leave --config out"):
         read(folder, {})
+    (folder / "distill_jax.json").write_text('{"times": [1.0, 0.5], "resolutions": [8]}')
+    with pytest.raises(ValueError, match="1 resolutions; expected one for each of times"):
+        read(folder)
+    (folder / "distill_jax.json").write_text('{"times": [0.5, 1.0]}')
+    with pytest.raises(ValueError, match=r"times is \[0.5, 1.0\]; expected .* that fall"):
+        read(folder)
+    (folder / "distill_jax.json").unlink()
     (folder / "scheduler" / "scheduler_config.json").unlink()
     with pytest.raises(ValueError, match="scheduler_config.json does not exist"):
         read(folder)

@@ -93,6 +93,17 @@ SCHEDULER = {
     "thresholding": False,
 }
 STEPS, W = 4, 3.0
+# Of a student of the network "sd35" whose latents grow, and of its teacher.
+FLOW_LCM = {
+    "_class_name": "FlowMatchLCMScheduler",
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+    "scale_factors": [2.0],
+    "upscale_mode": "bicubic",
+}
+FLOW_EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+FLOW_EULER["shift"] = 3.0
+FLOW_TIMES, FLOW_SIDES = (1.0, 0.5), (4, 8)
 SIZES = ((2, 8, 8), (1, 4, 12))  # Batch, height and width of the latents.
 # Layers whose outputs enter a softmax, a gate or a sinusoid's MLP, or are the network's.
 LOUD = ("to_q", "to_k", "net.0.proj", "time_embedding", "conv_out", "quant_conv")
@@ -140,6 +151,12 @@ def pooled(sizes):
     """Returns vectors of whole texts for a network of MMDITS."""
     width = MMDIT["pooled_projection_dim"]
     return np.random.default_rng(7).normal(size=(sizes[0], width)).astype(np.float32)
+
+
+def flow_noise(call):
+    """Returns the noise (2, s, s, 4) before a call of the student, with the side of its latents."""
+    side = FLOW_SIDES[call]
+    return np.random.default_rng(call).normal(size=(2, side, side, 4)).astype(np.float32)
 
 
 def inputs(sizes, channels):

@@ -19,16 +19,24 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
     SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from diffusers.schedulers import scheduling_flow_match_lcm
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
 from tests.models.diffusers import (  # noqa: E402
     DIT,
     DIT_SIZES,
+    FLOW_EULER,
+    FLOW_LCM,
+    FLOW_SIDES,
+    FLOW_TIMES,
     INPAINTING,
     LABELS,
     MMDITS,
@@ -39,6 +47,7 @@ from tests.models.diffusers import (  # noqa: E402
     VAE,
     VAES,
     W,
+    flow_noise,
     inputs,
     mask,
     mmdit_weights,
@@ -113,6 +122,36 @@ def mmdits():
     return found
 
 
+def flows():
+    """Returns latents of pipelines of Stable Diffusion 3: a student's and a guided teacher's."""
+    network, _ = filled(SD3Transformer2DModel(**MMDITS["sd35"]), mmdit_weights)
+    _, _, text, _ = inputs(SIZES[0], 4)
+    empty = torch.zeros_like(torch.tensor(text))
+    given = {"prompt_embeds": torch.tensor(text), "negative_prompt_embeds": empty}
+    given["pooled_prompt_embeds"] = torch.tensor(pooled(SIZES[0]))
+    given["negative_pooled_prompt_embeds"] = torch.zeros_like(given["pooled_prompt_embeds"])
+
+    def drawn(scheduler, call, times, scale):
+        names = [f"{kind}{i}" for kind in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")]
+        parts = dict.fromkeys(names) | {"transformer": network, "scheduler": scheduler}
+        pipeline = StableDiffusion3Pipeline(vae=filled(AutoencoderKL(**VAE))[0], **parts)
+        z = flow_noise(call)
+        side = z.shape[1] * pipeline.vae_scale_factor
+        options = {"height": side, "width": side, "sigmas": list(times), "guidance_scale": scale}
+        options |= {"latents": nchw(z), "num_inference_steps": len(times)}
+        return nhwc(pipeline(output_type="latent", **options, **given).images)
+
+    schedulers = FlowMatchLCMScheduler.from_config(FLOW_LCM), FlowMatchEulerDiscreteScheduler
+    scheduling_flow_match_lcm.randn_tensor = lambda shape, **_: nchw(
+        flow_noise(FLOW_SIDES.index(shape[-1]))
+    )
+    times = [i / STEPS for i in range(STEPS, 0, -1)]
+    return {
+        "student": drawn(schedulers[0], 0, FLOW_TIMES, 1.0),
+        "teacher": drawn(schedulers[1].from_config(FLOW_EULER), 1, times, 1 + W),
+    }
+
+
 def vaes():
     """Returns the moments and the decoded images of the autoencoders."""
     found = {}
@@ -184,6 +223,7 @@ if __name__ == "__main__":
     with torch.no_grad():
         np.savez_compressed(HERE / "recorded_dit.npz", **dit())
         np.savez_compressed(HERE / "recorded_mmdit.npz", **mmdits())
+        np.savez_compressed(HERE / "recorded_flow.npz", **flows())
         drawn, inpainted = sampled()
         np.savez_compressed(HERE / "recorded.npz", **unets(), **vaes(), **schedules(), **drawn)
         np.save(HERE / "inpainted.npy", inpainted)
