@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.spec import Leaf
+from distill_jax.diffusion.trained import Renoise
 from distill_jax.methods import Method, Phase
 from distill_jax.models.build import abstract_params
 from distill_jax.run import measurements
@@ -212,6 +214,7 @@ def show(run: Run, costs: Mapping[str, Cost], where: Target) -> str:
             logging.table(("module", "parameters", "share"), modules),
             f"{scaled(forward, FLOP)} per image and call of the network of {last.name} (matrix "
             "products and convolutions; a multiply-add is 2)",
+            *_show_scales(run.stages),
             _show_stages(run, costs, where),
             *_show_measurements(run, costs),
             "Bytes on each device, at rest and in an update (an estimate; --plan=compile has what "
@@ -250,11 +253,30 @@ def _show_measurements(run: Run, costs: Mapping[str, Cost]) -> Iterator[str]:
         )
 
 
-@functools.lru_cache(maxsize=16)
-def forward_flops(network_spec: NetworkSpec, inputs: tuple[str, ...]) -> int:
-    """Returns the FLOPs of one call of the network with these inputs, on one image."""
-    params = abstract_params(network_spec, inputs)
-    return flops(network_spec.network.apply, params, *network_spec.spec.example(inputs))
+def _show_scales(stages: Sequence[Stage]) -> Iterator[str]:
+    """Yields a line for each stage whose sampler has images of several sizes, such as SwD's."""
+    for stage in stages:
+        sampler, student = stage.trained.sampler, stage.roles.student
+        if isinstance(sampler, Renoise) and len({*sampler.resolutions}) > 1:
+            sides, inputs = sampler.resolutions, stage.trained.inputs
+            total = sum(forward_flops(student, inputs, side) for side in sides)
+            calls = total / forward_flops(student, inputs)
+            yield (
+                f"a sample of {stage.name} has calls at {', '.join(map(str, sides))}: "
+                f"{scaled(total, FLOP)}, {calls / 2:.2f} of two calls at full size"
+            )
+
+
+@functools.lru_cache(maxsize=64)
+def forward_flops(network_spec: NetworkSpec, inputs: tuple[str, ...], side: int = 0) -> int:
+    """Returns the FLOPs of one call of the network with these inputs, on one image.
+
+    `side` is the side of the image, 0 for that of the data.
+    """
+    z, *others = network_spec.spec.example(inputs)
+    if side:
+        z = jnp.zeros((1, side, side, z.shape[-1]))
+    return flops(network_spec.network.apply, abstract_params(network_spec, inputs), z, *others)
 
 
 def _show_stages(run: Run, costs: Mapping[str, Cost], where: Target) -> str:

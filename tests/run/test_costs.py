@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.config import paper_unet
+from distill_jax.config import paper_unet, pipeline, stage
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.spec import image_data
 from distill_jax.models.build import abstract_params, make_network, rounded
@@ -98,6 +98,29 @@ def test_a_trace_on_many_examples_has_the_costs_of_every_batch(model, tmp_path, 
     assert flops_of(marked, BATCH) == flops_of(direct)
     assert peak_bytes(marked, BATCH) == peak_bytes(direct)
     assert peak_bytes(marked, 2 * BATCH) > peak_bytes(direct)
+
+
+def test_a_plan_compares_a_sample_in_several_sizes_with_two_calls_at_full_size(tmp_path):
+    """The layers of a transformer grow with the patches, and its attention with their square."""
+    width, sides = 16, (4, 8)
+    model = {"name": "dit", "patch": 1, "width": width, "blocks": 1, "heads": 1}
+    config = config_of(TEACHER, model=model)
+    config.stages.s00_teacher.method.resolutions = sides
+    swd = stage("swd", "swd", steps=1, learning_rate=1e-4, times=(1.0, 0.5), resolutions=sides)
+    config.stages = pipeline(config.stages.s00_teacher.to_dict(), swd)
+    run = plan.make(config, tmp_path / "run")
+    student = run.stages[1].roles.student
+    calls = [costs.forward_flops(student, (), side) for side in sides]
+    assert calls[1] == costs.forward_flops(student, ())
+    attention = [2 * 2 * side**4 * width for side in sides]  # Of queries and keys, and values.
+    per_patch = (calls[1] - attention[1] - (calls[0] - attention[0])) / (8**2 - 4**2)
+    fixed = calls[1] - attention[1] - per_patch * 8**2
+    assert per_patch == 2 * width * (1 + 4 * width + 2 * 4 * width + 1)
+    assert fixed > 0  # The embedding of time and label.
+    ratio = sum(calls) / calls[1] / 2
+    shown = costs.show(run, costs.measure(run), Target(1, "cpu", None))
+    assert f"a sample of s01_swd has calls at 4, 8: {sum(calls) / 1e3:.4g} kFLOP" in shown
+    assert f"{ratio:.2f} of two calls at full size" in shown
 
 
 def test_planning_allocates_no_network(tmp_path):
