@@ -1,9 +1,12 @@
 """Measures a dataset's power spectrum, and proposes times and resolutions of an SwD student.
 
+With config.codec the spectrum is that of the latents.
+
 python -m distill_jax.spectrum --config=configs/digits_guided.py --resolutions=4,8 --num_steps=2
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +21,13 @@ from distill_jax.diffusion.spectrum import propose, rapsd, sufficient_time
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import needed, numbers, run_app
 from distill_jax.runtime.config_file import define_config
+from distill_jax.runtime.files import absolute
 from distill_jax.runtime.options import MAX_NUM, MAX_STEPS
 from distill_jax.runtime.registry import EVERYTHING, build
+from distill_jax.sampling.codecs import CODECS, Fitted, load_codec
+from distill_jax.sampling.loading import find_final
+
+BATCH = 256  # Images that are encoded at a time.
 
 
 def define_flags() -> None:
@@ -50,14 +58,34 @@ def main() -> None:
         SCHEDULES, "schedule", config.schedule.to_dict(), allow=EVERYTHING, makes=Schedule
     )
     dataset = build(DATASETS, "dataset", config.data.to_dict(), allow=EVERYTHING, makes=Dataset)
-    own = dataset.spec.x.shape[0]
+    x = normalise(dataset.images("train", values.num).x)
+    if config.codec:
+        x = encoded(config.codec.to_dict(), dataset, x)
+    own = x.shape[1]
     resolutions = sorted({*(numbers("resolutions", int) or [own // 2]), own})
-    power = rapsd(normalise(dataset.images("train", values.num).x))
+    power = rapsd(x)
     times, chosen = propose(power, schedule, resolutions, values.num_steps)
     with out.open("wb") as file:
         figure(power, schedule, resolutions, times).savefig(file, dpi=110)
     logging.show(table(power, schedule, resolutions))
     logging.show(f"\ntimes={tuple(round(time, 4) for time in times)},\nsides={chosen},\n\n{out}")
+
+
+def encoded(options: Mapping[str, Any], dataset: Dataset, images: np.ndarray) -> np.ndarray:
+    """Returns the latents (n, h, w, c) of images, by a codec that is fitted to them or finished.
+
+    Args:
+      options: the config's codec.
+      dataset: the dataset of the images.
+      images: images (n, h, w, c) in [-1, 1].
+    """
+    if "name" in options:
+        kind = build(CODECS, "codec", options)
+        codec = Fitted(kind.described(), kind.fit(images[: kind.images]), dataset.spec)
+    else:
+        codec = load_codec(find_final(absolute(options["path"])))
+    starts = range(0, len(images), BATCH)
+    return np.concatenate([codec.encode(jnp.asarray(images[i : i + BATCH])) for i in starts])
 
 
 def table(power: np.ndarray, schedule: Schedule, resolutions: Sequence[int]) -> str:

@@ -1,10 +1,17 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
+from distill_jax.data import DATASETS
+from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.schedule import SCHEDULES, Cosine, Karras, RectifiedFlow
 from distill_jax.diffusion.spectrum import propose, rapsd, sufficient_time
+from distill_jax.run.fits import CodecFit
+from distill_jax.sampling.codecs import CODECS
+from distill_jax.spectrum import encoded
 from tests.test_commands import CONFIG, run
+from tests.toys import ROOT
 
 POWER = 4.0 / np.maximum(np.arange(17), 1) ** 2  # P(k) = (2 / k)^2 of images of side 32.
 
@@ -57,6 +64,26 @@ def test_each_step_has_the_smallest_side_that_suffices_when_its_x_is_noised_agai
 def test_sides_that_do_not_grow_to_the_full_side_are_refused(resolutions):
     with pytest.raises(ValueError, match="expected growing ones, the last one 32"):
         propose(POWER, Cosine(), resolutions, 2)
+
+
+def test_latents_are_those_of_a_codec_that_is_fitted_or_finished(tmp_path):
+    data = DATASETS["shapes"](count=64, tests=16)
+    images = normalise(data.images("train").x)
+    options = {"name": "patch_pca", "patch": 2, "channels": 3}
+    codec = CODECS["patch_pca"](patch=2, channels=3)
+    expected = codec.encode(codec.fit(images), jnp.asarray(images), None)
+    found = encoded(options, data, images)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    CodecFit(options, epath.Path(tmp_path / "codec"), data).finish()
+    again = encoded({"path": str(tmp_path / "codec")}, data, images)
+    np.testing.assert_allclose(again, expected, rtol=0, atol=1e-5)
+
+
+def test_the_command_measures_latents_of_a_config_with_a_codec(tmp_path):
+    config = f"--config={ROOT / 'configs' / 'shapes_swd.py'}:smoke"
+    code, stdout, stderr = run("spectrum", config, f"--out={tmp_path / 'x.png'}", "--num=64")
+    assert code == 0, stderr
+    assert "sides=(4, 8)," in stdout
 
 
 def test_the_command_prints_what_to_paste_and_draws(tmp_path):

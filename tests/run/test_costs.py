@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distill_jax.config import paper_unet, pipeline, stage
+from distill_jax.config import paper_unet, pipeline
+from distill_jax.config import stage as stage_of
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.spec import image_data
 from distill_jax.models.build import abstract_params, make_network, rounded
@@ -106,7 +107,7 @@ def test_a_plan_compares_a_sample_in_several_sizes_with_two_calls_at_full_size(t
     model = {"name": "dit", "patch": 1, "width": width, "blocks": 1, "heads": 1}
     config = config_of(TEACHER, model=model)
     config.stages.s00_teacher.method.resolutions = sides
-    swd = stage("swd", "swd", steps=1, learning_rate=1e-4, times=(1.0, 0.5), resolutions=sides)
+    swd = stage_of("swd", "swd", steps=1, learning_rate=1e-4, times=(1.0, 0.5), resolutions=sides)
     config.stages = pipeline(config.stages.s00_teacher.to_dict(), swd)
     run = plan.make(config, tmp_path / "run")
     student = run.stages[1].roles.student
