@@ -32,6 +32,7 @@ from distill_jax.typing import Tree
 
 CLASSES = ("SD3Transformer2DModel",)
 SCHEDULERS = [f"FlowMatch{name}Scheduler" for name in ("EulerDiscrete", "HeunDiscrete", "LCM")]
+INDEX = "model_index.json"
 CLIP_TOKENS = 77
 # Tokens of T5, as the pipeline has them unless it is asked for more.
 T5_TOKENS = 256
@@ -193,7 +194,10 @@ def _spec(folder: epath.Path, network: MMDiT, length: int) -> DataSpec:
     """
     pooled = sum(_width(folder, name, "projection_dim") for name in ("", "_2"))
     text = sum(_width(folder, name, "hidden_size") for name in ("", "_2"))
-    third = _width(folder, "_3", "d_model")
+    index = read_config(folder, (INDEX,)) if (folder / INDEX).exists() else {}
+    # Without T5 the pipeline takes zeros for its tokens.
+    absent = index.get("text_encoder_3", ()) in (None, [None, None])
+    third = network.text_width if absent else _width(folder, "_3", "d_model")
     if pooled != network.pooled_width or third != network.text_width or text > third:
         raise ValueError(
             f"the text encoders in {folder} have {pooled} pooled channels, and {text} and {third} "

@@ -65,6 +65,12 @@ def test_a_pipeline_becomes_a_teacher_with_a_text_and_a_pooled_text(tmp_path, na
     assert imported.trained.resolutions == (4, 8)
 
 
+def test_a_pipeline_may_say_that_it_has_no_t5(tmp_path):
+    folder = write(tmp_path / "sd3", text_encoder_3=None)
+    (folder / "model_index.json").write_text('{"text_encoder_3": [null, null]}')
+    assert dict(read(folder).data.cond)["text"].shape == (77 + 256, TEXT)
+
+
 def test_an_imported_network_keeps_every_array_and_its_dtype(tmp_path):
     folder = write(tmp_path / "sd3", dtype="bfloat16")
     student = load(importing.convert("diffusers", folder, tmp_path / "x"))
