@@ -11,7 +11,14 @@ from typing import Any
 import jax
 from absl import flags
 
-from distill_jax.evaluation import chosen_data, compare, image_files, report, text_command
+from distill_jax.evaluation import (
+    chosen_data,
+    compare,
+    diversity,
+    image_files,
+    report,
+    text_command,
+)
 from distill_jax.evaluation.feature_networks import NAMES, load_network
 from distill_jax.evaluation.protocols import make_evaluator, prompts_for
 from distill_jax.evaluation.quality import measure, scores_table
@@ -119,10 +126,12 @@ def _compare(values: Any) -> None:
     rows = list(compare.compare(evaluator, planned, values.num, prompts=prompts))
     if evaluator is None:
         return
-    logging.show(report.protocol(evaluator.name, values.num, evaluator.definition))
+    content = {**report.summary(evaluator, student, values.num, prompts), "rows": rows}
+    logging.show(content["protocol"])
     logging.show(report.rows_table(rows))
+    logging.show("\n\n".join(diversity.section(content)))
     if values.out:
-        write_json(absolute(values.out), {**evaluator.summary(), "rows": rows})
+        write_json(absolute(values.out), content)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,7 @@ def test_the_report_has_a_row_for_every_sampler_number_of_steps_and_w(chain):
     for row in report["rows"]:
         teacher = row["sampler"] == "teacher"
         own = ("FD-digits", "accuracy", "recall", "calls", "seconds_per_image")
+        own += ("contrast", "diversity")
         compared = () if teacher and row["num_steps"] == 64 else ("FD-digits-to-teacher", "l2")
         assert set(row) == {"role", "sampler", "stage", "num_steps", "w", *own, *compared}
         assert 0 <= row["recall"] <= 1

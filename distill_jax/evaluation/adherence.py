@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.data import Dataset, scenes
-from distill_jax.data.prompts import captions_of
+from distill_jax.data.prompts import as_array, captions_of
 from distill_jax.data.shapes import seen
 from distill_jax.diffusion.pixels import normalise, to_uint8
-from distill_jax.evaluation.base import Evaluator, Row
+from distill_jax.evaluation.base import SAMPLED, Evaluator, Row
 from distill_jax.sampling.codecs import Codec
 
 ATTRIBUTES = ("colour", "shape", "relation", "count", "all")
@@ -22,7 +22,7 @@ class ScenesEvaluator(Evaluator):
     captions of others, which is chance.
     """
 
-    name = "wrong"
+    name, unit = "wrong", "pixels, as l2,"
     real_recall = 1.0
 
     def __init__(self, dataset: Dataset):
@@ -30,6 +30,8 @@ class ScenesEvaluator(Evaluator):
         shown = self._shown = [scenes.parse(text) for text in captions_of(dataset, "test", 1000)]
         others = shown[1:] + shown[:1]
         self.images = len(x)
+        train, texts = dataset.images("train", SAMPLED).x, captions_of(dataset, "train", SAMPLED)
+        self._keep_real(train, self._features(train), as_array(texts))
         self.floor = {
             "test": float(1 - scenes.read(x, shown).all.mean()),
             "chance": float(1 - scenes.read(x, others).all.mean()),
@@ -60,7 +62,17 @@ class ScenesEvaluator(Evaluator):
         chosen += [repeated[i % REPEATED] for i in range(few)]
         return [scene.caption for scene in chosen]
 
-    def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
+    def _features(self, x: np.ndarray) -> np.ndarray:
+        flat = normalise(x).reshape(len(x), -1)
+        return flat / np.sqrt(flat.shape[1])
+
+    def _measure(
+        self,
+        x: np.ndarray,
+        features: np.ndarray,
+        label: np.ndarray | None,
+        target: np.ndarray | None,
+    ) -> Row:
         asked = [scenes.parse(text) for text in label]  # type: ignore[union-attr]  # The prompts.
         found = scenes.read(to_uint8(x), asked)
         few = len(x) // 5

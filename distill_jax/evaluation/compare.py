@@ -128,13 +128,15 @@ def compare(
     Args:
       evaluator: evaluator of the samples; None in processes that only help to draw them.
       planned: rows to measure, from `entries`.
-      num: number of samples per row.
+      num: number of samples per row; more are drawn for diversity where few repeat their label or
+        prompt, see batched.repeats.
       start: index of the first row to measure; earlier rows exist already.
       prompts: prompts of the samples, for networks with captions; see protocols.prompts_for.
     """
     networks = {entry.network.directory: entry.network for entry in planned}
     loaded = functools.lru_cache(maxsize=2)(lambda directory: read(networks[directory]))
-    draw, targets, compiled = Draw(num, prompts=prompts), {}, set()
+    draw = Draw(num, prompts=prompts).with_repeats(planned[0].network)
+    targets, compiled = {}, set()
 
     def drawn(entry: Entry, variance: float | None = None) -> tuple[np.ndarray, float]:
         network, program = loaded(entry.network.directory), (id(entry.network), variance is None)
@@ -152,8 +154,8 @@ def compare(
             row = {}
             if evaluator is not None:
                 target = None if entry is reference else targets.get(entry.w)
-                row = evaluator.measure(x, draw.asked(entry.network), target)
-            rows.append({**row, **_cost(entry, seconds / num), "variance": variance})
+                row = evaluator.measure(x, draw.asked(entry.network), target, num)
+            rows.append({**row, **_cost(entry, seconds / len(x)), "variance": variance})
         best = rows[0] if evaluator is None else min(rows, key=lambda row: row[evaluator.name])
         if best["variance"] is None:
             del best["variance"]
@@ -265,10 +267,10 @@ def write_report(
         progress.close()
     if first:
         rows = [rows[order.index(i)] for i in range(len(planned))]
-        protocol = report.protocol(evaluator.name, num, evaluator.definition)
+        told = report.summary(evaluator, planned[0].network, num, prompts)
+        protocol = f"{told['protocol']} {told['diversity']['definition']}"
         _record(students, planned, rows, protocol)
-        told = {**evaluator.summary(), "protocol": protocol, "made_of": made_of, "rows": rows}
-        report.write(workdir, told)
+        report.write(workdir, {**told, "made_of": made_of, "rows": rows})
         partial.unlink(missing_ok=True)
     distributed.barrier("the report is written")
     return True

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from distill_jax.data import DATASETS, Dataset, Source
-from distill_jax.data.prompts import captions_of, in_turn
+from distill_jax.data.prompts import as_array, captions_of, in_turn
 from distill_jax.data.tfds import Tfds
 from distill_jax.diffusion.pixels import normalise, to_uint8
 from distill_jax.diffusion.spec import has_captions, is_point
@@ -114,6 +114,7 @@ class ImageEvaluator(Evaluator):
         else:
             self._classifier = ConvNet(train.x, train.label if labelled else None, least=least)
         self._real = self._classifier.features(train.x)
+        self._keep_real(train.x, self._real, _conditions(dataset, train))
         self._moments = moments(self._real)
         halves = _halves(self._real)
         self.floor = {
@@ -130,8 +131,16 @@ class ImageEvaluator(Evaluator):
         """Returns the Frechet distance of features to the features of the training images."""
         return frechet_distance(moments(features), self._moments)
 
-    def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
-        features = self._classifier.features(x)
+    def _features(self, x: np.ndarray) -> np.ndarray:
+        return self._classifier.features(x)
+
+    def _measure(
+        self,
+        x: np.ndarray,
+        features: np.ndarray,
+        label: np.ndarray | None,
+        target: np.ndarray | None,
+    ) -> Row:
         row = {self.name: self._distance(features)}
         if target is not None:
             reference = moments(self._classifier.features(target))
@@ -161,6 +170,7 @@ class PublishedEvaluator(Evaluator):
         real, self.images = pooled_features(train.x, network), len(train.x)
         order = np.random.default_rng(0).permutation(len(real))
         self._real, self._target = real[np.sort(order[:MAX_FEATURES])], Target(moments(real))
+        self._keep_real(train.x, real, _conditions(dataset, train))
         halves = [real[part] for part in np.array_split(order, 2)]
         tested = pooled_features(test.x, network)
         self.floor = {
@@ -184,8 +194,13 @@ class PublishedEvaluator(Evaluator):
         images = x if x.dtype == np.uint8 else to_uint8(x)
         return self._network([images])["pooled"]
 
-    def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
-        features = self._features(x)
+    def _measure(
+        self,
+        x: np.ndarray,
+        features: np.ndarray,
+        label: np.ndarray | None,
+        target: np.ndarray | None,
+    ) -> Row:
         row: Row = {self.name: self._target.distance(features)}
         if target is not None:
             teachers = self._features(target)
@@ -200,11 +215,12 @@ class PublishedEvaluator(Evaluator):
 class PointEvaluator(Evaluator):
     """The evaluator of points, images of one pixel: sliced Wasserstein-2 by class, and recall."""
 
-    name = "SW2"
+    name, unit = "SW2", "the plane"
 
     def __init__(self, dataset: Dataset):
         train, test = (dataset.images(split, MAX_REFERENCE_IMAGES) for split in ("train", "test"))
         self._real, self._label, self.images = _flat(train.x), train.label, len(train.x)
+        self._keep_real(train.x, self._real, _conditions(dataset, train))
         points, labels = _halves(self._real), _halves(self._label)
         self.floor = {
             "halves": _mean(by_class(points[0], labels[0], points[1], labels[1])),
@@ -220,14 +236,29 @@ class PointEvaluator(Evaluator):
             real = self._label
         return by_class(x, label, self._real, real)
 
-    def _measure(self, x: np.ndarray, label: np.ndarray | None, target: np.ndarray | None) -> Row:
-        x = _flat(x)
-        distances = self._distances(x, label)
+    def _features(self, x: np.ndarray) -> np.ndarray:
+        return _flat(x)
+
+    def _measure(
+        self,
+        x: np.ndarray,
+        features: np.ndarray,
+        label: np.ndarray | None,
+        target: np.ndarray | None,
+    ) -> Row:
+        distances = self._distances(features, label)
         return {
             self.name: _mean(distances),
             f"{self.name} worst class": max(distances.values()),
-            "recall": recall(self._real[:NEIGHBOURS], x[:NEIGHBOURS]),
+            "recall": recall(self._real[:NEIGHBOURS], features[:NEIGHBOURS]),
         }
+
+
+def _conditions(dataset: Dataset, source: Source) -> np.ndarray | None:
+    """Returns the captions or labels of training images; None if the data have neither."""
+    if has_captions(dataset.spec):
+        return as_array(captions_of(dataset, "train", MAX_REFERENCE_IMAGES))
+    return source.label if dataset.num_labels > 1 else None
 
 
 def _halves(x: np.ndarray) -> list[np.ndarray]:

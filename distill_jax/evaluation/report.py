@@ -7,13 +7,15 @@ from typing import Any
 
 from etils import epath
 
-from distill_jax.evaluation import figures
+from distill_jax.evaluation import diversity, figures
+from distill_jax.evaluation.base import Evaluator, Row
 from distill_jax.evaluation.pictures import prompts_of
 from distill_jax.runtime import logging, text
 from distill_jax.runtime.files import replace, write_json
+from distill_jax.sampling.batched import Draw, repeats
+from distill_jax.sampling.student import Student
 from distill_jax.storage.checksums import with_checksum
 
-Row = dict[str, Any]
 # Definition of an evaluator's distance, by kind; {0} is its name, {1} the number of samples.
 DISTANCES = {
     "SW2": "{0}: sliced Wasserstein-2 distance to the training points of a class, mean over "
@@ -84,6 +86,28 @@ def protocol(name: str, num: int, definition: str = "") -> str:
     )
 
 
+def summary(
+    evaluator: Evaluator, student: Student, num: int, prompts: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Returns the content of a report without its rows.
+
+    Args:
+      evaluator: evaluator of the samples.
+      student: one of the networks.
+      num: number of samples, without those that are added for diversity.
+      prompts: prompts of the samples, see protocols.prompts_for.
+    """
+    asked = Draw(num, prompts=prompts).asked(student)
+    return {
+        **evaluator.summary(),
+        "protocol": protocol(evaluator.name, num, evaluator.definition),
+        "diversity": {
+            "definition": diversity.definition(evaluator.unit, len(repeats(asked))),
+            "real": evaluator.real(conditional=asked is not None),
+        },
+    }
+
+
 def distance(name: str, num: int, definition: str = "") -> str:
     """Returns the definition of the distance only; arguments are those of `protocol`."""
     return _measures(definition, name).partition(". ")[0].format(name, num)
@@ -102,12 +126,13 @@ def _kind(name: str) -> str:
 def rows_table(rows: Sequence[Row]) -> str:
     """Returns the rows as a Markdown table, with a column for every key of any row.
 
+    The keys in diversity.OWN have a table of their own.
     A key that earlier rows lack is placed before the key that follows it in its own row.
     """
     titles: list[str] = []
     for row in rows:
         place = len(titles)
-        for key in (name for name in reversed(row) if name != "role"):
+        for key in (name for name in reversed(row) if name not in ("role", *diversity.OWN)):
             if key in titles:
                 place = titles.index(key)
             else:
@@ -156,6 +181,7 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
     """Returns the report in Markdown."""
     name, rows = content["name"], content["rows"]
     grids = [path for path in sorted(workdir.glob("s[0-9]*_*/grid.png"))]
+    *notes, heading, under = NOTES[_kind(name)]
     columns = [text.printable(prompt) for prompt in prompts_of(grids[0])] if grids else []
     parts = [
         f"# {workdir.name}",
@@ -164,7 +190,10 @@ def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
         "![quality against steps](report.png)",
         *_headlines(name, rows),
         rows_table(rows),
-        *NOTES[_kind(name)],
+        *notes,
+        *diversity.section(content),
+        heading,
+        under,
         *([f"Columns: {'; '.join(columns)}."] if columns else []),
         *(
             f"{path.parent.name}\n\n![{path.parent.name}]({path.parent.name}/grid.png)"

@@ -1,1 +1,1 @@
-"""Metrics of arrays of samples: distances, recall, and a feature network."""
+"""Metrics of arrays of samples: distances, recall, colours, and a feature network."""

@@ -240,8 +240,9 @@ def _show_measurements(run: Run, costs: Mapping[str, Cost]) -> Iterator[str]:
     """Yields a line with the FLOPs of the samples that are measured in training."""
     evaluate = run.config.evaluate
     if found := measurements.measured(evaluate, run.stages):
-        total = evaluate.few * sum(
-            measurements.count(evaluate, stage)
+        total = sum(
+            measurements.drawn(evaluate, stage)
+            * measurements.count(evaluate, stage)
             * measurements.calls(evaluate, stage)
             * forward_flops(stage.roles.student, stage.trained.inputs)
             for stage in found

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from distill_jax.run.stages import Stage
 from distill_jax.runtime.logging import counted
+from distill_jax.sampling.batched import repeats
+from distill_jax.sampling.conditioners import Labels
 
 
 def measured(evaluate: ConfigDict, stages: Sequence[Stage]) -> list[Stage]:
@@ -38,14 +41,27 @@ def calls(evaluate: ConfigDict, stage: Stage) -> int:
     return stage.trained.num_steps * (2 if guided else 1)
 
 
+def drawn(evaluate: ConfigDict, stage: Stage) -> int:
+    """Returns the samples of a measurement: `few`, and those that are added for diversity.
+
+    Prompts are counted as if none were repeated.
+    """
+    data = stage.roles.student.spec.data
+    classes = Labels(data).classes or (evaluate.few if data.null else 1)
+    return int(evaluate.few + len(repeats(np.arange(evaluate.few) % classes)))
+
+
 def show(evaluate: ConfigDict, stages: Sequence[Stage]) -> Iterator[str]:
     """Yields a line with the samples and network calls of the measurements in training."""
     if found := measured(evaluate, stages):
         numbers = [count(evaluate, stage) for stage in found]
-        total = sum(n * calls(evaluate, stage) for n, stage in zip(numbers, found, strict=True))
+        total = sum(
+            n * calls(evaluate, stage) * drawn(evaluate, stage)
+            for n, stage in zip(numbers, found, strict=True)
+        )
         best = f"; final/ keeps the best by {evaluate.keep_best}" if evaluate.keep_best else ""
         yield (
             f"measured in training every {counted(evaluate.every, 'iteration')}: "
             f"{counted(sum(numbers), 'time')} {evaluate.few:,} samples, "
-            f"{total * evaluate.few:,} network calls{best}"
+            f"{total:,} network calls{best}"
         )

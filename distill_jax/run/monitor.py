@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill_jax.data.prompts import as_array, captions_of
+from distill_jax.data.prompts import as_array, captions_of, in_turn
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.evaluation.base import Row
 from distill_jax.evaluation.protocols import prompts_for
@@ -37,7 +36,9 @@ SEED = (
     1  # Of the noise; the report draws from seed 0, so it does not repeat the choice of the best.
 )
 RATIO, PATIENCE = 2.0, 2  # A distance diverges when its last PATIENCE values are > RATIO its best.
-LARGER = ("accuracy", "precision", "recall", "density", "coverage")  # Measures to maximise.
+# Measures to maximise, and those that choose no weights, because real images are between extremes.
+LARGER = ("accuracy", "precision", "recall", "density", "coverage", "diversity")
+NEITHER = ("chroma", "contrast")
 
 
 class Best(NamedTuple):
@@ -83,7 +84,8 @@ class Monitor:
         self._w = measurements.strength(self._evaluate, stage)
         few = self._evaluate.few
         prompts = prompts_for(run.config.data.to_dict(), few)
-        self._draw, self._earlier = _even(few, self._student.shape, prompts), []
+        draw = Draw(few, seed=SEED, prompts=prompts).with_repeats(self._student)
+        self._num, self._draw, self._earlier = draw.num, _even(draw, self._student.shape), []
         if distributed.first():
             lines = [line for line in log.measured if line.get("protocol") == self.protocol]
             found = [(line["step"], line.get(run.evaluator.name)) for line in lines]
@@ -136,13 +138,13 @@ class Monitor:
         began, cpu, row = time.perf_counter(), time.process_time(), {}
         params = ema if self._base is None else Adapted(self._base, ema)
         student = dataclasses.replace(self._student, params=params)
-        few = self._evaluate.few
-        x = self._draw(student, self._w)[0][:few]
+        x = self._draw(student, self._w)[0][: self._num]
         if not np.isfinite(x).all():
             raise DivergedError(step, {"a sample of the EMA": math.nan})
         if distributed.first():
             asked = self._draw.asked(student)
-            row = self._run.evaluator.measure(x, None if asked is None else asked[:few], None)
+            asked = None if asked is None else asked[: self._num]
+            row = self._run.evaluator.measure(x, asked, None, self._evaluate.few)
             seconds = {"seconds": time.perf_counter() - began}
             self._write(step, row, {**seconds, "cpu_seconds": time.process_time() - cpu})
         heartbeat.beat()
@@ -217,23 +219,24 @@ def check_measures(run: Run) -> None:
     real = source.images("test", few)
     asked = as_array(captions_of(source, "test", few)) if run.conditioner else real.label
     row = run.evaluator.measure(normalise(real.x), asked, None)
-    if name and name not in row:
+    known = [key for key in row if key not in NEITHER]
+    if name and name not in known:
         raise ValueError(
             f"config.evaluate.keep_best is {name!r}; expected '', 'distance' or one of the "
-            f"measures in training: {', '.join(row)}"
+            f"measures in training: {', '.join(known)}"
         )
     shown = ", ".join(f"{key} {value:.4g}" for key, value in row.items())
     logging.say(f"measuring in training: {len(real.x):,} real test images have {shown}")
 
 
-def _even(few: int, shape: tuple[int, ...], prompts: Sequence[str]) -> Draw:
-    """Returns a sampling of at least `few` images in batches of one size, for one program."""
-    limit = min(Draw(few).batch, max(1, PIXELS // math.prod(shape[:2])))
-    parts = -(-few // limit)
-    size = -(-few // parts)
-    cycled = itertools.cycle(prompts)
-    texts = tuple(itertools.islice(cycled, parts * size))
-    return Draw(parts * size, size, SEED, prompts=texts)
+def _even(draw: Draw, shape: tuple[int, ...]) -> Draw:
+    """Returns a sampling of at least as many images in batches of one size, for one program."""
+    limit = min(draw.batch, max(1, PIXELS // math.prod(shape[:2])))
+    parts = -(-draw.num // limit)
+    size = -(-draw.num // parts)
+    label, texts = draw.label, tuple(in_turn(draw.prompts, parts * size))
+    label = None if label is None else np.resize(label, parts * size)
+    return dataclasses.replace(draw, num=parts * size, batch=size, label=label, prompts=texts)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,6 +14,24 @@ from distill_jax.sampling.conditioners import Labels
 from distill_jax.sampling.student import Student
 
 PIXELS = 2**18  # Pixels per batch: 256 images of 32x32, 64 of 64x64.
+CONDITIONS, EACH = 16, 8  # At most so many conditions are repeated, each so often.
+
+
+def repeats(asked: np.ndarray | None) -> np.ndarray:
+    """Returns conditions of further samples, so that some conditions have several samples.
+
+    There are none if an eighth of the samples repeat a condition. Else EACH samples are added for
+    each of CONDITIONS conditions or fewer: at most a quarter of the samples, or those of one.
+
+    Args:
+      asked: labels or prompts (n,) of the samples; None if they have neither.
+    """
+    known = [] if asked is None else [*dict.fromkeys(asked.tolist())]
+    if asked is None or 8 * (len(asked) - len(known)) >= len(asked):
+        return np.zeros(0, int)
+    count = min(CONDITIONS, max(1, len(asked) // (4 * EACH)), len(known))
+    chosen = [known[i * len(known) // count] for i in range(count)]
+    return np.repeat(np.asarray(chosen, asked.dtype), EACH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +43,7 @@ class Draw:
       batch: largest batch size; smaller batches are used for large images. Larger batches are
         slower on a CPU, because they exceed its caches.
       seed: seed of the noise.
-      label: class of all samples; None takes the classes in turn.
+      label: class of all samples, or of each; None takes the classes in turn.
       prompts: prompts of the samples, for a network with captions.
       each: callback after each batch, with the number of samples drawn so far.
     """
@@ -33,7 +51,7 @@ class Draw:
     num: int
     batch: int = 1000
     seed: int = 0
-    label: int | None = None
+    label: int | np.ndarray | None = None
     prompts: Sequence[str] = ()
     each: Callable[[int], None] = lambda _: None
 
@@ -46,6 +64,17 @@ class Draw:
         if self.label is not None:
             return np.full(self.num, self.label)
         return Labels(student.manifest.spec).in_turn(self.num)
+
+    def with_repeats(self, student: Student) -> "Draw":
+        """Returns the sampling with those of `repeats` after its own samples."""
+        asked = self.asked(student)
+        more = repeats(asked)
+        if asked is None or not len(more):
+            return self
+        asked = np.concatenate([asked, more])
+        if student.takes_prompts:
+            return dataclasses.replace(self, num=len(asked), prompts=asked.tolist())
+        return dataclasses.replace(self, num=len(asked), label=asked)
 
     def check_room(self, student: Student) -> None:
         """Raises ValueError if the samples would take more than half of this machine's memory."""

@@ -44,7 +44,7 @@ def test_points_are_compared_class_by_class(points):
     label = np.arange(4000) % 4
     x = drawn(label)
     row = points.measure(x, label, None)
-    assert list(row) == ["SW2", "SW2 worst class", "recall"]
+    assert list(row) == ["SW2", "SW2 worst class", "recall", "diversity"]
     assert row["SW2"] < row["SW2 worst class"] < 0.04
     # With permuted labels the points still match all data, but no class.
     wrong = points.measure(x, (label + 1) % 4, None)

@@ -122,6 +122,22 @@ def test_a_plan_says_the_samples_and_calls_of_the_measurements(plain):
     )
 
 
+def test_labels_that_do_not_repeat_are_drawn_again_for_diversity(tmp_path):
+    """Ten samples have ten labels, of which one is drawn eight times more."""
+    run = trained(tmp_path, digits(few=10, every=10))
+    # Two measurements of the teacher, with 8 guided calls, and one of the student with 4.
+    assert "3 times 10 samples, 360 network calls" in plan.show(
+        planned(tmp_path / "new", digits(few=10, every=10))
+    )
+    student = load(tmp_path / "s01_guided")
+    draw = Draw(10, seed=monitor.SEED).with_repeats(student)
+    row = run.evaluator.measure(draw(student, 1.0)[0], draw.asked(student), None, 10)
+    (line,) = lines(tmp_path, "s01_guided")
+    assert {key: line[key] for key in row} == pytest.approx(row, rel=1e-3)
+    assert line["num_samples"] == 10
+    assert line["diversity"] > 0
+
+
 def test_a_plan_counts_the_bytes_of_the_best_weights(plain, selected):
     ema = sum(4 * leaf.size for leaf in jax.tree.leaves(plain.stages[0].shapes["student"]))
     kept, more = (costs.measure(run)["s00_teacher"].kept for run in (plain, selected))
