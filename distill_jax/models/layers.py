@@ -262,15 +262,16 @@ def fresh(init: Callable[..., Tree], zero: Sequence[str]) -> Callable[..., Tree]
 
     Args:
       init: function of a key and example inputs, of which only the shapes of the result count.
-      zero: ends of the names of kernels that start at zero.
+      zero: regular expressions for the ends of the names of kernels that start at zero.
     """
+    at_zero = re.compile(rf"({'|'.join(zero)})$")
 
     def draw(key: jax.Array, *example: Any) -> Tree:
         shapes = jax.eval_shape(init, key, *example)
 
         def leaf(path: tuple, like: jax.ShapeDtypeStruct, number: int) -> jax.Array:
             name = name_of(path)
-            if is_vector(name, like) or name.endswith(tuple(zero)):
+            if is_vector(name, like) or at_zero.search(name):
                 return jnp.full(like.shape, float(name.endswith("scale")), like.dtype)
             bound = math.sqrt(3 / math.prod(like.shape[is_stacked(name) : -1]))
             own = jax.random.fold_in(key, number)

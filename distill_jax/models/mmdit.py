@@ -106,46 +106,14 @@ class Architecture:
             )
 
 
-class Block(nn.Module):
-    """A block of joint attention and two MLPs, modulated and gated by the conditioning.
+class Layer(nn.Module):
+    """The parts of a block, whose names are those of diffusers.
 
     Attributes:
-      arch: the options of the network.
-      dual: whether the image also attends to itself alone.
-      last: whether nothing reads the text after this block.
+      arch: the options of the network: heads, head_dim, width, qk_norm, dtype, attention_kernel.
     """
 
-    arch: Architecture
-    dual: bool = False
-    last: bool = False
-
-    @nn.compact
-    def __call__(self, streams: Streams, emb: jax.Array) -> tuple[Streams, None]:
-        h, c = streams
-        mod = self._modulation("norm1", emb, 9 if self.dual else 6)
-        y = self._norm(h)
-        queries = modulate(y, mod[0], mod[1])
-        text_mod = self._modulation("norm1_context", emb, 2 if self.last else 6)
-        shift, scale = text_mod[1::-1] if self.last else text_mod[:2]
-        of_text = modulate(self._norm(c), shift, scale)
-
-        places = h.shape[1]
-        mine = self._heads(queries, "attn", "to_{}", "norm_{}")
-        theirs = self._heads(of_text, "attn", "add_{}_proj", "norm_added_{}")
-        joint = (jnp.concatenate(pair, axis=1) for pair in zip(mine, theirs, strict=True))
-        seen = self._attend(*joint)
-        h += mod[2] * self._dense("attn.to_out.0")(seen[:, :places])
-        if self.dual:
-            alone = self._heads(modulate(y, mod[6], mod[7]), "attn2", "to_{}", "norm_{}")
-            h += mod[8] * self._dense("attn2.to_out.0")(self._attend(*alone))
-        h += mod[5] * self._mlp("ff", modulate(self._norm(h), mod[3], mod[4]))
-        if self.last:
-            return (h, c), None
-        c += text_mod[2] * self._dense("attn.to_add_out")(seen[:, places:])
-        c += text_mod[5] * self._mlp(
-            "ff_context", modulate(self._norm(c), text_mod[3], text_mod[4])
-        )
-        return (h, c), None
+    arch: Any
 
     @property
     def _dtype(self) -> jnp.dtype:
@@ -182,53 +150,81 @@ class Block(nn.Module):
         return self._dense(f"{name}.net.2")(nn.gelu(self._dense(f"{name}.net.0.proj", 4)(y)))
 
 
-class MMDiT(nn.Module):
-    """The network: blocks on the patches of the latent and the tokens of the text."""
+class Block(Layer):
+    """A block of joint attention and two MLPs, modulated and gated by the conditioning.
 
-    arch: Architecture
+    Attributes:
+      dual: whether the image also attends to itself alone.
+      last: whether nothing reads the text after this block.
+    """
+
+    dual: bool = False
+    last: bool = False
 
     @nn.compact
-    def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
-        arch, dtype, single = self.arch, jnp.dtype(self.arch.dtype), jnp.dtype("float32")
-        batch, height, width, _ = z.shape
-        arch.check_sides(height, width)
-        counts, sides = (height // arch.patch, width // arch.patch), (arch.patch, arch.patch)
-        emb = nn.swish(self._embed(t, cond))
+    def __call__(self, streams: Streams, emb: jax.Array) -> tuple[Streams, None]:
+        h, c = streams
+        mod = self._modulation("norm1", emb, 9 if self.dual else 6)
+        y = self._norm(h)
+        queries = modulate(y, mod[0], mod[1])
+        text_mod = self._modulation("norm1_context", emb, 2 if self.last else 6)
+        shift, scale = text_mod[1::-1] if self.last else text_mod[:2]
+        of_text = modulate(self._norm(c), shift, scale)
 
-        patches = nn.Conv(arch.width, sides, sides, "VALID", dtype=dtype, name="pos_embed.proj")(z)
-        h = patches.reshape(batch, -1, arch.width) + positions(arch, counts).astype(dtype)
-        c = jnp.zeros((batch, 0, arch.width), dtype)
-        if "text" in cond:
-            c = nn.Dense(arch.width, dtype=dtype, name="context_embedder")(cond["text"])
-        # For the features of the middle, later blocks do not run, because the output is unused.
-        asked = self.is_mutable_collection("features") and not self.is_initializing()
-        h = self._blocks((h, c), emb, middle_of(arch.blocks) + 1 if asked else arch.blocks)
-        self.sow("features", "middle", h)
-
-        scale, shift = jnp.split(
-            nn.Dense(2 * arch.width, dtype=dtype, name="norm_out.linear")(emb)[:, None], 2, axis=-1
+        places = h.shape[1]
+        mine = self._heads(queries, "attn", "to_{}", "norm_{}")
+        theirs = self._heads(of_text, "attn", "add_{}_proj", "norm_added_{}")
+        joint = (jnp.concatenate(pair, axis=1) for pair in zip(mine, theirs, strict=True))
+        seen = self._attend(*joint)
+        h += mod[2] * self._dense("attn.to_out.0")(seen[:, :places])
+        if self.dual:
+            alone = self._heads(modulate(y, mod[6], mod[7]), "attn2", "to_{}", "norm_{}")
+            h += mod[8] * self._dense("attn2.to_out.0")(self._attend(*alone))
+        h += mod[5] * self._mlp("ff", modulate(self._norm(h), mod[3], mod[4]))
+        if self.last:
+            return (h, c), None
+        c += text_mod[2] * self._dense("attn.to_add_out")(seen[:, places:])
+        c += text_mod[5] * self._mlp(
+            "ff_context", modulate(self._norm(c), text_mod[3], text_mod[4])
         )
-        h = modulate(layer_norm(NORM, dtype)(h), shift, scale)
-        # In float32, as in the UNets, because rounding here is an error of every target.
-        out = nn.Dense(arch.patch**2 * arch.spec.channels_out, dtype=single, name="proj_out")
-        h = out(h.astype(single)).reshape(batch, *counts, *sides, arch.spec.channels_out)
-        return jnp.swapaxes(h, 2, 3).reshape(batch, height, width, arch.spec.channels_out)
+        return (h, c), None
 
-    def _blocks(self, streams: Streams, emb: jax.Array, first: int) -> jax.Array:
-        """Applies the first blocks: scans over those with dual attention, and over the others."""
+
+class Transformer(nn.Module):
+    """The parts of a network around its blocks, whose names are those of diffusers.
+
+    Attributes:
+      arch: the options of the network: spec, patch, width, dtype.
+    """
+
+    arch: Any
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.arch.dtype)
+
+    def _called(self, blocks: int) -> int:
+        """Returns how many of the blocks run: up to the middle for its features, else all."""
+        asked = self.is_mutable_collection("features") and not self.is_initializing()
+        return middle_of(blocks) + 1 if asked else blocks
+
+    def _text(self, cond: Cond, batch: int) -> jax.Array:
+        """Returns the tokens of the text (b, n, width); none without a text."""
+        if "text" not in cond:
+            return jnp.zeros((batch, 0, self.arch.width), self._dtype)
+        dense = nn.Dense(self.arch.width, dtype=self._dtype, name="context_embedder")
+        return dense(cond["text"])
+
+    def _output(self, h: jax.Array, emb: jax.Array) -> jax.Array:
+        """Returns the values of all patches, float32 (b, n, patch^2 channels)."""
         arch = self.arch
-        last = arch.blocks - 1
-        for start, end, dual in ((0, arch.dual, True), (arch.dual, last, False)):
-            called = min(first, end) - start
-            if called > 0:
-                blocks = stacked(Block, arch.remat, end - start, called)
-                streams, _ = blocks(arch, dual, name=f"transformer_blocks[{start}:{end}]")(
-                    streams, emb
-                )
-        if first > last:
-            block = remat(Block, arch.remat)(arch, last=True, name=f"transformer_blocks.{last}")
-            streams, _ = block(streams, emb)
-        return streams[0]
+        modulation = nn.Dense(2 * arch.width, dtype=self._dtype, name="norm_out.linear")
+        scale, shift = jnp.split(modulation(emb)[:, None], 2, axis=-1)
+        h = modulate(layer_norm(NORM, self._dtype)(h), shift, scale)
+        # In float32, as in the UNets, because rounding here is an error of every target.
+        single = jnp.dtype("float32")
+        out = nn.Dense(arch.patch**2 * arch.spec.channels_out, dtype=single, name="proj_out")
+        return out(h.astype(single))
 
     def _embed(self, t: Time, cond: Cond) -> jax.Array:
         """Returns one float32 vector per example, which embeds the noise level and the text."""
@@ -246,6 +242,42 @@ class MMDiT(nn.Module):
             nn.Dense(self.arch.width, name=f"time_text_embed.{part}.linear_{i}") for i in (1, 2)
         )
         return second(nn.swish(first(x)))
+
+
+class MMDiT(Transformer):
+    """The network: blocks on the patches of the latent and the tokens of the text."""
+
+    @nn.compact
+    def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
+        arch = self.arch
+        batch, height, width, _ = z.shape
+        arch.check_sides(height, width)
+        counts, sides = (height // arch.patch, width // arch.patch), (arch.patch, arch.patch)
+        emb = nn.swish(self._embed(t, cond))
+
+        conv = nn.Conv(arch.width, sides, sides, "VALID", dtype=self._dtype, name="pos_embed.proj")
+        h = conv(z).reshape(batch, -1, arch.width) + positions(arch, counts).astype(self._dtype)
+        h = self._blocks((h, self._text(cond, batch)), emb, self._called(arch.blocks))
+        self.sow("features", "middle", h)
+
+        h = self._output(h, emb).reshape(batch, *counts, *sides, arch.spec.channels_out)
+        return jnp.swapaxes(h, 2, 3).reshape(batch, height, width, arch.spec.channels_out)
+
+    def _blocks(self, streams: Streams, emb: jax.Array, first: int) -> jax.Array:
+        """Applies the first blocks: scans over those with dual attention, and over the others."""
+        arch = self.arch
+        last = arch.blocks - 1
+        for start, end, dual in ((0, arch.dual, True), (arch.dual, last, False)):
+            called = min(first, end) - start
+            if called > 0:
+                blocks = stacked(Block, arch.remat, end - start, called)
+                streams, _ = blocks(arch, dual, name=f"transformer_blocks[{start}:{end}]")(
+                    streams, emb
+                )
+        if first > last:
+            block = remat(Block, arch.remat)(arch, last=True, name=f"transformer_blocks.{last}")
+            streams, _ = block(streams, emb)
+        return streams[0]
 
 
 def positions(arch: Architecture, counts: tuple[int, int]) -> np.ndarray:
