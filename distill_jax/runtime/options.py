@@ -121,8 +121,8 @@ def optional(rule: Rule) -> Rule:
 
 def every(rule: Rule, most: int = 100, least: int = 0) -> Rule:
     """Returns the rule for a tuple of `least` to `most` values that satisfy `rule`."""
-    text = f"a tuple of {least if least else 'at most'} to {most} values, each {rule.expected}"
-    text = text.replace("at most to", "at most")
+    count = f"{least} to {most}" if least else f"at most {most}"
+    text = f"a tuple of {most if least == most else count} values, each {rule.expected}"
     return Rule(
         lambda v: is_sequence(v) and least <= len(v) <= most and all(map(rule.holds, v)), text
     )
