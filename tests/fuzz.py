@@ -112,6 +112,7 @@ CAPTIONED = ("captioned_folder", "captioned_tfds", "prompts", "shapes")
 ALONE = {
     "patch_pca": {"patch": 2},
     "autoencoder": {"widths": (4, 4), "blocks": 1, "groups": 2},
+    "flux": {"heads": 1, "head_dim": 8, "axes": (2, 2, 4), "blocks": 1, "singles": 1},
     "mmdit": {"heads": 1, "head_dim": 8, "blocks": 2, "dual": 1},
     "sd_unet": {"widths": (8,), "blocks": 1, "transformers": (), "heads": (1,), "groups": 4},
     "taesd": {"encoder": "cdc", "decoder": "cdc", "channels": 2, "width": 4},

@@ -79,16 +79,23 @@ def read(kind, entry):
     if inspect.isfunction(entry) and not hasattr(entry, "__signature__"):
         return names(inspect.getsource(entry).removeprefix("@functools.cache\n"))
     described = [entry] if inspect.isclass(entry) else architectures(entry)
-    classes = [
-        each for kind in described for each in kind.__mro__ if "distill_jax" in each.__module__
-    ]
+    classes = bases(described)
     found = {name for each in classes for name in attributes(inspect.getsource(each), {"self"})}
     if kind == "network":  # Modules keep their options in the attribute `arch`.
-        files = {pathlib.Path(inspect.getsourcefile(each)) for each in classes}
+        own = [
+            each for each in vars(sys.modules[entry.__module__]).values() if inspect.isclass(each)
+        ]
+        own = bases(each for each in own if each.__module__ == entry.__module__)
+        files = {pathlib.Path(inspect.getsourcefile(each)) for each in own}
         found.update(*(attributes(file.read_text(), {"arch"}) for file in files))
     if kind == "method":  # The plan reads the options of discriminators and trained roles.
         found |= attributes(inspect.getsource(plan), {"method"})
     return found
+
+
+def bases(classes):
+    """Returns classes, and those of the package that they inherit from."""
+    return [each for kind in classes for each in kind.__mro__ if "distill_jax" in each.__module__]
 
 
 def architectures(function):

@@ -37,6 +37,7 @@ RUN = (
 UNETS = {
     "adm_unet": {"channels": 32, "blocks": 1, "multipliers": (1,), "attention": (), "heads": 1},
     "diffusers_dit": {"width": 16, "blocks": 1, "heads": 1},
+    "flux": {"heads": 1, "head_dim": 16, "axes": (4, 4, 8), "blocks": 1, "singles": 1},
     "mmdit": {"heads": 1, "head_dim": 16, "blocks": 2, "dual": 1},
     "sd_unet": {"widths": (8,), "blocks": 1, "transformers": (), "heads": (1,), "groups": 4},
     "song_unet": {"channels": 8, "blocks": 1, "multipliers": (1,), "attention": ()},

@@ -5,6 +5,7 @@ from distill_jax.models.diffusers_dit import diffusers_dit
 from distill_jax.models.discriminators import DISCRIMINATORS
 from distill_jax.models.dit import dit
 from distill_jax.models.exact import mixture
+from distill_jax.models.flux import flux
 from distill_jax.models.mlp import mlp
 from distill_jax.models.mmdit import mmdit
 from distill_jax.models.pooled import pooled_head
@@ -16,6 +17,7 @@ NETWORKS = {
     "adm_unet": adm_unet,
     "diffusers_dit": diffusers_dit,
     "dit": dit,
+    "flux": flux,
     "mixture": mixture,
     "mlp": mlp,
     "mmdit": mmdit,
@@ -25,7 +27,7 @@ NETWORKS = {
 }
 
 # Networks that read the condition "text"; others would ignore it.
-TEXT_NETWORKS = ("dit", "mmdit", "sd_unet")
+TEXT_NETWORKS = ("dit", "flux", "mmdit", "sd_unet")
 # Networks that read the condition INPAINT.
 INPAINTING_NETWORKS = ("sd_unet",)
 

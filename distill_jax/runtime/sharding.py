@@ -24,6 +24,7 @@ RULES = (
     (r"(^|/)qkv/bias$", (None, "tensor")),
     (r"(^|/)[qkv]/kernel$", ("fsdp", "tensor")),  # (width, heads, head_dim)
     (r"(^|/)[qkv]/bias$", ("tensor",)),
+    (r"(^|/)single_[^/]*/proj_out/kernel$", ("tensor", "fsdp")),  # (width and hidden, width)
     (r"(^|/)proj(_out)?/kernel$", ("tensor", None, "fsdp")),  # (heads, head_dim, width)
     (r"(^|/)up(_\d+)?/kernel$", ("fsdp", "tensor")),  # (width, hidden)
     (r"(^|/)up(_\d+)?/bias$", ("tensor",)),
@@ -34,6 +35,8 @@ RULES = (
     (r"\.to_(out\.0|add_out)/kernel$", ("tensor", "fsdp")),  # (heads head_dim, width)
     (r"[./]ff(_context)?\.net\.0\.proj/kernel$", ("fsdp", "tensor")),  # (width, hidden or 2 hidden)
     (r"[./]ff(_context)?\.net\.0\.proj/bias$", ("tensor",)),
+    (r"/proj_mlp/kernel$", ("fsdp", "tensor")),  # (width, hidden)
+    (r"/proj_mlp/bias$", ("tensor",)),
     (r"[./]ff(_context)?\.net\.2/kernel$", ("tensor", "fsdp")),  # (hidden, width)
 )
 

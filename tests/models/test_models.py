@@ -20,6 +20,14 @@ SMALL = {
     "mlp": {"width": 16, "blocks": 1},
     "dit": {"width": 16, "blocks": 1, "heads": 2, "patch": 2},
     "diffusers_dit": {"width": 16, "blocks": 1, "heads": 2},
+    "flux": {
+        "heads": 2,
+        "head_dim": 8,
+        "axes": (2, 2, 4),
+        "blocks": 1,
+        "singles": 1,
+        "guidance": True,
+    },
     "mmdit": {"heads": 2, "head_dim": 8, "blocks": 2, "dual": 1},
     # 64 channels are two per group: a group of one channel would remove its bias.
     "unet": {
@@ -51,6 +59,7 @@ FEATURES = {
     "mlp": (5, 1, 16),
     "dit": (5, 6, 16),
     "diffusers_dit": (5, 6, 16),
+    "flux": (5, 6, 16),
     "mmdit": (5, 6, 16),
     "unet": (5, 16, 64),
     "sd_unet": (5, 24, 8),
@@ -59,6 +68,7 @@ FEATURES = {
 ATTENTIONS = {
     "dit": (1, 6, 16),
     "diffusers_dit": (1, 6, 16),
+    "flux": (2, 6, 16),
     "mmdit": (3, 6, 16),
     "unet": (4, 16, 64),
     "adm_unet": (4, 24, 8),
@@ -68,6 +78,7 @@ ATTENTIONS = {
 STACKS = {
     "dit": "block[0:3]",
     "diffusers_dit": "transformer_blocks[0:3]",
+    "flux": "transformer_blocks[0:3]",
     "mmdit": "transformer_blocks[1:2]",
 }
 # Modules, or layers of a stack, before the middle of a network of 3 blocks, and after it.
@@ -75,6 +86,7 @@ AROUND_THE_MIDDLE = {
     "mlp": ("down_1", "down_2"),
     "dit": (1, 2),
     "diffusers_dit": (1, 2),
+    "flux": (1, 2),
     "mmdit": (0, "transformer_blocks.2"),
     "unet": ("mid.block_2", "up_0.block_0"),
     "sd_unet": ("mid_block.resnets.1", "up_blocks.0.resnets.0"),
@@ -89,7 +101,7 @@ def images(name):
 def conditions(name):
     """Returns every condition that a network has modules for."""
     text = {"text": jax.random.normal(jax.random.key(1), (5, 2, 3)), "pooled": Z[:, 0, 0]}
-    return {**ALL, **text} if name == "mmdit" else ALL
+    return {**ALL, **text} if name in ("flux", "mmdit") else ALL
 
 
 def make(name, channels=3):
@@ -141,7 +153,9 @@ def test_a_new_w_and_a_new_target_have_modules_of_their_own_and_no_effect(name):
     (network, with_both), z = compiled(name), images(name)
     cond = {key: x for key, x in conditions(name).items() if key not in ("w", "target")}
     without = filled(jax.eval_shape(network.init, jax.random.key(0), z, T, cond))
-    grafted = graft(with_both, without, new=("w_embed", "target_embed", "time_embedding.cond_proj"))
+    guidance = (f"time_text_embed.guidance_embedder.linear_{i}" for i in (1, 2))
+    new = ("w_embed", "target_embed", "time_embedding.cond_proj", *guidance)
+    grafted = graft(with_both, without, new=new)
     np.testing.assert_array_equal(
         network.apply(grafted, z, T, ALL), network.apply(without, z, T, LABEL)
     )
@@ -181,7 +195,7 @@ def test_half_precision_parameters_give_the_output_of_their_float32_values(name,
     np.testing.assert_allclose(output, expected, atol=1e-5 * float(jnp.abs(expected).max()))
 
 
-@pytest.mark.parametrize("name", ["diffusers_dit", "dit", "mmdit"])
+@pytest.mark.parametrize("name", ["diffusers_dit", "dit", "flux", "mmdit"])
 def test_a_transformer_in_bfloat16_keeps_float32_parameters_and_agrees(name):
     sizes, make = image_spec(SHAPE, 3, 3), NETWORKS[name]
     single, half = (make(sizes, **SMALL[name], dtype=d) for d in ("float32", "bfloat16"))
@@ -301,7 +315,7 @@ LEVELS = {"multipliers": (1, 1), "attention": (4,)}
 
 
 @pytest.mark.parametrize("side", [2, 4, 16])
-@pytest.mark.parametrize("name", ["diffusers_dit", "dit", "mmdit", "unet"])
+@pytest.mark.parametrize("name", ["diffusers_dit", "dit", "flux", "mmdit", "unet"])
 def test_one_set_of_parameters_serves_several_sizes(name, side):
     network = NETWORKS[name](SQUARE, **{**SMALL[name], **(LEVELS if name == "unet" else {})})
     full, z = jnp.zeros((5, 8, 8, 3)), jnp.zeros((5, side, side, 3))

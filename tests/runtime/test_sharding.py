@@ -69,6 +69,10 @@ def test_an_axis_that_a_rule_cannot_split_stays_whole():
 MODELS = {
     "dit": ({"patch": 4, "width": 64, "heads": 4, "blocks": 1}, (8, 8, 1)),
     "diffusers_dit": ({"width": 64, "heads": 4, "blocks": 1}, (8, 8, 4)),
+    "flux": (
+        {"heads": 4, "head_dim": 16, "axes": (4, 4, 8), "blocks": 1, "singles": 1},
+        (8, 8, 4),
+    ),
     "mmdit": ({"heads": 4, "head_dim": 16, "blocks": 2, "dual": 1}, (8, 8, 4)),
     "mlp": ({"width": 64, "blocks": 1}, (8, 8, 1)),
     "unet": (
@@ -109,12 +113,14 @@ def test_heads_and_hidden_units_are_split_over_tensor_in_every_network(name):
     for path, spec in found.items():
         *_, module, leaf = path.split("/")
         heads = module in ("q", "k", "v", "qkv", "proj", "proj_out") and ".attentions." not in path
-        heads &= (name, module) != ("mmdit", "proj_out")  # That of the whole network.
+        heads &= (name, path) != ("mmdit", f"proj_out/{leaf}")  # That of the whole network.
+        heads &= (name, path) != ("flux", f"proj_out/{leaf}")
         heads |= module.endswith((".to_q", ".to_k", ".to_v", ".to_out.0", ".to_add_out"))
         heads |= ".add_" in module
         hidden = module.rstrip("_0123456789") in ("up", "down")
         hidden |= module.startswith(("ff.net.", "ff_context.net.")) or ".ff.net." in module
-        one_sided = leaf == "bias" and module.startswith(("proj", "down"))
+        hidden |= module == "proj_mlp"
+        one_sided = leaf == "bias" and module.startswith(("proj", "down")) and module != "proj_mlp"
         one_sided |= leaf == "bias" and module.endswith((".to_out.0", ".to_add_out", ".net.2"))
         expected = leaf in ("kernel", "bias") and (heads or hidden) and not one_sided
         assert ("tensor" in spec) == expected, path

@@ -77,6 +77,17 @@ MMDITS = {
     | {"dual_attention_layers": (0, 1), "qk_norm": "rms_norm"},
 }
 MMDIT_QUIET = ("pos_embed", "context_embedder", "add_q_proj")
+FLUX = {
+    "in_channels": 16,  # Of patches of 2x2 with 4 channels.
+    "num_layers": 2,
+    "num_single_layers": 3,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "axes_dims_rope": (2, 6, 8),
+    "joint_attention_dim": TEXT,
+    "pooled_projection_dim": MMDIT["pooled_projection_dim"],
+}
+FLUXES = {"schnell": FLUX, "dev": {**FLUX, "num_layers": 1, "guidance_embeds": True}}
 # Of a student of the network "w", as in the scheduler_config.json of its pipeline.
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
@@ -133,7 +144,7 @@ def weights(name, shape):
 
 
 def mmdit_weights(name, shape):
-    """Returns random weights for an array of SD3Transformer2DModel.
+    """Returns random weights for an array of SD3Transformer2DModel or FluxTransformer2DModel.
 
     The text before its first norm and its queries are so small that the epsilons count.
     """
@@ -148,7 +159,7 @@ def mmdit_weights(name, shape):
 
 
 def pooled(sizes):
-    """Returns vectors of whole texts for a network of MMDITS."""
+    """Returns vectors of whole texts for a network of MMDITS or FLUXES."""
     width = MMDIT["pooled_projection_dim"]
     return np.random.default_rng(7).normal(size=(sizes[0], width)).astype(np.float32)
 

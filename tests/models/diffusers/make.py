@@ -21,6 +21,8 @@ from diffusers import (
     DiTTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchLCMScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionInpaintPipeline,
@@ -37,6 +39,7 @@ from tests.models.diffusers import (  # noqa: E402
     FLOW_LCM,
     FLOW_SIDES,
     FLOW_TIMES,
+    FLUXES,
     INPAINTING,
     LABELS,
     MMDITS,
@@ -152,6 +155,30 @@ def flows():
     }
 
 
+def fluxes():
+    """Returns the outputs of the transformers of FLUX.1 for latents that its pipeline packs."""
+    found = {}
+    for name, config in FLUXES.items():
+        network, found[f"{name}_names"] = filled(FluxTransformer2DModel(**config), mmdit_weights)
+        for number, sizes in enumerate(SIZES):
+            z, k, text, w = inputs(sizes, 4)
+            batch, height, width = sizes
+            packed = FluxPipeline._pack_latents(nchw(z), batch, 4, height, width)
+            places = batch, height // 2, width // 2, packed.device, packed.dtype
+            output = network(
+                packed,
+                torch.tensor(text),
+                torch.tensor(pooled(sizes)),
+                torch.tensor((k + 1) / 1000),
+                FluxPipeline._prepare_latent_image_ids(*places),
+                torch.zeros(text.shape[1], 3),
+                torch.tensor(1 + w) if config.get("guidance_embeds") else None,
+            ).sample
+            # The factor 1 is of the latent's sides; a pipeline gives those of the image.
+            found[f"{name}_{number}"] = nhwc(FluxPipeline._unpack_latents(output, height, width, 1))
+    return found
+
+
 def vaes():
     """Returns the moments and the decoded images of the autoencoders."""
     found = {}
@@ -224,6 +251,7 @@ if __name__ == "__main__":
         np.savez_compressed(HERE / "recorded_dit.npz", **dit())
         np.savez_compressed(HERE / "recorded_mmdit.npz", **mmdits())
         np.savez_compressed(HERE / "recorded_flow.npz", **flows())
+        np.savez_compressed(HERE / "recorded_flux.npz", **fluxes())
         drawn, inpainted = sampled()
         np.savez_compressed(HERE / "recorded.npz", **unets(), **vaes(), **schedules(), **drawn)
         np.save(HERE / "inpainted.npy", inpainted)
