@@ -3,9 +3,19 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from distill_jax.models.diffusers_files import WIDTH, YES_NO, check_fixed, value_of
-from distill_jax.runtime.options import MAX_WIDTH, Rule, every, whole
+import jax.numpy as jnp
+import numpy as np
 
+from distill_jax.models.diffusers_dit import CHANNELS as WAVES
+from distill_jax.models.diffusers_dit import TIMESTEPS
+from distill_jax.models.diffusers_files import WIDTH, YES_NO, check_fixed, value_of
+from distill_jax.models.layers import cosines_and_sines
+from distill_jax.runtime.options import MAX_WIDTH, Rule, every, whole
+from distill_jax.storage.weights import Stored, of_array
+
+EMBEDDER = "time_text_embed.guidance_embedder"
+KINDS = ("weight", "bias")
+BIAS = "time_text_embed.timestep_embedder.linear_2.bias"
 PATCH = 2  # Pipelines pack patches of the latent into the channels of the network.
 CHANNELS = whole(PATCH**2, PATCH**2, MAX_WIDTH)
 AXES = every(whole(2, 2, MAX_WIDTH), 3, 3)
@@ -56,3 +66,25 @@ def flux_of(content: Mapping[str, Any], place: str) -> Flux:
     }
     text, pooled = size("joint_attention_dim", 4096), size("pooled_projection_dim", 768)
     return Flux(model, packed // PATCH**2, text, pooled, guidance)
+
+
+def with_fixed_w(state: Mapping[str, Stored], w: float) -> dict[str, Stored]:
+    """Returns the arrays of a network that takes w as those of one for a single w.
+
+    The embedding of w is added to the time's, so it becomes a part of its last bias, in float32.
+
+    Args:
+      state: arrays by their names.
+      w: guidance strength.
+    """
+    layers = [
+        [np.asarray(state[f"{EMBEDDER}.linear_{i}.{kind}"].read(()), np.float32) for kind in KINDS]
+        for i in (1, 2)
+    ]
+    (first, first_bias), (second, second_bias) = layers
+    waves = np.asarray(cosines_and_sines(jnp.asarray([TIMESTEPS * (1 + w)]), WAVES))[0]
+    h = first @ waves + first_bias
+    found = {name: leaf for name, leaf in state.items() if not name.startswith(f"{EMBEDDER}.")}
+    bias = second @ (h / (1 + np.exp(-h))) + second_bias
+    found[BIAS] = of_array(np.asarray(state[BIAS].read(()), np.float32) + bias)
+    return found

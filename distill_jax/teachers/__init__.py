@@ -13,7 +13,7 @@ from distill_jax.runtime.text import short
 from distill_jax.storage import safetensors
 from distill_jax.storage.entries import chosen, unwrapped
 from distill_jax.storage.pytorch import read_persisted, read_state
-from distill_jax.teachers import adm, diffusers, dit, edm, flow, google_research, native
+from distill_jax.teachers import adm, diffusers, dit, edm, flow, flux, google_research, native
 from distill_jax.teachers.base import Imported
 from distill_jax.teachers.given import split_key
 
@@ -60,8 +60,9 @@ def read_diffusers(
     """Reads the network in the directory of a pipeline: its UNet or its transformer."""
     if not diffusers.is_dit(epath.Path(path)):
         return diffusers.read(path, config, given)
-    read = flow.read if diffusers.class_of(epath.Path(path)) in flow.CLASSES else dit.read
-    return read(path, config, given)
+    kind = diffusers.class_of(epath.Path(path))
+    module = next((each for each in (flow, flux) if kind in each.CLASSES), dit)
+    return module.read(path, config, given)
 
 
 def _check_no_config(path: epath.PathLike, config: Mapping[str, Any] | None) -> None:

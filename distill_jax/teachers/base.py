@@ -30,6 +30,7 @@ class Imported(NamedTuple):
       spec: spec of its inputs, for a network on latents or texts; None for images with labels.
       w_range: smallest and largest w of a student that takes w as an input; None without it.
       resolutions: sides of the images or latents that it was trained on; () for that of `shape`.
+      fixed_w: guidance strength in its weights.
     """
 
     params: Tree
@@ -45,11 +46,12 @@ class Imported(NamedTuple):
     spec: DataSpec | None = None
     w_range: tuple[float, float] | None = None
     resolutions: tuple[int, ...] = ()
+    fixed_w: float = 0.0
 
     @property
     def trained(self) -> Trained:
         """The record of its training; the targets of released students were not clipped."""
-        guidance = Guidance(self.w_range, null=self.label_dropout > 0)
+        guidance = Guidance(self.w_range, self.fixed_w, self.label_dropout > 0)
         sampler = self.sampler or Ddim(self.num_steps)
         return Trained(sampler, guidance, self.continuous, resolutions=self.resolutions)
 

@@ -1,11 +1,11 @@
-"""Reader of the pipelines of diffusers whose transformer is a rectified flow, without PyTorch.
+"""Reader of the pipelines of Stable Diffusion 3 and 3.5 of diffusers, without PyTorch.
 
-They are those of Stable Diffusion 3 and 3.5. Their autoencoder and text encoders are read by the
-codec and the conditioner of a run, from the same directory.
+Their transformer is a rectified flow. Their autoencoder and text encoders are read by the codec and
+the conditioner of a run, from the same directory.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -81,16 +81,11 @@ def read(
     found = read_directory(network_folder(folder), *CLASSES)
     place = f"{found.path}/config.json"
     network = mmdit_of(found.content, place)
-    patch = network.model["patch"]
-    sides = tuple(given.get("resolutions", ()))
-    for side in (network.side, *sides):
-        if side % patch:
-            raise ValueError(
-                f"{place}: latents of {side}x{side}; expected multiples of patch_size = {patch}"
-            )
+    patch, sides = network.model["patch"], tuple(given.get("resolutions", ()))
+    check_sides((network.side, *sides), patch, place)
     check_vae(folder, network.channels, "transformer")
     spec = _spec(folder, network, given.get("length", T5_TOKENS))
-    facts = _facts(folder, given, sides)
+    facts = facts_of(folder, given, sides)
     schedule = schedule_of(folder / "scheduler", (network.side // patch) ** 2)
     imported = Imported(
         params={},
@@ -105,7 +100,18 @@ def read(
     return imported._replace(params=_params(imported, found))
 
 
-def _facts(folder: epath.Path, given: Mapping[str, Any], sides: tuple[int, ...]) -> dict[str, Any]:
+def check_sides(sides: Sequence[int], patch: int, place: str) -> None:
+    """Raises ValueError for a side of latents that a patch does not divide."""
+    for side in sides:
+        if side % patch:
+            raise ValueError(
+                f"{place}: latents of {side}x{side}; expected multiples of patch_size = {patch}"
+            )
+
+
+def facts_of(
+    folder: epath.Path, given: Mapping[str, Any], sides: tuple[int, ...]
+) -> dict[str, Any]:
     """Returns what Imported says of a teacher, or of a student with FACTS in its directory.
 
     Raises:
@@ -192,12 +198,12 @@ def _spec(folder: epath.Path, network: MMDiT, length: int) -> DataSpec:
     Raises:
       ValueError: for a text encoder that is missing or does not fit the transformer.
     """
-    pooled = sum(_width(folder, name, "projection_dim") for name in ("", "_2"))
-    text = sum(_width(folder, name, "hidden_size") for name in ("", "_2"))
+    pooled = sum(text_width(folder, name, "projection_dim") for name in ("", "_2"))
+    text = sum(text_width(folder, name, "hidden_size") for name in ("", "_2"))
     index = read_config(folder, (INDEX,)) if (folder / INDEX).exists() else {}
     # Without T5 the pipeline takes zeros for its tokens.
     absent = index.get("text_encoder_3", ()) in (None, [None, None])
-    third = network.text_width if absent else _width(folder, "_3", "d_model")
+    third = network.text_width if absent else text_width(folder, "_3", "d_model")
     if pooled != network.pooled_width or third != network.text_width or text > third:
         raise ValueError(
             f"the text encoders in {folder} have {pooled} pooled channels, and {text} and {third} "
@@ -213,13 +219,13 @@ def _spec(folder: epath.Path, network: MMDiT, length: int) -> DataSpec:
     return DataSpec(Leaf((side, side, network.channels)), False, tuple(cond.items()))
 
 
-def _width(folder: epath.Path, name: str, key: str) -> int:
+def text_width(folder: epath.Path, name: str, key: str) -> int:
     """Returns a width from the config.json of a text encoder."""
     place = folder / f"text_encoder{name}"
     if not place.is_dir():
         raise ValueError(
             f"{folder} has no text_encoder{name}/; expected a whole pipeline as diffusers saves "
-            "it, with text_encoder, text_encoder_2 and, with T5, text_encoder_3"
+            "it, with all of its text encoders, T5 too"
         )
     content = read_config(place)
     if not whole(1, high=2**20).allows(content.get(key)):

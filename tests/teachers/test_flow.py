@@ -101,7 +101,7 @@ def test_a_dynamic_shift_is_that_of_the_number_of_patches(tmp_path, side, shift)
             {"scheduler": {**SCHEDULER, **DYNAMIC, "max_image_seq_len": 4}},
             "base_image_seq_len is 4 and max_image_seq_len 4; expected the second to be larger",
         ),
-        ({"text_encoder_3": None}, "has no text_encoder_3/; expected a whole pipeline .*with T5"),
+        ({"text_encoder_3": None}, "has no text_encoder_3/; expected a whole pipeline .*T5 too"),
         ({"text_encoder_2": {}}, "projection_dim is None; expected a whole number"),
         ({"text_encoder_3": {"d_model": 13}}, "10 and 13 of tokens; the transformer takes 10 and"),
         ({"vae": {**VAES["four"], "latent_channels": 16}}, "is 16; the transformer takes 4"),

@@ -1,0 +1,125 @@
+"""Reader of the pipelines of FLUX.1 of diffusers, without PyTorch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from distill_jax.diffusion.spec import DataSpec, Leaf
+from distill_jax.diffusion.trained import RESOLUTIONS
+from distill_jax.models.diffusers_files import ADVICE, Directory, read_directory
+from distill_jax.models.flux_files import PATCH, Flux, flux_of, with_fixed_w
+from distill_jax.models.pretrained import stored_params
+from distill_jax.runtime.options import MAX_W, number, whole
+from distill_jax.sampling.fields import W_RANGE
+from distill_jax.teachers.base import Imported
+from distill_jax.teachers.diffusers import MAX_SIDE, check_rest, check_vae, network_folder
+from distill_jax.teachers.flow import check_sides, facts_of, schedule_of, text_width
+from distill_jax.teachers.given import check_given
+
+CLASSES = ("FluxTransformer2DModel",)
+SIDE = 128  # Of the latents that the pipeline draws unless it is asked for others.
+T5_TOKENS = 512  # The same.
+SCHNELL = 4  # Steps of FLUX.1 schnell, a student that takes no guidance strength.
+RANGE = (0.0, 4.0)  # Of w in FLUX.1 dev; nothing is published.
+GIVEN = {
+    "length": whole(1, high=4096),
+    "side": whole(1, high=MAX_SIDE),
+    "resolutions": RESOLUTIONS,
+    "w": number(0, MAX_W),
+    "w_range": W_RANGE,
+}
+
+
+def read(
+    path: epath.PathLike,
+    config: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Imported:
+    """Reads the transformer in the directory of a pipeline, and its schedule.
+
+    FLUX.1 dev takes w, which is its `guidance` less 1: its teacher was guided, and is not
+    published. FLUX.1 schnell is a student of a few steps.
+
+    Args:
+      path: directory with transformer/, scheduler/, text_encoder/, text_encoder_2/ and vae/.
+      config: None, because the directory describes its network.
+      given: length, the tokens of T5, 512 otherwise; side, that of the latents, 128 otherwise;
+        resolutions, the sides that it was trained on, only `side` otherwise; of a network that
+        takes w, w_range, [0, 4] otherwise, or w: the network becomes one for this w alone.
+
+    Raises:
+      ValueError: for half a pipeline, damaged files, and networks that are not supported.
+    """
+    folder, given = epath.Path(path), dict(given or {})
+    check_given(given, GIVEN)
+    if config is not None:
+        raise ValueError(f"{folder} contains the description of its network; leave --config out")
+    found = read_directory(network_folder(folder), *CLASSES)
+    place = f"{found.path}/config.json"
+    network = flux_of(found.content, place)
+    side, sides = given.get("side", SIDE), tuple(given.get("resolutions", ()))
+    check_sides((side, *sides), PATCH, place)
+    check_vae(folder, network.channels, "transformer")
+    spec = _spec(folder, network, side, given.get("length", T5_TOKENS))
+    facts = facts_of(folder, {"label_dropout": 0.0}, sides)
+    found, guided = _guided(found, network, given)
+    if not network.takes_w and "sampler" not in facts:
+        facts |= {"num_steps": facts["num_steps"] if "continuous" in facts else SCHNELL}
+        facts["continuous"] = False
+    imported = Imported(
+        params={},
+        schedule=schedule_of(folder / "scheduler", (side // PATCH) ** 2),
+        parameterization="flow",
+        shape=spec.x.shape,
+        num_classes=0,
+        spec=spec,
+        **facts,
+        **guided,
+    )
+    params = stored_params(imported.expected_params(), found.state, found.file, ADVICE)
+    check_rest(params, found)
+    return imported._replace(params=params)
+
+
+def _guided(
+    found: Directory, network: Flux, given: Mapping[str, Any]
+) -> tuple[Directory, dict[str, Any]]:
+    """Returns the arrays, and the model and guidance of an Imported.
+
+    Raises:
+      ValueError: for a guidance strength of a network that takes none, and for both of its values.
+    """
+    asked = [name for name in ("w", "w_range") if name in given]
+    if not network.takes_w:
+        if asked:
+            raise ValueError(f"--set {asked[0]}: {found.path} takes no guidance; leave it out")
+        return found, {"model": network.model}
+    if len(asked) == 2:
+        raise ValueError("--set w and --set w_range; expected one of them")
+    if "w" not in given:
+        low, high = given.get("w_range", RANGE)
+        return found, {"model": network.model, "w_range": (float(low), float(high))}
+    found = found._replace(state=with_fixed_w(found.state, given["w"]))
+    return found, {"model": {**network.model, "guidance": False}, "fixed_w": float(given["w"])}
+
+
+def _spec(folder: epath.Path, network: Flux, side: int, length: int) -> DataSpec:
+    """Returns the spec of the latents and of the text of two encoders.
+
+    Raises:
+      ValueError: for a text encoder that is missing or does not fit the transformer.
+    """
+    pooled = text_width(folder, "", "hidden_size")
+    text = text_width(folder, "_2", "d_model")
+    if (pooled, text) != (network.pooled_width, network.text_width):
+        raise ValueError(
+            f"the text encoders in {folder} have {pooled} pooled channels and {text} of tokens; "
+            f"the transformer takes {network.pooled_width} and {network.text_width}"
+        )
+    cond = {
+        "text": Leaf((length, text)),
+        "text_mask": Leaf((length,), "bool"),
+        "pooled": Leaf((pooled,)),
+    }
+    return DataSpec(Leaf((side, side, network.channels)), False, tuple(cond.items()))
