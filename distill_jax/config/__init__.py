@@ -40,8 +40,16 @@ from distill_jax.config.presets import (
     smoke_images,
     smoke_shapes,
 )
+from distill_jax.config.text import (
+    FLUX_TEXT,
+    SD3_TEXT,
+    SDXL_TEXT,
+)
 
 __all__ = [
+    "FLUX_TEXT",
+    "SD3_TEXT",
+    "SDXL_TEXT",
     "CLIP_H",
     "CLIP_L",
     "COND_PROJ",

@@ -14,7 +14,8 @@ from distill_jax.config.chains import base, halvings, pipeline, smoke, stage
 # without its last layer.
 CLIP_L = (
     '{"model_type": "clip_text_model", "hidden_size": 768, "intermediate_size": 3072, '
-    '"num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 49408}'
+    '"num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 49408, '
+    '"projection_dim": 768}'
 )
 CLIP_H = (
     '{"model_type": "clip_text_model", "hidden_size": 1024, "intermediate_size": 4096, '
@@ -90,7 +91,7 @@ def plan_latents(config: ConfigDict, text_encoder: str = "") -> ConfigDict:
 
     Args:
       config: the full config.
-      text_encoder: CLIP_L or CLIP_H, for data with captions.
+      text_encoder: CLIP_L, CLIP_H, or one of config.text, for data with captions.
     """
     if text_encoder:
         size = config.data.size

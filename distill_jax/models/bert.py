@@ -30,6 +30,7 @@ from distill_jax.runtime.options import (
     whole,
 )
 from distill_jax.runtime.text import short
+from distill_jax.storage.weights import Stored
 from distill_jax.typing import Tree
 
 
@@ -130,6 +131,17 @@ def bert_options(directory: epath.PathLike) -> BertOptions:
     return read_options(BertOptions, content, str(place))
 
 
+def bert_state(directory: epath.PathLike) -> tuple[epath.Path, dict[str, Stored]]:
+    """Returns the file of weights in a directory, and its arrays by their names in PyTorch."""
+    file, state = find_weights(directory), {}
+    for name, leaf in read_weights(file).items():
+        name = name.removeprefix("bert.")  # Of networks with a head.
+        for old, new in OLD.items():
+            name = name.replace(old, new)
+        state[name] = leaf
+    return file, state
+
+
 def read_bert(directory: epath.PathLike) -> tuple[Bert, Tree]:
     """Reads a directory with config.json and weights; returns the network and its variables.
 
@@ -137,11 +149,6 @@ def read_bert(directory: epath.PathLike) -> tuple[Bert, Tree]:
       ValueError: if a file is missing, damaged or of another network.
     """
     module = Bert(bert_options(directory))
-    file, state = find_weights(directory), {}
-    for name, leaf in read_weights(file).items():
-        name = name.removeprefix("bert.")  # Of networks with a head.
-        for old, new in OLD.items():
-            name = name.replace(old, new)
-        state[name] = leaf
+    file, state = bert_state(directory)
     like = jnp.zeros((1, 1), jnp.int32)
     return module, variables_of(module, like, state, file, "take the config.json beside it")

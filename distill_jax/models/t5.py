@@ -5,7 +5,9 @@ arXiv:2002.05202). It is a text encoder of PixArt, SD3 and FLUX.
 """
 
 import dataclasses
+import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -31,6 +33,7 @@ from distill_jax.runtime.options import (
     whole,
 )
 from distill_jax.runtime.text import short
+from distill_jax.storage.weights import Stored
 from distill_jax.typing import Tree
 
 WORDS, COPY = "shared.weight", "encoder.embed_tokens.weight"  # A file has one of them, or both.
@@ -76,7 +79,10 @@ class T5Options:
 
 
 class T5(nn.Module):
-    """The network: T5EncoderModel."""
+    """The network: T5EncoderModel; it computes in float32, whatever its parameters' dtypes are.
+
+    Outside of jax.jit each layer is a call of one program, which widens the weights of one layer.
+    """
 
     options: T5Options
 
@@ -89,12 +95,16 @@ class T5(nn.Module):
           mask: (b, n), True for tokens that all may attend to, at least one; None for all.
         """
         options, count = self.options, ids.shape[1]
-        h = nn.Embed(options.vocab_size, options.d_model, name="shared")(ids)
+        words = nn.Embed(options.vocab_size, options.d_model, name="shared")
+        h = words(ids).astype(jnp.float32)
         name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias"
         table = nn.Embed(options.relative_attention_num_buckets, options.num_heads, name=name)
         bias = table(buckets(options, count)).transpose(2, 0, 1)[None]  # (1, heads, n, n)
-        for layer in range(options.num_layers):
-            h = _Layer(options, name=f"encoder.block.{layer}")(h, bias, mask)
+        for name in (f"encoder.block.{layer}" for layer in range(options.num_layers)):
+            if self.is_initializing():
+                h = _Layer(options, name=name)(h, bias, mask)
+            else:
+                h = _run(options, self.variables["params"][name], h, bias, mask)
         return _norm(options, "encoder.final_layer_norm")(h)
 
 
@@ -119,6 +129,16 @@ class _Layer(nn.Module):
         gate = nn.gelu(_dense(options.d_ff, f"{part}.wi_0")(y))
         y = gate * _dense(options.d_ff, f"{part}.wi_1")(y)
         return h + _dense(options.d_model, f"{part}.wo")(y)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(
+    options: T5Options, params: Tree, h: jax.Array, bias: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    """Returns the tokens after a layer with these parameters."""
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    found: Any = _Layer(options).apply({"params": wide}, h, bias, mask)
+    return found
 
 
 def _dense(width: int, name: str) -> nn.Dense:
@@ -155,6 +175,15 @@ def t5_options(directory: epath.PathLike) -> T5Options:
     return read_options(T5Options, content, str(place))
 
 
+def t5_state(directory: epath.PathLike) -> tuple[epath.Path, dict[str, Stored]]:
+    """Returns the file of weights in a directory, and its arrays by their names in PyTorch."""
+    file = find_weights(directory)
+    state = read_weights(file)
+    if COPY in state:
+        state.setdefault(WORDS, state[COPY])
+    return file, state
+
+
 def read_t5(directory: epath.PathLike) -> tuple[T5, Tree]:
     """Reads a directory with config.json and weights; returns the network and its variables.
 
@@ -164,9 +193,6 @@ def read_t5(directory: epath.PathLike) -> tuple[T5, Tree]:
       ValueError: if a file is missing, damaged or of another network.
     """
     module = T5(t5_options(directory))
-    file = find_weights(directory)
-    state = read_weights(file)
-    if COPY in state:
-        state.setdefault(WORDS, state[COPY])
+    file, state = t5_state(directory)
     like = jnp.zeros((1, 1), jnp.int32)
     return module, variables_of(module, like, state, file, "take the config.json beside it")

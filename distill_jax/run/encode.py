@@ -21,7 +21,6 @@ from distill_jax.run.fits import on_devices
 from distill_jax.run.prefetch import prefetch
 from distill_jax.runtime import distributed, heartbeat, logging
 from distill_jax.runtime.sharding import make_layout
-from distill_jax.sampling import prompts
 
 
 def finish(plan: CachePlan, stop: Callable[[], bool]) -> tuple[Cache, bool]:
@@ -118,14 +117,13 @@ class _Images:
 class _Texts:
     """The encoder of captions, on all devices of this process."""
 
-    step = prompts.BATCH
-
     def __init__(self, plan: CachePlan):
         assert plan.conditioner is not None
-        devices = jax.local_devices()
+        text, devices = plan.conditioner.conditioner, jax.local_devices()
+        self.step = text.batch
         layout = make_layout({"data": -1}, devices[: math.gcd(self.step, len(devices))])
-        text = plan.conditioner.conditioner
-        params = layout.replicate(jax.device_get(text.params))
+        # The first device takes the parameters that it has.
+        params = jax.device_put(text.params, layout.replicated)
         self._text = dataclasses.replace(text, params=params, place=layout.shard_batch)
         self._captions = plan.captions
 

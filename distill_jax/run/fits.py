@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -229,8 +230,14 @@ class ConditionerFit(Fit):
     def _keep(self, kind: Pretrained) -> None:
         """Writes the final/ of a published text encoder."""
         params, vocabulary = kind.read()
-        described = {**self.options, **dataclasses.asdict(kind.described())}
-        manifest = {"stage": "conditioner", "conditioner": described, "tokenizer": vocabulary}
+        known = kind.described()
+        manifest = {
+            "stage": "conditioner",
+            "conditioner": {**self.options, **dataclasses.asdict(known)},
+            "tokenizer": vocabulary,
+            # Its fingerprint, because arrays that are not read yet are not read twice.
+            "arrays": zlib.crc32(f"{known.model} {known.weights}".encode()),
+        }
         checkpoint.save_final(self.directory / "final", params, manifest)
         logging.say(f"conditioner: read from {kind.path}")
 

@@ -1,11 +1,12 @@
 """The autoencoder and the text encoder in a pipeline of diffusers, for a network read from it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from etils import epath
 
-from distill_jax.diffusion.spec import DataSpec, caption_data
+from distill_jax.diffusion.spec import DataSpec, Leaf, caption_data
+from distill_jax.models.text_compositions import CONDITIONS
 from distill_jax.sampling.autoencoder import Autoencoder
 from distill_jax.sampling.codecs import Fitted
 from distill_jax.sampling.prompts import Pretrained, Text
@@ -45,14 +46,21 @@ def read_parts(
 
 def _text(folder: epath.Path, spec: DataSpec) -> Text | None:
     """Returns the conditioner of a pipeline; None for a network without a text."""
-    if (text := dict(spec.cond).get("text")) is None:
+    wanted = {name: leaf for name, leaf in spec.cond if name in CONDITIONS}
+    if "text" not in wanted:
         return None
-    kind = Pretrained(str(folder), text.shape[0])
-    found = dict(kind.conditions(caption_data((1, 1, 1))).cond)["text"]
-    if found != text:
+    kind = Pretrained(str(folder))
+    # The number of tokens that the pipeline takes, and what the network takes beyond it.
+    more = wanted["text"].shape[0] - kind.encoder.leaves["text"].shape[0]
+    if more:
+        kind = Pretrained(str(folder), kind.encoder.length + more)
+    if (found := kind.encoder.leaves) != wanted:
+        theirs, ours = (_shown(leaves) for leaves in (found, wanted))
         raise ValueError(
-            f"{folder} has texts of shape {found.shape}, and the network takes {text.shape}: "
-            "expected its own pipeline"
+            f"{folder} has {theirs}, and the network takes {ours}: expected its own pipeline"
         )
-    params, vocabulary = kind.read()
-    return kind.described().load(params, vocabulary)
+    return kind.text()
+
+
+def _shown(leaves: Mapping[str, Leaf]) -> str:
+    return ", ".join(f"{name} of shape {leaf.shape}" for name, leaf in leaves.items())

@@ -3,16 +3,18 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from distill_jax.diffusion.spec import DataSpec, Leaf, has_captions
-from distill_jax.models import text_encoders
+from distill_jax.diffusion.spec import DataSpec, has_captions
+from distill_jax.models import text_compositions, text_encoders, text_files
 from distill_jax.models.clip import TextOptions
+from distill_jax.models.text_compositions import LENGTH, Joint
 from distill_jax.runtime.options import MAX_BLOCKS, MAX_WIDTH, number, option, whole
 from distill_jax.runtime.registry import build
 from distill_jax.sampling.tokenizer import (
@@ -24,40 +26,40 @@ from distill_jax.sampling.tokenizer import (
 from distill_jax.storage import checkpoint
 from distill_jax.typing import Tree
 
-BATCH = 64  # Prompts per call of the encoder.
+BATCH, FEW = 64, 8  # Prompts per call of the encoder, and of one with more than MANY tokens.
+MANY = 128
 MEMORY = 2**28  # Bytes of encoded prompts that are kept.
 MAX_NOTES = 10  # Warnings of a conditioner, which may encode millions of prompts.
 
 
-class Encoded(NamedTuple):
-    """An encoded prompt: tokens (length, width), and which of them belong to the text."""
-
-    text: np.ndarray
-    mask: np.ndarray
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-    """The conditioner of prompts: a tokenizer and a frozen text encoder.
+    """The conditioner of prompts: tokenizers and frozen text encoders, which are one.
 
-    Its conditions are "text", the encoder's last tokens (length, width), and "text_mask", True for
-    tokens of the prompt with its start and end. The null condition is the empty prompt.
+    Its conditions are "text", tokens (length, width), "text_mask", True for tokens of the prompt
+    with its start and end, and of some encoders "pooled", a vector of the whole prompt. The null
+    condition is the empty prompt, for which `encoder.zeros` takes zeros.
 
     Attributes:
-      tokenizer: the tokenizer.
-      options: options of the text encoder.
-      params: parameters of the text encoder.
+      tokenizers: the tokenizer of each encoder.
+      encoder: options of the text encoders.
+      params: their parameters.
       empty: prompt that stands for no condition: the empty one, or a negative prompt.
-      place: puts the ids and the mask of a batch of BATCH prompts on the encoder's devices.
+      place: puts the ids and masks of a batch of `batch` prompts on the encoder's devices.
     """
 
-    tokenizer: Tokenizer
-    options: text_encoders.Options
+    tokenizers: tuple[Tokenizer, ...]
+    encoder: Joint
     params: Tree
     empty: str = ""
-    place: Callable[[np.ndarray], Any] = np.asarray
-    _known: dict[str, Encoded | None] = dataclasses.field(default_factory=dict, repr=False)
+    place: Callable[[Any], Any] = jax.device_put
+    _known: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict, repr=False)
     _noted: list[str] = dataclasses.field(default_factory=list, repr=False)
+
+    @property
+    def batch(self) -> int:
+        """The number of prompts per call of the encoder."""
+        return BATCH if max(self.encoder.lengths) <= MANY else FEW
 
     @property
     def null(self) -> dict[str, Any]:
@@ -82,33 +84,45 @@ class Text:
         # Another thread may change what is known, so this call has rows of its own.
         rows = {prompt: self._known.get(prompt) for prompt in dict.fromkeys(prompts)}
         new = [prompt for prompt, row in rows.items() if row is None]
-        for start in range(0, len(new), BATCH):
-            rows.update(self._encoded(new[start : start + BATCH]))
+        for start in range(0, len(new), self.batch):
+            rows.update(self._encoded(new[start : start + self.batch]))
         found = [row for row in map(rows.__getitem__, prompts) if row is not None]
-        if found and len(self._known) * found[0].text.nbytes > MEMORY:
+        if found and len(self._known) * found[0]["text"].nbytes > MEMORY:
             self._known.clear()
-        self._known.update({prompt: rows[prompt] for prompt in new})
-        return {
-            "text": np.stack([row.text for row in found]),
-            "text_mask": np.stack([row.mask for row in found]),
-        }
+        self._known.update({prompt: row for prompt, row in rows.items() if row is not None})
+        names = self.encoder.leaves
+        return {name: np.stack([row[name] for row in found]) for name in names}
 
     def notes(self, prompts: Sequence[str]) -> list[str]:
         """Returns a note for each prompt that is cut or has unknown words, instead of warnings."""
         self._noted.extend([""] * MAX_NOTES)
-        return [notes[0] for prompt in prompts if (notes := self.tokenizer([prompt])[1])]
+        found = (self._numbers([prompt])[1] for prompt in prompts)
+        return ["; ".join(notes) for notes in found if notes]
 
-    def _encoded(self, prompts: Sequence[str]) -> dict[str, Encoded]:
-        """Encodes at most BATCH prompts in one batch."""
-        ids, notes = self.tokenizer([*prompts] + [""] * (BATCH - len(prompts)))
+    def _numbers(self, prompts: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:
+        """Returns the token numbers for each encoder, and the notes of the tokenizers, once."""
+        made = [tokenizer(prompts) for tokenizer in self.tokenizers]
+        notes = dict.fromkeys(note for _, notes in made for note in notes)
+        return [ids for ids, _ in made], list(notes)
+
+    def _encoded(self, prompts: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+        """Encodes at most `batch` prompts in one batch."""
+        ids, notes = self._numbers([*prompts] + [""] * (self.batch - len(prompts)))
         for note in notes[: MAX_NOTES - len(self._noted)]:
             warnings.warn(note, stacklevel=4)
         if len(self._noted) < MAX_NOTES <= len(self._noted) + len(notes):
             warnings.warn("further prompts that are cut or unknown are not named", stacklevel=4)
         self._noted.extend(notes[: MAX_NOTES - len(self._noted)])
-        mask = mask_of(ids, self.tokenizer.end)
-        text = np.asarray(_states(self.options, self.params, *map(self.place, (ids, mask))))
-        return {prompt: Encoded(text[i], mask[i]) for i, prompt in enumerate(prompts)}
+        ends = [tokenizer.end for tokenizer in self.tokenizers]
+        masks = list(map(mask_of, ids, ends))
+        given = map(self.place, (ids, masks))
+        made = text_compositions.conditions(self.encoder, self.params, *given)
+        found = {name: np.asarray(leaf) for name, leaf in made.items()}
+        rows = {p: {name: leaf[i] for name, leaf in found.items()} for i, p in enumerate(prompts)}
+        if self.encoder.zeros and "" in rows:
+            zeros = {name: np.zeros_like(rows[""][name]) for name in ("text", "pooled")}
+            rows[""] = {**rows[""], **zeros}
+        return rows
 
 
 def mask_of(ids: np.ndarray, end: int) -> np.ndarray:
@@ -117,17 +131,13 @@ def mask_of(ids: np.ndarray, end: int) -> np.ndarray:
     return np.cumsum(ends, axis=1) - ends == 0
 
 
-_states = functools.partial(jax.jit, static_argnums=0)(text_encoders.tokens)
-
-
-def _encoded_spec(data: DataSpec, length: int, width: int) -> DataSpec:
+def _encoded_spec(data: DataSpec, encoder: Joint) -> DataSpec:
     """Returns the spec with encoded prompts instead of captions; see WordEncoder.conditions."""
     if not has_captions(data):
         raise ValueError(
             "config.conditioner encodes captions, and the data have none; leave it out"
         )
-    text, mask = Leaf((length, width)), Leaf((length,), "bool")
-    return data._replace(cond=(("text", text), ("text_mask", mask)))
+    return data._replace(cond=tuple(encoder.leaves.items()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +171,7 @@ class WordEncoder:
         Raises:
           ValueError: if the data have no captions.
         """
-        return _encoded_spec(data, self.length, self.width)
+        return _encoded_spec(data, self.encoder(()))
 
     def described(self) -> "WordEncoder":
         """Returns itself: its options say everything."""
@@ -172,6 +182,10 @@ class WordEncoder:
         words = tuple(content["words"])
         self.options(words)
         return words
+
+    def encoder(self, words: Sequence[str]) -> Joint:
+        """Returns the text tower for a vocabulary, as the only text encoder."""
+        return Joint("", (self.options(words),), self.length)
 
     def options(self, words: Sequence[str]) -> TextOptions:
         """Returns the options of the text tower for a vocabulary."""
@@ -189,53 +203,50 @@ class WordEncoder:
 
     def shapes(self, words: Sequence[str]) -> Tree:
         """Returns the shapes and dtypes of the text tower's parameters."""
-        return text_encoders.shapes(self.options(words))
+        return text_compositions.shapes(self.encoder(words))
 
     def load(self, params: Tree, words: Sequence[str]) -> Text:
         """Returns the conditioner with these parameters."""
-        return Text(word_tokenizer(words, self.length), self.options(words), params)
+        return Text((word_tokenizer(words, self.length),), self.encoder(words), params)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A published text encoder, read from its directory and kept in the run's conditioner/.
+    """Published text encoders, read from their directory and kept in the run's conditioner/.
 
     Attributes:
       path: directory with config.json, weights and a tokenizer, as Hugging Face publishes it, or
-        that of a whole pipeline with folders text_encoder and tokenizer; "" for one that was read
-        before.
-      length: number of tokens of every prompt, with start and end.
-      model: JSON of model_type, a key of text_encoders.FAMILIES, and of options of the network with
-        the names of config.json; "" reads them from the directory.
-      weights: SHA-256 of the file of weights that was read before.
+        that of a whole pipeline: Stable Diffusion, SDXL, SD3, FLUX; "" for what was read before.
+      length: number of tokens of every prompt, with start and end; beside T5 it is T5's. 0 is that
+        of the pipeline: 256 for SD3, 512 for FLUX, and otherwise 77.
+      model: JSON of the options, see models.text_compositions.parse; "" reads them from the
+        directory.
+      weights: SHA-256 of the weights that were read before.
+      t5: whether to read T5 of SD3; zeros stand for its tokens otherwise, as in diffusers.
     """
 
     path: str = ""
-    length: int = option(whole(3, high=4096), 77)
+    length: int = option(LENGTH, 0)
     model: str = ""
     weights: str = ""
+    t5: bool = True
 
     @functools.cached_property
-    def _directory(self) -> text_encoders.Directory:
+    def _directories(self) -> text_files.Directories:
         if not self.path:
             raise ValueError("conditioner.path is empty; expected the directory of a text encoder")
-        return text_encoders.find(self.path)
+        return text_files.find(self.path, self.t5)
 
     @functools.cached_property
-    def _network(self) -> tuple[text_encoders.Family, text_encoders.Options]:
-        known = self.model and not self.path
-        described = self.model if known else self._directory.described()
-        family, options = text_encoders.parse(described, "conditioner.model")
-        if self.length > options.max_position_embeddings:
-            raise ValueError(
-                f"conditioner.length is {self.length}; this network takes at most "
-                f"{options.max_position_embeddings} tokens"
-            )
-        return family, options
+    def encoder(self) -> Joint:
+        """The options of the text encoders; raises ValueError for those of other networks."""
+        if self.model and not self.path:
+            return text_compositions.parse(self.model, self.length, "conditioner.model")
+        return self._directories.joint(self.length)
 
     def conditions(self, data: DataSpec) -> DataSpec:
         """Returns the spec with encoded prompts; see WordEncoder.conditions, and `described`."""
-        return _encoded_spec(data, self.length, self._network[1].hidden_size)
+        return _encoded_spec(data, self.encoder)
 
     def described(self) -> "Pretrained":
         """Returns the encoder with the options and checksum of its files, and without their path.
@@ -245,43 +256,56 @@ class Pretrained:
         """
         if not self.path:
             return self
-        model = self._directory.described()
-        return Pretrained("", self.length, model, self._directory.digest())
+        known = self.encoder.length, self.encoder.described()
+        return Pretrained("", *known, self._directories.digest())
 
-    def read(self) -> tuple[Tree, tuple[str, str]]:
-        """Reads the parameters and the vocabulary; raises as `described`."""
-        family, options = self._network
-        folder = self._directory.folder
-        beside = (folder.parent / "tokenizer").exists() and folder.name == text_encoders.FOLDER
-        place = folder.parent if beside else folder
-        found = read_tokenizer(place, self.length, family.ends, family.pad)
-        if found.largest >= options.vocab_size:
-            raise ValueError(
-                f"the tokenizer in {place} has the number {found.largest}, and the network knows "
-                f"{options.vocab_size}: take the one that was published with it"
-            )
-        return self._directory.params(), (found.text, found.pad_token)
+    def read(self) -> tuple[Tree, tuple[str, ...]]:
+        """Returns the parameters, unread, and the vocabulary; raises as `described`."""
+        found: list[str] = []
+        for options, length, place in self._encoders(self._directories.tokenizers()):
+            family = text_encoders.family_of(options)
+            tokenizer = read_tokenizer(place, length, family.ends, family.pad)
+            if tokenizer.largest >= options.vocab_size:
+                raise ValueError(
+                    f"the tokenizer in {place} has the number {tokenizer.largest}, and the network "
+                    f"knows {options.vocab_size}: take the one that was published with it"
+                )
+            found += tokenizer.text, tokenizer.pad_token
+        return self._directories.params(), tuple(found)
 
-    def vocabulary(self, content: Mapping[str, Any]) -> tuple[str, str]:
-        """Returns the tokenizer and its pad token in a manifest; raises ValueError for damage."""
-        text, pad = content["tokenizer"]
-        if not isinstance(text, str) or not isinstance(pad, str):
+    def text(self) -> Text:
+        """Returns the conditioner, read from the directory; raises as `described`."""
+        params, vocabulary = self.read()
+        return self.load(jax.tree.map(lambda leaf: jnp.asarray(leaf.read(())), params), vocabulary)
+
+    def _encoders(self, given: Sequence[Any]) -> Iterator[tuple[text_encoders.Options, int, Any]]:
+        """Returns options, length and what is given of each encoder."""
+        return zip(self.encoder.encoders, self.encoder.lengths, given, strict=True)
+
+    def vocabulary(self, content: Mapping[str, Any]) -> tuple[str, ...]:
+        """Returns tokenizers and their pad tokens in a manifest; raises ValueError for damage."""
+        found = tuple(content["tokenizer"])
+        if not all(isinstance(text, str) for text in found):
             raise ValueError("its tokenizer is no text")
-        if self._tokenizer((text, pad)).largest >= self._network[1].vocab_size:
-            raise ValueError("its tokenizer has numbers that the network does not know")
-        return text, pad
+        for options, _, tokenizer in self._encoders(self._tokenizers(found)):
+            if tokenizer.largest >= options.vocab_size:
+                raise ValueError("its tokenizer has numbers that the network does not know")
+        return found
 
-    def _tokenizer(self, vocabulary: tuple[str, ...]) -> Tokenizer:
-        text, pad = vocabulary
-        return tokenizer_of(text, self.length, self._network[0].ends, pad)
+    def _tokenizers(self, vocabulary: tuple[str, ...]) -> tuple[Tokenizer, ...]:
+        pairs = list(zip(vocabulary[::2], vocabulary[1::2], strict=True))
+        return tuple(
+            tokenizer_of(text, length, text_encoders.family_of(options).ends, pad)
+            for options, length, (text, pad) in self._encoders(pairs)
+        )
 
     def shapes(self, vocabulary: tuple[str, ...]) -> Tree:
         """Returns the shapes and dtypes of the parameters."""
-        return text_encoders.shapes(self._network[1])
+        return text_compositions.shapes(self.encoder)
 
     def load(self, params: Tree, vocabulary: tuple[str, ...]) -> Text:
         """Returns the conditioner with these parameters."""
-        return Text(self._tokenizer(vocabulary), self._network[1], params)
+        return Text(self._tokenizers(vocabulary), self.encoder, params)
 
 
 # Text encoders that `config.conditioner` may name; a run fits or reads its own at its start.

@@ -137,11 +137,10 @@ def read_tokenizer(
         elif (folder / "tokenizer.json").exists():
             encoder = _of_json(read_bytes(folder / "tokenizer.json", MAX_FILE).decode())
         else:
-            raise FileNotFoundError(
-                f"{folder} has no tokenizer; expected CLIP's vocab.json and merges.txt, or "
-                "tokenizer.json, which are published beside the weights"
-            )
+            raise FileNotFoundError(_missing(folder))
         pad = _pad_token(folder) or pad
+        if encoder.token_to_id(pad) is not None:  # A pad "!" is also found within a text.
+            encoder.add_special_tokens([pad])
     except OSError as error:
         raise ValueError(str(error)) from error
     except Exception as error:  # The library raises Exception itself.
@@ -149,6 +148,19 @@ def read_tokenizer(
             f"the tokenizer in {folder} cannot be read ({reason(error)}); download it again"
         ) from error
     return _tokenizer(encoder, length, ends, pad, f"the tokenizer in {folder}")
+
+
+def _missing(folder: epath.Path) -> str:
+    """Returns the message for a directory without the files of a tokenizer."""
+    if (folder / "spiece.model").exists():
+        return (
+            f"{folder} has spiece.model and no tokenizer.json, which is read: transformers writes "
+            "it, AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+        )
+    return (
+        f"{folder} has no tokenizer; expected CLIP's vocab.json and merges.txt, or "
+        "tokenizer.json, which are published beside the weights"
+    )
 
 
 def tokenizer_of(text: str, length: int, ends: tuple[str, str], pad: str) -> Tokenizer:
@@ -229,13 +241,15 @@ def _of_vocabulary(folder: epath.Path) -> Any:
 
 
 def _pad_token(folder: epath.Path) -> str:
-    """Returns the token that fills up, by tokenizer_config.json; "" if it names none."""
-    place = folder / "tokenizer_config.json"
-    if not place.exists():
-        return ""
-    # Not read_json: the file's model_max_length is often 10^30.
-    found = json.loads(read_bytes(place, MAX_FILE), parse_int=float).get("pad_token")
-    found = found["content"] if isinstance(found, dict) else found
-    if not isinstance(found, (str, type(None))):
-        raise ValueError(f"the pad_token is {short(found)}")
-    return found or ""
+    """Returns the token that fills up, by tokenizer_config.json; "" if no file names one."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if not (folder / name).exists():
+            continue
+        # Not read_json: the file's model_max_length is often 10^30.
+        found = json.loads(read_bytes(folder / name, MAX_FILE), parse_int=float).get("pad_token")
+        found = found["content"] if isinstance(found, dict) else found
+        if not isinstance(found, (str, type(None))):
+            raise ValueError(f"the pad_token is {short(found)}")
+        if found:
+            return found
+    return ""

@@ -27,6 +27,7 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER = 2**22  # Bytes of a header or index, of which JSON makes thirty times as much memory.
+POINTER = b"version https://git-lfs.github.com/spec"  # How a file that was not downloaded begins.
 MAX_AXES, MAX_ELEMENTS = 32, 2**60  # Limits of numpy, beyond any real file.
 
 
@@ -113,6 +114,11 @@ def _is_plain(name: str) -> bool:
 def _read_file(path: epath.Path) -> dict[str, Stored]:
     """Returns the arrays of one file; they must fill the file after the header without a gap."""
     memory = mapped(path)
+    if memory[: len(POINTER)].tobytes() == POINTER:
+        raise ValueError(
+            f"{path} is a pointer of Git LFS and not the file itself; run `git lfs pull` in its "
+            "repository, or download the file"
+        )
     size = int.from_bytes(memory[:8].tobytes(), "little")
     if len(memory) < 8 or size > min(MAX_HEADER, len(memory) - 8):
         raise _damaged(path, f"its header of {size:,} bytes exceeds the file or {MAX_HEADER:,}")

@@ -98,7 +98,7 @@ def test_a_directory_that_does_not_fit_is_refused(tmp_path, change, message):
         read_bert(tmp_path)
     with pytest.raises(ValueError, match=message):
         found = text_encoders.find(tmp_path)
-        found.described()
+        found.options()
         found.params()
 
 
@@ -119,7 +119,7 @@ def minilm(tmp_path_factory):
 
 
 def test_the_numbers_and_tokens_of_minilm_are_those_of_pytorch(minilm):
-    ids, notes = minilm.tokenizer([*SENTENCES, *PROMPTS])
+    ids, notes = minilm.tokenizers[0]([*SENTENCES, *PROMPTS])
     np.testing.assert_array_equal(ids, RECORDED["minilm_ids"])
     assert len(notes) == sum("is cut" in note for note in notes) >= 2
     found = minilm([*SENTENCES], len(SENTENCES))
@@ -144,7 +144,7 @@ def test_similarities_of_minilm_are_those_of_its_authors(minilm):
 
 def test_minilm_has_the_options_of_its_config(minilm):
     sizes = (384, 6, 12, 1e-12, "gelu")
-    options = minilm.options
+    options = minilm.encoder.encoders[0]
     assert sizes == (
         options.hidden_size,
         options.num_hidden_layers,
@@ -152,4 +152,4 @@ def test_minilm_has_the_options_of_its_config(minilm):
         options.layer_norm_eps,
         options.hidden_act,
     )
-    assert json.loads(minilm.tokenizer.text)["model"]["type"] == "WordPiece"
+    assert json.loads(minilm.tokenizers[0].text)["model"]["type"] == "WordPiece"

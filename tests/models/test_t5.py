@@ -84,8 +84,8 @@ def test_a_directory_of_t5_encodes_prompts_without_a_start_token(tmp_path):
     pieces.add_special_tokens(["<pad>", "</s>"])
     pieces.save(str(folder / "tokenizer.json"))
     kind = Pretrained(str(folder), 4)
-    text = kind.load(*kind.read())
-    ids, notes = text.tokenizer(["a red", "a red fox a"])
+    text = kind.text()
+    ids, notes = text.tokenizers[0](["a red", "a red fox a"])
     np.testing.assert_array_equal(ids, [[3, 4, 1, 0], [3, 4, 5, 1]])
     assert notes == ["the prompt 'a red fox a' has 5 tokens, and the network takes 4: 'a' is cut"]
     found = text(["a red"], 1)
@@ -109,5 +109,5 @@ def test_a_directory_that_does_not_fit_is_refused(tmp_path, changes, message):
     write(tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
         found = text_encoders.find(tmp_path)
-        found.described()
+        found.options()
         found.params()

@@ -73,7 +73,7 @@ def test_a_run_keeps_the_text_encoder_in_its_workdir(bert):
     fit, network = bert
     text = load_conditioner(fit.final)
     found = text(TEXTS, 3)
-    ids, notes = text.tokenizer(TEXTS)
+    ids, notes = text.tokenizers[0](TEXTS)
     assert not notes
     assert ids[0].tolist() == [2, 35, 41, 3, 0, 0, 0, 0]
     assert found["text_mask"].tolist() == (ids != 0).tolist()
@@ -97,7 +97,7 @@ def test_a_directory_of_a_pipeline_has_text_encoder_and_tokenizer(tmp_path):
         fit.conditioner,
         read_clip(tmp_path / "pipeline/text_encoder").text(),
     )
-    found, ids = text(TEXTS, 3), text.tokenizer(TEXTS)[0]
+    found, ids = text(TEXTS, 3), text.tokenizers[0](TEXTS)[0]
     assert found["text_mask"].sum(axis=1).tolist() == [7, 2, 4]
     expected = jax.jit(module.apply)(variables, jnp.asarray(ids)).last
     mask = found["text_mask"]
@@ -124,7 +124,7 @@ def test_a_kept_text_tower_is_that_of_the_file_bit_for_bit(tmp_path, activation,
     for name, leaf in state.items():
         again = kept[f"text_model.{name}"].read(())
         np.testing.assert_array_equal(again, leaf.read(()), err_msg=name)
-    assert fit.conditioner.options.hidden_act == activation
+    assert fit.conditioner.encoder.encoders[0].hidden_act == activation
 
 
 def damage(folder):

@@ -39,7 +39,7 @@ def test_the_fit_depends_on_its_arguments_only(latents, text):
 def test_fitted_tokens_tell_captions_apart(text, latents):
     found = text(CAPTIONS, 4)["text"].reshape(4, -1)
     assert np.linalg.matrix_rank(found - found.mean(axis=0), tol=1e-3) == 3
-    blank = Text(text.tokenizer, text.options, jax.tree.map(lambda p: p * 0, text.params))
+    blank = Text(text.tokenizers, text.encoder, jax.tree.map(lambda p: p * 0, text.params))
     assert np.ptp(blank(CAPTIONS, 4)["text"], axis=0).max() == 0
 
 
