@@ -13,23 +13,26 @@ from distill_jax.config import base, smoke_latents, stage
 from distill_jax.config import pipeline as chained
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
-from distill_jax.diffusion.schedule import Cosine
+from distill_jax.diffusion.schedule import SCHEDULES, Cosine
 from distill_jax.evaluation import compare
 from distill_jax.methods import METHODS, Nets
 from distill_jax.run import pipeline, plan
 from distill_jax.runtime.config_file import load_file
 from distill_jax.sweep import load_sweep
-from tests import emoji, stable_diffusion
+from tests import emoji, flows, stable_diffusion
 from tests.toys import ROOT, make_batch
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 # Configs whose directories are the user's, and writers of small ones.
 PARTS = {
     "emoji_guided": emoji.write_parts,
+    "flux_swd": functools.partial(flows.write_parts, kind="flux"),
     "imagenet256_latent_guided": stable_diffusion.write_dit_parts,
     "sd15_guided": stable_diffusion.write_parts,
     "sd15_inpaint_guided": functools.partial(stable_diffusion.write_parts, channels=9),
     "sd21_guided": stable_diffusion.write_parts,
+    "sd35l_swd": functools.partial(flows.write_parts, kind="sd3"),
+    "sd35m_swd": functools.partial(flows.write_parts, kind="sd3"),
 }
 # Parameters of students at their full size: those of their teachers, and of the module for w.
 PLANS = {
@@ -70,6 +73,35 @@ def test_a_published_network_is_planned_without_its_directory(name, tmp_path):
     missing = r"config.codec.path '\S+', .*s00_finetune.teacher '\S+': nothing is there. .*:plan"
     with pytest.raises(ValueError, match=missing):
         plan.make(full, tmp_path)
+
+
+SCALEWISE = {"flux_swd": 11_891_178_560, "sd35l_swd": 8_056_627_520, "sd35m_swd": 2_243_171_520}
+
+
+@pytest.mark.parametrize("name", SCALEWISE)
+def test_a_scale_wise_student_is_planned_without_directories(name, tmp_path):
+    _, config = load_config(name, "plan")
+    run = plan.make(config, tmp_path)
+    assert f"{SCALEWISE[name]:,} parameters" in plan.show(run)
+    swd = run.stages[-1]
+    assert swd.trained.sampler.resolutions == (64, 80, 96, 128)
+    # The noise levels of the released scripts.
+    levels = jax.vmap(swd.roles.student.schedule.sigma)(jnp.asarray(swd.trained.sampler.times))
+    np.testing.assert_allclose(levels, (1.0, 0.8959, 0.7371, 0.6022), rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="config.codec.path '.*s00_swd.teacher '.*:plan"):
+        plan.make(load_config(name, "full")[1], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "levels"),
+    [("2", (1.0, 0.7371)), ("6", (1.0, 0.9454, 0.8959, 0.7904, 0.7371, 0.6022))],
+)
+def test_the_other_sizes_of_sd35m_have_other_calls(size, levels):
+    _, config = load_config("sd35m_swd", size)
+    method, flow = config.stages.s00_swd.method, SCHEDULES["rectified_flow"](config.schedule.shift)
+    assert len(method.times) == len(method.resolutions) == int(size)
+    found = jax.vmap(flow.sigma)(jnp.asarray(method.times))
+    np.testing.assert_allclose(found, levels, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("size", "last"), [("stochastic", "s0002"), ("two_students", "n0001")])

@@ -40,6 +40,12 @@ from distill_jax.config.presets import (
     smoke_images,
     smoke_shapes,
 )
+from distill_jax.config.scalewise import (
+    flow_latents,
+    plan_scalewise,
+    scalewise,
+    smoke_scalewise,
+)
 from distill_jax.config.text import (
     FLUX_TEXT,
     SD3_TEXT,
@@ -47,6 +53,10 @@ from distill_jax.config.text import (
 )
 
 __all__ = [
+    "flow_latents",
+    "plan_scalewise",
+    "scalewise",
+    "smoke_scalewise",
     "FLUX_TEXT",
     "SD3_TEXT",
     "SDXL_TEXT",

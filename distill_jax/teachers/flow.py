@@ -33,7 +33,6 @@ from distill_jax.typing import Tree
 CLASSES = ("SD3Transformer2DModel",)
 SCHEDULERS = [f"FlowMatch{name}Scheduler" for name in ("EulerDiscrete", "HeunDiscrete", "LCM")]
 INDEX = "model_index.json"
-CLIP_TOKENS = 77
 # Tokens of T5, as the pipeline has them unless it is asked for more.
 T5_TOKENS = 256
 # Share of empty prompts. Esser et al. (2024, arXiv:2403.03206), section 5.3, drop each of three
@@ -209,7 +208,7 @@ def _spec(folder: epath.Path, network: MMDiT, length: int) -> DataSpec:
             f"the text encoders in {folder} have {pooled} pooled channels, and {text} and {third} "
             f"of tokens; the transformer takes {network.pooled_width} and {network.text_width}"
         )
-    count = CLIP_TOKENS + length
+    count = text_width(folder, "", "max_position_embeddings") + length
     cond = {
         "text": Leaf((count, third)),
         "text_mask": Leaf((count,), "bool"),
@@ -220,7 +219,7 @@ def _spec(folder: epath.Path, network: MMDiT, length: int) -> DataSpec:
 
 
 def text_width(folder: epath.Path, name: str, key: str) -> int:
-    """Returns a width from the config.json of a text encoder."""
+    """Returns a number from the config.json of a text encoder."""
     place = folder / f"text_encoder{name}"
     if not place.is_dir():
         raise ValueError(

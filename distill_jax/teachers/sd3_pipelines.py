@@ -18,6 +18,7 @@ from distill_jax.sampling.student import Student
 from distill_jax.storage.weights import Stored
 from distill_jax.teachers.diffusers import DIT_FOLDERS, FACTS, check_pipeline
 from distill_jax.teachers.directories import VERSION, write_directory
+from distill_jax.teachers.flow import text_width
 
 COPIED = (
     *("vae", "text_encoder", "text_encoder_2", "text_encoder_3"),
@@ -99,7 +100,9 @@ def write(student: Student, source: epath.Path, out: epath.Path) -> epath.Path:
     arrays = {**torch_state(student.merged.params), BUFFER: table(arch)}
     weights = {f"transformer/{NAME}.safetensors": arrays}
     factor = vae_of(read_config(source / "vae"), f"{source}/vae/config.json").layers.factor
-    return write_directory(out, contents, _card(manifest, factor), weights, copied)
+    length = dict(manifest.spec.cond)["text"].shape[0]
+    length -= text_width(source, "", "max_position_embeddings")  # The rest is T5's.
+    return write_directory(out, contents, _card(manifest, factor, length), weights, copied)
 
 
 def check_exportable(manifest: Manifest) -> None:
@@ -183,7 +186,7 @@ def facts(manifest: Manifest) -> dict[str, Any]:
     return {"num_steps": trained.num_steps}
 
 
-def _card(manifest: Manifest, factor: int) -> str:
+def _card(manifest: Manifest, factor: int, length: int) -> str:
     """Returns the model card: steps, times, sizes and guidance."""
     trained, spec = manifest.trained, manifest.spec
     sides: tuple[int, ...] = getattr(trained.sampler, "resolutions", ()) or (spec.x.shape[0],)
@@ -195,7 +198,7 @@ def _card(manifest: Manifest, factor: int) -> str:
         first=sides[0] * factor,
         sigmas=[round(float(t), 6) for t in trained.sampler.times],
         scale="7.0" if guided else "1.0",
-        length=dict(spec.cond)["text"].shape[0] - 77,
+        length=length,
         guided=more,
         sizes=f"Its calls are at latents of {shown}, a pixel of which is {factor} of the image: "
         f"images of {sides[-1] * factor} pixels.",

@@ -19,7 +19,7 @@ NAME = "diffusion_pytorch_model.safetensors"
 SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 DYNAMIC = {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 16}
 TEXTS = {
-    "text_encoder": {"hidden_size": 4, "projection_dim": 4},
+    "text_encoder": {"hidden_size": 4, "projection_dim": 4, "max_position_embeddings": 77},
     "text_encoder_2": {"hidden_size": 6, "projection_dim": 6},
     "text_encoder_3": {"d_model": TEXT},
 }
