@@ -16,7 +16,7 @@ from distill_jax.runtime.files import read_json, write_json
 from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.batched import Draw
 from distill_jax.sampling.codecs import Codec
-from distill_jax.sampling.loading import codec_of, describe, find_parent, read
+from distill_jax.sampling.loading import codec_of, describe, find_parent, read, with_parts_of
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 from distill_jax.storage.checksums import is_intact, with_checksum
@@ -329,11 +329,11 @@ def _record(
 
 def root(student: Student) -> Student | None:
     """Returns the undistilled network at the start of the lineage; None if it no longer exists."""
-    seen = set()
+    first, seen = student, set()
     while student.manifest.distilled:
         place = find_parent(student)
         if place is None or place in seen:
             return None
         seen.add(place)
         student = describe(place, student.layout, student.parts, student.allow)
-    return student
+    return with_parts_of(first, student)

@@ -17,7 +17,7 @@ from distill_jax.runtime.app import cause_of
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.sharding import Layout, make_layout
 from distill_jax.sampling.codecs import Codec, load_codec
-from distill_jax.sampling.manifest import Manifest, Reference
+from distill_jax.sampling.manifest import PARTS, Manifest, Reference
 from distill_jax.sampling.pipeline_parts import is_pipeline, read_parts
 from distill_jax.sampling.prompts import load_conditioner
 from distill_jax.sampling.student import Student
@@ -129,6 +129,20 @@ def find_part(student: Student, part: Reference) -> epath.Path:
         f"at: {looked}. Name the directory of the {names.get(flag, 'weights under adapters')}: "
         f"parts=[DIR], or on a command line --{flag}=DIR"
     )
+
+
+def with_parts_of(student: Student, network: Student) -> Student:
+    """Returns a network that was described with the codec and text encoder of its student.
+
+    A network that has its own, or that does not take what they give, is returned as it is.
+    """
+    mine, theirs = student.manifest, network.manifest
+    refer = {name: getattr(mine, name) for name in PARTS if getattr(mine, name) is not None}
+    if mine.spec != theirs.spec or any(getattr(theirs, name) is not None for name in refer):
+        return network
+    places = [find_part(student, reference) for reference in refer.values()]
+    manifest = dataclasses.replace(theirs, **refer)
+    return dataclasses.replace(network, manifest=manifest, parts=(*network.parts, *places))
 
 
 def find_parent(student: Student) -> epath.Path | None:
