@@ -76,6 +76,11 @@ def read(
     unet = unet_of(found.content, place)
     if unet.takes_w:
         facts = _student(folder, given)
+    elif (folder / FACTS).exists():
+        raise ValueError(
+            f"{folder} is a student that takes no guidance strength, which has no reader; expected "
+            "a teacher, or name the directory that the student was exported from"
+        )
     else:
         check_given(given, {"label_dropout": DROPOUT})
         facts = {"num_steps": STEPS, "label_dropout": given.get("label_dropout", LABEL_DROPOUT)}

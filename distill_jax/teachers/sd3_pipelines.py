@@ -186,20 +186,27 @@ def facts(manifest: Manifest) -> dict[str, Any]:
     return {"num_steps": trained.num_steps}
 
 
+def called(manifest: Manifest) -> dict[str, Any]:
+    """Returns the words of a model card on the call of a pipeline: steps, times and guidance."""
+    trained = manifest.trained
+    guided = trained.guidance.null and trained.guidance.fixed_w == 0 and trained.all_times
+    return {
+        "steps": trained.num_steps,
+        "sigmas": [round(float(t), 6) for t in trained.sampler.times],
+        "scale": "7.0" if guided else "1.0",
+        "guided": "" if guided else " Its guidance is in the weights, so it must be 1.",
+    }
+
+
 def _card(manifest: Manifest, factor: int, length: int) -> str:
     """Returns the model card: steps, times, sizes and guidance."""
-    trained, spec = manifest.trained, manifest.spec
-    sides: tuple[int, ...] = getattr(trained.sampler, "resolutions", ()) or (spec.x.shape[0],)
-    guided = trained.guidance.null and trained.guidance.fixed_w == 0 and trained.all_times
-    more = "" if guided else " Its guidance is in the weights, so it must be 1."
+    sampler, side = manifest.trained.sampler, manifest.spec.x.shape[0]
+    sides: tuple[int, ...] = getattr(sampler, "resolutions", ()) or (side,)
     shown = ", ".join(f"{side}x{side}" for side in sides)
     return CARD.format(
-        steps=trained.num_steps,
+        **called(manifest),
         first=sides[0] * factor,
-        sigmas=[round(float(t), 6) for t in trained.sampler.times],
-        scale="7.0" if guided else "1.0",
         length=length,
-        guided=more,
         sizes=f"Its calls are at latents of {shown}, a pixel of which is {factor} of the image: "
         f"images of {sides[-1] * factor} pixels.",
     )

@@ -12,7 +12,7 @@ from etils import epath
 from distill_jax.diffusion.inpainting import with_inpainting
 from distill_jax.diffusion.pixels import to_uint8
 from distill_jax.diffusion.spec import image_data
-from distill_jax.diffusion.trained import Ddim, Guidance, Renoise, Trained
+from distill_jax.diffusion.trained import Ddim, Guidance, Renoise, Signal, Trained
 from distill_jax.models import vae
 from distill_jax.models.build import abstract_params, make_network
 from distill_jax.models.diffusers_files import read_directory, unet_of
@@ -29,6 +29,7 @@ from distill_jax.teachers import importing
 from distill_jax.teachers.pipelines import check_exportable, unet_config, write_pipeline
 from tests import forks
 from tests.models.diffusers import SCHEDULER, SIZES, STEPS, W, inputs, mask, pixels, weights
+from tests.models.diffusers.lora import LCM
 from tests.models.test_diffusers import HERE, LAYERS, OPTIONS, RECORDED, spec_of, tree_of, unet
 from tests.models.test_diffusers import read as read_arrays
 from tests.teachers.test_diffusers import write
@@ -154,11 +155,32 @@ def test_a_pipeline_has_the_files_that_diffusers_reads(student, source, tmp_path
         write_pipeline(student, source, tmp_path / "out")
 
 
+def test_a_student_that_adds_noise_between_its_calls_becomes_a_pipeline(source, tmp_path):
+    trained = Trained(Renoise((1.0, 0.75, 0.25)), Guidance(fixed_w=6.5))
+    model = {"name": "sd_unet", **OPTIONS["sd2"]}
+    manifest = dataclasses.replace(MANIFEST, trained=trained, model=model)
+    folder = epath.Path(tmp_path / MANIFEST.stage / "final")
+    checkpoint.save_final(folder, unet("sd2", SIZES[0])[1], manifest.to_json())
+    out = write_pipeline(load(folder), source, tmp_path / "out")
+    scheduler = json.loads((out / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler == {**LCM, "rescale_betas_zero_snr": True}
+    index = json.loads((out / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "LCMScheduler"]
+    assert json.loads((out / "unet" / "config.json").read_text())["time_cond_proj_dim"] is None
+    card = (out / "README.md").read_text()
+    # With a terminal SNR of zero its first call is on noise of standard deviation 1.
+    assert "init_noise_sigma" not in card
+    assert "pipeline(prompt, timesteps=[999, 749, 249], guidance_scale=1).images[0]" in card
+    assert "`guidance_scale` must be 1: guidance of w = 6.5 is in the weights" in card
+    with pytest.raises(ValueError, match="student that takes no guidance strength, which has no"):
+        importing.convert("diffusers", out, tmp_path / "x")
+
+
 def test_the_config_of_a_full_unet_is_that_of_diffusers():
     config, _ = tree_of("lcm_sd15_unet")
     data = spec_of((1, 96, 96)).data
     text = dict(data.cond)["text"]._replace(shape=(77, 768))
-    found = unet_config(unet_of(config, "lcm").model, data._replace(cond=(("text", text),)))
+    found = unet_config(unet_of(config, "lcm").model, data._replace(cond=(("text", text),)), ("w",))
     each = {"attention_head_dim": [8] * 4}  # One number means the same.
     assert found == {key: {**config, **each}[key] for key in found}
 
@@ -168,9 +190,13 @@ def test_the_config_of_a_full_unet_is_that_of_diffusers():
     [
         ({"model": {"name": "dit"}}, "the network is 'dit' .* needs 'sd_unet' with a text"),
         ({"spec": DEPTH}, r"inpaint \(8, 8, 1\), text \(7, 12\), .* maybe a mask and the masked"),
-        ({"trained": Trained(Ddim(4), Guidance())}, "takes no guidance strength"),
+        ({"trained": Trained(Ddim(4), all_times=True)}, "takes no guidance strength, and was tr"),
         ({"trained": Trained(Ddim(16), Guidance((0.0, 4.0)))}, "Ddim in 16 steps; .* divides 1000"),
-        ({"trained": Trained(Renoise((1.0,)), Guidance((0.0, 4.0)))}, "is Renoise in 1 steps"),
+        ({"trained": Trained(Signal(0.01, 1.0))}, "is Signal in 1 steps"),
+        ({"trained": Trained(Renoise((1.0, 0.5555)))}, "a call at t = 0.5555; diffusers has whole"),
+        ({"trained": Trained(Renoise((1.0, 0.001)))}, "t = 0.001; .* 1 / 1000, from 2 / 1000"),
+        ({"trained": Trained(Renoise((1.0, 0.5), (4, 8)))}, "LCMScheduler has one size, 8"),
+        ({"parameterization": "eps"}, "'eps' and zero_snr True; .* divides by it: expected 'v'"),
         ({"schedule": {"name": "cosine"}}, "schedule is 'cosine'"),
         ({"parameterization": "both"}, "parameterization 'both'; expected 'ddpm' and one of eps"),
         ({"model": {**MANIFEST.model, "hide_padding": True}}, "hide_padding is True"),
