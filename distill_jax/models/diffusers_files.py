@@ -30,7 +30,7 @@ UNET: Mapping[str, Any] = {
     **dict.fromkeys(("center_input_sample", "only_cross_attention", "dual_cross_attention"), False),
     **dict.fromkeys(("resnet_skip_time_act", "class_embeddings_concat"), False),
     **dict.fromkeys(("encoder_hid_dim", "encoder_hid_dim_type", "class_embed_type"), None),
-    **dict.fromkeys(("addition_embed_type", "num_class_embeds", "time_embedding_dim"), None),
+    **dict.fromkeys(("num_class_embeds", "time_embedding_dim"), None),
     **dict.fromkeys(("time_embedding_act_fn", "timestep_post_act", "cross_attention_norm"), None),
     **dict.fromkeys(("downsample_padding", "mid_block_scale_factor", "resnet_out_scale_factor"), 1),
     **dict.fromkeys(("conv_in_kernel", "conv_out_kernel"), 3),
@@ -54,6 +54,7 @@ WIDTH = whole(1, high=MAX_WIDTH)
 WIDTHS = every(WIDTH, 16, 1)
 SCALE = number(0, 1e6, without=(0,))
 SHIFT = number(-1e6, 1e6)
+ADDITION = Rule(lambda value: value in (None, "text_time"), "null or 'text_time'")
 YES_NO = Rule(lambda value: type(value) is bool, "true or false")
 # Old names in the attention of an autoencoder, and those of today.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -84,6 +85,7 @@ class Unet(NamedTuple):
       inpaint: channels that it takes beside those of the latent; 5 in inpainting models.
       text_width: width of the tokens of its text.
       takes_w: whether it takes a guidance strength.
+      pooled_width: width of the vector of a whole text, in SDXL; 0 without one.
     """
 
     model: dict[str, Any]
@@ -91,6 +93,7 @@ class Unet(NamedTuple):
     inpaint: int
     text_width: int
     takes_w: bool
+    pooled_width: int = 0
 
 
 class Vae(NamedTuple):
@@ -141,7 +144,8 @@ def unet_of(content: Mapping[str, Any], place: str) -> Unet:
         raise ValueError(
             f"{place}: up_block_types is {short(up)}; expected those of down_block_types in reverse"
         )
-    _check_fixed_lists(content, len(widths), place)
+    depths = _depths(content, levels, place)
+    size_channels, pooled = _additions(content, place)
     key = "num_attention_heads" if content.get("num_attention_heads") else "attention_head_dim"
     heads = _each(content, key, 8, levels, place)  # Either key is the number of heads.
     channels = value_of(content, "out_channels", WIDTH, 4, place)
@@ -156,6 +160,10 @@ def unet_of(content: Mapping[str, Any], place: str) -> Unet:
         "linear": value_of(content, "use_linear_projection", YES_NO, False, place),
         "groups": value_of(content, "norm_num_groups", WIDTH, 32, place),
     }
+    if {*depths} != {1}:
+        model["depths"] = tuple(depths)
+    if size_channels:
+        model["size_channels"] = size_channels
     if w_channels is not None:
         model["w_channels"] = value_of(content, "time_cond_proj_dim", WIDTH, None, place)
     if inputs < channels:
@@ -164,7 +172,7 @@ def unet_of(content: Mapping[str, Any], place: str) -> Unet:
             "many inputs"
         )
     text = value_of(content, "cross_attention_dim", WIDTH, 1280, place)
-    return Unet(model, channels, inputs - channels, text, w_channels is not None)
+    return Unet(model, channels, inputs - channels, text, w_channels is not None, pooled)
 
 
 def vae_of(content: Mapping[str, Any], place: str) -> Vae:
@@ -233,11 +241,31 @@ def check_fixed(content: Mapping[str, Any], fixed: Mapping[str, Any], place: str
             raise ValueError(f"{place}: {key} is {short(value)}; only {expected!r} is supported")
 
 
-def _check_fixed_lists(content: Mapping[str, Any], levels: int, place: str) -> None:
-    """Raises ValueError unless there is one transformer block everywhere."""
-    key = "transformer_layers_per_block"
-    if content.get(key, 1) not in (1, [1] * levels):
-        raise ValueError(f"{place}: {key} is {short(content[key])}; only 1 is supported")
+def _depths(content: Mapping[str, Any], levels: Sequence[int], place: str) -> list[int]:
+    """Returns the transformer blocks of each level; raises ValueError if those upwards differ."""
+    depths = _each(content, "transformer_layers_per_block", 1, levels, place)
+    key = "reverse_transformer_layers_per_block"
+    if content.get(key) not in (None, depths[::-1]):
+        raise ValueError(
+            f"{place}: {key} is {short(content[key])}; expected null, or {depths[::-1]}, the "
+            "numbers of transformer_layers_per_block in reverse"
+        )
+    return depths
+
+
+def _additions(content: Mapping[str, Any], place: str) -> tuple[int, int]:
+    """Returns channels of the sinusoid of a size, and of the pooled text, of SDXL; 0 for others."""
+    if value_of(content, "addition_embed_type", ADDITION, None, place) is None:
+        return 0, 0
+    channels = value_of(content, "addition_time_embed_dim", whole(2, 2, MAX_WIDTH), None, place)
+    key, sizes = "projection_class_embeddings_input_dim", 6 * channels
+    inputs = value_of(content, key, whole(1, high=2**20), None, place)
+    if inputs <= sizes:
+        raise ValueError(
+            f"{place}: {key} is {inputs}; expected 6 x addition_time_embed_dim = {sizes} and the "
+            "width of the pooled text"
+        )
+    return channels, inputs - sizes
 
 
 def _check_types(value: Any, known: Sequence[str], count: int, place: str) -> None:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distill_jax.models.layers import attention
+from distill_jax.models.layers import attention, stacked
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 AROUND: Padding = ((1, 1), (1, 1))  # Of a 3x3 kernel: one pixel on every side, as in PyTorch.
@@ -57,49 +57,32 @@ class Resnet(nn.Module):
         return x + h
 
 
-class Transformer(nn.Module):
-    """Attention of all places to each other and to a text, and an MLP, with residuals.
+class Attending(nn.Module):
+    """The layers of a transformer block, for the modules below.
 
     Attributes:
       heads: number of attention heads, which divides the channels.
-      groups: groups of the norm at the input.
-      linear: whether the first and last layer are dense rather than 1x1 convolutions; they
-        compute the same, and their kernels differ in shape.
       dtype: type of the computation.
       kernel: kernel of the attention, see layers.attention.
     """
 
     heads: int
-    groups: int
-    linear: bool
     dtype: jnp.dtype
     kernel: str
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, text: jax.Array | None, mask: jax.Array | None = None
+    def _block(
+        self, h: jax.Array, text: jax.Array | None, mask: jax.Array | None, prefix: str
     ) -> jax.Array:
-        """Returns an array like x (b, h, w, c).
-
-        Args:
-          x: activations of an image.
-          text: tokens (b, n, d); None to attend to the places of the image instead.
-          mask: (b, n), True for tokens that places attend to; None for all.
-        """
-        width, block = x.shape[-1], "transformer_blocks.0"
-        h = group_norm(self.groups, 1e-6, self.dtype, "norm")(x)
-        h = self._outer(width, "proj_in")(h).reshape(len(x), -1, width)
-
-        y = self._norm(f"{block}.norm1")(h)
-        h += self._attend(y, y, None, f"{block}.attn1")
-        y = self._norm(f"{block}.norm2")(h)
+        """Returns places like h (b, m, c) after attention and an MLP; `prefix` begins all names."""
+        width = h.shape[-1]
+        y = self._norm(f"{prefix}norm1")(h)
+        h += self._attend(y, y, None, f"{prefix}attn1")
+        y = self._norm(f"{prefix}norm2")(h)
         tokens = y if text is None else text.astype(self.dtype)
-        h += self._attend(y, tokens, None if text is None else mask, f"{block}.attn2")
-        y = self._norm(f"{block}.norm3")(h)
-        y, gate = jnp.split(self._dense(8 * width, f"{block}.ff.net.0.proj")(y), 2, axis=-1)
-        h += self._dense(width, f"{block}.ff.net.2")(y * nn.gelu(gate, approximate=False))
-
-        return x + self._outer(width, "proj_out")(h.reshape(x.shape))
+        h += self._attend(y, tokens, None if text is None else mask, f"{prefix}attn2")
+        y = self._norm(f"{prefix}norm3")(h)
+        y, gate = jnp.split(self._dense(8 * width, f"{prefix}ff.net.0.proj")(y), 2, axis=-1)
+        return h + self._dense(width, f"{prefix}ff.net.2")(y * nn.gelu(gate, approximate=False))
 
     def _attend(
         self, h: jax.Array, tokens: jax.Array, mask: jax.Array | None, name: str
@@ -119,10 +102,61 @@ class Transformer(nn.Module):
     def _dense(self, width: int, name: str, use_bias: bool = True) -> nn.Dense:
         return nn.Dense(width, use_bias=use_bias, dtype=self.dtype, name=name)
 
+    def _norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
+
+
+class Block(Attending):
+    """One of several equal blocks, in the form of layers.stacked."""
+
+    @nn.compact
+    def __call__(
+        self, h: jax.Array, cond: tuple[jax.Array | None, jax.Array | None]
+    ) -> tuple[jax.Array, None]:
+        """Returns places like h (b, m, c), for a text and its mask as in Transformer."""
+        return self._block(h, *cond, ""), None
+
+
+class Transformer(Attending):
+    """Attention of all places to each other and to a text, and an MLP, with residuals.
+
+    Attributes:
+      groups: groups of the norm at the input.
+      linear: whether the first and last layer are dense rather than 1x1 convolutions; they
+        compute the same, and their kernels differ in shape.
+      depth: number of blocks. Several are stacked, so a program has one of them; a single one has
+        its layers here, without an axis of blocks.
+      policy: activations that stacked blocks store, see layers.remat.
+    """
+
+    groups: int
+    linear: bool
+    depth: int = 1
+    policy: str = "none"
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, text: jax.Array | None, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns an array like x (b, h, w, c).
+
+        Args:
+          x: activations of an image.
+          text: tokens (b, n, d); None to attend to the places of the image instead.
+          mask: (b, n), True for tokens that places attend to; None for all.
+        """
+        width = x.shape[-1]
+        h = group_norm(self.groups, 1e-6, self.dtype, "norm")(x)
+        h = self._outer(width, "proj_in")(h).reshape(len(x), -1, width)
+        if self.depth > 1:
+            blocks = stacked(Block, self.policy, self.depth, self.depth)
+            name = f"transformer_blocks[0:{self.depth}]"
+            h, _ = blocks(self.heads, self.dtype, self.kernel, name=name)(h, (text, mask))
+        else:
+            h = self._block(h, text, mask, "transformer_blocks.0.")
+        return x + self._outer(width, "proj_out")(h.reshape(x.shape))
+
     def _outer(self, width: int, name: str) -> nn.Dense | nn.Conv:
         if self.linear:
             return self._dense(width, name)
         return nn.Conv(width, (1, 1), dtype=self.dtype, name=name)
-
-    def _norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(1e-5, dtype=self.dtype, use_fast_variance=False, name=name)

@@ -1,9 +1,9 @@
-"""The UNet of Stable Diffusion, with the names of diffusers' UNet2DConditionModel.
+"""The UNet of Stable Diffusion and SDXL, with the names of diffusers' UNet2DConditionModel.
 
-Rombach et al. (2022, arXiv:2112.10752). The defaults are Stable Diffusion 1.5. It takes a text, a
-guidance strength w where the layout `time_cond_proj_dim` of diffusers has it, and the mask and the
-masked latent of an inpainting model. The path of a parameter, joined by dots, is its name in a
-checkpoint of diffusers.
+Rombach et al. (2022, arXiv:2112.10752), Podell et al. (2023, arXiv:2307.01952). The defaults are
+Stable Diffusion 1.5. It takes a text, a guidance strength w where the layout `time_cond_proj_dim`
+of diffusers has it, and the mask and the masked latent of an inpainting model. The path of a
+parameter, joined by dots, is its name in a checkpoint of diffusers.
 """
 
 import dataclasses
@@ -43,6 +43,7 @@ from distill_jax.runtime.options import (
 from distill_jax.typing import Cond, Image, Output, Time
 
 TIMESTEPS = 1000  # Index k of the noise levels in training is the time t = (k + 1) / 1000.
+PIXELS = 8  # The side of an image over that of its latent, for every autoencoder of SDXL.
 NORM = 1e-5  # Epsilon of the norms outside the transformers.
 
 
@@ -59,6 +60,12 @@ class Architecture:
       blocks: residual blocks of a level on the way down; there is one more on the way up.
       transformers: levels, from 0, where a transformer follows each block; the middle has one too.
       heads: attention heads of each level.
+      depths: blocks of each level's transformers; () for one. The middle has as many as the last
+        level.
+      size_channels: channels of the sinusoid of each of the six sizes that SDXL takes, even; SDXL
+        has 256. The network computes the sizes from the sides of its input: those of a whole image
+        of 8 pixels for each of the latent's. It then also reads "pooled" (d,), a vector of the
+        whole text. 0 for a network without both.
       linear: whether the ends of a transformer are dense layers, as in Stable Diffusion 2, rather
         than 1x1 convolutions.
       groups: groups of the group normalisations.
@@ -81,6 +88,8 @@ class Architecture:
     blocks: int = option(whole(1, high=MAX_BLOCKS), 2)
     transformers: tuple[int, ...] = option(every(whole(0, high=15), 16), (0, 1, 2))
     heads: tuple[int, ...] = option(every(whole(1, high=MAX_WIDTH), 16, 1), (8, 8, 8, 8))
+    depths: tuple[int, ...] = option(every(whole(1, high=MAX_BLOCKS), 16), ())
+    size_channels: int = option(whole(0, 2, MAX_WIDTH), 0)
     linear: bool = False
     groups: int = option(whole(1, high=MAX_WIDTH), 32)
     w_channels: int = option(whole(4, 2, MAX_WIDTH), 256)
@@ -96,6 +105,16 @@ class Architecture:
             raise ValueError(
                 f"heads is {self.heads}; expected a number for each of the {len(self.widths)} "
                 f"levels of widths {self.widths}"
+            )
+        if len(self.depths) not in (0, len(self.widths)):
+            raise ValueError(
+                f"depths is {self.depths}; expected a number for each of the {len(self.widths)} "
+                f"levels of widths {self.widths}, or none"
+            )
+        if self.size_channels and "pooled" not in dict(self.spec.data.cond):
+            raise ValueError(
+                f"size_channels is {self.size_channels}, and the conditions are "
+                f"{sorted(dict(self.spec.data.cond))}; expected 'pooled' too, a vector of the text"
             )
         if not all(level < len(self.widths) for level in self.transformers):
             raise ValueError(
@@ -136,7 +155,7 @@ class SdUNet(nn.Module):
         arch, dtype = self.arch, jnp.dtype(self.arch.dtype)
         last = len(arch.widths) - 1
         _check_halvings(z.shape[1:3], last)
-        emb = self._embed(t, cond)
+        emb = self._embed(t, cond, z.shape[1:3])
         if "inpaint" in cond:
             z = jnp.concatenate([z, cond["inpaint"].astype(z.dtype)], axis=-1)
 
@@ -168,8 +187,8 @@ class SdUNet(nn.Module):
         out = conv3(arch.spec.channels_out, jnp.dtype("float32"), "conv_out")
         return out(h.astype(jnp.float32))
 
-    def _embed(self, t: Time, cond: Cond) -> jax.Array:
-        """Returns one float32 vector per example, which embeds the noise level and numbers."""
+    def _embed(self, t: Time, cond: Cond, sides: tuple[int, ...]) -> jax.Array:
+        """Returns one float32 vector per example: noise level, conditions, sides of the latent."""
         arch = self.arch
         emb, width = cosines_and_sines(TIMESTEPS * t - 1, arch.widths[0]), 4 * arch.widths[0]
         if "w" in cond:
@@ -178,10 +197,27 @@ class SdUNet(nn.Module):
             emb += project(sinusoid(cond["w"], arch.w_channels))
         emb = nn.swish(nn.Dense(width, name="time_embedding.linear_1")(emb))
         emb = nn.Dense(width, name="time_embedding.linear_2")(emb)
+        if arch.size_channels:
+            emb += self._sizes(cond["pooled"], sides)
         if "label" in cond:
             classes = arch.spec.classes("label")
             emb += nn.Embed(classes + 1, width, name="class_embedding")(cond["label"])
         return with_numbers(emb, {k: x for k, x in cond.items() if k != "w"}, 1.0)
+
+    def _sizes(self, pooled: jax.Array, sides: tuple[int, ...]) -> jax.Array:
+        """Returns the embedding (b, d) of a pooled text, and of the sizes of an image.
+
+        They are (height, width) of the original image, (top, left) of its crop, and (height, width)
+        of the crop, Podell et al. (2023), section 2.2, as StableDiffusionXLPipeline gives them for
+        latents of these sides: (8 h, 8 w, 0, 0, 8 h, 8 w).
+        """
+        original = tuple(PIXELS * side for side in sides)
+        numbers = jnp.asarray((*original, 0, 0, *original), jnp.float32)
+        sizes = cosines_and_sines(numbers, self.arch.size_channels).reshape(-1)
+        x = jnp.concatenate([pooled, jnp.tile(sizes, (len(pooled), 1))], axis=-1)
+        width = 4 * self.arch.widths[0]
+        h = nn.swish(nn.Dense(width, name="add_embedding.linear_1")(x))
+        return nn.Dense(width, name="add_embedding.linear_2")(h)
 
     def _block(
         self, h: jax.Array, emb: jax.Array, cond: Cond, place: tuple[str, int, int]
@@ -203,10 +239,13 @@ class SdUNet(nn.Module):
     def _attend(self, h: jax.Array, cond: Cond, level: int, name: str) -> jax.Array:
         """Applies one transformer."""
         arch = self.arch
-        block = remat(Transformer, arch.remat)
-        options = (arch.heads[level], arch.groups, arch.linear, jnp.dtype(arch.dtype))
+        depth = arch.depths[level] if arch.depths else 1
+        # Stacked blocks are rematerialised one by one.
+        block = remat(Transformer, arch.remat) if depth == 1 else Transformer
+        options = (arch.heads[level], jnp.dtype(arch.dtype), arch.attention_kernel)
         mask = cond.get("text_mask") if arch.hide_padding else None
-        return block(*options, arch.attention_kernel, name=name)(h, cond.get("text"), mask)
+        made = block(*options, arch.groups, arch.linear, depth, arch.remat, name=name)
+        return made(h, cond.get("text"), mask)
 
 
 @takes_fields(Architecture)

@@ -1,4 +1,4 @@
-"""Reader of the Stable Diffusion pipelines of diffusers, without PyTorch.
+"""Reader of the Stable Diffusion and SDXL pipelines of diffusers, without PyTorch.
 
 The UNet of a pipeline's directory becomes a teacher. Its autoencoder and its text encoder are read
 by the codec and the conditioner of a run, from the same directory.
@@ -12,6 +12,7 @@ from etils import epath
 from distill_jax.diffusion.spec import DataSpec, Leaf
 from distill_jax.models.diffusers_files import (
     ADVICE,
+    WIDTH,
     Directory,
     Unet,
     read_directory,
@@ -28,7 +29,9 @@ from distill_jax.teachers.base import Imported
 from distill_jax.teachers.given import DROPOUT, check_given, check_value
 from distill_jax.typing import Tree
 
-FOLDERS = ("unet", "scheduler", "text_encoder", "vae")
+ENCODERS = ("text_encoder", "text_encoder_2")
+FOLDERS = ("unet", "scheduler", ENCODERS[0], "vae")
+XL_FOLDERS = ("unet", "scheduler", *ENCODERS, "vae")
 DIT_FOLDERS = ("transformer", "scheduler", "vae")
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x"}
 POWERS = {"linear": 1, "scaled_linear": 2}
@@ -40,6 +43,7 @@ SCHEDULERS = [  # Those whose noise levels are given by betas.
         *("UniPCMultistep", "KDPM2Discrete", "KDPM2AncestralDiscrete", "LCM", "TCD"),
     )
 ]
+LENGTH = whole(1, high=2**16)  # Of a text in tokens.
 RATE = number(0, 1, without=(0, 1))
 STEPS = 1000  # The number of noise levels that sd_unet embeds.
 LABEL_DROPOUT = 0.1  # Of the published networks; their null condition is the empty prompt.
@@ -59,7 +63,7 @@ def read(
     A UNet that takes w is a student of a few DDIM steps, such as those of teachers.pipelines.
 
     Args:
-      path: directory with unet/, scheduler/, text_encoder/ and vae/.
+      path: directory with unet/, scheduler/, text_encoder/ and vae/, and SDXL's text_encoder_2/.
       config: None, because the directory describes its network.
       given: label_dropout, the share of empty prompts in training, 0.1 otherwise; for a student,
         those facts of STUDENT that the directory does not contain.
@@ -209,20 +213,42 @@ def spec_of(folder: epath.Path, unet: Unet, side: int) -> DataSpec:
     """Returns the spec of the latents, the text, and the channels of an inpainting model.
 
     Raises:
-      ValueError: if text encoder or autoencoder do not fit the UNet.
+      ValueError: if text encoders or autoencoder are missing or do not fit the UNet.
     """
-    text: Mapping[str, Any] = read_config(folder / "text_encoder")
-    width, length = text.get("hidden_size", 0), text.get("max_position_embeddings", 0)
-    if width != unet.text_width or not whole(1, high=2**16).allows(length):
-        raise ValueError(
-            f"{folder}/text_encoder/config.json has hidden_size {short(width)} and "
-            f"max_position_embeddings {short(length)}; the UNet takes {unet.text_width} channels"
-        )
+    cond = _text_leaves(folder, unet)
     check_vae(folder, unet.channels, "UNet")
-    cond = [("text", Leaf((length, width))), ("text_mask", Leaf((length,), "bool"))]
     if unet.inpaint:
-        cond.append(("inpaint", Leaf((side, side, unet.inpaint))))
-    return DataSpec(Leaf((side, side, unet.channels)), False, tuple(cond))
+        cond["inpaint"] = Leaf((side, side, unet.inpaint))
+    return DataSpec(Leaf((side, side, unet.channels)), False, tuple(cond.items()))
+
+
+def _text_leaves(folder: epath.Path, unet: Unet) -> dict[str, Leaf]:
+    """Returns the leaves of a text, from its encoder or from the two of SDXL.
+
+    The channels of both encoders are joined, and the second one has the pooled text.
+    """
+    check_pipeline(folder, XL_FOLDERS if unet.pooled_width else FOLDERS)
+    names: Sequence[str] = ENCODERS if unet.pooled_width else ENCODERS[:1]
+    found: list[Mapping[str, Any]] = [read_config(folder / name) for name in names]
+    widths = [each.get("hidden_size", 0) for each in found]
+    lengths = [each.get("max_position_embeddings", 0) for each in found]
+    wide = all(map(WIDTH.allows, widths)) and sum(widths) == unet.text_width
+    if not wide or not LENGTH.allows(lengths[0]) or lengths != lengths[:1] * len(lengths):
+        raise ValueError(
+            f"{folder}/{' and '.join(f'{name}/config.json' for name in names)} has hidden_size "
+            f"{' and '.join(map(short, widths))} and max_position_embeddings "
+            f"{' and '.join(map(short, lengths))}; the UNet takes {unet.text_width} channels"
+        )
+    cond = {"text": Leaf((lengths[0], sum(widths))), "text_mask": Leaf((lengths[0],), "bool")}
+    if unet.pooled_width:
+        pooled = found[1].get("projection_dim")
+        if pooled != unet.pooled_width:
+            raise ValueError(
+                f"{folder}/{names[1]}/config.json has projection_dim {short(pooled)}; the UNet "
+                f"takes a pooled text of {unet.pooled_width}"
+            )
+        cond["pooled"] = Leaf((pooled,))
+    return cond
 
 
 def check_vae(folder: epath.Path, channels: int, network: str) -> None:
