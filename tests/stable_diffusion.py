@@ -16,7 +16,8 @@ from distill_jax.storage.weights import of_array
 from distill_jax.teachers import importing
 from distill_jax.teachers.diffusers import spec_of
 from tests.models.diffusers import DIT, SHALLOW, UNET, weights
-from tests.sampling import test_autoencoder, test_pretrained
+from tests.models.pretrained import text as pretrained_text
+from tests.sampling import test_autoencoder, test_compositions, test_pretrained
 from tests.teachers import test_dit
 from tests.teachers.test_diffusers import CLASS, NAME, SCHEDULER
 
@@ -54,6 +55,12 @@ def write_pipeline(folder, channels=4):
     for place, content in contents.items():
         (folder / place).parent.mkdir(exist_ok=True)
         (folder / place).write_text(json.dumps(content))
+    _write_unet(folder, config)
+    return folder
+
+
+def _write_unet(folder, config):
+    """Writes random weights of the UNet with this config.json."""
     said = unet_of(config, "unet")
     data = spec_of(epath.Path(folder), said, SIDE)
     described = {"model": said.model, "schedule": {"name": "ddpm"}, "parameterization": "eps"}
@@ -61,19 +68,58 @@ def write_pipeline(folder, channels=4):
     arrays = torch_state(jax.tree.map(lambda leaf: np.zeros(leaf.shape), leaves))
     state = {name: of_array(weights(name, leaf.shape)) for name, leaf in arrays.items()}
     safetensors.write(folder / "unet" / NAME, state)
+
+
+def write_xl_pipeline(folder):
+    """Writes a pipeline of SDXL: a UNet whose middle has two transformer blocks, and its parts."""
+    pretrained_text.write_pipeline(
+        folder, "sdxl", test_compositions.shapes_of, test_compositions.save
+    )
+    test_autoencoder.write(folder / "vae")
+    (small, big), sizes = (kind[1] for kind in pretrained_text.ENCODERS["sdxl"]), 8
+    config = {
+        **CLASS,
+        **UNET,
+        **SHALLOW,
+        **LEVEL,
+        "cross_attention_dim": small["hidden_size"] + big["hidden_size"],
+        "transformer_layers_per_block": [2],
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": sizes,
+        "projection_class_embeddings_input_dim": 6 * sizes + big["projection_dim"],
+    }
+    contents = {"unet/config.json": config, "scheduler/scheduler_config.json": SCHEDULER}
+    for place, content in contents.items():
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_text(json.dumps(content))
+    _write_unet(folder, config)
     return folder
 
 
 def write_parts(folder, channels=4):
     """Writes a pipeline, its teacher and captioned pictures; returns the changes of a config."""
     pipeline = write_pipeline(folder / "pipeline", channels)
+    return {**_pictures(folder, pipeline, LENGTH), **_network(folder, pipeline, MODEL)}
+
+
+def write_xl_parts(folder):
+    """Writes the same parts for SDXL in two stages of DMD2."""
+    pipeline = write_xl_pipeline(folder / "pipeline")
+    model = {**MODEL, "linear": True, "depths": (2,), "size_channels": 8}
+    stages = "s00_dmd2", "s01_gan"
+    pictures = _pictures(folder, pipeline, pretrained_text.LENGTH)
+    return {**pictures, **_network(folder, pipeline, model, stages)}
+
+
+def _pictures(folder, pipeline, length):
+    """Writes captioned pictures; returns the changes of a config's data and texts."""
     (folder / "pictures").mkdir()
     for i in range(80):
         Image.new("RGB", (16, 16), (i, i, i)).save(folder / "pictures" / f"{i}.png")
         (folder / "pictures" / f"{i}.txt").write_text(f"the {i}")
     changes = {"data.path": str(folder / "pictures"), "data.size": 4 * SIDE}
-    text = {"conditioner.path": str(pipeline), "conditioner.length": LENGTH}
-    return {**changes, **text, **_network(folder, pipeline, MODEL)}
+    return {**changes, "conditioner.path": str(pipeline), "conditioner.length": length}
 
 
 def write_dit_parts(folder):
@@ -85,9 +131,10 @@ def write_dit_parts(folder):
     return {**changes, **_network(folder, pipeline, model), "codec.path": str(codec)}
 
 
-def _network(folder, pipeline, model):
+def _network(folder, pipeline, model, stages=("s00_finetune",)):
     """Imports the network of a pipeline; returns the changes of a config."""
     importing.convert("diffusers", pipeline, folder / "teacher")
-    places = {"codec.path": pipeline, "stages.s00_finetune.teacher": folder / "teacher"}
+    places = {f"stages.{stage}.teacher": folder / "teacher" for stage in stages}
+    places["codec.path"] = pipeline
     changes = {key: str(place) for key, place in places.items()}
     return changes | {f"model.{name}": value for name, value in model.items()}

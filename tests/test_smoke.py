@@ -181,4 +181,5 @@ def test_the_smoke_size_has_the_kinds_of_stages_of_the_full_size():
             {(stage.method.name, *stage.method) for stage in config.stages.values()}
             for config in (load_config(name, size)[1] for size in ("full", "smoke"))
         ]
-        assert kinds[0] == kinds[1], name
+        new = {kind for kind in kinds[1] if kind[0] == "diffusion"}  # In place of a directory.
+        assert kinds[0] <= kinds[1] <= kinds[0] | new, name

@@ -12,6 +12,7 @@ from distill_jax.config.chains import (
     pipeline,
     smoke,
     stage,
+    with_teacher,
 )
 from distill_jax.config.latents import (
     CLIP_H,
@@ -89,4 +90,5 @@ __all__ = [
     "smoke_images",
     "smoke_shapes",
     "stage",
+    "with_teacher",
 ]

@@ -168,6 +168,27 @@ def pipeline(*stages: dict[str, Any]) -> ConfigDict:
     return ConfigDict({f"s{i:02d}_{entry['name']}": entry for i, entry in enumerate(stages)})
 
 
+def with_teacher(config: ConfigDict, steps: int = 1) -> ConfigDict:
+    """Returns a config whose first stage has no directory as its teacher.
+
+    A stage "diffusion" then trains a new network, and any other gets a new stage `teacher` before,
+    which is also the teacher of later stages that name the directory.
+
+    Args:
+      config: a config whose first stage names the directory of a finished network.
+      steps: iterations of the new stage.
+    """
+    config = config.copy_and_resolve_references()
+    stages = [config.stages[name].to_dict() for name in sorted(config.stages)]
+    directory, stages[0]["teacher"] = stages[0]["teacher"], ""
+    if stages[0]["method"]["name"] != "diffusion":
+        for entry in stages[1:]:
+            entry["teacher"] = "teacher" if entry["teacher"] == directory else entry["teacher"]
+        stages.insert(0, stage("teacher", "diffusion", steps=steps, learning_rate=1e-4))
+    config.stages = pipeline(*stages)
+    return config
+
+
 def smoke(config: ConfigDict, **model: Any) -> ConfigDict:
     """Returns a config of the same stages that runs in seconds: few iterations, images and samples.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from distill_jax.config.chains import base, halvings, pipeline, smoke, stage
+from distill_jax.config.chains import base, halvings, pipeline, smoke, stage, with_teacher
 
 # Text encoders in config.json, for plans without a directory: CLIP ViT-L/14, and OpenCLIP ViT-H/14
 # without its last layer.
@@ -97,8 +97,8 @@ def plan_latents(config: ConfigDict, text_encoder: str = "") -> ConfigDict:
         size = config.data.size
         config.data = dict(name="noise", size=size, count=16, num_classes=0, captioned=True)
         config.conditioner.update(path="", model=text_encoder)
-    config.codec.path = config.stages.s00_finetune.teacher = ""
-    return config
+    config.codec.path = ""
+    return with_teacher(config)
 
 
 # Options of small networks.
@@ -110,7 +110,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def smoke_latents(config: ConfigDict) -> ConfigDict:
     """Returns `smoke` of a config: a small new network on shapes or noise, without directories."""
-    config = smoke(config)
+    config = smoke(with_teacher(config, steps=8))
     if config.conditioner:
         config.data = dict(name="shapes", count=64, tests=64)
         config.conditioner = dict(name="words", width=32, layers=1, length=10, updates=2)
@@ -120,5 +120,4 @@ def smoke_latents(config: ConfigDict) -> ConfigDict:
     config.codec = dict(name="patch_pca", patch=2)
     config.model = dict(name=config.model.name, **SMALL[config.model.name])
     config.frozen_dtype, config.evaluate.w = "float32", config.evaluate.w[:2]
-    config.stages.s00_finetune.teacher = ""
     return config

@@ -9,11 +9,12 @@ import pytest
 from etils import epath
 
 from distill_jax.diffusion.spec import DataSpec, Leaf, Spec
-from distill_jax.models import NETWORKS
+from distill_jax.models import NETWORKS, adapters
 from distill_jax.models.diffusers_files import unet_of
 from distill_jax.models.pretrained import stored_params, torch_state
 from distill_jax.models.sd_unet import PIXELS, sd_unet
 from distill_jax.runtime.registry import build
+from distill_jax.runtime.trees import by_name
 from distill_jax.storage import safetensors
 from distill_jax.storage.weights import of_array
 from tests.models.diffusers import SIZES, TEXT
@@ -129,6 +130,16 @@ def test_a_single_block_has_no_axis_of_blocks():
     assert trees[0] == trees[1]
     kernel = trees[0]["mid_block.attentions.0"]["transformer_blocks.0.attn1.to_q"]["kernel"]
     assert kernel.shape == (24, 24)
+
+
+def test_adapters_of_a_stack_have_an_axis_of_blocks():
+    network, params, given = unet(SIZES[1])
+    axes = network.input_axes(params, *given)
+    name = "down_blocks.2.attentions.0/transformer_blocks[0:3]/attn2.to_k/kernel"
+    assert axes[name] == 1
+    made = by_name(adapters.new_adapters(jax.random.key(0), params, axes, rank=2))
+    shapes = [made[f"{name}/lora_{part}"].shape for part in "ab"]
+    assert shapes == [(3, TEXT, 2), (3, 2, 24)]
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,9 @@ MODELS = {
         (8, 8, 3),
     ),
     "sd_unet": (
-        {"widths": (64,), "blocks": 1, "transformers": (), "heads": (4,), "groups": 8},
+        # Single blocks in the first level, and a stack of two in the middle.
+        {"widths": (64, 64), "blocks": 1, "transformers": (0,), "heads": (4, 4), "groups": 8}
+        | {"depths": (1, 2)},
         (8, 8, 4),
     ),
 }
