@@ -222,7 +222,7 @@ def test_tokens_of_the_padding_are_those_of_a_text_tower_without_a_mask():
     options, ids, mask = TextOptions(**NEW), jnp.asarray(IDS), jnp.asarray(MASK)
     module = ClipText(options, projected=False)
     params = module.init(jax.random.key(0), ids)["params"]
-    found = text_encoders.tokens(options, params, ids, mask)
+    found = text_encoders.outputs(options, params, ids, mask).last
     np.testing.assert_array_equal(found, module.apply({"params": params}, ids).last)
     text = module.apply({"params": params}, ids, mask).last
     np.testing.assert_allclose(found[mask], text[mask], atol=1e-6)
