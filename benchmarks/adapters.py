@@ -20,7 +20,7 @@ from flax import linen as nn
 from distill_jax.run import compilation, costs, plan
 from distill_jax.runtime.config_file import load_file
 
-CONFIG = flags.DEFINE_string("config", "configs/sd35m_swd.py", "Config with a size `plan`.")
+FILE = flags.DEFINE_string("file", "configs/sd35m_swd.py", "Config with a size `plan`.")
 UNROLLED = flags.DEFINE_bool("unrolled", False, "Whether to compile every block by itself too.")
 
 
@@ -38,7 +38,7 @@ def compiled(file, workdir):
 def main(_):
     jax.config.update("jax_enable_compilation_cache", False)
     with tempfile.TemporaryDirectory() as folder:
-        stage, cost, program, seconds = compiled(CONFIG.value, epath.Path(folder))
+        stage, cost, program, seconds = compiled(FILE.value, epath.Path(folder))
         frozen = sum(2 * leaf.size for leaf in jax.tree.leaves(stage.shapes["teacher"]))
         trained = sum(cost.kept[kind] for kind in ("parameters", "optimizer", "EMA"))
         held = program.memory_analysis().argument_size_in_bytes
@@ -47,7 +47,7 @@ def main(_):
         if UNROLLED.value:
             scan = nn.scan
             nn.scan = lambda *args, **options: scan(*args, unroll=options["length"], **options)
-            *_, slow = compiled(CONFIG.value, epath.Path(folder))
+            *_, slow = compiled(FILE.value, epath.Path(folder))
             print(f"unrolled: {slow:.1f} CPU-seconds, {slow / seconds:.1f} times as many")
 
 
