@@ -168,7 +168,7 @@ def pipeline(*stages: dict[str, Any]) -> ConfigDict:
     return ConfigDict({f"s{i:02d}_{entry['name']}": entry for i, entry in enumerate(stages)})
 
 
-def with_teacher(config: ConfigDict, steps: int = 1) -> ConfigDict:
+def with_teacher(config: ConfigDict, steps: int = 1, **options: Any) -> ConfigDict:
     """Returns a config whose first stage has no directory as its teacher.
 
     A stage "diffusion" then trains a new network, and any other gets a new stage `teacher` before,
@@ -177,6 +177,7 @@ def with_teacher(config: ConfigDict, steps: int = 1) -> ConfigDict:
     Args:
       config: a config whose first stage names the directory of a finished network.
       steps: iterations of the new stage.
+      **options: its other options.
     """
     config = config.copy_and_resolve_references()
     stages = [config.stages[name].to_dict() for name in sorted(config.stages)]
@@ -184,7 +185,8 @@ def with_teacher(config: ConfigDict, steps: int = 1) -> ConfigDict:
     if stages[0]["method"]["name"] != "diffusion":
         for entry in stages[1:]:
             entry["teacher"] = "teacher" if entry["teacher"] == directory else entry["teacher"]
-        stages.insert(0, stage("teacher", "diffusion", steps=steps, learning_rate=1e-4))
+        rates: dict[str, Any] = dict(steps=steps, learning_rate=1e-4)
+        stages.insert(0, stage("teacher", "diffusion", **rates, **options))
     config.stages = pipeline(*stages)
     return config
 

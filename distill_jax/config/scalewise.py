@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from distill_jax.config.chains import base, pipeline, smoke, stage
+from distill_jax.config.chains import base, pipeline, smoke, stage, with_teacher
 
 # Sides of the latents of the students, and indices of their calls in the grid of 28 levels: those
 # of 4 and 6 calls are the released ones of Stable Diffusion 3.5 medium, that of 2 calls is ours.
@@ -63,15 +63,10 @@ def scalewise(teacher: str, calls: int, shift: float = SHIFT, **options: Any) ->
     return pipeline(stage("swd", "swd", teacher=teacher, **(rates | given | options)))
 
 
-def with_teacher(config: ConfigDict, steps: int) -> ConfigDict:
+def _with_teacher(config: ConfigDict, steps: int) -> ConfigDict:
     """Returns a config whose chain begins with a new teacher, trained on all sides of the calls."""
-    swd = config.stages.s00_swd
-    rates: dict[str, Any] = dict(learning_rate=1e-4, num_steps=28)
-    sides = tuple(sorted({*swd.method.resolutions}))
-    first = stage("teacher", "diffusion", steps=steps, resolutions=sides, **rates)
-    swd.teacher = ""
-    config.stages = pipeline(first, swd.to_dict())
-    return config
+    sides = tuple(sorted({*config.stages.s00_swd.method.resolutions}))
+    return with_teacher(config, steps, resolutions=sides, num_steps=28)
 
 
 def plan_scalewise(config: ConfigDict, text_encoder: str) -> ConfigDict:
@@ -85,14 +80,14 @@ def plan_scalewise(config: ConfigDict, text_encoder: str) -> ConfigDict:
     config.data = dict(name="noise", size=size, count=16, num_classes=0, captioned=True)
     config.conditioner.update(path="", model=text_encoder)
     config.codec.update(path="", channels=16)
-    return with_teacher(config, 1)
+    return _with_teacher(config, 1)
 
 
 def smoke_scalewise(config: ConfigDict, **model: Any) -> ConfigDict:
     """Returns `smoke` of a config: a small new network `model` on shapes, without directories."""
     config.stages.s00_swd.method.update(times=(1.0, 0.5), resolutions=(4, 8))
     config.stages.s00_swd.lora = 4
-    config = smoke(with_teacher(config, 8))
+    config = smoke(_with_teacher(config, 8))
     config.data = dict(name="shapes", count=64, tests=64)
     config.conditioner = dict(name="words", width=32, layers=1, length=10, updates=2)
     config.codec = dict(name="patch_pca", patch=2)
