@@ -103,13 +103,14 @@ def write_parts(folder, channels=4):
     return {**_pictures(folder, pipeline, LENGTH), **_network(folder, pipeline, MODEL)}
 
 
-def write_xl_parts(folder):
-    """Writes the same parts for SDXL in two stages of DMD2."""
+def write_xl_parts(folder, stages=("s00_dmd2", "s01_gan")):
+    """Writes the same parts for SDXL and the stages from it, in which SwD has smaller latents."""
     pipeline = write_xl_pipeline(folder / "pipeline")
     model = {**MODEL, "linear": True, "depths": (2,), "size_channels": 8}
-    stages = "s00_dmd2", "s01_gan"
-    pictures = _pictures(folder, pipeline, pretrained_text.LENGTH)
-    return {**pictures, **_network(folder, pipeline, model, stages)}
+    changes = _pictures(folder, pipeline, pretrained_text.LENGTH)
+    if stages == ("s00_swd",):
+        changes |= {"stages.s00_swd.method.resolutions": (1, 2, 3, SIDE), "stages.s00_swd.lora": 2}
+    return {**changes, **_network(folder, pipeline, model, stages)}
 
 
 def _pictures(folder, pipeline, length):

@@ -14,6 +14,7 @@ from distill_jax.config import pipeline as chained
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.schedule import SCHEDULES, Cosine
+from distill_jax.diffusion.trained import Renoise
 from distill_jax.evaluation import compare
 from distill_jax.methods import METHODS, Nets
 from distill_jax.run import pipeline, plan
@@ -31,6 +32,7 @@ PARTS = {
     "sd15_guided": stable_diffusion.write_parts,
     "sd15_inpaint_guided": functools.partial(stable_diffusion.write_parts, channels=9),
     "sd21_guided": stable_diffusion.write_parts,
+    "sdxl_swd": functools.partial(stable_diffusion.write_xl_parts, stages=("s00_swd",)),
     "sd35l_swd": functools.partial(flows.write_parts, kind="sd3"),
     "sd35m_swd": functools.partial(flows.write_parts, kind="sd3"),
     "sdxl_dmd2": stable_diffusion.write_xl_parts,
@@ -95,6 +97,15 @@ def test_a_scale_wise_student_is_planned_without_directories(name, tmp_path):
     np.testing.assert_allclose(levels, (1.0, 0.8959, 0.7371, 0.6022), rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="config.codec.path '.*s00_swd.teacher '.*:plan"):
         plan.make(load_config(name, "full")[1], tmp_path)
+
+
+def test_sdxl_is_distilled_scale_wise_by_mmd_only(tmp_path):
+    _, config = load_config("sdxl_swd", "plan")
+    run = plan.make(config, tmp_path)
+    assert "2,567,463,684 parameters" in plan.show(run)
+    swd = run.stages[-1]
+    assert not swd.roles.fake
+    assert swd.trained.sampler == Renoise((1.0, 0.8, 0.6, 0.4), (64, 80, 96, 128))
 
 
 @pytest.mark.parametrize(

@@ -69,17 +69,18 @@ def _with_teacher(config: ConfigDict, steps: int) -> ConfigDict:
     return with_teacher(config, steps, resolutions=sides, num_steps=28)
 
 
-def plan_scalewise(config: ConfigDict, text_encoder: str) -> ConfigDict:
+def plan_scalewise(config: ConfigDict, text_encoder: str, channels: int = 16) -> ConfigDict:
     """Returns a config for --plan only: it has the sizes of the full one, and needs no directory.
 
     Args:
       config: the full config.
       text_encoder: the text encoders in config.json.
+      channels: channels of the latents.
     """
     size = config.data.size
     config.data = dict(name="noise", size=size, count=16, num_classes=0, captioned=True)
     config.conditioner.update(path="", model=text_encoder)
-    config.codec.update(path="", channels=16)
+    config.codec.update(path="", channels=channels)
     return _with_teacher(config, 1)
 
 
