@@ -9,6 +9,7 @@ published for CIFAR-10.
 """
 
 from distill_jax.config import (
+    LSG,
     MATCHING,
     check_size,
     cifar10,
@@ -34,12 +35,8 @@ def get_config(size="full"):
             learning_rate=1e-5,
             decay_to=1.0,
             ema_decay=0.999645,
-            alpha=1.0,
             kappas=1.5,
-            levels=("scaled_linear", 0.138, 12.97),
-            fake_levels=("scaled_linear", 0.138, 12.97),
-            weighting="snr",
-            loss_scale=1.0,
+            **LSG,
             **MATCHING,
         ),
     )

@@ -9,42 +9,26 @@ split. All values are ours. Three directories are yours; docs/train.md says wher
     launch/local.sh --config=configs/emoji_guided.py:smoke       # seconds, without directories
 """
 
-from distill_jax.config import base, check_size, halvings, pipeline, smoke, stage
-
-
-def emoji():
-    """Returns `base` for emoji in the latents of TAEF2, with a dit of 10.6 million parameters."""
-    config = base()
-    config.data = dict(name="captioned_folder", path="emoji64", size=64)
-    config.codec = dict(name="taesd", path="taef2")
-    config.conditioner = dict(name="pretrained", path="minilm", length=20)
-    config.model = dict(name="dit", patch=1, width=256, blocks=8, heads=4)
-    config.batch_size, config.optimizer.b2 = 64, 0.99
-    config.evaluate.update(w=(0.0, 2.0), num_samples=1000)
-    return config
+from distill_jax.config import (
+    check_size,
+    emoji,
+    emoji_teacher,
+    halvings,
+    pipeline,
+    sized_emoji,
+    stage,
+)
 
 
 def get_config(size="full"):
     """Returns the config of the chain teacher -> guided -> 4, 2, 1 steps, w in [0, 4]."""
     check_size(size, "full", "cpu", "smoke")
-    config, w_range, few = emoji(), (0.0, 4.0), 1 if size == "full" else 60
-    ema = dict(ema_decay=0.9995 if size == "full" else 0.95)
-    rates = dict(learning_rate=1e-3, warmup=600 // few, decay_to=0.1, **ema)
-    guide = dict(learning_rate=3e-4, w_range=w_range, new=("w_embed",), **ema)
-    steps = {"default": 4000 // few, 1: 8000 // few}
-    halve = dict(learning_rate=2e-4, w_range=w_range, **ema)
+    config, both = emoji(), dict(w_range=(0.0, 4.0), ema_decay=0.9995)
+    guide = dict(steps=6000, learning_rate=3e-4, num_steps=32, new=("w_embed",))
+    halve = dict(steps={"default": 4000, 1: 8000}, learning_rate=2e-4)
     config.stages = pipeline(
-        stage("teacher", "diffusion", steps=30_000 // few, num_steps=32, **rates),
-        stage("guided", "guided", steps=6000 // few, num_steps=32, **guide),
-        *halvings(start=4, end=1, steps=steps, **halve),
+        emoji_teacher(),
+        stage("guided", "guided", **guide, **both),
+        *halvings(start=4, end=1, **halve, **both),
     )
-    if size == "cpu":
-        config.model.update(patch=2, blocks=4)
-        config.batch_size = 32
-        config.evaluate.num_samples = 200
-    if size == "smoke":
-        config = smoke(config, width=32, blocks=1)
-        config.data = dict(name="shapes", count=64, tests=64)
-        config.codec = dict(name="patch_pca", patch=2)
-        config.conditioner = dict(name="words", width=32, layers=1, length=16, updates=2)
-    return config
+    return sized_emoji(config, size)

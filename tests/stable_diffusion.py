@@ -123,6 +123,18 @@ def _pictures(folder, pipeline, length):
     return {**changes, "conditioner.path": str(pipeline), "conditioner.length": length}
 
 
+def write_prompted_parts(folder, stage):
+    """Writes a pipeline, its teacher and a file of prompts; returns the changes of a config.
+
+    `stage` is the stage of that teacher.
+    """
+    changes = write_parts(folder)
+    prompts = folder / "prompts.txt"
+    prompts.write_text("the 1\nthe 2")
+    changes[f"stages.{stage}.teacher"] = changes.pop("stages.s00_finetune.teacher")
+    return {**changes, "data.path": str(prompts)}
+
+
 def write_dit_parts(folder):
     """Writes the pipeline of a DiT and its teacher; returns the changes of a config."""
     pipeline = test_dit.write(folder / "pipeline")

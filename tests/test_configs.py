@@ -29,9 +29,12 @@ PARTS = {
     "emoji_guided": emoji.write_parts,
     "flux_swd": functools.partial(flows.write_parts, kind="flux"),
     "imagenet256_latent_guided": stable_diffusion.write_dit_parts,
+    "sd15_boot": functools.partial(stable_diffusion.write_prompted_parts, stage="s00_boot"),
     "sd15_guided": stable_diffusion.write_parts,
     "sd15_inpaint_guided": functools.partial(stable_diffusion.write_parts, channels=9),
+    "sd15_sid_lsg": functools.partial(stable_diffusion.write_prompted_parts, stage="s00_sid_lsg"),
     "sd21_guided": stable_diffusion.write_parts,
+    "sd21_sid_lsg": functools.partial(stable_diffusion.write_prompted_parts, stage="s00_sid_lsg"),
     "sdxl_swd": functools.partial(stable_diffusion.write_xl_parts, stages=("s00_swd",)),
     "sd35l_swd": functools.partial(flows.write_parts, kind="sd3"),
     "sd35m_swd": functools.partial(flows.write_parts, kind="sd3"),
@@ -40,10 +43,13 @@ PARTS = {
 # Parameters of students at their full size: those of their teachers, and of a module for w.
 PLANS = {
     "imagenet256_latent_guided": 674_816_272 + 2 * 1153 * 1152,
+    "sd15_boot": 859_520_964 + 2 * 1281 * 1280,
     "sd15_guided": 859_520_964 + 256 * 320,
     "sd15_inpaint_guided": 859_520_964 + 256 * 320 + 5 * 9 * 320,
+    "sd15_sid_lsg": 859_520_964,
     "sd21_guided": 865_910_724 + 256 * 320,
     "sdxl_dmd2": 2_567_463_684,
+    "sd21_sid_lsg": 865_910_724,
 }
 PACKAGE = str(ROOT / "distill_jax")
 SWEEPS = sorted(f"sweeps/{path.stem}" for path in (ROOT / "configs" / "sweeps").glob("*.py"))

@@ -68,6 +68,25 @@ LSUN = {
     "model.multipliers": (1, 2, 4, 6, 8),
 }
 SID_ADAM = {"b1": 0.0, "b2": 0.999, "eps": 1e-8, "clip_norm": 0.0}
+LSG = {  # run_sid.sh and sid_train.py's defaults of SiD-LSG; steps are in names of checkpoints.
+    "batch_size": 512,
+    "parameterization": "eps",
+    "stage optimizer": SID_ADAM,
+    "last.alpha": 1.0,
+    "last.kappas": 1.5,
+    "last.sigma_init": 2.5,  # Step 625 of 1000.
+    "last.levels": ("scaled_linear", 0.138, 12.97),  # --tmin 20 --tmax 980
+    "last.fake_levels": ("scaled_linear", 0.138, 12.97),
+    "last.weighting": "snr",
+    "last.fake_updates": 1,
+    "last.null_dropout": 0.1,
+    "last.loss_scale": 1.0,
+    "last.learning_rate": 1e-6,
+    "last.decay_to": 1.0,
+    "last.warmup": 0,
+    "last.weight_decay": 0.0,
+    "last.ema_decay": pytest.approx(0.5 ** (512 / 50_000), abs=5e-6),  # --ema 0.05
+}
 RELEASED = {
     "cifar10_progressive": {  # cifar_base.py, cifar_distill.py
         **BASE,
@@ -139,6 +158,8 @@ RELEASED = {
         "last.fake_updates": 1,
         "last.loss_scale": 1.0,
     },
+    "sd15_sid_lsg": {**LSG, "last.steps": round(8_806_000 / 512)},
+    "sd21_sid_lsg": {**LSG, "last.steps": round(9_728_000 / 512)},
     "cifar10_swd": {  # main.py's defaults, train_sd35_medium.sh
         "batch_size": 64,
         "stage optimizer": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 10.0},

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from distill_jax.config.chains import base, halvings, pipeline, smoke, stage, with_teacher
+from distill_jax.config.presets import LSG, MATCHING
 
 # Text encoders in config.json, for plans without a directory: CLIP ViT-L/14, and OpenCLIP ViT-H/14
 # without its last layer.
@@ -49,6 +50,39 @@ def stable_diffusion(path: str, size: int, **model: Any) -> ConfigDict:
     ends = dict(beta_min=0.00085, beta_max=0.012, power=2, zero_snr=True)
     config.schedule = dict(name="ddpm", num_steps=1000, **ends)
     return config
+
+
+def from_prompts(path: str, size: int, w: float, **model: Any) -> ConfigDict:
+    """Returns `stable_diffusion` for methods without images, whose network predicts eps.
+
+    The data are a file of prompts. The schedule is the teacher's own, with a signal at its end,
+    because the student starts at other noise levels, and nothing fine-tunes the teacher.
+
+    Args:
+      path: directory of a pipeline.
+      size: side of the pictures in pixels.
+      w: guidance strength in the student's weights.
+      **model: options of the network.
+    """
+    config = stable_diffusion(path, size, **model)
+    config.data = dict(name="prompts", path="prompts.txt", size=size)
+    config.codec.draw = config.schedule.zero_snr = False
+    config.parameterization, config.evaluate.w = "eps", (w,)
+    return config
+
+
+def lsg_stages(teacher: str, kappa: float, images: int) -> ConfigDict:
+    """Returns the one stage of SiD-LSG, with the settings of the released code.
+
+    Args:
+      teacher: directory of the imported teacher.
+      kappa: guidance scale of fake and teacher.
+      images: images that the student draws in training, 512 in an update.
+    """
+    rates: dict[str, Any] = dict(learning_rate=1e-6, decay_to=1.0, ema_decay=0.99293)
+    steps = round(images / 512)
+    given: dict[str, Any] = dict(kappas=kappa, **LSG, **MATCHING)
+    return pipeline(stage("sid_lsg", "sid_lsg", teacher=teacher, steps=steps, **rates, **given))
 
 
 def latent_stages(

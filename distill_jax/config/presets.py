@@ -9,6 +9,14 @@ from distill_jax.config.chains import base, smoke, stage
 # Options of score and distribution matching stages, from the released code of SiD (Zhou et al.
 # 2024): the EMA's half-life grows with the run, Adam has no first moment, nothing is clipped.
 MATCHING = {"ema_ramp": 0.05, "optimizer": {"b1": 0.0, "b2": 0.999, "clip_norm": 0.0}}
+# Options of SiD-LSG, from its released code (Zhou et al. 2024, arXiv:2406.01561).
+LSG = {
+    "alpha": 1.0,
+    "levels": ("scaled_linear", 0.138, 12.97),
+    "fake_levels": ("scaled_linear", 0.138, 12.97),
+    "weighting": "snr",
+    "loss_scale": 1.0,
+}
 
 # Released networks of Salimans & Ho (2022, arXiv:2202.00512), with their teachers' dropout.
 _LARGE = {"embedding": 768, "blocks": 3, "attention": (8, 16, 32), "head_dim": 64, "dropout": 0.1}
@@ -95,6 +103,47 @@ def smoke_shapes(config: ConfigDict) -> ConfigDict:
     config.data.update(count=64, tests=64)
     config.conditioner.update(width=32, layers=1, updates=2)
     config.updates_per_call = 1
+    return config
+
+
+def emoji(**model: Any) -> ConfigDict:
+    """Returns `base` for emoji in the latents of TAEF2, with a dit of 10.6 million, or `model`."""
+    config = base()
+    config.data = dict(name="captioned_folder", path="emoji64", size=64)
+    config.codec = dict(name="taesd", path="taef2")
+    config.conditioner = dict(name="pretrained", path="minilm", length=20)
+    config.model = model or dict(name="dit", patch=1, width=256, blocks=8, heads=4)
+    config.batch_size, config.optimizer.b2 = 64, 0.99
+    config.evaluate.update(w=(0.0, 2.0), num_samples=1000)
+    return config
+
+
+def emoji_teacher(**options: Any) -> dict[str, Any]:
+    """Returns the stage `teacher` of emoji: 30,000 iterations, and 32 sampling steps."""
+    rates = dict(learning_rate=1e-3, warmup=600, decay_to=0.1, ema_decay=0.9995)
+    return stage("teacher", "diffusion", steps=30_000, num_steps=32, **(rates | options))
+
+
+def sized_emoji(config: ConfigDict, size: str) -> ConfigDict:
+    """Returns a config for emoji at a size.
+
+    "cpu" has a smaller network and a 60th of the iterations, "smoke" needs no directories, and any
+    other size is the config.
+    """
+    if size not in ("cpu", "smoke"):
+        return config
+    for entry in config.stages.values():
+        entry.steps, entry.warmup, entry.ema_decay = entry.steps // 60, entry.warmup // 60, 0.95
+    if size == "cpu":
+        config.model.update(patch=2, blocks=4)
+        config.batch_size, config.evaluate.num_samples = 32, 200
+        return config
+    mmdit = config.model.name == "mmdit"
+    network = dict(blocks=2, heads=1, head_dim=16) if mmdit else dict(width=32, blocks=1)
+    config = smoke(config, **network)
+    config.data = dict(name="shapes", count=64, tests=64)
+    config.codec = dict(name="patch_pca", patch=2)
+    config.conditioner = dict(name="words", width=32, layers=1, length=16, updates=2)
     return config
 
 
