@@ -3,6 +3,7 @@
 Gu et al. (2023, arXiv:2306.05544), with guidance in the teacher. All numbers are ours.
 
     launch/local.sh --config=configs/shapes_boot.py            # minutes on two CPU cores
+    launch/local.sh --config=configs/shapes_boot.py:lora       # adapters of rank 8
     launch/local.sh --config=configs/shapes_boot.py:smoke      # seconds; draws noise
 """
 
@@ -18,7 +19,7 @@ from distill_jax.config import (
 
 def get_config(size="full"):
     """Returns the config of the chain teacher -> one call."""
-    check_size(size, "full", "smoke")
+    check_size(size, "full", "lora", "smoke")
     config = shapes()
     config.stages = pipeline(
         shapes_teacher(),
@@ -28,10 +29,11 @@ def get_config(size="full"):
             steps=700,
             learning_rate=1e-3,
             ema_decay=0.99,
+            lora=8 if size == "lora" else 0,
             new=("target_embed",),
             w=2.0,
             delta=0.04,
             solver="euler",
         ),
     )
-    return config if size == "full" else smoke_shapes(config)
+    return smoke_shapes(config) if size == "smoke" else config

@@ -4,6 +4,7 @@ Yin et al. (2024, arXiv:2405.14867), with guidance in the teacher. Learning rate
 ours.
 
     launch/local.sh --config=configs/shapes_dmd2.py            # minutes on two CPU cores
+    launch/local.sh --config=configs/shapes_dmd2.py:lora       # adapters of rank 8
     launch/local.sh --config=configs/shapes_dmd2.py:smoke      # seconds; draws noise
 """
 
@@ -20,7 +21,7 @@ from distill_jax.config import (
 
 def get_config(size="full"):
     """Returns the config of the chain teacher -> one call."""
-    check_size(size, "full", "smoke")
+    check_size(size, "full", "lora", "smoke")
     config = shapes()
     config.stages = pipeline(
         shapes_teacher(),
@@ -30,10 +31,11 @@ def get_config(size="full"):
             steps=500,
             learning_rate=2e-4,
             ema_decay=0.99,
+            lora=8 if size == "lora" else 0,
             fake_updates=2,
             w=2.0,
             gan_weight=3e-3,
             **MATCHING,
         ),
     )
-    return config if size == "full" else smoke_shapes(config)
+    return smoke_shapes(config) if size == "smoke" else config

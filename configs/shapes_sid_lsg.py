@@ -4,6 +4,7 @@ Zhou et al. (2024, arXiv:2406.01561). kappa is 3 in all four places, so the stud
 Learning rates and updates are ours.
 
     launch/local.sh --config=configs/shapes_sid_lsg.py            # minutes on two CPU cores
+    launch/local.sh --config=configs/shapes_sid_lsg.py:lora       # adapters of rank 8
     launch/local.sh --config=configs/shapes_sid_lsg.py:smoke      # seconds; draws noise
 """
 
@@ -20,7 +21,7 @@ from distill_jax.config import (
 
 def get_config(size="full"):
     """Returns the config of the chain teacher -> one call."""
-    check_size(size, "full", "smoke")
+    check_size(size, "full", "lora", "smoke")
     config = shapes()
     config.stages = pipeline(
         shapes_teacher(),
@@ -30,6 +31,7 @@ def get_config(size="full"):
             steps=400,
             learning_rate=2e-4,
             ema_decay=0.99,
+            lora=8 if size == "lora" else 0,
             fake_updates=2,
             kappas=3.0,
             levels=("uniform", 0.138, 12.97),
@@ -39,4 +41,4 @@ def get_config(size="full"):
             **MATCHING,
         ),
     )
-    return config if size == "full" else smoke_shapes(config)
+    return smoke_shapes(config) if size == "smoke" else config

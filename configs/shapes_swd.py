@@ -4,6 +4,7 @@ Starodubcev et al. (2025, arXiv:2503.16397). The teacher is trained on at both s
 its own training had 8x8 latents only. Losses are from the released code, the rest is ours.
 
     launch/local.sh --config=configs/shapes_swd.py            # minutes on two CPU cores
+    launch/local.sh --config=configs/shapes_swd.py:lora       # adapters of rank 8
     launch/local.sh --config=configs/shapes_swd.py:smoke      # seconds; draws noise
 """
 
@@ -20,7 +21,7 @@ from distill_jax.config import (
 
 def get_config(size="full"):
     """Returns the config of the chain teacher -> teacher at two sizes -> two calls."""
-    check_size(size, "full", "smoke")
+    check_size(size, "full", "lora", "smoke")
     config = shapes()
     student = dict(steps=400, learning_rate=3e-4, ema_decay=0.99, times=(1.0, 0.5), fake_updates=3)
     student.update({name: ("uniform", 0.009, 3.77) for name in ("dmd_levels", "mmd_levels")})
@@ -40,10 +41,11 @@ def get_config(size="full"):
             "swd",
             "swd",
             resolutions=(4, 8),
+            lora=8 if size == "lora" else 0,
             w=2.0,
             fake_levels=("uniform", 0.009, 1000.0),
             **student,
             **MATCHING,
         ),
     )
-    return config if size == "full" else smoke_shapes(config)
+    return smoke_shapes(config) if size == "smoke" else config

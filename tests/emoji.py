@@ -1,4 +1,4 @@
-"""Small directories in the place of those that configs/emoji_guided.py needs."""
+"""Small directories in the place of those that the configs of emoji need."""
 
 import json
 

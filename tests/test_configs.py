@@ -26,7 +26,7 @@ from tests.toys import ROOT, make_batch
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 # Configs whose directories are the user's, and writers of small ones.
 PARTS = {
-    "emoji_guided": emoji.write_parts,
+    **{name: emoji.write_parts for name in CONFIGS if name.startswith("emoji_")},
     "flux_swd": functools.partial(flows.write_parts, kind="flux"),
     "imagenet256_latent_guided": stable_diffusion.write_dit_parts,
     "sd15_boot": functools.partial(stable_diffusion.write_prompted_parts, stage="s00_boot"),
@@ -132,6 +132,13 @@ def test_the_other_sizes_of_stable_diffusion_are_planned(size, last, tmp_path):
     trained = run.stages[-1].trained
     assert run.stages[-1].name.endswith(last)
     assert trained.guidance == (((2.0, 14.0), 0.0, False), (None, 0.0, True))[last == "n0001"]
+
+
+@pytest.mark.parametrize("name", ["emoji_boot", "emoji_dmd2", "emoji_sid_lsg", "emoji_swd"])
+def test_students_of_emoji_have_adapters_at_the_size_lora(name, tmp_path):
+    config = load_config(name, "lora")[1]
+    config.update_from_flattened_dict(PARTS[name](tmp_path / "parts"))
+    assert plan.make(config, tmp_path).stages[-1].roles.trained == ("teacher", 8)
 
 
 def test_no_round_starts_with_nothing_to_learn():
