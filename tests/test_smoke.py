@@ -25,8 +25,8 @@ from tests.toys import ROOT
 CHAIN, DMD2 = "digits_guided", "imagenet64_dmd2"  # These have their own tests.
 # One config for each set of methods and networks.
 RUN = (
-    "cifar10_boot",
-    "cifar10_sid_lsg",
+    "emoji_boot",
+    "emoji_sid_lsg",
     "cifar10_swd",
     "digits_decoupled_dmd",
     "digits_encoder",
