@@ -1,4 +1,4 @@
-"""Writing of a student as a pipeline that diffusers loads unchanged: Stable Diffusion's UNets."""
+"""Writing of a student as a pipeline that diffusers loads unchanged: Stable Diffusion and SDXL."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,13 +11,14 @@ from distill_jax.diffusion.spec import INPAINT, DataSpec
 from distill_jax.models.diffusers_files import NAME, unet_of
 from distill_jax.models.pretrained import torch_state
 from distill_jax.models.sd_unet import Architecture
-from distill_jax.runtime.files import absolute
+from distill_jax.runtime.files import absolute, read_json
 from distill_jax.sampling.manifest import Manifest
 from distill_jax.sampling.student import Student
 from distill_jax.teachers import schedulers, sd3_pipelines
-from distill_jax.teachers.diffusers import FACTS, check_pipeline, spec_of
+from distill_jax.teachers.diffusers import FACTS, MAX_JSON, check_pipeline, spec_of
 from distill_jax.teachers.directories import VERSION, write_directory
 
+INDEX = "model_index.json"
 COPIED = ("vae", "text_encoder", "tokenizer")
 LIBRARIES = {
     "vae": ["diffusers", "AutoencoderKL"],
@@ -25,6 +26,10 @@ LIBRARIES = {
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
     **dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"), [None, None]),
+}
+XL = {  # What SDXL has beside.
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
 }
 CARD = """---
 library_name: diffusers
@@ -38,7 +43,7 @@ pipeline = {pipeline}.from_pretrained(DIR)
 ```
 
 {notes}{more}"""
-# The class of the pipeline and words of its card, for networks without INPAINT and with it.
+# The class of the pipeline and words of its card, for networks without INPAINT, with it, and SDXL.
 TEXT = {
     "pipeline": "StableDiffusionPipeline",
     "what": "text-to-image",
@@ -52,6 +57,7 @@ INPAINTING = {
     "more": "* `mask_image` is white where the image is new. `strength` must be 1.0: the network "
     "starts from noise.\n",
 }
+SDXL = {**TEXT, "pipeline": "StableDiffusionXLPipeline"}
 
 
 def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike) -> epath.Path:
@@ -79,29 +85,46 @@ def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike
     config = unet_config(manifest.model, manifest.spec, manifest.trained.inputs)
     _check_source(source, config, manifest.spec)
     scheduler = schedulers.scheduler_config(manifest)
+    libraries = {**LIBRARIES, "scheduler": ["diffusers", scheduler["_class_name"]]}
+    copied = [*COPIED]
+    if kind_of(manifest) is SDXL:
+        libraries = {**libraries, **XL, **_empty_prompt(source)}
+        del libraries["safety_checker"]
+        copied += XL
     contents = {
         "unet/config.json": config,
         "scheduler/scheduler_config.json": scheduler,
-        "model_index.json": {
+        INDEX: {
             "_class_name": kind_of(manifest)["pipeline"],
             "_diffusers_version": VERSION,
-            **LIBRARIES,
-            "scheduler": ["diffusers", scheduler["_class_name"]],
+            **libraries,
         },
         FACTS: _facts(manifest),
     }
     weights = {f"unet/{NAME}.safetensors": torch_state(student.merged.params)}
-    copied = [source / name for name in COPIED]
-    return write_directory(out, contents, _card(manifest), weights, copied)
+    parts = [source / name for name in copied]
+    return write_directory(out, contents, _card(manifest), weights, parts)
+
+
+def _empty_prompt(source: epath.Path) -> dict[str, bool]:
+    """Returns what the index of SDXL says of the empty prompt: zeros, as the student was trained.
+
+    The conditioner of a run reads the same index.
+    """
+    key, index = "force_zeros_for_empty_prompt", source / INDEX
+    content = read_json(index, MAX_JSON) if index.exists() else {}
+    return {key: bool(content.get(key, True))}
 
 
 def _check_source(source: epath.Path, config: Mapping[str, Any], spec: DataSpec) -> None:
     """Raises ValueError unless a directory is a pipeline whose parts fit the student."""
     check_pipeline(source)
-    if not (source / "tokenizer").is_dir():
-        raise ValueError(f"{source} has no tokenizer/; expected the pipeline of the teacher")
+    second = ["tokenizer_2"] if "pooled" in dict(spec.cond) else []
+    for name in ("tokenizer", *second):
+        if not (source / name).is_dir():
+            raise ValueError(f"{source} has no {name}/; expected the pipeline of the teacher")
     expected = spec_of(source, unet_of(config, "the student"), spec.x.shape[0])
-    theirs, ours = (dict(each.cond)["text"].shape for each in (expected, spec))
+    theirs, ours = (dict(each.null)["text"].shape for each in (expected, spec))
     if theirs != ours:
         raise ValueError(
             f"the student takes texts of shape {ours}, and the text encoder in {source} returns "
@@ -114,7 +137,9 @@ def check_exportable(manifest: Manifest) -> None:
     kind, spec, taken = manifest.model["name"], manifest.spec, dict(manifest.spec.cond)
     masked = {INPAINT: taken.get(INPAINT)} if INPAINT in taken else {}
     fits = masked.items() <= dict(with_inpainting(spec._replace(cond=())).cond).items()
-    if kind != "sd_unet" or spec.null.keys() != {"text", "text_mask"} or not fits:
+    texts = {"text", "text_mask"} | ({"pooled"} if manifest.model.get("size_channels") else set())
+    fits = fits and not (masked and "pooled" in texts)  # No pipeline inpaints with SDXL here.
+    if kind != "sd_unet" or spec.null.keys() != texts or not fits:
         shown = ", ".join(f"{name} {leaf.shape}" for name, leaf in sorted(taken.items()))
         raise ValueError(
             f"the network is {kind!r} with the conditions {shown or 'none'}; a pipeline of Stable "
@@ -127,7 +152,8 @@ def check_exportable(manifest: Manifest) -> None:
 
 def kind_of(manifest: Manifest) -> dict[str, str]:
     """Returns the class of the pipeline that runs a network, and its texts in the card."""
-    return INPAINTING if INPAINT in dict(manifest.spec.cond) else TEXT
+    taken = dict(manifest.spec.cond)
+    return INPAINTING if INPAINT in taken else SDXL if "pooled" in taken else TEXT
 
 
 def unet_config(
@@ -140,6 +166,12 @@ def unet_config(
     masked = cond[INPAINT].shape[-1] if INPAINT in cond else 0
     across = ("DownBlock2D", "CrossAttnDownBlock2D")
     down = [across[level in options["transformers"]] for level in levels]
+    more: dict[str, Any] = {}
+    more |= {"transformer_layers_per_block": list(options["depths"])} if options["depths"] else {}
+    if size := options["size_channels"]:
+        more |= {"addition_embed_type": "text_time", "addition_time_embed_dim": size}
+        width = 6 * size + cond["pooled"].shape[-1]
+        more |= {"projection_class_embeddings_input_dim": width}
     return {
         "_class_name": "UNet2DConditionModel",
         "sample_size": data.x.shape[0],
@@ -155,6 +187,7 @@ def unet_config(
         "cross_attention_dim": cond["text"].shape[-1],
         "time_cond_proj_dim": options["w_channels"] if "w" in inputs else None,
         "norm_eps": 1e-5,
+        **more,
     }
 
 
