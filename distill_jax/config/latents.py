@@ -71,17 +71,20 @@ def from_prompts(path: str, size: int, w: float, **model: Any) -> ConfigDict:
     return config
 
 
-def lsg_stages(teacher: str, kappa: float, images: int) -> ConfigDict:
+def lsg_stages(
+    teacher: str, kappa: float, images: int, times: tuple[float, ...] = ()
+) -> ConfigDict:
     """Returns the one stage of SiD-LSG, with the settings of the released code.
 
     Args:
       teacher: directory of the imported teacher.
       kappa: guidance scale of fake and teacher.
       images: images that the student draws in training, 512 in an update.
+      times: times of the calls of a few-step student; () for one call.
     """
     rates: dict[str, Any] = dict(learning_rate=1e-6, decay_to=1.0, ema_decay=0.99293)
     steps = round(images / 512)
-    given: dict[str, Any] = dict(kappas=kappa, **LSG, **MATCHING)
+    given: dict[str, Any] = dict(kappas=kappa, times=times, **LSG, **MATCHING)
     return pipeline(stage("sid_lsg", "sid_lsg", teacher=teacher, steps=steps, **rates, **given))
 
 

@@ -162,6 +162,15 @@ def kappas(method: Any, teacher: Trained) -> None:
         has_null(method, teacher)
 
 
+def one_set_of_calls(method: Any, teacher: Trained) -> None:
+    """Raises ValueError for both `times` and a number of repeated calls."""
+    if method.times and method.num_steps != 1:
+        raise ValueError(
+            f"num_steps is {method.num_steps} and times {method.times}: the calls of the student "
+            "are those of times; leave num_steps out"
+        )
+
+
 def matching(method: Method, teacher: Trained) -> None:
     """Raises ValueError for a teacher that a method with a fake network cannot follow."""
     all_times(method, teacher)

@@ -50,19 +50,30 @@ def generate(
 
 
 def on_path(
-    key: jax.Array, student: Denoiser, batch: Batch, times: tuple
+    key: jax.Array,
+    student: Denoiser,
+    batch: Batch,
+    times: tuple,
+    k_dropout: jax.Array | None = None,
 ) -> tuple[Image, jax.Array | int]:
     """Returns the student's images at one random call of its sampler, and the number of that call.
 
     The calls before it run without a gradient: the "backward simulation" of Yin et al. (2024,
-    arXiv:2405.14867), see samplers.renoise. `times` are the falling times of all calls.
+    arXiv:2405.14867), see samplers.renoise.
+
+    Args:
+      key: key of noise, call and path.
+      student: the generator.
+      batch: conditions of the images.
+      times: falling times of all calls.
+      k_dropout: key of dropout in the call; None switches it off.
     """
     k_eps, k_step, k_path = jax.random.split(key, 3)
     eps = jax.random.normal(k_eps, (batch.size, *student.shape))
     # A Python 0 for a single call, so that no loop is compiled.
     step = jax.random.randint(k_step, (), 0, len(times)) if len(times) > 1 else 0
     z = renoise(k_path, student, eps, batch.cond, times, stop=step)
-    return student(z, jnp.full(len(z), jnp.asarray(times)[step]), batch.cond).x, step
+    return student(z, jnp.full(len(z), jnp.asarray(times)[step]), batch.cond, k_dropout).x, step
 
 
 def one_call(schedule: Schedule, level: float) -> Renoise:

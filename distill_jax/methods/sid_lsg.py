@@ -1,7 +1,9 @@
-"""SiD and SiD-LSG: a data-free one-step student, trained by score identities.
+"""SiD and SiD-LSG: a data-free student of one or a few steps, trained by score identities.
 
 SiD: Zhou et al. (2024), Score identity Distillation, arXiv:2404.04057. SiD-LSG, with guidance: Zhou
-et al. (2024), Long and Short Guidance in Score identity Distillation, arXiv:2406.01561.
+et al. (2024), Long and Short Guidance in Score identity Distillation, arXiv:2406.01561. With
+`times`: Zhou et al. (2025), Few-Step Diffusion via Score identity Distillation, arXiv:2505.12674,
+which trains on the images of all steps alike.
 """
 
 from typing import Any
@@ -22,6 +24,7 @@ from distill_jax.methods.matching import (
     diffuse,
     generate,
     normalised,
+    on_path,
     one_call,
     scaled,
     score_gap,
@@ -40,6 +43,8 @@ class SidLsg(Method):
 
     Args:
       num_steps: calls in sampling; training is for 1, more repeat it, noised, at t_init (1 - i/N).
+      times: falling times in (0, 1] of a student that is trained for several calls, noised again
+        between them; each batch has the images of one of them, drawn uniformly. () for one call.
       alpha: 0.5 gives the gradient of the Fisher divergence, 1 the same with the distribution of z
         held fixed. SiD has 1.2, which widens a narrow generator faster, and fails for a generator
         much wider than the data.
@@ -57,6 +62,7 @@ class SidLsg(Method):
     """
 
     num_steps: Any = option(whole(1, high=1024), 1)
+    times: tuple = option(checks.TIMES, ())
     alpha: Any = option(number(0, 1.5), 1.0)
     kappas: Any = option(checks.KAPPAS, 1.0)
     w_range: tuple | None = option(optional(checks.W_RANGE), None)
@@ -69,7 +75,7 @@ class SidLsg(Method):
     loss_scale: float = option(number(0, 1e6, without=(0,)), 100.0)
 
     data_free = True
-    needs = (checks.matching, checks.keeps_w, checks.kappas)
+    needs = (checks.matching, checks.keeps_w, checks.kappas, checks.one_set_of_calls)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -146,10 +152,15 @@ class SidLsg(Method):
         k_eps, k_w = jax.random.split(key)
         eps = jax.random.normal(k_eps, (batch.size, *student.shape))
         cond = with_w(k_w, batch.cond, self.w_range, eps)
+        if self.times:
+            x, _ = on_path(k_eps, student, batch._replace(cond=cond), self.times, k_dropout)
+            return x, cond
         t = time_of(student.schedule, self.sigma_init)
         return generate(student, eps, t, cond, k_dropout), cond
 
     def sampler(self, schedule: Schedule) -> Renoise:
-        """Returns the sampler: one call at sigma_init, or num_steps calls on its own images."""
+        """Returns the sampler: `times`, one call at sigma_init, or num_steps on its own images."""
+        if self.times:
+            return Renoise(self.times)
         once = one_call(schedule, self.sigma_init)
         return once if self.num_steps == 1 else once.with_steps(self.num_steps)

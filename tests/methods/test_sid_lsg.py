@@ -9,6 +9,7 @@ from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.noise_levels import time_of
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
 from distill_jax.diffusion.schedule import Cosine, Karras, add_noise, expand
+from distill_jax.diffusion.trained import Renoise
 from distill_jax.methods import METHODS, Nets
 from distill_jax.methods.matching import Noisy, generate, normalised
 from tests.toys import check, gaussian_denoiser, inputs_of, make_batch, sample
@@ -352,3 +353,33 @@ def test_a_teacher_must_know_all_times_and_the_null_where_it_is_guided():
         check(SidLsg(kappas=1.5, w_range=(1.0, 2.0)), Guided(clip_target=False))
     with pytest.raises(ValueError, match=r"w_range \(1.0, 9.0\) leaves the teacher's"):
         check(SidLsg(w_range=(1.0, 9.0)), Guided(clip_target=False))
+
+
+def test_a_few_step_student_is_trained_on_the_images_of_each_of_its_calls():
+    schedule, times = Cosine(), (1.0, 0.5, 0.25)
+    seen = []
+
+    def predict(z, t, cond, key=None):
+        x = jnp.broadcast_to(expand(t, z), z.shape)  # The image says at which call it was made.
+        seen.append((z, key))
+        return Prediction(x, eps_from_x(z, x, schedule, t))
+
+    student, method = Denoiser(schedule, predict, (1,)), SidLsg(times=times)
+    found = []
+    for seed in range(12):
+        x, _ = method._generate(jax.random.key(seed), batch_of(64), student, jax.random.key(99))
+        (call,) = {float(value) for value in np.asarray(x).ravel()}
+        z, dropout = seen[-1]
+        assert dropout is not None
+        # Its input is the image of the call before, noised again; the first is noise only.
+        before = {1.0: 0.0, 0.5: 1.0, 0.25: 0.5}[call]
+        alpha, sigma = (float(f(jnp.asarray(call))) for f in (schedule.alpha, schedule.sigma))
+        assert abs(float(z.mean()) - alpha * before) < 5 * sigma / 8  # Of 64 samples.
+        found.append(call)
+    assert set(found) == set(times)
+    assert method.sampler(schedule) == Renoise(times)
+
+
+def test_times_and_repeated_calls_exclude_each_other():
+    with pytest.raises(ValueError, match=r"num_steps is 2 and times \(1.0, 0.5\)"):
+        check(SidLsg(times=(1.0, 0.5), num_steps=2), Diffusion(num_steps=8))
