@@ -27,7 +27,7 @@ from distill_jax.runtime.registry import EVERYTHING, build
 from distill_jax.sampling.codecs import CODECS, Fitted, load_codec
 from distill_jax.sampling.loading import find_final
 
-BATCH = 256  # Images that are encoded at a time.
+BATCH = 32  # Images that are encoded at a time.
 
 
 def define_flags() -> None:
@@ -58,9 +58,8 @@ def main() -> None:
         SCHEDULES, "schedule", config.schedule.to_dict(), allow=EVERYTHING, makes=Schedule
     )
     dataset = build(DATASETS, "dataset", config.data.to_dict(), allow=EVERYTHING, makes=Dataset)
-    x = normalise(dataset.images("train", values.num).x)
-    if config.codec:
-        x = encoded(config.codec.to_dict(), dataset, x)
+    x = dataset.images("train", values.num).x
+    x = encoded(config.codec.to_dict(), dataset, x) if config.codec else normalise(x)
     own = x.shape[1]
     resolutions = sorted({*(numbers("resolutions", int) or [own // 2]), own})
     power = rapsd(x)
@@ -77,15 +76,17 @@ def encoded(options: Mapping[str, Any], dataset: Dataset, images: np.ndarray) ->
     Args:
       options: the config's codec.
       dataset: the dataset of the images.
-      images: images (n, h, w, c) in [-1, 1].
+      images: images (n, h, w, c), uint8 or in [-1, 1].
     """
     if "name" in options:
         kind = build(CODECS, "codec", options)
-        codec = Fitted(kind.described(), kind.fit(images[: kind.images]), dataset.spec)
+        codec = Fitted(kind.described(), kind.fit(normalise(images[: kind.images])), dataset.spec)
     else:
         codec = load_codec(find_final(absolute(options["path"])))
     starts = range(0, len(images), BATCH)
-    return np.concatenate([codec.encode(jnp.asarray(images[i : i + BATCH])) for i in starts])
+    return np.concatenate(
+        [codec.encode(jnp.asarray(normalise(images[i : i + BATCH]))) for i in starts]
+    )
 
 
 def table(power: np.ndarray, schedule: Schedule, resolutions: Sequence[int]) -> str:

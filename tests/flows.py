@@ -71,8 +71,8 @@ def spec_of(folder, kind):
     """Returns the spec of the latents and texts of a pipeline."""
     folder, config = epath.Path(folder), NETWORKS[kind]
     if kind == "sd3":
-        return flow._spec(folder, mmdit_of(config, kind), text.T5_LENGTH)
-    return flux._spec(folder, flux_of(config, kind), SIDE, text.T5_LENGTH)
+        return flow.spec_of(folder, mmdit_of(config, kind), text.T5_LENGTH)
+    return flux.spec_of(folder, flux_of(config, kind), SIDE, text.T5_LENGTH)
 
 
 def write_parts(folder, kind):

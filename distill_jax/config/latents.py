@@ -9,19 +9,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from distill_jax.config.chains import base, halvings, pipeline, smoke, stage, with_teacher
-from distill_jax.config.presets import LSG, MATCHING
+from distill_jax.config.presets import LSG, MATCHING, on_shapes
 
-# Text encoders in config.json, for plans without a directory: CLIP ViT-L/14, and OpenCLIP ViT-H/14
-# without its last layer.
-CLIP_L = (
-    '{"model_type": "clip_text_model", "hidden_size": 768, "intermediate_size": 3072, '
-    '"num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 49408, '
-    '"projection_dim": 768}'
-)
-CLIP_H = (
-    '{"model_type": "clip_text_model", "hidden_size": 1024, "intermediate_size": 4096, '
-    '"num_hidden_layers": 23, "num_attention_heads": 16, "hidden_act": "gelu", "vocab_size": 49408}'
-)
 COND_PROJ = ("time_embedding.cond_proj",)  # The module for w of diffusers' UNets.
 
 
@@ -123,19 +112,20 @@ def latent_stages(
     )
 
 
-def plan_latents(config: ConfigDict, text_encoder: str = "") -> ConfigDict:
+def plan_latents(config: ConfigDict, text_encoder: str = "", **teacher: Any) -> ConfigDict:
     """Returns a config for --plan only: it has the sizes of the full one, and needs no directory.
 
     Args:
       config: the full config.
-      text_encoder: CLIP_L, CLIP_H, or one of config.text, for data with captions.
+      text_encoder: a constant of config.text, for data with captions.
+      **teacher: options of a new first stage, see with_teacher.
     """
     if text_encoder:
         size = config.data.size
         config.data = dict(name="noise", size=size, count=16, num_classes=0, captioned=True)
         config.conditioner.update(path="", model=text_encoder)
     config.codec.path = ""
-    return with_teacher(config)
+    return with_teacher(config, **teacher)
 
 
 # Options of small networks.
@@ -149,12 +139,11 @@ def smoke_latents(config: ConfigDict) -> ConfigDict:
     """Returns `smoke` of a config: a small new network on shapes or noise, without directories."""
     config = smoke(with_teacher(config, steps=8))
     if config.conditioner:
-        config.data = dict(name="shapes", count=64, tests=64)
-        config.conditioner = dict(name="words", width=32, layers=1, length=10, updates=2)
+        config = on_shapes(config)
     else:
         config.data = dict(name="noise", size=16, count=16, num_classes=config.data.num_labels)
         config.batch_size, config.evaluate.num_samples, config.evaluate.few = 4, 10, 10
-    config.codec = dict(name="patch_pca", patch=2)
+        config.codec = dict(name="patch_pca", patch=2)
     config.model = dict(name=config.model.name, **SMALL[config.model.name])
     config.frozen_dtype, config.evaluate.w = "float32", config.evaluate.w[:2]
     return config

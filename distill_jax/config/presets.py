@@ -97,6 +97,14 @@ def shapes_teacher() -> dict[str, Any]:
     return stage("teacher", "diffusion", steps=2200, num_steps=32, **rates)
 
 
+def on_shapes(config: ConfigDict) -> ConfigDict:
+    """Returns a config of latents and texts with few shapes in place of its directories."""
+    config.data = dict(name="shapes", count=64, tests=64)
+    config.codec = dict(name="patch_pca", patch=2)
+    config.conditioner = dict(name="words", width=32, layers=1, length=10, updates=2)
+    return config
+
+
 def smoke_shapes(config: ConfigDict) -> ConfigDict:
     """Returns `smoke` of a config for shapes, with few pictures and a small text encoder."""
     config = smoke(config, width=32, blocks=1)
@@ -140,11 +148,7 @@ def sized_emoji(config: ConfigDict, size: str) -> ConfigDict:
         return config
     mmdit = config.model.name == "mmdit"
     network = dict(blocks=2, heads=1, head_dim=16) if mmdit else dict(width=32, blocks=1)
-    config = smoke(config, **network)
-    config.data = dict(name="shapes", count=64, tests=64)
-    config.codec = dict(name="patch_pca", patch=2)
-    config.conditioner = dict(name="words", width=32, layers=1, length=16, updates=2)
-    return config
+    return on_shapes(smoke(config, **network))
 
 
 def mixture() -> ConfigDict:

@@ -5,7 +5,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from distill_jax.config.chains import base, pipeline, smoke, stage, with_teacher
+from distill_jax.config.chains import pipeline, smoke, stage, with_teacher
+from distill_jax.config.latents import latents, plan_latents
+from distill_jax.config.presets import on_shapes
 
 # Sides of the latents of the students, and indices of their calls in the grid of 28 levels: those
 # of 4 and 6 calls are the released ones of Stable Diffusion 3.5 medium, that of 2 calls is ours.
@@ -35,16 +37,14 @@ def flow_latents(path: str, shift: float = SHIFT, **model: Any) -> ConfigDict:
       shift: shift of its schedule.
       **model: the network and its options.
     """
-    config = base()
+    config = latents(**model)
     config.data = dict(name="captioned_folder", path="samples", size=1024)
-    config.codec.update(name="autoencoder", path=path, draw=True)
+    config.codec.path = path
     config.conditioner = dict(name="pretrained", path=path)
-    config.model = dict(dtype="bfloat16", remat="full", **model)
     config.schedule = dict(name="rectified_flow", shift=shift)
-    config.parameterization, config.frozen_dtype = "flow", "bfloat16"
-    config.save_every = 500
+    config.parameterization = "flow"
     config.optimizer.clip_norm = 10.0
-    config.evaluate.update(w=(0.0,), num_samples=1000)
+    config.evaluate.w = (0.0,)
     return config
 
 
@@ -63,12 +63,6 @@ def scalewise(teacher: str, calls: int, shift: float = SHIFT, **options: Any) ->
     return pipeline(stage("swd", "swd", teacher=teacher, **(rates | given | options)))
 
 
-def _with_teacher(config: ConfigDict, steps: int) -> ConfigDict:
-    """Returns a config whose chain begins with a new teacher, trained on all sides of the calls."""
-    sides = tuple(sorted({*config.stages.s00_swd.method.resolutions}))
-    return with_teacher(config, steps, resolutions=sides, num_steps=28)
-
-
 def plan_scalewise(config: ConfigDict, text_encoder: str, channels: int = 16) -> ConfigDict:
     """Returns a config for --plan only: it has the sizes of the full one, and needs no directory.
 
@@ -77,20 +71,15 @@ def plan_scalewise(config: ConfigDict, text_encoder: str, channels: int = 16) ->
       text_encoder: the text encoders in config.json.
       channels: channels of the latents.
     """
-    size = config.data.size
-    config.data = dict(name="noise", size=size, count=16, num_classes=0, captioned=True)
-    config.conditioner.update(path="", model=text_encoder)
-    config.codec.update(path="", channels=channels)
-    return _with_teacher(config, 1)
+    sides = tuple(sorted({*config.stages.s00_swd.method.resolutions}))
+    config.codec.channels = channels
+    return plan_latents(config, text_encoder, resolutions=sides, num_steps=28)
 
 
 def smoke_scalewise(config: ConfigDict, **model: Any) -> ConfigDict:
     """Returns `smoke` of a config: a small new network `model` on shapes, without directories."""
     config.stages.s00_swd.method.update(times=(1.0, 0.5), resolutions=(4, 8))
     config.stages.s00_swd.lora = 4
-    config = smoke(_with_teacher(config, 8))
-    config.data = dict(name="shapes", count=64, tests=64)
-    config.conditioner = dict(name="words", width=32, layers=1, length=10, updates=2)
-    config.codec = dict(name="patch_pca", patch=2)
+    config = on_shapes(smoke(with_teacher(config, 8, resolutions=(4, 8), num_steps=28)))
     config.model, config.frozen_dtype = model, "float32"
     return config

@@ -115,7 +115,7 @@ class Joint:
             for each in self.encoders
         )
 
-    @property
+    @functools.cached_property
     def leaves(self) -> dict[str, Leaf]:
         """The leaves of the conditions by name."""
 

@@ -58,11 +58,12 @@ def read_diffusers(
     given: Mapping[str, Any] | None = None,
 ) -> Imported:
     """Reads the network in the directory of a pipeline: its UNet or its transformer."""
+    _check_no_config(path, config)
     if not diffusers.is_dit(epath.Path(path)):
-        return diffusers.read(path, config, given)
+        return diffusers.read(path, given)
     kind = diffusers.class_of(epath.Path(path))
     module = next((each for each in (flow, flux) if kind in each.CLASSES), dit)
-    return module.read(path, config, given)
+    return module.read(path, given)
 
 
 def _check_no_config(path: epath.PathLike, config: Mapping[str, Any] | None) -> None:

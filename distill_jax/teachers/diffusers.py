@@ -53,18 +53,13 @@ MAX_SIDE = 4096
 MAX_JSON = 2**20  # Bytes of a config.
 
 
-def read(
-    path: epath.PathLike,
-    config: Mapping[str, Any] | None = None,
-    given: Mapping[str, Any] | None = None,
-) -> Imported:
+def read(path: epath.PathLike, given: Mapping[str, Any] | None = None) -> Imported:
     """Reads the UNet in the directory of a pipeline, and its schedule, as a teacher.
 
     A UNet that takes w is a student of a few DDIM steps, such as those of teachers.pipelines.
 
     Args:
       path: directory with unet/, scheduler/, text_encoder/ and vae/, and SDXL's text_encoder_2/.
-      config: None, because the directory describes its network.
       given: label_dropout, the share of empty prompts in training, 0.1 otherwise; for a student,
         those facts of STUDENT that the directory does not contain.
 
@@ -72,8 +67,6 @@ def read(
       ValueError: for half a pipeline, damaged files, and networks that are not supported.
     """
     folder, given = epath.Path(path), dict(given or {})
-    if config is not None:
-        raise ValueError(f"{folder} contains the description of its network; leave --config out")
     check_pipeline(folder)
     found = read_directory(folder / "unet", "UNet2DConditionModel")
     place = f"{folder}/unet/config.json"

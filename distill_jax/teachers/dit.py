@@ -27,18 +27,13 @@ from distill_jax.teachers.given import DROPOUT, check_given
 FREQ_SHIFT = whole(0, high=1)
 
 
-def read(
-    path: epath.PathLike,
-    config: Mapping[str, Any] | None = None,
-    given: Mapping[str, Any] | None = None,
-) -> Imported:
+def read(path: epath.PathLike, given: Mapping[str, Any] | None = None) -> Imported:
     """Reads the DiT in the directory of a pipeline, and its schedule, as a teacher.
 
     The channels of the output for a learned variance are left out.
 
     Args:
       path: directory with transformer/, scheduler/ and vae/.
-      config: None, because the directory describes its network.
       given: label_dropout, the share of null labels in training, 0.1 otherwise; freq_shift, an
         option of diffusers_dit, 1 otherwise, as in diffusers.
 
@@ -47,8 +42,6 @@ def read(
     """
     folder, given = epath.Path(path), dict(given or {})
     check_given(given, {"label_dropout": DROPOUT, "freq_shift": FREQ_SHIFT})
-    if config is not None:
-        raise ValueError(f"{folder} contains the description of its network; leave --config out")
     found = read_directory(network_folder(folder), *CLASSES)
     dit = dit_of(found.content, f"{found.path}/config.json")
     check_vae(folder, dit.channels, "DiT")

@@ -53,11 +53,7 @@ FIXED: Mapping[str, Any] = {
 }
 
 
-def read(
-    path: epath.PathLike,
-    config: Mapping[str, Any] | None = None,
-    given: Mapping[str, Any] | None = None,
-) -> Imported:
+def read(path: epath.PathLike, given: Mapping[str, Any] | None = None) -> Imported:
     """Reads the transformer in the directory of a pipeline, and its schedule, as a teacher.
 
     The table of positions, a buffer of the file, is computed by the network.
@@ -65,7 +61,6 @@ def read(
     Args:
       path: directory with transformer/, scheduler/, text_encoder/, text_encoder_2/,
         text_encoder_3/ and vae/.
-      config: None, because the directory describes its network.
       given: label_dropout, the share of empty prompts in training, 0.1 otherwise; length, the
         tokens of the text encoder T5, 256 otherwise, as in diffusers; resolutions, the sides of
         the latents that it was trained on, only that of config.json otherwise.
@@ -75,15 +70,13 @@ def read(
     """
     folder, given = epath.Path(path), dict(given or {})
     check_given(given, GIVEN)
-    if config is not None:
-        raise ValueError(f"{folder} contains the description of its network; leave --config out")
     found = read_directory(network_folder(folder), *CLASSES)
     place = f"{found.path}/config.json"
     network = mmdit_of(found.content, place)
     patch, sides = network.model["patch"], tuple(given.get("resolutions", ()))
     check_sides((network.side, *sides), patch, place)
     check_vae(folder, network.channels, "transformer")
-    spec = _spec(folder, network, given.get("length", T5_TOKENS))
+    spec = spec_of(folder, network, given.get("length", T5_TOKENS))
     facts = facts_of(folder, given, sides)
     schedule = schedule_of(folder / "scheduler", (network.side // patch) ** 2)
     imported = Imported(
@@ -191,7 +184,7 @@ def schedule_of(folder: epath.Path, tokens: int) -> dict[str, Any]:
     return {"name": "rectified_flow", "shift": float(value("shift", POSITIVE))}
 
 
-def _spec(folder: epath.Path, network: MMDiT, length: int) -> DataSpec:
+def spec_of(folder: epath.Path, network: MMDiT, length: int) -> DataSpec:
     """Returns the spec of the latents and of the text of three encoders.
 
     Raises:
@@ -209,13 +202,18 @@ def _spec(folder: epath.Path, network: MMDiT, length: int) -> DataSpec:
             f"of tokens; the transformer takes {network.pooled_width} and {network.text_width}"
         )
     count = text_width(folder, "", "max_position_embeddings") + length
+    return latents_and_text((network.side, network.channels), (count, third), pooled)
+
+
+def latents_and_text(latents: tuple[int, int], text: tuple[int, int], pooled: int) -> DataSpec:
+    """Returns the spec of (side, channels) of latents, (tokens, channels) of a text, and pooled."""
+    side, channels = latents
     cond = {
-        "text": Leaf((count, third)),
-        "text_mask": Leaf((count,), "bool"),
+        "text": Leaf(text),
+        "text_mask": Leaf(text[:1], "bool"),
         "pooled": Leaf((pooled,)),
     }
-    side = network.side
-    return DataSpec(Leaf((side, side, network.channels)), False, tuple(cond.items()))
+    return DataSpec(Leaf((side, side, channels)), False, tuple(cond.items()))
 
 
 def text_width(folder: epath.Path, name: str, key: str) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from distill_jax.diffusion.spec import DataSpec, Leaf
+from distill_jax.diffusion.spec import DataSpec
 from distill_jax.diffusion.trained import RESOLUTIONS
 from distill_jax.models.diffusers_files import ADVICE, Directory, read_directory
 from distill_jax.models.flux_files import PATCH, Flux, flux_of, with_fixed_w
@@ -14,7 +14,13 @@ from distill_jax.runtime.options import MAX_W, number, whole
 from distill_jax.sampling.fields import W_RANGE
 from distill_jax.teachers.base import Imported
 from distill_jax.teachers.diffusers import MAX_SIDE, check_rest, check_vae, network_folder
-from distill_jax.teachers.flow import check_sides, facts_of, schedule_of, text_width
+from distill_jax.teachers.flow import (
+    NUM_STEPS,
+    check_sides,
+    latents_and_text,
+    schedule_of,
+    text_width,
+)
 from distill_jax.teachers.given import check_given
 
 CLASSES = ("FluxTransformer2DModel",)
@@ -31,11 +37,7 @@ GIVEN = {
 }
 
 
-def read(
-    path: epath.PathLike,
-    config: Mapping[str, Any] | None = None,
-    given: Mapping[str, Any] | None = None,
-) -> Imported:
+def read(path: epath.PathLike, given: Mapping[str, Any] | None = None) -> Imported:
     """Reads the transformer in the directory of a pipeline, and its schedule.
 
     FLUX.1 dev takes w, which is its `guidance` less 1: its teacher was guided, and is not
@@ -43,7 +45,6 @@ def read(
 
     Args:
       path: directory with transformer/, scheduler/, text_encoder/, text_encoder_2/ and vae/.
-      config: None, because the directory describes its network.
       given: length, the tokens of T5, 512 otherwise; side, that of the latents, 128 otherwise;
         resolutions, the sides that it was trained on, only `side` otherwise; of a network that
         takes w, w_range, [0, 4] otherwise, or w: the network becomes one for this w alone.
@@ -53,20 +54,14 @@ def read(
     """
     folder, given = epath.Path(path), dict(given or {})
     check_given(given, GIVEN)
-    if config is not None:
-        raise ValueError(f"{folder} contains the description of its network; leave --config out")
     found = read_directory(network_folder(folder), *CLASSES)
     place = f"{found.path}/config.json"
     network = flux_of(found.content, place)
     side, sides = given.get("side", SIDE), tuple(given.get("resolutions", ()))
     check_sides((side, *sides), PATCH, place)
     check_vae(folder, network.channels, "transformer")
-    spec = _spec(folder, network, side, given.get("length", T5_TOKENS))
-    facts = facts_of(folder, {"label_dropout": 0.0}, sides)
+    spec = spec_of(folder, network, side, given.get("length", T5_TOKENS))
     found, guided = _guided(found, network, given)
-    if not network.takes_w and "sampler" not in facts:
-        facts |= {"num_steps": facts["num_steps"] if "continuous" in facts else SCHNELL}
-        facts["continuous"] = False
     imported = Imported(
         params={},
         schedule=schedule_of(folder / "scheduler", (side // PATCH) ** 2),
@@ -74,7 +69,10 @@ def read(
         shape=spec.x.shape,
         num_classes=0,
         spec=spec,
-        **facts,
+        num_steps=NUM_STEPS if network.takes_w else SCHNELL,
+        label_dropout=0.0,
+        continuous=network.takes_w,
+        resolutions=sides,
         **guided,
     )
     params = stored_params(imported.expected_params(), found.state, found.file, ADVICE)
@@ -104,7 +102,7 @@ def _guided(
     return found, {"model": {**network.model, "guidance": False}, "fixed_w": float(given["w"])}
 
 
-def _spec(folder: epath.Path, network: Flux, side: int, length: int) -> DataSpec:
+def spec_of(folder: epath.Path, network: Flux, side: int, length: int) -> DataSpec:
     """Returns the spec of the latents and of the text of two encoders.
 
     Raises:
@@ -117,9 +115,4 @@ def _spec(folder: epath.Path, network: Flux, side: int, length: int) -> DataSpec
             f"the text encoders in {folder} have {pooled} pooled channels and {text} of tokens; "
             f"the transformer takes {network.pooled_width} and {network.text_width}"
         )
-    cond = {
-        "text": Leaf((length, text)),
-        "text_mask": Leaf((length,), "bool"),
-        "pooled": Leaf((pooled,)),
-    }
-    return DataSpec(Leaf((side, side, network.channels)), False, tuple(cond.items()))
+    return latents_and_text((side, network.channels), (length, text), pooled)

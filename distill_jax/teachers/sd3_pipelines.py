@@ -7,12 +7,10 @@ import numpy as np
 from etils import epath
 
 from distill_jax.diffusion.trained import Ddim, Renoise
-from distill_jax.models.build import make_network
 from distill_jax.models.diffusers_files import NAME, vae_of
 from distill_jax.models.mmdit import Architecture, positions
 from distill_jax.models.mmdit_files import BUFFER
 from distill_jax.models.pretrained import read_config, torch_state
-from distill_jax.runtime.registry import EVERYTHING
 from distill_jax.sampling.manifest import Manifest
 from distill_jax.sampling.student import Student
 from distill_jax.storage.weights import Stored
@@ -80,7 +78,8 @@ def write(student: Student, source: epath.Path, out: epath.Path) -> epath.Path:
         raise ValueError(
             f"{source} has no {min(missing)}/; expected the pipeline of the network's teacher"
         )
-    arch = Architecture(**_options(manifest))
+    options = {key: value for key, value in manifest.model.items() if key != "name"}
+    arch = Architecture(student.network_spec.spec, **options)
     index = {name: LIBRARIES[name] for name in LIBRARIES if name not in COPIED}
     index |= {path.name: LIBRARIES[path.name] for path in copied}
     absent = {name: [None, None] for name in COPIED if name not in index}
@@ -123,13 +122,6 @@ def check_exportable(manifest: Manifest) -> None:
             f"schedule is {manifest.schedule['name']!r} and parameterization "
             f"{manifest.parameterization!r}; expected 'rectified_flow' and 'flow'"
         )
-
-
-def _options(manifest: Manifest) -> dict[str, Any]:
-    """Returns the arguments of the network's Architecture."""
-    options = {key: value for key, value in manifest.model.items() if key != "name"}
-    spec = make_network(manifest.to_json(), manifest.spec, EVERYTHING).spec
-    return {"spec": spec, **options}
 
 
 def transformer_config(arch: Architecture) -> dict[str, Any]:
