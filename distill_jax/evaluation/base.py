@@ -1,6 +1,8 @@
 """The base class of protocols that measure samples."""
 
 import abc
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,8 @@ class Evaluator(abc.ABC):
       real_accuracy: accuracy of the classifier on test images, None without labels.
       rotation_accuracy: accuracy of a classifier of quarter turns on test images, 0.25 by chance,
         for data without labels; it shows how good the features are. None with labels.
+      real_retrieval: fraction of test images that are found by their captions ("test"), and of
+        those that a codec has encoded and decoded ("codec"); {} without captions.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Evaluator(abc.ABC):
     real_recall: float
     real_accuracy: float | None = None
     rotation_accuracy: float | None = None
+    real_retrieval: Mapping[str, float] = MappingProxyType({})
 
     def summary(self) -> dict[str, Any]:
         """Returns the name of the distance, its reference, and the measures of real images."""
@@ -55,10 +60,14 @@ class Evaluator(abc.ABC):
             "real_recall": self.real_recall,
             "real_accuracy": self.real_accuracy,
             "rotation_accuracy": self.rotation_accuracy,
+            "real_retrieval": dict(self.real_retrieval),
         }
 
     def with_codec(self, codec: Codec) -> dict[str, float]:
-        """Returns more floors: "codec" is that of test images that were encoded and decoded."""
+        """Returns more floors: "codec" is that of test images that were encoded and decoded.
+
+        A published network measures them too, and how often they are found by their captions.
+        """
         return {}
 
     def _keep_real(self, x: np.ndarray, features: np.ndarray, condition: np.ndarray | None) -> None:

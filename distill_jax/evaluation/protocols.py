@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -25,11 +26,15 @@ from distill_jax.metrics.features import Classifier
 from distill_jax.metrics.frechet import Target, frechet_distance, moments
 from distill_jax.metrics.neighbours import neighbour_scores
 from distill_jax.metrics.recall import recall
+from distill_jax.metrics.retrieval import Retrieval
 from distill_jax.metrics.sliced import by_class, mind
 from distill_jax.runtime.registry import EVERYTHING, build
 from distill_jax.runtime.sharding import make_layout
+from distill_jax.sampling.codecs import PIXELS, Codec
 
 MAX_REFERENCE_IMAGES = 50_000  # Largest number of images of a split in the statistics.
+BATCH = 64  # Images that a codec encodes and decodes in one call.
+SPLITS = ("train", "test")
 MLP_MAX_PIXELS = 1024  # Largest number of values in an image for the perceptron as classifier.
 # Datasets with a protocol of their own.
 OWN = {"shapes": ScenesEvaluator}
@@ -155,7 +160,8 @@ class PublishedEvaluator(Evaluator):
     """The evaluator of images in a published feature network; see evaluation.quality.
 
     The distance is named FID only in Inception's features, and FD-<network> in others. The
-    classifier, for data with labels, is a logistic regression on the features.
+    classifier, for data with labels, is a logistic regression on the features; for data with
+    captions there is a regression to their words, see Retrieval.
 
     Args:
       dataset: dataset of images of 1 or 3 channels.
@@ -177,6 +183,11 @@ class PublishedEvaluator(Evaluator):
             "halves": Target(moments(halves[0])).distance(halves[1]),
             "test": self._target.distance(tested),
         }
+        self._retrieval, self._dataset = None, dataset
+        if has_captions(dataset.spec):
+            texts = [list(captions_of(dataset, split, MAX_REFERENCE_IMAGES)) for split in SPLITS]
+            self._retrieval = Retrieval(real, *texts)
+            self.real_retrieval = {"test": self._retrieval.rate(tested, texts[1])}
         few = [half[:MAX_FEATURES] for half in halves]
         self.real_recall = neighbour_scores(few[1], few[0])["recall"]
         self.definition = (
@@ -188,6 +199,19 @@ class PublishedEvaluator(Evaluator):
             rows = order[:MAX_FEATURES]
             self._classifier = scaled.fit(real[rows], train.label[rows])
             self.real_accuracy = float(self._classifier.score(tested, test.label))
+
+    def with_codec(self, codec: Codec) -> dict[str, float]:
+        if codec is PIXELS:
+            return {}
+        x = self._dataset.images("test", MAX_REFERENCE_IMAGES).x
+        parts = (normalise(x[i : i + BATCH]) for i in range(0, len(x), BATCH))
+        decoded = (codec.decode(codec.encode(jnp.asarray(part))) for part in parts)
+        features = np.concatenate([self._features(np.asarray(part)) for part in decoded])
+        if self._retrieval:
+            texts = list(captions_of(self._dataset, "test", MAX_REFERENCE_IMAGES))
+            found = self._retrieval.rate(features, texts)
+            self.real_retrieval = {**self.real_retrieval, "codec": found}
+        return {"codec": self._target.distance(features)}
 
     def _features(self, x: np.ndarray) -> np.ndarray:
         """Returns the pooled features of images in [-1, 1] or uint8."""
@@ -208,6 +232,8 @@ class PublishedEvaluator(Evaluator):
         row[self._mind] = mind(self._real, features)[0]
         if label is not None and self.real_accuracy is not None:
             row["accuracy"] = float(self._classifier.score(features, label))
+        if label is not None and self._retrieval:
+            row["retrieval"] = self._retrieval.rate(features, [str(text) for text in label])
         scores = neighbour_scores(self._real, features)
         return {**row, **{name: scores[name] for name in ("precision", "recall")}}
 

@@ -42,8 +42,10 @@ PUBLISHED = (
     ", {1} samples, classes in turn. {0}-to-teacher: the distance to the guided teacher's samples "
     "at its full number of steps. MIND: 3 d times the mean squared difference of sorted "
     "projections on 1,000 directions, which few samples bias less. accuracy: that of a logistic "
-    "regression on the features. precision and recall: the fractions of samples and of training "
-    "images that are in a ball of the other set, whose radius is the distance to the third "
+    "regression on the features. retrieval: the fraction of samples whose prompt is nearer than 99 "
+    "others to what a linear regression from features to words predicts. precision and recall: the "
+    "fractions of samples and of training images that are in a ball of the other set, whose radius "
+    "is the distance to the third "
     "neighbour."
 )
 # Text between the table and the pictures of the stages, by kind.
@@ -213,11 +215,15 @@ def _real(content: dict[str, Any]) -> str:
             f"Of real pictures {floor['test']:.3g} are wrong{codec}, and {floor['chance']:.3g} "
             "with the captions of others, which is chance."
         )
+    codec = f" ({floor['codec']:.3g} after the codec)" if "codec" in floor else ""
     text = (
         f"Floor of {name}: {floor['halves']:.3g} between two halves of the training images, "
-        f"{floor['test']:.3g} between training and test images. "
+        f"{floor['test']:.3g} between training and test images{codec}. "
         f"The recall of one half of the training images by the other is {found:.3f}. "
     )
+    if real := content.get("real_retrieval"):
+        codec = f", {real['codec']:.3f} after the codec" if "codec" in real else ""
+        text += f"Of test images {real['test']:.3f} are found by their captions{codec}. "
     if accuracy is not None:
         text += f"The classifier's accuracy on test images is {accuracy:.3f}. "
     elif content["rotation_accuracy"] is not None:

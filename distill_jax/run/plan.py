@@ -55,8 +55,8 @@ from distill_jax.run.validation import (
     check_keys,
     check_microbatches,
     check_places,
-    check_plain,
     check_stage,
+    check_values,
     flat,
 )
 from distill_jax.runtime import logging, record
@@ -120,7 +120,7 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
       KeyError: for an unknown key or name, with a suggestion.
       ValueError: for numbers that do not fit each other.
     """
-    check_plain(config.to_dict())
+    check_values(config)
     check_keys(config, configs.base(), "config")
     check_complete(config, configs.base(), "config")
     check_config(config)

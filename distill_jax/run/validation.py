@@ -128,6 +128,15 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{key}: {old.get(key)} there, {new.get(key)} now" for key in keys]
 
 
+def check_values(config: ConfigDict) -> None:
+    """Raises ValueError for keys that are not strings, and for values as `check_plain`."""
+    try:
+        tree = config.to_dict()
+    except TypeError as error:  # A ConfigDict sorts its keys.
+        raise ValueError(f"a key of the config is no string: {error}") from error
+    check_plain(tree)
+
+
 def check_plain(value: Any, path: str = "config", depth: int = 0) -> None:
     """Raises OptionError for a value that is no plain data, as in JSON, or is out of all bounds."""
     if isinstance(value, Mapping) and depth < MAX_DEPTH:

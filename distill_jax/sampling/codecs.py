@@ -156,9 +156,18 @@ class Taesd:
         """Returns the codec with the layers that its files have, and without their path.
 
         Raises:
-          ValueError: if the files are missing, damaged or of another network.
+          ValueError: if the files are missing, damaged or of another network, or there is no path
+            and a layer, the channels or the width are missing too.
         """
-        return Taesd(**taesd.describe(self._params)) if self.path else self
+        if self.path:
+            return Taesd(**taesd.describe(self._params))
+        for name, value in dataclasses.asdict(self).items():
+            if name != "path" and not value:
+                raise ValueError(
+                    f"codec.path is '' and codec.{name} {value!r}; expected the directory of a "
+                    "tiny autoencoder"
+                )
+        return self
 
     @functools.cached_property
     def _params(self) -> Tree:

@@ -101,6 +101,13 @@ def test_images_that_do_not_fit_are_refused(shape):
         Taesd(**SIZES).latents(image_data(shape, 0))
 
 
+@pytest.mark.parametrize("name", ["encoder", "decoder", "channels", "width"])
+def test_a_codec_with_neither_path_nor_layers_is_refused(name):
+    part = Taesd(**{**SIZES, name: type(SIZES[name])()})
+    with pytest.raises(ValueError, match=f"codec.path is '' and codec.{name} (0|''); expected"):
+        part.latents(image_data((8, 8, 3), 0))
+
+
 def near(params, name):
     """Checks latents and images against those of PyTorch, see pretrained/make.py."""
     x = jnp.asarray(pretrained.picture(16, 24)[None], jnp.float32) / 255

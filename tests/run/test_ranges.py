@@ -76,6 +76,12 @@ def test_a_key_that_makes_no_sense_is_refused_by_its_name(key, value, tmp_path):
     assert "\n" not in text
 
 
+def test_keys_of_several_types_are_one_message(tmp_path):
+    config = fuzz.Case(config_of(TEACHER), ((("model", 1), 2),)).make()
+    with pytest.raises(ValueError, match="a key of the config is no string: "):
+        plan.make(config, tmp_path)
+
+
 def test_eps_and_both_are_refused_where_the_schedule_does_not_fit_them(tmp_path):
     for head, schedule, why in (
         ("eps", "rectified_flow", "alpha(1) is 0; this head divides by it"),
