@@ -14,8 +14,9 @@ import sys
 
 from absl import app, flags
 
+from distill_jax.config import base
 from distill_jax.evaluation import report  # noqa: F401 - imported once, before the forks.
-from distill_jax.run import costs, pipeline  # noqa: F401 - as above.
+from distill_jax.run import costs, pipeline, validation  # noqa: F401 - as above.
 from distill_jax.runtime import app as ours
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -29,9 +30,14 @@ class Taken(BaseException):
 def run_app(_, *names):
     """Parses flags as the commands of the package do."""
     sys.argv = [sys.argv[0], *map(ours._underscored, sys.argv[1:])]
+    if "--config=list" in sys.argv:  # It ends there.
+        raise Taken
     ours._arguments(flags.FLAGS(sys.argv)[1:], names)
     if "config" in flags.FLAGS and flags.FLAGS.config is not None:
-        _ = flags.FLAGS.config.stages  # Raises for a missing file, which is read only here.
+        config = flags.FLAGS.config
+        _ = config.stages  # Raises for a missing file, which is read only here.
+        validation.check_keys(config, base(), "config")
+        validation.check_config(config)
     raise Taken
 
 

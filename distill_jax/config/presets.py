@@ -138,20 +138,20 @@ def sized_emoji(config: ConfigDict, size: str) -> ConfigDict:
     "cpu" has a smaller network, a quarter of the teacher's iterations, a tenth of the others' at
     four times their learning rates, "smoke" needs no directories, and any other size is the config.
     """
-    if size not in ("cpu", "smoke"):
-        return config
-    for name, entry in config.stages.items():
-        part = 4 if name == "s00_teacher" else 10
-        entry.steps, entry.warmup = entry.steps // part, entry.warmup // part
-        entry.ema_decay = 1 - 10 / entry.steps
-        entry.learning_rate *= 1 if name == "s00_teacher" else 4
+    if size == "smoke":
+        mmdit = config.model.name == "mmdit"
+        network = dict(blocks=2, heads=1, head_dim=16) if mmdit else dict(width=32, blocks=1)
+        config = on_shapes(smoke(config, **network))
+        for entry in config.stages.values():
+            entry.ema_decay = 0.5
     if size == "cpu":
         config.model.update(patch=2, blocks=4)
         config.batch_size, config.evaluate.num_samples = 32, 200
-        return config
-    mmdit = config.model.name == "mmdit"
-    network = dict(blocks=2, heads=1, head_dim=16) if mmdit else dict(width=32, blocks=1)
-    return on_shapes(smoke(config, **network))
+        for name, entry in config.stages.items():
+            part, times = (4, 1) if name == "s00_teacher" else (10, 4)
+            entry.steps, entry.warmup = entry.steps // part, entry.warmup // part
+            entry.learning_rate, entry.ema_decay = times * entry.learning_rate, 1 - 10 / entry.steps
+    return config
 
 
 def mixture() -> ConfigDict:

@@ -20,6 +20,7 @@ from distill_jax.runtime.config_file import (
     check_flagfiles,
     config_of,
     explain,
+    listed,
 )
 
 PACKAGE = str(pathlib.Path(__file__).parents[1])
@@ -66,6 +67,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     file = config_of(argv)
     try:
         check_flagfiles(argv)
+        if file == "list":
+            print(listed(pathlib.Path("configs")))
+            sys.exit(0)
         if file is not None:
             check_config_file(file)
         rest = flags.FLAGS([_underscored(argument) for argument in argv])

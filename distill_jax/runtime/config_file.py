@@ -1,5 +1,6 @@
 """The flag --config, and messages about its file, which is the user's own code."""
 
+import ast
 import difflib
 import importlib.util
 import os
@@ -12,6 +13,8 @@ from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
+
+from distill_jax.runtime import logging
 
 MAX_BYTES = 2**20
 
@@ -31,7 +34,9 @@ def define_config(text: str) -> Any:
     flags.disclaim_key_flags()  # So that --config is a key flag of the command that calls this.
     try:
         check_flagfiles(sys.argv)
-        flag = config_flags.DEFINE_config_file("config", None, text)
+        flag = config_flags.DEFINE_config_file(
+            "config", None, text, lock_config=False, accept_new_attributes=True
+        )
     except (flags.Error, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
@@ -75,7 +80,7 @@ def check_config_file(file: str) -> None:
         problem = "is no .py file" if there else "does not exist, or is no file"
         raise ValueError(
             f"--config={file[:200]} {problem}; expected FILE.py or FILE.py:size, such as "
-            f"configs/{near[0]}.py"
+            f"configs/{near[0]}.py, or --config=list for a table of them"
         )
     with path.open("rb") as opened:
         content = opened.read(MAX_BYTES)
@@ -85,6 +90,30 @@ def check_config_file(file: str) -> None:
         line = getattr(error, "lineno", None) or 1
         reason = getattr(error, "msg", None) or error
         raise ValueError(f"{file}, line {line}: {reason}") from error
+
+
+def listed(folder: pathlib.Path) -> str:
+    """Returns the configs of a folder, what they are and their sizes, as a table.
+
+    Raises:
+      ValueError: for a folder without configs, and as check_config_file for a damaged one.
+    """
+    rows = []
+    for path in sorted(folder.glob("*.py")):
+        check_config_file(str(path))
+        tree, module = ast.parse(path.read_bytes()), load_file(path)
+        calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+        checks = [node for node in calls if getattr(node.func, "id", "") == "check_size"]
+        sizes: list[str] = []
+        for given in (arg for node in checks for arg in node.args[1:]):
+            known = given.value if isinstance(given, ast.Starred) else given
+            name = getattr(known, "id", "")  # Of a table of sizes; others are constants.
+            sizes += getattr(module, name) if name else [getattr(known, "value", "")]
+        text = (module.__doc__ or "").partition("\n")[0]
+        rows.append([str(path), text, ", ".join(sizes)])
+    if not rows:
+        raise ValueError(f"{folder.absolute()} has no configs; start in the project's folder")
+    return logging.table(["--config", "what it trains", ":size"], rows)
 
 
 def check_config_value(file: str) -> None:

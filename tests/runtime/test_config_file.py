@@ -1,7 +1,10 @@
 """Tests of --config: what is wrong with a config file is one message with its line."""
 
+import re
+
 import pytest
 
+from distill_jax.runtime.config_file import listed
 from tests import forks
 from tests.toys import ROOT, TINY_CHAIN
 
@@ -37,6 +40,37 @@ def test_an_error_in_a_config_file_is_its_line(name, tmp_path):
     path = tmp_path / f"{name}.py"
     path.write_text(content)
     assert expected in message(f"--config={path}", "--plan")
+
+
+def test_the_list_has_every_config_with_its_sizes(tmp_path):
+    code, stdout, stderr = forks.run("distill_jax.main", "--config=list")
+    assert code == 0, stderr
+    lines = {line.split()[1]: line for line in stdout.splitlines()[2:]}
+    assert set(lines) == {f"configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    assert "full, gpu, small, smoke" in lines["configs/cifar10_guided.py"]
+    assert "full, cpu, lora, smoke" in lines["configs/emoji_swd.py"]
+    with pytest.raises(ValueError, match="has no configs; start in the project's folder"):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("schedule.logsnr_min=-10.0", None),  # An option that the config leaves at its default.
+        ("stages.s01_guided.method.clip_target=True", None),
+        ("model.widht=3", "network 'mlp' does not take 'widht'; .* did you mean 'width'?"),
+        ("modle.width=3", "unknown key 'modle'. Did you mean .model."),
+        ("data.path=foo", "dataset 'digits' does not take 'path'"),
+        ("model.width.x=3", "model.width.x"),
+    ],
+)
+def test_any_option_can_be_set(flag, text):
+    given = (f"--config={ROOT / 'configs' / 'digits_guided.py'}", f"--config.{flag}", "--plan")
+    if text:
+        assert re.search(text, message(*given))
+    else:
+        code, _, stderr = forks.run("distill_jax.main", *given)
+        assert code == 0, stderr
 
 
 @pytest.mark.parametrize(
