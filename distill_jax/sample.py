@@ -1,6 +1,7 @@
 """Draws images from a finished network.
 
 python -m distill_jax.sample --student=runs/digits_guided --num=100 --w=2 --out=grid.png
+python -m distill_jax.sample --student=runs/digits_guided --label=3 --strip --out=strip.png
 python -m distill_jax.sample --student=runs/cifar10_guided --num=50000 --w=0 --out=samples.npz
 """
 
@@ -13,10 +14,10 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from distill_jax.data.prompts import read_prompts
+from distill_jax.data.prompts import in_turn, read_prompts
 from distill_jax.diffusion.pixels import to_uint8
 from distill_jax.diffusion.spec import is_point
-from distill_jax.evaluation import pictures
+from distill_jax.evaluation import pictures, sheets, strips
 from distill_jax.evaluation.image_files import Unfinished
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.app import needed, run_app
@@ -24,7 +25,10 @@ from distill_jax.runtime.files import absolute, written
 from distill_jax.runtime.sharding import make_layout
 from distill_jax.sampling import loading
 from distill_jax.sampling.batched import Draw
+from distill_jax.sampling.steps import predictions
 from distill_jax.sampling.student import Student
+
+FEW = 4  # Images of a strip or .gif, unless --num is given.
 
 
 def define_flags() -> None:
@@ -33,8 +37,12 @@ def define_flags() -> None:
     loading.define_flags()
     flags.DEFINE_string("student", None, "A workdir, a stage or a final/ directory.")
     flags.DEFINE_integer("num", 100, "Number of images.", lower_bound=1)
-    flags.DEFINE_integer("label", None, "Class of all images; by default the classes in turn.")
-    flags.DEFINE_string("prompt", None, "Prompt of all images, for networks with captions.")
+    flags.DEFINE_multi_integer(
+        "label", None, "Class of the images, or several in turn; by default all classes in turn."
+    )
+    flags.DEFINE_multi_string(
+        "prompt", None, "Prompt of the images, or several in turn, for networks with captions."
+    )
     flags.DEFINE_string("prompts", None, "File with one prompt in each line, taken in turn.")
     flags.DEFINE_string("negative_prompt", None, "Prompt to be guided away from, for teachers.")
     flags.DEFINE_float("w", None, "Guidance strength, (1 + w) cond - w uncond.")
@@ -46,9 +54,15 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "out",
         "grid.png",
-        "A .png grid, a .npy array (num, h, w, c) of floats, an .npz of uint8 as ADM's evaluator "
-        "reads it, or a folder (a name without a dot, or with / at its end) of numbered PNGs, with "
-        "the prompts in metadata.jsonl, as the dataset captioned_folder reads them.",
+        "A grid as .png, .jpg or .webp, a .gif of the sampler's steps, a .npy array "
+        "(num, h, w, c) of floats, an .npz of uint8 as ADM's evaluator reads it, or a folder (a "
+        "name without a dot, or with / at its end) of numbered PNGs, with the prompts in "
+        "metadata.jsonl, as the dataset captioned_folder reads them.",
+    )
+    flags.DEFINE_integer("side", sheets.SIDE, "Side to which smaller images are enlarged.", 1)
+    flags.DEFINE_bool("captions", False, "Write the label or prompt below each image.")
+    flags.DEFINE_bool(
+        "strip", False, "Draw what each step predicts, from the same noise as the teacher's steps."
     )
 
 
@@ -57,10 +71,16 @@ def main() -> None:
     values = flags.FLAGS
     directory, out = needed("student"), absolute(values.out)
     is_set = out.suffix in ("", ".npz") or values.out.endswith("/")
-    if not is_set and out.suffix not in (".png", ".npy"):
+    pictured = out.suffix.lower() in sheets.FORMATS
+    if not is_set and not pictured and out.suffix != ".npy":
         raise ValueError(
-            f"--out={values.out} ends in neither .png, .npy nor .npz; a folder's name ends in /"
+            f"--out={values.out} ends in none of {', '.join(sheets.FORMATS)}, .npy and .npz; a "
+            "folder's name ends in /"
         )
+    if (values.strip or values.captions) and not pictured:
+        raise ValueError(f"--strip and --captions are for pictures, and --out is {values.out}")
+    if values.variance is not None and (values.strip or out.suffix.lower() == ".gif"):
+        raise ValueError("--variance is given; the steps of a strip or .gif are the sampler's own")
     distributed.join()
     if distributed.first():
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,15 +88,25 @@ def main() -> None:
     student = loading.load(directory, layout, loading.parts(values), values.allow)
     if values.negative_prompt is not None:
         student = student.with_negative_prompt(values.negative_prompt)
-    (_write_set if is_set else _write_one)(student, out, values)
+    num = values.num
+    if values.strip or out.suffix.lower() == ".gif":
+        num = _write_steps(student, out, values)
+    else:
+        (_write_set if is_set else _write_one)(student, out, values)
     calls = logging.counted(student.calls(values.w, values.num_steps), "network call")
-    images = logging.counted(values.num, "image")
     if distributed.first():
+        images = logging.counted(num, "image")
         logging.say(f"{images}, {calls} each, by {student.manifest.stage}: {out}")
 
 
 def _write_one(student: Student, out: epath.Path, values: Any) -> None:
-    """Writes a grid, a scatter of points or an array of floats."""
+    """Writes a grid, a scatter of points or an array of floats.
+
+    Raises:
+      ValueError: for points in another picture than a .png.
+    """
+    if is_point(student.image_shape) and out.suffix not in (".png", ".npy"):
+        raise ValueError(f"this network draws points, as .png or .npy, and --out is {out.name}")
     with _drawing(student, values) as draw:
         x, _ = draw(student, values.w, values.num_steps, values.variance)
     if not distributed.first():
@@ -86,6 +116,31 @@ def _write_one(student: Student, out: epath.Path, values: Any) -> None:
             np.save(file, x)
     else:
         _draw(out, x, student, values)
+
+
+def _write_steps(student: Student, out: epath.Path, values: Any) -> int:
+    """Writes a strip of the steps, or a .gif with a frame for each; returns the number of images.
+
+    Raises:
+      ValueError: for points, and for a moving strip.
+    """
+    num = values.num if flags.FLAGS["num"].present else FEW
+    if is_point(student.image_shape):
+        raise ValueError("a strip or .gif shows images, and this network draws points")
+    draw = Draw(num, label=_labels(student, num), prompts=_prompts(student, values, num))
+    texts = _texts(draw, student)
+    requests = list(draw.prompts) if student.takes_prompts else draw.labels(student)
+    asked = strips.Asked(values.seed, num, requests, values.w, values.num_steps)
+    facts = _facts(student, values)
+    if values.strip:
+        if out.suffix.lower() == ".gif":
+            raise ValueError(f"--strip shows all steps in one picture, and --out is {values.out}")
+        sheets.save(out, strips.strip(student, asked, texts, values.side), facts)
+        return num
+    columns = min(math.ceil(math.sqrt(num)), num)
+    steps = predictions(student, *asked)
+    sheets.save(out, [_sheet(x, columns, texts, values) for _, x in steps], facts)
+    return num
 
 
 def _write_set(student: Student, out: epath.Path, values: Any) -> None:
@@ -111,8 +166,8 @@ def _drawing(student: Student, values: Any, done: int = 0) -> Iterator[Draw]:
         yield Draw(
             values.num,
             seed=values.seed,
-            label=values.label,
-            prompts=_prompts(student, values),
+            label=_labels(student, values.num),
+            prompts=_prompts(student, values, values.num),
             each=lambda drawn: progress.update(drawn, student.manifest.stage),
         )
     finally:
@@ -122,7 +177,8 @@ def _drawing(student: Student, values: Any, done: int = 0) -> Iterator[Draw]:
 def _made(student: Student, values: Any) -> dict[str, Any]:
     """Returns how the images are made, for the protocol of numbers that are measured on them."""
     names = ("variance", "label", "prompt", "prompts", "negative_prompt")
-    optional = {name: getattr(values, name) for name in names}
+    given = {name: getattr(values, name) for name in names}
+    optional = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in given.items()}
     return {
         **pictures.made_by(student, values.w, values.num_steps, values.variance),
         "seed": values.seed,
@@ -130,7 +186,13 @@ def _made(student: Student, values: Any) -> dict[str, Any]:
     }
 
 
-def _prompts(student: Student, values: Any) -> list[str]:
+def _labels(student: Student, num: int) -> np.ndarray | None:
+    """Returns the labels of --label in turn; None without any."""
+    given = flags.FLAGS.label
+    return None if given is None else np.resize(np.asarray(given), num)
+
+
+def _prompts(student: Student, values: Any, num: int) -> list[str]:
     """Returns the prompts of the images; [] for a network without captions.
 
     Raises:
@@ -151,22 +213,42 @@ def _prompts(student: Student, values: Any) -> list[str]:
             "one in each line"
         )
     if values.prompt is not None:
-        return [values.prompt] * values.num
-    return read_prompts(values.prompts, values.num)
+        return in_turn(values.prompt, num)
+    return read_prompts(values.prompts, num)
+
+
+def _texts(draw: Draw, student: Student) -> list[str]:
+    """Returns the label or prompt of each image; "" for a network without either."""
+    asked = draw.asked(student)
+    return [""] * draw.num if asked is None else [str(each) for each in asked]
+
+
+def _facts(student: Student, values: Any) -> dict[str, str]:
+    """Returns the texts in a picture's file."""
+    return {key: str(value) for key, value in _made(student, values).items()}
+
+
+def _sheet(x: np.ndarray, columns: int, texts: list[str], values: Any) -> sheets.Picture:
+    """Returns a grid, with its captions if they are asked for."""
+    if not values.captions:
+        return sheets.grid(x, columns, values.side)
+    rows = [slice(i, i + columns) for i in range(0, len(x), columns)]
+    return sheets.sheet(
+        [list(x[row]) for row in rows], [texts[row] for row in rows], side=values.side
+    )
 
 
 def _draw(out: epath.Path, x: np.ndarray, student: Student, values: Any) -> None:
     """Writes a grid of images, or a scatter of points."""
-    label = values.label
+    draw = Draw(len(x), label=_labels(student, len(x)), prompts=_prompts(student, values, len(x)))
     if is_point(student.image_shape):
-        classes = None if label is not None else np.arange(len(x)) % (student.num_classes or 1)
+        classes = None if values.label else np.arange(len(x)) % (student.num_classes or 1)
         points = {student.manifest.stage: x.reshape(len(x), -1)}
         pictures.save_scatter(out, points, classes, data=np.zeros((0, 2)))
         return
-    columns = student.num_classes if label is None else 0
-    columns = columns or math.ceil(math.sqrt(len(x)))
-    facts = {key: str(value) for key, value in _made(student, values).items()}
-    pictures.save_grid(out, x, min(columns, 20, len(x)), facts=facts)
+    columns = student.num_classes if values.label is None else 0
+    columns = min(columns or math.ceil(math.sqrt(len(x))), 20, len(x))
+    sheets.save(out, _sheet(x, columns, _texts(draw, student), values), _facts(student, values))
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def emoji(**model: Any) -> ConfigDict:
     config.conditioner = dict(name="pretrained", path="minilm", length=20)
     config.model = model or dict(name="dit", patch=1, width=256, blocks=8, heads=4)
     config.batch_size, config.optimizer.b2 = 64, 0.99
-    config.evaluate.update(w=(0.0, 2.0), num_samples=1000)
+    config.evaluate.update(w=(0.0, 2.0), num_samples=1000, features="efflite0")
     return config
 
 
@@ -142,6 +142,7 @@ def sized_emoji(config: ConfigDict, size: str) -> ConfigDict:
         mmdit = config.model.name == "mmdit"
         network = dict(blocks=2, heads=1, head_dim=16) if mmdit else dict(width=32, blocks=1)
         config = on_shapes(smoke(config, **network))
+        config.evaluate.features = ""
         for entry in config.stages.values():
             entry.ema_decay = 0.5
     if size == "cpu":

@@ -9,12 +9,12 @@ import numpy as np
 import PIL.Image
 from etils import epath
 from matplotlib.figure import Figure
-from PIL.PngImagePlugin import PngInfo
 
 from distill_jax.data import Dataset
 from distill_jax.data.prompts import captions_of
-from distill_jax.diffusion.pixels import normalise, to_uint8
+from distill_jax.diffusion.pixels import normalise
 from distill_jax.diffusion.spec import is_point
+from distill_jax.evaluation.sheets import SIDE, grid, save
 from distill_jax.runtime import distributed
 from distill_jax.runtime.files import replace
 from distill_jax.sampling.conditioners import Labels, Requests
@@ -49,32 +49,14 @@ def is_whole(path: epath.Path) -> bool:
 
 
 def save_grid(
-    path: epath.Path,
+    path: epath.PathLike,
     x: np.ndarray,
     columns: int,
-    side: int = 48,
+    side: int = SIDE,
     facts: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes images (n, h, w, c), c 1 or 3, as a PNG with `columns` per row.
-
-    Images smaller than `side` pixels are enlarged by a whole factor, without smoothing. `facts` are
-    written into the file, as texts that image viewers show.
-    """
-    _, height, width, channels = x.shape
-    factor = max(1, side // height)
-    rows = -(-len(x) // columns)
-    blank = np.full((rows * columns - len(x), height, width, channels), -1.0, np.float32)
-    tiles = to_uint8(np.concatenate([x, blank])).repeat(factor, axis=1).repeat(factor, axis=2)
-    tiles = np.pad(tiles, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
-    tiles = tiles.reshape(rows, columns, *tiles.shape[1:])
-    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in tiles], axis=0)
-    file = io.BytesIO()
-    picture = PIL.Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
-    texts = PngInfo()
-    for name, fact in (facts or {}).items():
-        texts.add_itxt(name, fact)
-    picture.save(file, format="PNG", pnginfo=texts)
-    _write(epath.Path(path), file.getvalue())
+    """Writes images (n, h, w, c) with `columns` per row; see sheets.grid and sheets.save."""
+    save(path, grid(x, columns, side), facts)
 
 
 def save_scatter(
