@@ -104,6 +104,9 @@ class AdmUNet(nn.Module):
 def adm_unet(spec: Spec, **options: Any) -> Network:
     """Returns the ADM UNet for the images of a spec; by default the ImageNet 64x64 network.
 
+    With the same parameters it also takes images of other sizes, if its levels can halve their
+    sides; attention stays at the same levels.
+
     Args:
       spec: spec of the images and conditions.
       **options: the other attributes of AdmArchitecture.
@@ -112,4 +115,4 @@ def adm_unet(spec: Spec, **options: Any) -> Network:
       ValueError: when the options do not fit the spec or each other.
     """
     arch = AdmArchitecture(spec, **options)
-    return as_network(AdmUNet(arch), policy=arch.remat)
+    return as_network(AdmUNet(arch), features=True, policy=arch.remat)

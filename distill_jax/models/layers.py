@@ -223,6 +223,15 @@ def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     return h * (1 + scale) + shift
 
 
+def check_halvings(shape: tuple[int, ...], halvings: int) -> None:
+    """Raises ValueError unless `halvings` can halve both sides of an image (b, h, w, c)."""
+    if shape[1] % 2**halvings or shape[2] % 2**halvings:
+        raise ValueError(
+            f"the image is {shape[1]}x{shape[2]}; this unet halves its sides {halvings} times, so "
+            f"expected multiples of {2**halvings}"
+        )
+
+
 def as_network(module: nn.Module, features: bool = False, policy: str = "none") -> Network:
     """Returns the Network of a Linen module that is called with (z, t, cond).
 
@@ -245,7 +254,8 @@ def as_network(module: nn.Module, features: bool = False, policy: str = "none") 
 
     def middle(params: Tree, z: Image, t: Time, cond: Cond) -> jax.Array:
         _, sown = adapters.call(module, params, z, t, cond, mutable=["features"])
-        return sown["features"]["middle"][0].astype(jnp.float32)
+        (found,) = jax.tree.leaves(sown["features"])
+        return found.astype(jnp.float32)
 
     def axes(params: Tree, z: Image, t: Time, cond: Cond) -> dict[str, int]:
         return adapters.input_axes(module, params, z, t, cond)

@@ -20,6 +20,7 @@ from distill_jax.models.layers import (
     DTYPES,
     REMAT,
     attention,
+    check_halvings,
     modulate,
     remat,
     zeros,
@@ -256,11 +257,12 @@ class ResidualUNet(nn.Module):
 
     @nn.compact
     def __call__(self, z: Image, emb: jax.Array) -> Output:
-        arch = self.arch
+        arch, last = self.arch, len(self.arch.widths) - 1
+        check_halvings(z.shape, last)
         skips = self._down(z, emb)
-        last = len(arch.widths) - 1
         h = self._block(skips[-1], emb, arch.widths[last], "mid_0", attention=True)
         h = self._block(h, emb, arch.widths[last], "mid_1")
+        self.sow("features", "middle", h.reshape(len(h), -1, h.shape[-1]))
         for level, width in reversed(list(enumerate(arch.widths))):
             if level < last:
                 h = self._block(h, emb, h.shape[-1], f"up_{level}", resample=upsample)

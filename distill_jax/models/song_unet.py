@@ -89,6 +89,9 @@ class SongUNet(nn.Module):
 def song_unet(spec: Spec, **options: Any) -> Network:
     """Returns DDPM++ or NCSN++ for the images of a spec.
 
+    With the same parameters it also takes images of other sizes, if its levels can halve their
+    sides; attention stays at the same levels.
+
     Args:
       spec: spec of the images and conditions.
       **options: the other attributes of SongArchitecture.
@@ -97,4 +100,4 @@ def song_unet(spec: Spec, **options: Any) -> Network:
       ValueError: when the options do not fit the spec or each other.
     """
     arch = SongArchitecture(spec, **options)
-    return as_network(SongUNet(arch), policy=arch.remat)
+    return as_network(SongUNet(arch), features=True, policy=arch.remat)

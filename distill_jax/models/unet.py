@@ -22,6 +22,7 @@ from distill_jax.models.layers import (
     REMAT,
     as_network,
     attention,
+    check_halvings,
     modulate,
     remat,
     sinusoid,
@@ -142,15 +143,6 @@ class Architecture:
         return tuple(self.spec.shape[0] >> level for level in range(len(self.multipliers)))
 
 
-def _check_halvings(shape: tuple[int, ...], halvings: int) -> None:
-    """Raises ValueError unless `halvings` can halve both sides of an image (b, h, w, c)."""
-    if shape[1] % 2**halvings or shape[2] % 2**halvings:
-        raise ValueError(
-            f"the image is {shape[1]}x{shape[2]}; this unet halves its sides {halvings} times, so "
-            f"expected multiples of {2**halvings}"
-        )
-
-
 def unchanged(h: jax.Array) -> jax.Array:
     """Returns h."""
     return h
@@ -220,7 +212,7 @@ class UNet(nn.Module):
         arch, dtype = self.arch, jnp.dtype(self.arch.dtype)
         widths = [arch.channels * multiplier for multiplier in arch.multipliers]
         last = len(widths) - 1
-        _check_halvings(z.shape, last)
+        check_halvings(z.shape, last)
         emb = self._embed(t, cond)
 
         h = nn.Conv(arch.channels, (3, 3), dtype=dtype, name="conv_in")(z)

@@ -62,6 +62,8 @@ FEATURES = {
     "flux": (5, 6, 16),
     "mmdit": (5, 6, 16),
     "unet": (5, 16, 64),
+    "adm_unet": (5, 24, 8),
+    "song_unet": (5, 24, 8),
     "sd_unet": (5, 24, 8),
 }
 # Number of attentions, their tokens and their channels.
@@ -89,6 +91,8 @@ AROUND_THE_MIDDLE = {
     "flux": (1, 2),
     "mmdit": (0, "transformer_blocks.2"),
     "unet": ("mid.block_2", "up_0.block_0"),
+    "adm_unet": ("unet/mid_1", "unet/up_0_block_0"),
+    "song_unet": ("unet/mid_1", "unet/up_0_block_0"),
     "sd_unet": ("mid_block.resnets.1", "up_blocks.0.resnets.0"),
 }
 
@@ -293,8 +297,12 @@ def test_features_come_from_the_middle(name):
 
     def change(module):
         module, layer = (STACKS[name], module) if isinstance(module, int) else (module, ...)
-        changed = jax.tree.map(lambda leaf: leaf.at[layer].add(0.1), params[module])
-        changed = {**params, module: changed}
+
+        def moved(path, leaf):
+            place = jax.tree_util.keystr(path, simple=True, separator="/")
+            return leaf.at[layer].add(0.1) if place.startswith(f"{module}/") else leaf
+
+        changed = jax.tree_util.tree_map_with_path(moved, params)
         return float(jnp.abs(network.features(changed, *arguments) - base).max())
 
     assert change(before) > 1e-3
@@ -315,9 +323,11 @@ LEVELS = {"multipliers": (1, 1), "attention": (4,)}
 
 
 @pytest.mark.parametrize("side", [2, 4, 16])
-@pytest.mark.parametrize("name", ["diffusers_dit", "dit", "flux", "mmdit", "unet"])
+@pytest.mark.parametrize(
+    "name", ["adm_unet", "diffusers_dit", "dit", "flux", "mmdit", "song_unet", "unet"]
+)
 def test_one_set_of_parameters_serves_several_sizes(name, side):
-    network = NETWORKS[name](SQUARE, **{**SMALL[name], **(LEVELS if name == "unet" else {})})
+    network = NETWORKS[name](SQUARE, **{**SMALL[name], **(LEVELS if "unet" in name else {})})
     full, z = jnp.zeros((5, 8, 8, 3)), jnp.zeros((5, side, side, 3))
     params = jax.eval_shape(network.init, jax.random.key(0), full, T, LABEL)
     assert params == jax.eval_shape(network.init, jax.random.key(0), z, T, LABEL)
@@ -330,10 +340,11 @@ def test_one_set_of_parameters_serves_several_sizes(name, side):
         ("mlp", 4, r"image is \(4, 4, 3\); this mlp was made for \(8, 8, 3\).*: take dit or unet"),
         ("dit", 3, "patch 2 does not divide the image of 3x3; expected sides that are multiples"),
         ("unet", 3, "image is 3x3; this unet halves its sides 1 times, so expected multiples of 2"),
+        ("song_unet", 3, "image is 3x3; this unet halves its sides 1 times"),
     ],
 )
 def test_an_image_of_a_size_that_a_network_cannot_take_is_refused(name, side, message):
-    network = NETWORKS[name](SQUARE, **{**SMALL[name], **(LEVELS if name == "unet" else {})})
+    network = NETWORKS[name](SQUARE, **{**SMALL[name], **(LEVELS if "unet" in name else {})})
     z = jnp.zeros((5, side, side, 3))
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(network.init, jax.random.key(0), z, T, LABEL)

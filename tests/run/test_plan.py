@@ -22,7 +22,7 @@ SWD = stage("swd", "swd", times=(1.0, 0.5), **RATES)
 SID = stage("sid", "sid_lsg", **RATES)
 DIT = {"name": "dit", "width": 8, "blocks": 1, "heads": 1}
 SD_UNET = {"name": "sd_unet", "widths": (8,), "transformers": (), "heads": (1,), "groups": 4}
-SONG = {"name": "song_unet", "channels": 8, "blocks": 1, "multipliers": (1,), "attention": ()}
+MIXTURE = {"name": "mixture"}
 
 
 def halved(num_steps, **options):
@@ -241,14 +241,19 @@ BAD = {
         "patch 3 does not divide the image of 8x8",
     ),
     "features of a network that has none": (
-        config_of(TEACHER, SWD, model=SONG),
+        config_of(TEACHER, SWD, model=MIXTURE, data={"name": "mixture"}),
         ValueError,
-        "method 'swd' needs the features .* 'song_unet' has no features; take one that",
+        "method 'swd' needs the features .* 'mixture' has no features; take one that",
     ),
     "discriminator on a network without features": (
-        config_of(TEACHER, stage("dmd2", "dmd2", gan_weight=0.1, **RATES), model=SONG),
+        config_of(
+            TEACHER,
+            stage("dmd2", "dmd2", gan_weight=0.1, **RATES),
+            model=MIXTURE,
+            data={"name": "mixture"},
+        ),
         ValueError,
-        "'song_unet' has no features",
+        "'mixture' has no features",
     ),
     "fake network kept of a method without one": (
         config_of({**TEACHER, "keep_fake": True}),
