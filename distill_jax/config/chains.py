@@ -56,11 +56,11 @@ def base() -> ConfigDict:
                 "few": 500,
                 "keep_best": "",
             },
-            # Names package.module:Name of code that the directory of a teacher may import, in
-            # addition to the names in this config.
+            # Code, package.module:Name, that a teacher may import beside what this config names.
             "allow": (),
             # Published numbers to compare with, an entry of evaluation.published.PUBLISHED.
             "published": "",
+            "teacher": "",  # Directory of a finished network that the chain starts from.
             "stages": {},
         },
         convert_dict=True,

@@ -1,10 +1,10 @@
 """The plan of a run: looks up every name and checks every number before anything starts."""
 
+import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 from etils import epath
@@ -15,7 +15,6 @@ from distill_jax import config as configs
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.data.base import has_images
 from distill_jax.data.masks import masks_of
-from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.trained import SAMPLERS, Sampler, Trained, name_of
 from distill_jax.evaluation.feature_networks import find
 from distill_jax.evaluation.protocols import Evaluator, make_evaluator
@@ -23,7 +22,8 @@ from distill_jax.evaluation.published import headline
 from distill_jax.methods import METHODS, Method
 from distill_jax.models import DISCRIMINATORS
 from distill_jax.models.adapters import Adapted, merged
-from distill_jax.models.build import abstract_params, as_tuples, make_network, rounded
+from distill_jax.models.build import abstract_params, as_tuples, rounded
+from distill_jax.run import starting
 from distill_jax.run.cache import CachePlan, plan_cache
 from distill_jax.run.cautions import cautions
 from distill_jax.run.data import absolute_paths
@@ -36,6 +36,7 @@ from distill_jax.run.fits import (
     encoded,
 )
 from distill_jax.run.measurements import show as show_measurements
+from distill_jax.run.networks import named, student_network
 from distill_jax.run.stages import (
     Ancestor,
     Stage,
@@ -57,7 +58,6 @@ from distill_jax.run.validation import (
     check_places,
     check_stage,
     check_values,
-    flat,
 )
 from distill_jax.runtime import logging, record
 from distill_jax.runtime.app import is_message
@@ -127,7 +127,8 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     check_places(config)
     if not config.stages:
         raise ValueError("config.stages is empty: a run needs at least one stage")
-    workdir = absolute(workdir)
+    _check_stages(config)
+    config, workdir = starting.from_teacher(config), absolute(workdir)
     config.data.update(absolute_paths(config.data.to_dict()))
     with within("config.data"):
         data = as_tuples(config.data.to_dict())
@@ -148,14 +149,11 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
         given = {"dataset": dataset, "codec": codec, "conditioner": conditioner, "layout": layout}
         told = {"data": config.data.to_dict(), "batch": config.batch_size}
         cache = plan_cache(config.cache.to_dict(), workdir, **given, **told)
+    starting.check_teacher(config, dataset, codec)
     stages: list[Stage] = []
-    for name in sorted(config.stages, key=str):
-        try:
+    for name in sorted(config.stages):
+        with _of_stage(name):
             stage = _plan_stage(config, name, stages, dataset, workdir)
-        except (KeyError, ValueError) as error:
-            if isinstance(error, OptionError) or not is_message(error):
-                raise
-            raise type(error)(f"stage {name}: {error.args[0]}") from error
         layout.check_batch(stage.batch_size)
         check_microbatches(stage.batch_size, config.microbatches, layout.ways)
         roles = dataclasses.replace(stage.roles, layout=layout)
@@ -163,36 +161,51 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     return Run(config, workdir, dataset, codec, conditioner, cache, layout, tuple(stages))
 
 
+def _check_stages(config: ConfigDict) -> None:
+    """Raises KeyError or ValueError for invalid names, keys and values of config.stages."""
+    known = configs.stage("", "", steps=1, learning_rate=1.0)
+    for name in sorted(config.stages, key=str):
+        if not re.fullmatch(r"s\d{1,9}_\w{1,200}", str(name)):
+            raise ValueError(
+                f"stage {name}: expected a name such as s00_{name}, whose number is the stage's "
+                "place; config.pipeline adds these numbers"
+            )
+        with _of_stage(name):
+            check_stage(config.stages[name], name, known, configs.base().optimizer)
+
+
+@contextlib.contextmanager
+def _of_stage(name: str) -> Iterator[None]:
+    """Puts the name of a stage in front of the messages of a block that do not have its path."""
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        if isinstance(error, OptionError) or not is_message(error):
+            raise
+        raise type(error)(f"stage {name}: {error.args[0]}") from error
+
+
 def _plan_stage(
     config: ConfigDict, name: str, before: list[Stage], dataset: Dataset, workdir: epath.Path
 ) -> Stage:
     """Returns the stage of one entry of config.stages, checked against the stages before it."""
     spec = config.stages[name]
-    if not re.fullmatch(r"s\d{1,9}_\w{1,200}", str(name)):
-        raise ValueError(
-            f"expected a name such as s00_{name}, whose number is the stage's place; "
-            "config.pipeline adds these numbers"
-        )
-    known = configs.stage("", "", steps=1, learning_rate=1.0)
-    check_stage(spec, name, known, configs.base().optimizer)
     place = f"config.stages.{name}"
     with within(f"{place}.method"):
         options = as_tuples(spec.method.to_dict())
         method = build(METHODS, "method", options, allow=EVERYTHING, makes=Method)
     model = (spec.model or config.model).to_dict()
     with within(place if spec.model else "config"):
-        network_spec = _student_network(config, spec, model, method, dataset)
+        given = spec.method.name, model, method, dataset.spec
+        network_spec = student_network(config, *given)
     trained = method.trained(network_spec.schedule)
     _check_sampler(trained)
     allow = named(config)
     start = teacher = find_teacher(spec, method, before, allow)
     if spec.init:
         start = find_network(spec.init, "init", before, spec.base, allow)
-    taught = teacher and teacher.trained
-    if taught and not teacher.network_spec.spec.data.bounded:
-        taught = taught._replace(saturated=False)  # Latents are never clipped.
     with within(f"{place}.method"):
-        method.check(taught)
+        method.check(teacher and teacher.taught)
     if start is not None:
         role = "init" if spec.init else "teacher"
         check = check_alike if method.needs_teacher else check_finetuned
@@ -247,59 +260,16 @@ def _shapes(
     return shapes
 
 
-def _student_network(
-    config: ConfigDict,
-    spec: ConfigDict,
-    model: Mapping[str, Any],
-    method: Method,
-    dataset: Dataset,
-) -> NetworkSpec:
-    """Returns the student's NetworkSpec after checking that the method can train it."""
-    heads, name = method.parameterizations, spec.method.name
-    if heads and config.parameterization not in heads:
-        raise ValueError(
-            f"config.parameterization is {config.parameterization!r}; method {name!r} "
-            f"works only with {', '.join(heads)}, in its teacher too"
-        )
-    described = {"schedule": config.schedule.to_dict(), "parameterization": config.parameterization}
-    network_spec = make_network({**described, "model": model}, dataset.spec, EVERYTHING)
-    needed = method.needs_features or method.has_discriminator
-    if needed and network_spec.network.features is None:
-        raise ValueError(
-            f"method {name!r} needs the features of its networks, and network "
-            f"{model['name']!r} has no features; take one that does, such as mlp, dit and unet"
-        )
-    _check_resolutions(method, network_spec)
-    return network_spec
-
-
-def _check_resolutions(method: Method, network_spec: NetworkSpec) -> None:
-    """Checks that a multi-resolution method ends at full size, and that its network takes them."""
-    height, width, channels = network_spec.spec.shape
-    if method.resolutions and (height, max(method.resolutions)) != (width, height):
-        raise ValueError(
-            f"resolutions are {tuple(method.resolutions)}, the data {height}x{width}; expected "
-            f"square data and its own side as the largest: resolutions=(..., {height})"
-        )
-    inputs = method.trained(network_spec.schedule).inputs
-    _, t, cond = network_spec.spec.example(inputs)
-    params = abstract_params(network_spec, inputs)
-    for side in sorted({*method.resolutions} - {height}):
-        z = jax.ShapeDtypeStruct((1, side, side, channels), "float32")
-        jax.eval_shape(network_spec.network.apply, params, z, t, cond)
-
-
-def named(config: ConfigDict) -> tuple[str, ...]:
-    """Returns the names of the user's own code in a config, including those in `allow`."""
-    names = [value for key, value in flat(config.to_dict()).items() if key.endswith(".name")]
-    return foreign((*names, *config.allow))
-
-
 def _check_sampler(trained: Trained) -> None:
     """Raises ValueError for a sampler that cannot be imported by its name."""
     kind = type(trained.sampler)
     if lookup(SAMPLERS, "sampler", name_of(kind), EVERYTHING, Sampler) is not kind:
         raise ValueError(f"sampler {name_of(kind)} names another class; define it in a module")
+
+
+def _title(directory: epath.Path) -> str:
+    """Returns the name of a stage, or of the directory that has a final/."""
+    return (directory.parent if directory.name == "final" else directory).name
 
 
 def show(run: Run) -> str:
@@ -314,7 +284,7 @@ def show(run: Run) -> str:
                 stage.trained.num_steps,
                 "-" if low_high is None else f"{low_high[0]:g} to {low_high[1]:g}",
                 f"{stage.spec.steps * stage.updates:,}",
-                "-" if stage.start is None else stage.start.directory.name,
+                "-" if stage.start is None else _title(stage.start.directory),
                 "done" if stage.finished else "to do",
             )
         )
@@ -333,6 +303,7 @@ def show(run: Run) -> str:
             f"{size:,} parameters ({last.model['name']}), {updates:,} updates of "
             f"{sizes} images {'x'.join(map(str, run.dataset.spec.x.shape))} "
             f"({run.config.data.name}) on {mesh.size} {kind} device(s), mesh: {axes}",
+            *starting.show(run.config),
             *show_data(run.config.data.name, run.dataset),
             *([run.cache.show()] if run.cache else []),
             *([MASKED] if run.config.masks else []),

@@ -120,6 +120,12 @@ class Ancestor:
         return trees.as_stored(self.directory / "params", shapes) if final else shapes
 
     @property
+    def taught(self) -> Trained:
+        """The record of its training as methods check it: latents are never clipped."""
+        trained = self.trained
+        return trained if self.network_spec.spec.data.bounded else trained._replace(saturated=False)
+
+    @property
     def weights(self) -> "Ancestor":
         """The network with the frozen weights: `base`, or this network if it has no adapters."""
         return self.base or self
@@ -157,13 +163,24 @@ def check_finetuned(student: NetworkSpec, other: NetworkSpec, role: str) -> None
 
 def check_conditions(method: Method, mine: DataSpec, theirs: DataSpec) -> None:
     """Raises ValueError unless data and teacher have the conditions that the method needs."""
-    if method.needs_teacher and mine.cond != theirs.cond:
+    if method.needs_teacher:
+        check_same_conditions(mine, theirs)
+    check_something_to_guide(method, mine)
+
+
+def check_same_conditions(mine: DataSpec, theirs: DataSpec) -> None:
+    """Raises ValueError unless data and teacher have the same conditions."""
+    if mine.cond != theirs.cond:
         raise ValueError(
-            f"the data has {_shown(mine)}, the teacher {_shown(theirs)}; take data with the "
+            f"the data has {in_words(mine)}, the teacher {in_words(theirs)}; take data with the "
             "teacher's conditions, or first fine-tune the teacher on this data: a diffusion stage "
             "whose `new` names the module of its conditions"
         )
-    if method.guides and not mine.null:
+
+
+def check_something_to_guide(method: Method, data: DataSpec) -> None:
+    """Raises ValueError for a method that guides, and data without conditions."""
+    if method.guides and not data.null:
         raise ValueError(
             "neither data nor teacher has conditions, so there is nothing to guide by; leave out "
             "w_range, w or kappa, or take data with labels"
@@ -193,7 +210,7 @@ def check_images(method: Method, name: str, dataset: Dataset, teacher: Ancestor 
         )
 
 
-def _shown(spec: DataSpec) -> str:
+def in_words(spec: DataSpec) -> str:
     """Returns the conditions of a dataset or network in words."""
     words = [
         f"{leaf.classes} classes of {name}" if leaf.classes else f"{name} {leaf.shape}"

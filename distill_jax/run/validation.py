@@ -109,6 +109,7 @@ RESUMABLE = (
     "mesh",
     "published",
     "save_every",
+    "teacher",  # What it sets in other keys may not change.
     "updates_per_call",
 )
 # Keys of its `evaluate` that may not, where the networks are the best ones that are measured.
