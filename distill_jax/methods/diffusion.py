@@ -4,12 +4,13 @@ from typing import Any
 
 import jax
 
+from distill_jax.diffusion.noise_levels import NOISE_LEVELS
 from distill_jax.diffusion.resize import area
-from distill_jax.diffusion.schedule import add_noise
+from distill_jax.diffusion.schedule import Schedule, add_noise
 from distill_jax.methods import checks
 from distill_jax.methods.base import Method, Metrics, Nets, Phase, drop_labels, traced, weighted_mse
-from distill_jax.runtime.options import option
-from distill_jax.typing import Batch
+from distill_jax.runtime.options import option, optional
+from distill_jax.typing import Batch, Image, Time
 
 
 @traced("num_steps")
@@ -23,12 +24,16 @@ class Diffusion(Method):
       weighting: name of the loss weighting in WEIGHTINGS.
       resolutions: sides of the square training images, one per iteration in turn, including the
         data's own; () for only the data's own. Scale-wise students need a teacher with several.
+      levels: noise levels in training: a name in NOISE_LEVELS, lowest, highest level; None for
+        uniform times. EDM (Karras et al. 2022, arXiv:2206.00364, Table 1) has ("lognormal", 0.002,
+        80.0), with the schedule "karras" and the parameterization and weighting "edm".
     """
 
     num_steps: Any = option(checks.COUNT, 64)
     label_dropout: float = option(checks.PROBABILITY, 0.1)
     weighting: str = option(checks.WEIGHTING, "snr_trunc")
     resolutions: tuple[int, ...] = option(checks.RESOLUTIONS, ())
+    levels: tuple | None = option(optional(checks.NOISE), None)
 
     all_times = True
     needs_teacher = False
@@ -41,15 +46,25 @@ class Diffusion(Method):
     def loss(
         self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0
     ) -> tuple[jax.Array, Metrics]:
-        """Returns weight(l) |x_hat(z_t, t, c) - x|^2, t ~ U[0, 1): Salimans & Ho, Algorithm 1."""
+        """Returns weight(l) |x_hat(z_t, t, c) - x|^2, t ~ U[0, 1): Salimans & Ho, Algorithm 1.
+
+        With `levels`, t is drawn from their distribution instead.
+        """
         k_t, k_eps, k_drop, k_dropout = jax.random.split(key, 4)
-        x, shape = batch.x, batch.x.shape[:1]
+        x = batch.x
         if self.resolutions:
             x = area(x, self.resolutions[turn])
         cond = drop_labels(k_drop, batch, self.label_dropout)
 
-        t = jax.random.uniform(k_t, shape, x.dtype)
+        t = self._times(k_t, nets.student.schedule, x)
         eps = jax.random.normal(k_eps, x.shape, x.dtype)
         z_t = add_noise(nets.student.schedule, x, eps, t)
         x_hat = nets.student(z_t, t, cond, k_dropout).x
         return weighted_mse(self.weighting, nets.student, x_hat, x, t), {}
+
+    def _times(self, key: jax.Array, schedule: Schedule, x: Image) -> Time:
+        """Draws a time for each image."""
+        if self.levels is None:
+            return jax.random.uniform(key, x.shape[:1], x.dtype)
+        distribution, low, high = self.levels
+        return NOISE_LEVELS[distribution](key, schedule, x.shape[:1], low, high).astype(x.dtype)

@@ -1,10 +1,13 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from distill_jax.diffusion.denoiser import Denoiser
-from distill_jax.diffusion.schedule import Cosine
+from distill_jax.diffusion.noise_levels import level_of
+from distill_jax.diffusion.schedule import Cosine, Karras, RectifiedFlow
 from distill_jax.methods import METHODS, Nets
 from tests.toys import check, constant_denoiser, gaussian_denoiser, make_batch
 
@@ -64,3 +67,50 @@ def test_labels_are_dropped_with_their_probability(dropout, low, high):
 def test_a_label_dropout_that_is_no_probability_is_refused():
     with pytest.raises(ValueError, match="label_dropout is 1.5"):
         check(METHODS["diffusion"](label_dropout=1.5), None)
+
+
+def drawn(levels, schedule, num=40_000):
+    """Returns the noise levels at which a loss calls the student."""
+    seen = []
+
+    def predict(z, t, cond, key=None):
+        seen.append(level_of(schedule, t))
+        return constant_denoiser(schedule, 0.0).predict(z, t, cond)
+
+    batch = make_batch(jnp.zeros((num, 1)), {}, {})
+    METHODS["diffusion"](levels=levels).loss(
+        jax.random.key(1), batch, Nets(Denoiser(schedule, predict))
+    )
+    return np.sort(seen[0])
+
+
+@pytest.mark.parametrize("schedule", [Karras(), Cosine(), RectifiedFlow()], ids=repr)
+def test_edms_levels_have_the_papers_normal_law_in_their_logarithm(schedule, x64):
+    # Karras et al. (2022), Table 1: ln sigma ~ N(-1.2, 1.2^2); 2 draws of 100,000 are clipped.
+    found = drawn(("lognormal", 0.002, 80.0), schedule)
+    law = [0.5 * math.erfc((1.2 + math.log(level)) / -(1.2 * math.sqrt(2))) for level in found]
+    ranks = (np.arange(len(found)) + 0.5) / len(found)
+    # Kolmogorov-Smirnov: 1.95 / sqrt(n) is exceeded by one in 1,000 draws of the law.
+    assert np.abs(law - ranks).max() < 1.95 / math.sqrt(len(found))
+
+
+def test_the_default_draws_times_uniformly():
+    t = np.asarray(Karras().time(-2 * jnp.log(drawn(None, Karras()))))
+    ranks = (np.arange(len(t)) + 0.5) / len(t)
+    assert np.abs(t - ranks).max() < 1.95 / math.sqrt(len(t))
+
+
+@pytest.mark.parametrize("levels", [("lognormal", 0.002, 80.0), ("karras", 0.01, 10.0)])
+def test_edms_weighted_loss_of_the_exact_denoiser_is_one_at_every_level(levels, x64):
+    # E (x - E[x | z])^2 = s^2 sigma^2 / (s^2 + sigma^2), times 1 / sigma^2 + 1 / s^2, s = 0.5.
+    x = 0.5 * jax.random.normal(jax.random.key(0), (100_000, 3), jnp.float64)
+    method = METHODS["diffusion"](levels=levels, weighting="edm")
+    nets = Nets(gaussian_denoiser(Karras(), 0.5))
+    loss, _ = method.loss(jax.random.key(1), make_batch(x, {}, {}), nets)
+    # A mean of 300,000 squares of standard normals: a standard error of 0.0026.
+    np.testing.assert_allclose(float(loss), 1, atol=0.01)
+
+
+def test_levels_that_are_no_distribution_of_levels_are_refused():
+    with pytest.raises(ValueError, match="levels is .*; expected .*distribution out of uniform"):
+        check(METHODS["diffusion"](levels=("normal", 0.002, 80.0)), None)
