@@ -109,6 +109,21 @@ MISTAKES = {
         "ends in neither .png, .npy nor .npz",
     ),
     "student for evaluation": ("evaluate", ("--student=/nowhere",), "has no finished network"),
+    "length of an average beyond all": (
+        "posthoc",
+        ("--stage=/nowhere", "--sigma_rel=0.3", "--out=/nowhere/long"),
+        "sigma_rel is 0.3; expected a number from 0.001 to 0.2886",
+    ),
+    "average that has the name of a stage": (
+        "posthoc",
+        ("--stage=/nowhere", "--sigma_rel=0.1", "--out=/nowhere/s00_long"),
+        "--out=/nowhere/s00_long has the name of a stage; choose one without s00_",
+    ),
+    "average of a stage without snapshots": (
+        "posthoc",
+        ("--stage=tests/sampling/first_student", "--sigma_rel=0.1", "--out=/nowhere/long"),
+        "has no snapshots of averages; train the stage with posthoc=(0.05, 0.1)",
+    ),
     "strengths that are no numbers": ("evaluate", ("--student=x", "--w=a,b"), "no list of numbers"),
 }
 

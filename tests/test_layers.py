@@ -11,7 +11,7 @@ PACKAGE = ROOT / "distill_jax"
 LINES = [
     {
         *("main", "cache", "sample", "evaluate", "reference", "report", "edit", "sweep"),
-        *("spectrum", "export"),
+        *("spectrum", "export", "posthoc"),
     },
     {"run"},
     {"evaluation"},

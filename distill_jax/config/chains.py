@@ -88,16 +88,19 @@ def stage(
       new: modules of the student that the teacher lacks.
       **options: arguments of the method, and these options of the stage. `warmup` (iterations),
         `decay_to` (fraction of the learning rate at the end), `weight_decay` (decoupled),
-        `ema_decay` and `ema_ramp`: see update.Rates. `init`: a stage or path, whose weights the
-        student starts from instead of the teacher's. `keep_fake=True`: saves the fake network in
-        final/ too. `init_fake`: a stage or path with such a fake network, which the fake network of
-        this stage starts from. `model`: a network instead of the config's. `optimizer`: keys that
-        replace the config's. `batch_size`: replaces the config's unless 0. `lora`: rank of adapters
-        to train instead of the weights, 0 for none. `base`: path of the network whose weights the
-        adapters of the teacher or of `init` change, if it is outside their workdir.
+        `ema_decay` and `ema_ramp`: see update.Rates. `posthoc`: sigma_rel of averages, such as
+        (0.05, 0.10), see training.averages, which are stored every `snapshot_every` iterations in
+        `snapshot_dtype`. `init`: a stage or path, whose weights the student starts from instead of
+        the teacher's. `keep_fake=True`: saves the fake network in final/ too. `init_fake`: a stage
+        or path with such a fake network, which the fake network of this stage starts from. `model`:
+        a network instead of the config's. `optimizer`: keys that replace the config's.
+        `batch_size`: replaces the config's unless 0. `lora`: rank of adapters to train instead of
+        the weights, 0 for none. `base`: path of the network whose weights the adapters of the
+        teacher or of `init` change, if it is outside their workdir.
     """
     rates: dict[str, Any] = {"warmup": 0, "decay_to": 0.0, "weight_decay": 0.0}
     rates.update({"ema_decay": 0.0, "ema_ramp": 0.0, "keep_fake": False})
+    rates.update({"posthoc": (), "snapshot_every": 0, "snapshot_dtype": "float32"})
     rates.update({"init": "", "init_fake": "", "base": ""})
     rates.update({"model": {}, "optimizer": {}, "batch_size": 0, "lora": 0})
     rates.update({key: options.pop(key) for key in list(options) if key in rates})

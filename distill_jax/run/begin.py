@@ -35,7 +35,8 @@ def begin(run: Run, stage: Stage, states: States) -> tuple[TrainState, dict[str,
     elif roles.teacher and "teacher" not in kept:
         kept["teacher"] = weights.frozen(stage.teacher)
     key = jax.random.fold_in(jax.random.key(run.config.seed), stage.index)
-    make = _Start(roles, stage.trained.inputs, stage.tx, run.layout)
+    averages = len(stage.spec.posthoc)
+    make = _Start(roles, stage.trained.inputs, stage.tx, run.layout, averages)
     first = functools.partial(make, key, start, fake, base)  # type: ignore[misc]  # It is a method.
     state = states.restore(run.layout.abstract(jax.eval_shape(first)), logging.say)
     if state is None:
@@ -79,6 +80,7 @@ class _Start:
     inputs: tuple[str, ...]
     tx: Any
     layout: Layout
+    averages: int
 
     @functools.partial(jax.jit, static_argnums=0)
     def __call__(
@@ -86,4 +88,4 @@ class _Start:
     ) -> TrainState:
         k_init, k_train = jax.random.split(key)
         roles = self.roles.initial(k_init, self.inputs, start, fake, base)
-        return self.layout.constrain(new_state(k_train, roles, self.tx))
+        return self.layout.constrain(new_state(k_train, roles, self.tx, self.averages))

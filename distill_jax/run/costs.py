@@ -56,7 +56,7 @@ def measure(run: Run) -> dict[str, Cost]:
     costs, alike = {}, {}
     for stage in run.stages:
         structure = jax.tree.structure((stage.method, stage.shapes))
-        sizes = stage.batch_size, *jax.tree.leaves(stage.shapes)
+        sizes = stage.batch_size, len(stage.spec.posthoc), *jax.tree.leaves(stage.shapes)
         key = (stage.method.phases, stage.roles, structure, sizes)
         if key not in alike:
             alike[key] = _measure(run, stage)
@@ -94,6 +94,8 @@ def cost_with(run: Run, stage: Stage, per_image: int) -> Cost:
     }
     if run.config.evaluate.keep_best:
         kept["best EMA"] = state.ema
+    if any(each.spec.posthoc for each in run.stages):  # All rows have the same columns.
+        kept["post-hoc EMAs"] = state.averages
     trained = {phase.trains for phase in stage.method.phases}
     rows = stage.batch_size // run.layout.ways // run.config.microbatches
     step = {
@@ -176,7 +178,8 @@ def arguments(run: Run, stage: Stage) -> tuple:
     """Returns the arguments of a stage's updates, as shapes, types and shardings."""
     method, rates = jax.eval_shape(lambda *numbers: numbers, stage.method, stage.rates)
     trained = {phase.trains: stage.shapes[phase.trains] for phase in stage.method.phases}
-    state = jax.eval_shape(lambda params: new_state(jax.random.key(0), params, stage.tx), trained)
+    others = stage.tx, len(stage.spec.posthoc)
+    state = jax.eval_shape(lambda params: new_state(jax.random.key(0), params, *others), trained)
     frozen = {role: shapes for role, shapes in stage.shapes.items() if role not in trained}
 
     def rows(leaf: Leaf, num: int, sharding: NamedSharding) -> Any:  # It stands for an array.

@@ -23,7 +23,7 @@ from distill_jax.methods import METHODS, Method
 from distill_jax.models import DISCRIMINATORS
 from distill_jax.models.adapters import Adapted, merged
 from distill_jax.models.build import abstract_params, as_tuples, rounded
-from distill_jax.run import starting
+from distill_jax.run import snapshots, starting
 from distill_jax.run.cache import CachePlan, plan_cache
 from distill_jax.run.cautions import cautions
 from distill_jax.run.data import absolute_paths
@@ -155,6 +155,7 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
         with _of_stage(name):
             stage = _plan_stage(config, name, stages, dataset, workdir)
         layout.check_batch(stage.batch_size)
+        snapshots.check_stage(stage, config.updates_per_call)
         check_microbatches(stage.batch_size, config.microbatches, layout.ways)
         roles = dataclasses.replace(stage.roles, layout=layout)
         stages.append(dataclasses.replace(stage, roles=roles))
@@ -309,6 +310,7 @@ def show(run: Run) -> str:
             *([MASKED] if run.config.masks else []),
             *([f"published by {headline(name)}"] if (name := run.config.published) else []),
             *show_measurements(run.config.evaluate, run.stages),
+            *snapshots.show(run.stages),
             f"workdir {run.workdir}, code {record.short_commit()}",
             *cautions(run.config, run.stages),
         )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from distill_jax.models.build import abstract_params
+from distill_jax.run import snapshots
 from distill_jax.run.costs import BYTES, arguments, scaled
 from distill_jax.run.measurements import measured
 from distill_jax.run.monitor import check_measures
@@ -83,9 +84,9 @@ def _check_disk(run: Run, stages: Sequence[Stage]) -> None:
 def needed_bytes(run: Run, stages: Sequence[Stage]) -> int:
     """Returns the largest number of bytes that the stages write and keep at a time.
 
-    These are the missing shards of the cache, the finished networks, the states that `keep_every`
-    keeps, and the newest states of a stage, or with `keep_states` of all: `keep` of them, at least
-    two, and the one that is written.
+    These are the missing shards of the cache, the finished networks and their snapshots, the states
+    that `keep_every` keeps, and the newest states of a stage, or with `keep_states` of all: `keep`
+    of them, at least two, and the one that is written.
     """
     config, kept, newest = run.config, 0, [0]
     for stage in stages:
@@ -95,7 +96,7 @@ def needed_bytes(run: Run, stages: Sequence[Stage]) -> int:
         newest.append(size * min(max(config.keep, 2) + 1, saved + 1))
         kept += size * (steps // config.keep_every if config.keep_every else 0)
         kept += _bytes(stage.shapes["fake"]) if stage.spec.keep_fake else 0
-        kept += _bytes(stage.shapes["student"])
+        kept += _bytes(stage.shapes["student"]) + snapshots.size(stage)
     for part in run.cache.shards.values() if run.cache and run.cache.own else ():
         kept += part.dtype.itemsize * sum(len(part.rows(shard)) for shard in part.missing())
     return kept + (sum(newest) if config.keep_states else max(newest))

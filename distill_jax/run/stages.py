@@ -18,6 +18,7 @@ from distill_jax.methods import Method
 from distill_jax.runtime.registry import suggestion
 from distill_jax.sampling.loading import describe, find_final, find_part
 from distill_jax.storage import checkpoint, trees
+from distill_jax.training.averages import gamma_of
 from distill_jax.training.roles import Like, Role, Roles
 from distill_jax.training.update import Rates
 from distill_jax.typing import Tree
@@ -78,6 +79,7 @@ class Stage:
             ema_decay=spec.ema_decay,
             weight_decay=spec.weight_decay,
             ema_ramp=spec.ema_ramp,
+            gammas=tuple(map(gamma_of, spec.posthoc)),
         )
 
     @property

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from distill_jax.run import snapshots
 from distill_jax.run.begin import begin
 from distill_jax.run.calls import calls, make_iterate
 from distill_jax.run.lock import Lock
@@ -12,6 +13,7 @@ from distill_jax.run.plan import Run
 from distill_jax.run.prefetch import prefetch
 from distill_jax.run.stages import Stage
 from distill_jax.runtime import logging
+from distill_jax.storage.snapshots import remove_after
 from distill_jax.storage.states import States
 from distill_jax.training.loop import Cadence, DivergedError, check_finite, train
 from distill_jax.training.profiler import Profile, tracing
@@ -55,11 +57,13 @@ def train_stage(
 
     try:
         monitor.restore(states, state)
+        remove_after(stage.directory, done)
         with (
             contextlib.closing(prefetch(made, 2)) as early,
             tracing(profile, iterate, run.workdir / "profile") as traced,
         ):
-            state = train(monitor.after(traced), state, early, cadence, write_log, save, stop)
+            storing = snapshots.storing(monitor.after(traced), stage, log, lock)
+            state = train(storing, state, early, cadence, write_log, save, stop)
         check_finite(spec.steps, state)
     except DivergedError as error:
         raise ValueError(_advice(stage, states, error)) from error

@@ -34,6 +34,7 @@ from distill_jax.runtime.options import (
 )
 from distill_jax.runtime.registry import suggestion
 from distill_jax.runtime.text import short
+from distill_jax.training.averages import SIGMA_RELS
 from distill_jax.training.update import optimizer
 
 MAX_BATCH = 2**20
@@ -63,6 +64,9 @@ RULES_OF_STAGES = {
     "weight_decay": number(0, 10),
     "ema_decay": number(0, 1, without=(1,)),
     "ema_ramp": number(0, 1),
+    "posthoc": SIGMA_RELS,
+    "snapshot_every": whole(0, high=10**9),
+    "snapshot_dtype": choice(("float32", "bfloat16")),
     "batch_size": whole(0, high=MAX_BATCH),
     "lora": whole(0, high=4096),
 }

@@ -125,6 +125,7 @@ RULES: dict[str, Any] = {
     "adapters": optional(RECORD),
     "codec": optional(RECORD),
     "best": optional(RECORD),
+    "posthoc": optional(RECORD),
     "conditioner": optional(RECORD),
 }
 RULES_OF_ADAPTERS = {

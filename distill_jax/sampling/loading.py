@@ -96,13 +96,17 @@ def load_own(
       ValueError: if the parameters are missing or damaged.
     """
     student = describe(path, allow=allow)
+    like = layout.abstract(own_shapes(student))
+    return checkpoint.load_params(student.directory, like, name, dtype)
+
+
+def own_shapes(student: Student) -> Tree:
+    """Returns the shapes of the parameters in the directory of a student that was described."""
     adapters, made_of = student.manifest.adapters, (student.network_spec, student.trained.inputs)
     with _describing(student.directory, student.manifest):
         if adapters is None:
-            shapes = abstract_params(*made_of)
-        else:
-            shapes = adapter_shapes(*made_of, adapters.rank, adapters.full)
-    return checkpoint.load_params(student.directory, layout.abstract(shapes), name, dtype)
+            return abstract_params(*made_of)
+        return adapter_shapes(*made_of, adapters.rank, adapters.full)
 
 
 def find_part(student: Student, part: Reference) -> epath.Path:

@@ -102,6 +102,8 @@ class Manifest:
       best: iteration, metric, value and protocol of the weights, if they are the best that were
         measured in training; None for those of the last iteration.
       conditioner: reference to its text encoder; None for a network without captions.
+      posthoc: sigma_rel, iteration, snapshots and error of an average that was reconstructed after
+        training, see run.snapshots; None for others.
     """
 
     stage: str
@@ -120,6 +122,7 @@ class Manifest:
     codec: Reference | None = None
     best: Mapping[str, Any] | None = None
     conditioner: Reference | None = None
+    posthoc: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the manifest as plain data, in the order of the fields."""
@@ -137,7 +140,7 @@ class Manifest:
         for part in PARTS:
             if (reference := getattr(self, part)) is not None:
                 fields[part] = reference._asdict()
-        for absent in ("fake", "adapters", "best", *PARTS):
+        for absent in ("fake", "adapters", "best", "posthoc", *PARTS):
             if fields[absent] is None:
                 del fields[absent]
         return fields

@@ -82,7 +82,7 @@ def save_final(
     try:
         with guarded(directory):
             for name, tree in networks.items():
-                _save_tree(partial / name, tree, manifest.get("stage"))
+                save_tree(partial / name, tree, manifest.get("stage"))
             if distributed.first():
                 found = {FINGERPRINTS[name]: _of_files(partial, name) for name in networks}
                 content = {"format": checksums.FORMAT, **manifest, **found, **arrays}
@@ -110,8 +110,8 @@ def _put_in_place(partial: epath.Path, directory: epath.Path) -> None:
         flush(folder)
 
 
-def _save_tree(path: epath.Path, tree: Tree, stage: str | None) -> None:
-    """Writes one tree of arrays of a final/, with its checksums."""
+def save_tree(path: epath.Path, tree: Tree, stage: str | None) -> None:
+    """Writes one tree of arrays, as of a final/, with its checksums; it appears as a whole."""
     if distributed.first() and path.exists():  # In a bucket, of a run that was killed here.
         set_aside(path, path.parent / f"{path.name}_without_manifest")
     distributed.barrier("final set aside")
@@ -202,13 +202,23 @@ def load_params(
     directory = absolute(directory)
     path = directory / name
     advice = _again(directory)
+    check_tree(path, like, advice)
+    expected = read_manifest(directory).get(FINGERPRINTS[name])
+    if expected not in (None, _of_files(directory, name)):
+        raise ValueError(f"{path} is not what {directory / 'manifest.json'} is about; {advice}")
+    return read_tree(path, like, advice, dtype)
+
+
+def check_tree(path: epath.Path, like: Tree, advice: str) -> None:
+    """Raises ValueError, which ends with `advice`, if files of save_tree are damaged."""
     checksums.read(path)  # On every process, because it raises for a newer format.
     fault = _disproportion(path, like) or checksums.verify(path) if distributed.first() else None
     if distributed.broadcast_from_first(int(fault is not None)):
         raise ValueError(f"{path} is damaged ({fault or 'says the first process'}); {advice}")
-    expected = read_manifest(directory).get(FINGERPRINTS[name])
-    if expected not in (None, _of_files(directory, name)):
-        raise ValueError(f"{path} is not what {directory / 'manifest.json'} is about; {advice}")
+
+
+def read_tree(path: epath.Path, like: Tree, advice: str, dtype: str | None = None) -> Tree:
+    """Reads the files of save_tree after `check_tree`; arguments and errors as of load_params."""
     params = trees.read(path, trees.as_stored(path, like, dtype), advice)
     leaves = by_name(params)
     finite = jax.device_get([_is_finite(leaf) for leaf in leaves.values()])

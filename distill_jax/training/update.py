@@ -11,6 +11,7 @@ import optax
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.runtime.options import number
 from distill_jax.runtime.sharding import Layout
+from distill_jax.training.averages import updated
 from distill_jax.typing import Batch, Tree
 
 Metrics = dict[str, jax.Array]
@@ -25,6 +26,7 @@ class TrainState(NamedTuple):
       opt: optimizer states by role.
       ema: EMA of the student's parameters.
       key: PRNG key, which never changes; iteration n uses fold_in(key, n).
+      averages: power-function averages of the student's parameters, see averages.updated.
     """
 
     step: jax.Array
@@ -32,6 +34,7 @@ class TrainState(NamedTuple):
     opt: dict[str, Tree]
     ema: Tree
     key: jax.Array
+    averages: tuple[Tree, ...] = ()
 
 
 class Rates(NamedTuple):
@@ -46,6 +49,7 @@ class Rates(NamedTuple):
       weight_decay: decoupled weight decay, times the learning rate (Loshchilov & Hutter 2019).
       ema_ramp: upper bound of the EMA's half-life, as a fraction of the finished iterations, so
         that a long EMA forgets the first parameters; 0 for no bound.
+      gammas: exponents of the power-function averages, one for each in the state.
     """
 
     learning_rate: Any
@@ -55,6 +59,7 @@ class Rates(NamedTuple):
     ema_decay: Any
     weight_decay: Any = 0.0
     ema_ramp: Any = 0.0
+    gammas: tuple[Any, ...] = ()
 
     def ema_decay_at(self, step: jax.Array) -> jax.Array:
         """Returns the EMA's decay in iteration `step`, from 0.
@@ -152,13 +157,13 @@ def make_update(
         ema = state.ema
         if phase.trains == "student":
             ema = optax.incremental_update(trained, ema, 1 - rates.ema_decay_at(state.step))
-        state = TrainState(
-            state.step + ((index == len(phases) - 1) & (repeat == phase.updates_per_iteration - 1)),
-            {**state.params, phase.trains: trained},
-            {**state.opt, phase.trains: opt},
-            ema,
-            state.key,
-        )
+        params = {**state.params, phase.trains: trained}
+        opt = {**state.opt, phase.trains: opt}
+        last = (index == len(phases) - 1) & (repeat == phase.updates_per_iteration - 1)
+        step, averages = state.step + last, state.averages
+        if index == len(phases) - 1:  # After an iteration, whichever phases train the student.
+            averages = updated(averages, params["student"], rates.gammas, state.step, step)
+        state = TrainState(step, params, opt, ema, state.key, averages)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
         metrics = {prefix + name: value for name, value in metrics.items()}
         return constrain(state), {**metrics, "learning_rate": rate}
@@ -246,12 +251,19 @@ def iteration(
     return state, metrics
 
 
-def new_state(key: jax.Array, params: dict[str, Tree], tx: Any) -> TrainState:
-    """Returns the state before the first iteration; it shares no array with `params`."""
+def new_state(key: jax.Array, params: dict[str, Tree], tx: Any, averages: int = 0) -> TrainState:
+    """Returns the state before the first iteration; it shares no array with `params`.
+
+    Args:
+      key: see TrainState.
+      params: parameters by role.
+      tx: the optax transform.
+      averages: number of power-function averages.
+    """
     params = jax.tree.map(jnp.copy, params)
     opt = {role: tx.init(tree) for role, tree in params.items()}
-    ema = jax.tree.map(jnp.copy, params["student"])
-    return TrainState(jnp.zeros((), jnp.int32), params, opt, ema, key)
+    ema, *copies = (jax.tree.map(jnp.copy, params["student"]) for _ in range(1 + averages))
+    return TrainState(jnp.zeros((), jnp.int32), params, opt, ema, key, tuple(copies))
 
 
 def accumulated(gradient: Callable, count: int, constrain: Callable) -> Callable:
