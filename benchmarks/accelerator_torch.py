@@ -6,7 +6,6 @@ torch.compile, on GPUs: for two CPU cores that took over a quarter of an hour. J
 it plans, and shows first that both networks agree.
 """
 
-import math
 import time
 
 import jax
@@ -28,7 +27,7 @@ def twin_of(stage, params):
     """Returns the stage's network in PyTorch, on the CPU, with these parameters."""
     network, architecture = TWINS[stage.model["name"]]
     options = {key: value for key, value in stage.model.items() if key != "name"}
-    spec = architecture(stage.roles.student.sizes, **options)
+    spec = architecture(stage.roles.student.spec, **options)
     return torch_twin.load(network(spec), params).to(memory_format=torch.channels_last)
 
 
@@ -47,17 +46,10 @@ def disagreement(run, stage, params, model):
     return float(np.sqrt(np.mean((ours - theirs) ** 2) / np.mean(ours**2)))
 
 
-def levels(t):
-    """Returns alpha, sigma and logsnr of the cosine schedule, see schedule.Cosine."""
-    low, high = (math.atan(math.exp(sign * 10)) for sign in (-1, 1))
-    logsnr = -2 * torch.log(torch.tan(low + (high - low) * t))
-    return logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt(), logsnr
-
-
 def loss_of(model, x, label, mixed):
     """Returns Diffusion.loss for v: max(e^logsnr, 1) |x_hat - x|^2, t ~ U[0, 1)."""
     t, eps = torch.rand(len(x), device=x.device), torch.randn_like(x)
-    alpha, sigma, logsnr = levels(t)
+    alpha, sigma, logsnr = torch_twin.levels(t)
     alpha, sigma = (level[:, None, None, None] for level in (alpha, sigma))
     z = alpha * x + sigma * eps
     with torch.autocast(x.device.type, torch.bfloat16, enabled=mixed):
@@ -67,15 +59,15 @@ def loss_of(model, x, label, mixed):
 
 
 class Update:
-    """An update of a teacher: gradient, clipping, AdamW and EMA."""
+    """An update: gradient of a loss, by default of a teacher, clipping, AdamW and EMA."""
 
-    def __init__(self, run, stage, model, device):
+    def __init__(self, run, stage, model, device, loss=loss_of):
         spec, settings = stage.spec, {**run.config.optimizer, **stage.spec.optimizer}
-        self._model, self._params = model, list(model.parameters())
+        self._loss, self._model, self._params = loss, model, list(model.parameters())
         self._ema = [param.detach().clone() for param in self._params]
         self._decay, self._clip = spec.ema_decay, settings["clip_norm"]
         self._mixed = stage.model.get("dtype") == "bfloat16"
-        self._dropout = stage.method.label_dropout
+        self._label_dropout = stage.method.label_dropout
         self._optimizer = torch.optim.AdamW(
             self._params,
             lr=spec.learning_rate,
@@ -100,11 +92,11 @@ class Update:
         self._model = getattr(self._model, "_orig_mod", self._model)
 
     def __call__(self):
-        dropped = torch.rand(len(self._x), device=self._x.device) < self._dropout
+        dropped = torch.rand(len(self._x), device=self._x.device) < self._label_dropout
         label = torch.where(dropped, self._classes, self._label)
         x = self._x.float() / 127.5 - 1
         self._optimizer.zero_grad(set_to_none=True)
-        loss_of(self._model, x, label, self._mixed).backward()
+        self._loss(self._model, x, label, self._mixed).backward()
         torch.nn.utils.clip_grad_norm_(self._params, self._clip)
         self._optimizer.step()
         with torch.no_grad():

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - its common name.
 
-from distill_jax.models.dit import centres, position_embedding
+from distill_jax.models.dit import centres
+from distill_jax.models.layers import position_embedding
+from distill_jax.runtime.trees import by_name, is_stacked, layers_of
 
 GROUPS, EPSILON = 32, 1e-6  # Defaults of Flax's normalisations.
 
@@ -22,6 +24,13 @@ def sinusoid(u, dim):
     steps = torch.arange(half, device=u.device, dtype=torch.float32)
     angle = 1000 * u[:, None] * torch.exp(-math.log(10000) * steps / (half - 1))
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def levels(t):
+    """Returns alpha, sigma and logsnr of the cosine schedule, see schedule.Cosine."""
+    low, high = (math.atan(math.exp(sign * 10)) for sign in (-1, 1))
+    logsnr = -2 * torch.log(torch.tan(low + (high - low) * t))
+    return logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt(), logsnr
 
 
 def unchanged(h):
@@ -122,7 +131,7 @@ class UNet(nn.Module):
 
     def _blocks(self, before, after, level, name, block):
         self._add(f"{name}:block_{block}", ResBlock(before, after, self.arch))
-        if self.arch.resolutions[level] in self.arch.attention:
+        if self.arch.sides[level] in self.arch.attention:
             self._add(f"{name}:attn_{block}", Attention(after, self.arch))
         return after
 
@@ -242,13 +251,10 @@ def load(model, params):
     return model
 
 
-def flat(tree, path=""):
-    """Yields (path, array) of a tree of dicts."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{path}{key}/")
-        else:
-            yield path + key, value
+def flat(tree):
+    """Yields (name, array) of the leaves of a tree, and of every layer of stacked leaves."""
+    for name, leaf in by_name(tree).items():
+        yield from zip(layers_of(name), leaf if is_stacked(name) else [leaf], strict=True)
 
 
 def in_order(array, shape, leaf):
