@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from distill_jax.diffusion.denoiser import Head
+from distill_jax.models.norms import GroupNorm
 from distill_jax.models.pooled import as_head, pooled_head
 from distill_jax.typing import Time
 
@@ -41,7 +42,7 @@ class SpatialDiscriminator(nn.Module):
     def _norm(self, h: jax.Array, name: str) -> jax.Array:
         """Applies a group normalisation."""
         groups = groups_of(h.shape[-1])
-        return nn.GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, name=name)(h)
+        return GroupNorm(groups, epsilon=1e-5, use_fast_variance=False, name=name)(h)
 
 
 def groups_of(channels: int) -> int:

@@ -93,6 +93,8 @@ def attention(
       ValueError: for "cudnn" on a GPU where cuDNN has no kernel for these arrays.
     """
     seen = None if mask is None else mask[:, None, None].astype(bool)
+    if kernel == "auto" and jax.devices()[0].platform == "cpu":
+        return _divided_last(q, k, v, seen)
     capability = re.fullmatch(r"\d+\.\d+", getattr(jax.devices()[0], "compute_capability", ""))
     if capability is None or kernel == "xla":
         return jax.nn.dot_product_attention(q, k, v, mask=seen, implementation="xla")
@@ -106,6 +108,25 @@ def attention(
     return jax.nn.dot_product_attention(
         q, k, v, mask=seen, implementation="cudnn" if fits else "xla"
     )
+
+
+def _divided_last(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array | None) -> jax.Array:
+    """Returns `attention` with the softmax's division after the product with v.
+
+    That division is by (tokens, head_dim) instead of (tokens, tokens), and the products are of
+    arrays (b, heads, tokens, head_dim): on a CPU it takes two thirds of the time. Other devices
+    fuse the softmax.
+    """
+    scale = q.shape[-1] ** -0.5
+    q, k, v = (jnp.swapaxes(each, 1, 2) for each in (q, k, v))
+    logits = jnp.einsum("bnth,bnsh->bnts", q, k, preferred_element_type=jnp.float32)
+    if seen is not None:
+        logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min / 2)
+    largest = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scale * (logits - largest))
+    y = jnp.einsum("bnts,bnsh->bnth", weights.astype(v.dtype), v)
+    y = y / weights.sum(axis=-1, keepdims=True)
+    return jnp.swapaxes(y, 1, 2).astype(v.dtype)
 
 
 def has_flash_attention(capability: float, dtype: jnp.dtype, head_dim: int) -> bool:

@@ -25,6 +25,7 @@ from distill_jax.models.layers import (
     remat,
     zeros,
 )
+from distill_jax.models.norms import GroupNorm
 from distill_jax.runtime.options import (
     MAX_BLOCKS,
     MAX_W,
@@ -185,7 +186,7 @@ def _norm(arch: Architecture, h: jax.Array, name: str) -> jax.Array:
             f"a layer has {width} channels, which {groups} groups do not divide; choose channels "
             f"({arch.channels}) and multipliers {arch.multipliers} so that they do"
         )
-    layer = nn.GroupNorm(
+    layer = GroupNorm(
         groups,
         epsilon=arch.epsilon,
         dtype=jnp.dtype(arch.dtype),

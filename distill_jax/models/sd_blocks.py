@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.models.layers import attention, stacked
+from distill_jax.models.norms import GroupNorm
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 AROUND: Padding = ((1, 1), (1, 1))  # Of a 3x3 kernel: one pixel on every side, as in PyTorch.
@@ -19,9 +20,9 @@ def conv3(width: int, dtype: jnp.dtype, name: str, stride: int = 1) -> nn.Conv:
     return nn.Conv(width, (3, 3), (stride, stride), AROUND, dtype=dtype, name=name)
 
 
-def group_norm(groups: int, epsilon: float, dtype: jnp.dtype, name: str) -> nn.GroupNorm:
+def group_norm(groups: int, epsilon: float, dtype: jnp.dtype, name: str) -> GroupNorm:
     """Returns a group normalisation whose variance is that of PyTorch."""
-    return nn.GroupNorm(groups, epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
+    return GroupNorm(groups, epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class Resnet(nn.Module):

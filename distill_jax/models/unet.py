@@ -29,6 +29,7 @@ from distill_jax.models.layers import (
     with_numbers,
     zeros,
 )
+from distill_jax.models.norms import GroupNorm
 from distill_jax.models.residual_unet import DROPOUT
 from distill_jax.runtime.options import (
     MAX_BLOCKS,
@@ -169,13 +170,13 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, emb: jax.Array) -> jax.Array:
         dtype = jnp.dtype(self.arch.dtype)
-        h = self.resample(nn.swish(nn.GroupNorm(dtype=dtype, name="norm1")(x)))
+        h = self.resample(nn.swish(GroupNorm(dtype=dtype, name="norm1")(x)))
         x = self.resample(x)
         h = nn.Conv(self.channels, (3, 3), dtype=dtype, name="conv1")(h)
 
         mod = nn.Dense(2 * self.channels, dtype=dtype, name="temb_proj")(nn.swish(emb))
         scale, shift = jnp.split(mod[:, None, None], 2, axis=-1)
-        h = nn.swish(modulate(nn.GroupNorm(dtype=dtype, name="norm2")(h), shift, scale))
+        h = nn.swish(modulate(GroupNorm(dtype=dtype, name="norm2")(h), shift, scale))
         h = nn.Dropout(self.arch.dropout, deterministic=not self.has_rng("dropout"))(h)
         h = nn.Conv(self.channels, (3, 3), kernel_init=zeros, dtype=dtype, name="conv2")(h)
         if x.shape[-1] != self.channels:
@@ -192,7 +193,7 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         dtype, channels = jnp.dtype(self.arch.dtype), x.shape[-1]
         heads = self.arch.heads or channels // self.arch.head_dim  # type: ignore[operator]  # One of them is set.
-        h = nn.GroupNorm(dtype=dtype, name="norm")(x).reshape(x.shape[0], -1, channels)
+        h = GroupNorm(dtype=dtype, name="norm")(x).reshape(x.shape[0], -1, channels)
         shape = (heads, channels // heads)
         q, k, v = (nn.DenseGeneral(shape, dtype=dtype, name=name)(h) for name in "qkv")
         h = attention(q, k, v, self.arch.attention_kernel)
@@ -237,7 +238,7 @@ class UNet(nn.Module):
             if level > 0:
                 h = self._resample(h, emb, doubled, f"up_{level}.upsample")
 
-        h = nn.swish(nn.GroupNorm(dtype=dtype, name="norm_out")(h))
+        h = nn.swish(GroupNorm(dtype=dtype, name="norm_out")(h))
         # In float32, which is cheap for three or six channels and avoids rounding the output.
         out = nn.Conv(arch.spec.channels_out, (3, 3), kernel_init=zeros, name="conv_out")
         return out(h.astype(jnp.float32))

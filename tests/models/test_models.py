@@ -393,9 +393,27 @@ def test_attention_is_softmax_of_products_on_every_device_with_every_kernel(kern
     np.testing.assert_allclose(attention(q, k, v, kernel), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_masked_attention_and_its_gradient_are_those_of_jax(dtype):
+    q, k, v, change = (
+        jax.random.normal(jax.random.key(i), (3, 5, 2, 8)).astype(dtype) for i in range(4)
+    )
+    mask = jnp.asarray([[1, 1, 0, 0, 0], [1, 0, 0, 1, 0], [1, 1, 1, 1, 1]])
+    outputs = []
+    for function in (
+        lambda q, k, v: attention(q, k, v, "auto", mask),
+        lambda q, k, v: jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None] > 0),
+    ):
+        y, gradient = jax.vjp(function, q, k, v)
+        outputs.append([leaf.astype(jnp.float32) for leaf in (y, *gradient(change))])
+    tolerance = 3e-2 if dtype == "bfloat16" else 1e-5  # JAX rounds the divided softmax.
+    for mine, others in zip(*outputs, strict=True):
+        np.testing.assert_allclose(mine, others, rtol=tolerance, atol=tolerance)
+
+
 def test_a_gpu_without_the_requested_kernel_is_one_message(monkeypatch):
     class Gpu:
-        compute_capability = "7.5"
+        platform, compute_capability = "gpu", "7.5"
 
     monkeypatch.setattr(jax, "devices", lambda: [Gpu()])
     q = jnp.ones((1, 2, 1, 8))
