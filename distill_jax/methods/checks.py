@@ -177,7 +177,7 @@ def matching(method: Method, teacher: Trained) -> None:
     exact_x(method, teacher)
 
 
-def discriminator(method: Any, teacher: Trained) -> None:
+def discriminator(method: Any, teacher: Trained | None = None) -> None:
     """Raises ValueError for a discriminator that is used and not trained."""
     if method.gan_weight and not method.discriminator_weight:
         raise ValueError(

@@ -6,28 +6,29 @@ arXiv:2405.14867.
 
 import jax
 
-from distill_jax.diffusion.denoiser import Denoiser, without_dropout
+from distill_jax.diffusion.denoiser import without_dropout
 from distill_jax.diffusion.schedule import Schedule
 from distill_jax.diffusion.trained import Renoise
 from distill_jax.methods import checks
-from distill_jax.methods.base import Method, Metrics, Nets, Phase, traced
+from distill_jax.methods.base import Metrics, Nets, Phase, traced
 from distill_jax.methods.matching import (
+    Adversarial,
     denoising_loss,
     diffuse,
-    discriminator_loss,
     dmd_loss,
     generator_gan_loss,
+    logits,
     on_path,
     one_call,
     scaled,
     score_gap,
 )
 from distill_jax.runtime.options import option
-from distill_jax.typing import Batch, Cond, Image, Time
+from distill_jax.typing import Batch
 
 
 @traced()
-class Dmd2(Method):
+class Dmd2(Adversarial):
     """DMD2: per iteration, fake_updates of fake and discriminator, then one update of the student.
 
     The defaults are for one step without data; configs/imagenet64_dmd2.py has the released values
@@ -60,19 +61,11 @@ class Dmd2(Method):
     discriminator_weight: float = option(checks.POSITIVE, 1e-2)
     discriminator: str = "spatial"
 
-    needs = (checks.takes_no_w, checks.matching, checks.discriminator, checks.has_null)
+    needs = (checks.takes_no_w, checks.matching, checks.has_null)
 
     @property
     def num_steps(self) -> int:
         return max(1, len(self.times))
-
-    @property
-    def data_free(self) -> bool:
-        return self.gan_weight == 0
-
-    @property
-    def has_discriminator(self) -> bool:
-        return self.gan_weight > 0
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -89,11 +82,7 @@ class Dmd2(Method):
         x, _ = on_path(k_x, nets.student, batch, self.sampler(nets.student.schedule).times)
         fake, levels = without_dropout(nets.fake), self.fake_levels
         loss = denoising_loss(k_fake, fake, x, batch.cond, levels, self.weighting)
-        if not self.has_discriminator:
-            return loss, {}
-        real = self._logits(k_real, batch.x, batch.cond, nets.fake)
-        d_loss = discriminator_loss(real, self._logits(k_d, x, batch.cond, nets.fake))
-        return loss + self.discriminator_weight * d_loss, {"discriminator_loss": d_loss}
+        return self.with_discriminator(loss, k_real, k_d, batch, x, nets.fake)
 
     def student_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Returns the DMD loss at a random noise level + gan_weight * generator_gan_loss."""
@@ -104,13 +93,9 @@ class Dmd2(Method):
         fake = nets.fake(z, t, batch.cond).x
         loss, metrics = dmd_loss(x, real, fake), {"score_gap": score_gap(real - fake, real - x)}
         if self.has_discriminator:
-            g_loss = generator_gan_loss(self._logits(k_d, x, batch.cond, nets.fake))
+            g_loss = generator_gan_loss(logits(k_d, nets.fake, x, batch.cond, self.fake_levels))
             return loss + self.gan_weight * g_loss, {**metrics, "generator_gan_loss": g_loss}
         return loss, metrics
-
-    def _logits(self, key: jax.Array, x: Image, cond: Cond, fake: Denoiser) -> Time:
-        z, t, _ = diffuse(key, fake.schedule, x, self.fake_levels)
-        return fake.discriminator(z, t, cond)
 
     def sampler(self, schedule: Schedule) -> Renoise:
         return Renoise(self.times) if self.times else one_call(schedule, self.sigma_init)

@@ -14,12 +14,61 @@ from distill_jax.diffusion.noise_levels import NOISE_LEVELS, level_of, time_of
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.samplers import renoise
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
-from distill_jax.diffusion.trained import Renoise
-from distill_jax.methods.base import weighted_mse
+from distill_jax.diffusion.trained import Renoise, Trained
+from distill_jax.methods import checks
+from distill_jax.methods.base import Loss, Method, weighted_mse
 from distill_jax.runtime.options import OptionError
 from distill_jax.typing import Batch, Cond, Image, Time
 
 MIN_RESIDUAL = 1e-5  # Smallest normaliser mean |x - real|, as in SiD.
+
+
+class Adversarial(Method):
+    """Base class of methods whose fake may have a discriminator, for which they need data.
+
+    Attributes:
+      gan_weight: weight of the student's GAN loss; with 0 there is no discriminator and no data.
+      discriminator_weight: weight of the discriminator's loss in the fake's phase.
+      fake_levels: noise levels of the discriminator's images in the fake's phase.
+    """
+
+    gan_weight: float
+    discriminator_weight: float
+    fake_levels: tuple
+
+    def check(self, teacher: Trained | None) -> None:
+        super().check(teacher)
+        checks.discriminator(self)
+
+    @property
+    def data_free(self) -> bool:
+        return self.gan_weight == 0
+
+    @property
+    def has_discriminator(self) -> bool:
+        return self.gan_weight > 0
+
+    def with_discriminator(
+        self,
+        loss: jax.Array,
+        k_real: jax.Array,
+        k_fake: jax.Array,
+        batch: Batch,
+        x: Image,
+        fake: Denoiser,
+    ) -> Loss:
+        """Returns the fake's loss + discriminator_weight * d_loss, if there is a discriminator.
+
+        Data and samples x have the conditions of the batch. Equal keys give them equal noise.
+        """
+        if not self.has_discriminator:
+            return loss, {}
+        real, made = (
+            logits(key, fake, images, batch.cond, self.fake_levels)
+            for key, images in ((k_real, batch.x), (k_fake, x))
+        )
+        d_loss = discriminator_loss(real, made)
+        return loss + self.discriminator_weight * d_loss, {"discriminator_loss": d_loss}
 
 
 class Noisy(NamedTuple):
@@ -167,6 +216,12 @@ def dmd_loss(x: Image, real: Image, fake: Image) -> jax.Array:
 def push(x: Image, g: Image) -> jax.Array:
     """Returns 0.5 mean |x - sg(x - g)|^2, whose gradient in x is g over the number of elements."""
     return 0.5 * jnp.mean(jnp.square(x - jax.lax.stop_gradient(x - g)))
+
+
+def logits(key: jax.Array, fake: Denoiser, x: Image, cond: Cond, levels: tuple) -> Time:
+    """Returns the discriminator's logits for images x with noise; `levels` is as in `diffuse`."""
+    z, t, _ = diffuse(key, fake.schedule, x, levels)
+    return fake.discriminator(z, t, cond)
 
 
 def discriminator_loss(real: Time, fake: Time) -> jax.Array:

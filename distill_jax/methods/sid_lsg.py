@@ -3,7 +3,8 @@
 SiD: Zhou et al. (2024), Score identity Distillation, arXiv:2404.04057. SiD-LSG, with guidance: Zhou
 et al. (2024), Long and Short Guidance in Score identity Distillation, arXiv:2406.01561. With
 `times`: Zhou et al. (2025), Few-Step Diffusion via Score identity Distillation, arXiv:2505.12674,
-which trains on the images of all steps alike.
+which trains on the images of all steps alike. With `gan_weight`, SiDA: Zhou et al. (2024),
+Adversarial Score identity Distillation, arXiv:2410.14919.
 """
 
 from typing import Any
@@ -16,26 +17,14 @@ from distill_jax.diffusion.noise_levels import time_of
 from distill_jax.diffusion.prediction import Prediction
 from distill_jax.diffusion.schedule import Schedule
 from distill_jax.diffusion.trained import Renoise
-from distill_jax.methods import checks
-from distill_jax.methods.base import Method, Metrics, Nets, Phase, drop_labels, traced, with_w
-from distill_jax.methods.matching import (
-    Noisy,
-    denoising_loss,
-    diffuse,
-    generate,
-    normalised,
-    on_path,
-    one_call,
-    scaled,
-    score_gap,
-    x_difference,
-)
+from distill_jax.methods import checks, matching
+from distill_jax.methods.base import Metrics, Nets, Phase, drop_labels, traced, with_w
 from distill_jax.runtime.options import number, option, optional, whole
 from distill_jax.typing import Batch, Cond, Image
 
 
 @traced("num_steps", "w_range", "alpha")
-class SidLsg(Method):
+class SidLsg(matching.Adversarial):
     """SiD-LSG: per iteration, fake_updates of the fake on student images, then one student update.
 
     The defaults are SiD. SiD-LSG has alpha 1, kappas 1.5, ("scaled_linear", 0.138, 12.97) for
@@ -59,6 +48,9 @@ class SidLsg(Method):
       null_dropout: probability of the null condition in the fake's phase, for both student and
         fake; used if a kappa other than 1 needs the fake's null condition.
       loss_scale: factor of the student's loss, a sum over pixels.
+      gan_weight: weight in every pixel of the batch's mean GAN loss; the released code has 0.01
+        beside a loss_scale of 100. With 0 there is no discriminator and no data.
+      discriminator_weight, discriminator: as for Dmd2; "channels" is the paper's.
     """
 
     num_steps: Any = option(whole(1, high=1024), 1)
@@ -73,8 +65,10 @@ class SidLsg(Method):
     fake_updates: int = option(checks.UPDATES, 1)
     null_dropout: float = option(checks.PROBABILITY, 0.1)
     loss_scale: float = option(number(0, 1e6, without=(0,)), 100.0)
+    gan_weight: float = option(checks.POSITIVE, 0.0)
+    discriminator_weight: float = option(checks.POSITIVE, 0.03)
+    discriminator: str = "channels"
 
-    data_free = True
     needs = (checks.matching, checks.keeps_w, checks.kappas, checks.one_set_of_calls)
 
     @property
@@ -101,31 +95,40 @@ class SidLsg(Method):
 
     def fake_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Returns weight(l) |f_fake(z_t, t, c) - x|^2 at scale kappa_1 for an x of the student."""
-        k_x, k_z, k_drop = jax.random.split(key, 3)
+        k_x, k_z, k_drop, k_d = jax.random.split(key, 4)
         k_1, k_2, k_3, _ = self.scales
         if (k_1, k_2, k_3) != (1, 1, 1):
             # Student and fake share the dropped conditions: the fake's null branch must learn the
             # student's images under the null condition, not those of a label.
             batch = batch._replace(cond=drop_labels(k_drop, batch, self.null_dropout))
         x, cond = self._generate(k_x, batch, nets.student)
-        fake = scaled(nets.fake, k_1, batch.null)
-        return denoising_loss(k_z, fake, x, cond, self.fake_levels, self.weighting), {}
+        fake = matching.scaled(nets.fake, k_1, batch.null)
+        loss = matching.denoising_loss(k_z, fake, x, cond, self.fake_levels, self.weighting)
+        return self.with_discriminator(loss, k_d, k_d, batch._replace(cond=cond), x, nets.fake)
 
     def student_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Returns the sum over pixels of the integrand of `terms` / mean_pixels |f_teacher - x|.
+
+        SiDA adds the mean GAN loss of the batch to every pixel's integrand, at the same noisy x.
 
         x has a gradient directly and through teacher and fake; only the normaliser has none. The
         value is (1 - alpha) times a divergence and shows no progress; watch "score_gap" instead.
         """
         k_x, k_z, k_dropout = jax.random.split(key, 3)
         x, cond = self._generate(k_x, batch, nets.student, k_dropout)
-        noisy = diffuse(k_z, nets.student.schedule, x, self.levels)
+        noisy = matching.diffuse(k_z, nets.student.schedule, x, self.levels)
         gap, residual, integrand = self.terms(x, noisy, cond, batch.null, nets)
-        loss = jnp.sum(normalised(integrand, residual)) / len(x)
-        return self.loss_scale * loss, {"score_gap": score_gap(gap, residual)}
+        loss = self.loss_scale * jnp.sum(matching.normalised(integrand, residual)) / len(x)
+        metrics = {"score_gap": matching.score_gap(gap, residual)}
+        if self.has_discriminator:
+            fakeness = matching.generator_gan_loss(nets.fake.discriminator(noisy.z, noisy.t, cond))
+            each = matching.normalised(jnp.full_like(x, self.gan_weight), residual)
+            loss += fakeness * jnp.sum(each) / len(x)
+            metrics["generator_gan_loss"] = fakeness
+        return loss, metrics
 
     def terms(
-        self, x: Image, noisy: Noisy, cond: Cond, null: Cond, nets: Nets
+        self, x: Image, noisy: matching.Noisy, cond: Cond, null: Cond, nets: Nets
     ) -> tuple[Image, Image, Image]:
         """Returns d = f_teacher - f_fake, r = f_teacher - x, d ((1 - alpha) r + alpha r').
 
@@ -134,15 +137,15 @@ class SidLsg(Method):
         """
         z, t, eps = noisy
         _, k_2, k_3, k_4 = self.scales
-        real = scaled(nets.teacher, k_4, null)(z, t, cond)
-        fake = fake_3 = scaled(nets.fake, k_2, null)(z, t, cond)
+        real = matching.scaled(nets.teacher, k_4, null)(z, t, cond)
+        fake = fake_3 = matching.scaled(nets.fake, k_2, null)(z, t, cond)
         if k_3 != k_2:
-            fake_3 = scaled(nets.fake, k_3, null)(z, t, cond)
+            fake_3 = matching.scaled(nets.fake, k_3, null)(z, t, cond)
 
         truth, schedule = Prediction(x, eps), nets.teacher.schedule
-        gap = x_difference(real, fake, schedule, t)
-        residual = x_difference(real, truth, schedule, t)
-        other = x_difference(fake_3, truth, schedule, t)
+        gap = matching.x_difference(real, fake, schedule, t)
+        residual = matching.x_difference(real, truth, schedule, t)
+        other = matching.x_difference(fake_3, truth, schedule, t)
         return gap, residual, gap * ((1 - self.alpha) * residual + self.alpha * other)
 
     def _generate(
@@ -151,16 +154,15 @@ class SidLsg(Method):
         """Generates images with the student; returns them and their conditions."""
         k_eps, k_w = jax.random.split(key)
         eps = jax.random.normal(k_eps, (batch.size, *student.shape))
-        cond = with_w(k_w, batch.cond, self.w_range, eps)
+        batch = batch._replace(cond=with_w(k_w, batch.cond, self.w_range, eps))
         if self.times:
-            x, _ = on_path(k_eps, student, batch._replace(cond=cond), self.times, k_dropout)
-            return x, cond
+            return matching.on_path(k_eps, student, batch, self.times, k_dropout)[0], batch.cond
         t = time_of(student.schedule, self.sigma_init)
-        return generate(student, eps, t, cond, k_dropout), cond
+        return matching.generate(student, eps, t, batch.cond, k_dropout), batch.cond
 
     def sampler(self, schedule: Schedule) -> Renoise:
         """Returns the sampler: `times`, one call at sigma_init, or num_steps on its own images."""
         if self.times:
             return Renoise(self.times)
-        once = one_call(schedule, self.sigma_init)
+        once = matching.one_call(schedule, self.sigma_init)
         return once if self.num_steps == 1 else once.with_steps(self.num_steps)

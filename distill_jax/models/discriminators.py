@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Head
 from distill_jax.models.norms import GroupNorm
 from distill_jax.models.pooled import as_head, pooled_head
-from distill_jax.typing import Time
+from distill_jax.typing import Time, Tree
 
 # PyTorch's initialisation of convolutions: uniform, of variance 1 / (3 fan_in).
 uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -93,7 +94,21 @@ def spatial_head(shape: tuple[int, ...]) -> Head:
     return as_head(lambda features: SpatialDiscriminator(grid_of(features.shape[1], shape)))
 
 
+def channels_head() -> Head:
+    """Returns the head of SiDA without parameters: the mean of the features is the logit.
+
+    Zhou et al. (2024, arXiv:2410.14919): a logit for each position is the mean over channels there.
+    Here the logit of an image is the mean over positions too.
+    """
+
+    def apply(params: Tree, features: jax.Array) -> Time:
+        return features.astype(jnp.float32).mean(axis=(1, 2))
+
+    return Head(lambda key, features: {}, apply)
+
+
 DISCRIMINATORS: dict[str, Callable[[tuple[int, ...]], Head]] = {
+    "channels": lambda shape: channels_head(),
     "pooled": lambda shape: pooled_head(),  # The head of SwD, for images of any shape.
     "spatial": spatial_head,
 }

@@ -183,6 +183,65 @@ def test_a_student_rests_where_its_fake_agrees_with_the_teacher(method, x64):
     assert metrics["score_gap"] > 0.01
 
 
+SIDA = SidLsg(gan_weight=0.01, discriminator_weight=0.5)
+
+
+def logit(z, t, cond):
+    return z.mean(1) - 0.1 * cond["label"]
+
+
+def adversarial(seen=None):
+    """Returns the networks of a stage with a discriminator, which records its inputs."""
+
+    def discriminator(z, t, cond):
+        if seen is not None:
+            seen.append((z, t, cond["label"]))
+        return logit(z, t, cond)
+
+    fake = dataclasses.replace(bent(0.5, 0.1, Cosine()), discriminator=discriminator)
+    return Nets(shifted(0.3), bent(0.7, 0.0, Cosine()), fake)
+
+
+def test_the_discriminator_sees_data_and_samples_with_the_same_noise_and_labels(x64):
+    seen, key = [], jax.random.key(4)
+    data = batch_of(64)._replace(x=jnp.full((64, 1), 9.0))
+    loss, metrics = SIDA.fake_loss(key, data, adversarial(seen))
+    (real, t, label), (made, t_made, of_made) = seen
+    np.testing.assert_array_equal(t, t_made)
+    np.testing.assert_array_equal(label, of_made)
+    x = 9 - (real - made) / expand(Cosine().alpha(t), real)  # The noise cancels.
+    assert np.ptp(np.asarray(x)) > 0
+    np.testing.assert_allclose(x.mean(), 0.3, atol=0.1)
+    of_real, of_made = (logit(z, t, {"label": label}) for z in (real, made))
+    expected = np.mean(np.logaddexp(0, -of_real) + np.logaddexp(0, of_made))
+    np.testing.assert_allclose(metrics["discriminator_loss"], expected)
+    plain, _ = SidLsg().fake_loss(key, batch_of(64), adversarial())
+    np.testing.assert_allclose(loss, plain + 0.5 * metrics["discriminator_loss"])
+
+
+def test_the_mean_gan_loss_of_the_batch_is_added_in_every_pixel_before_the_normaliser(x64):
+    # generator_share_encoder_loss of the released code, and its sum over pixels in the loop.
+    seen, key = [], jax.random.key(4)
+    loss, metrics = SIDA.student_loss(key, batch_of(64), adversarial(seen))
+    plain, others = SidLsg().student_loss(key, batch_of(64), adversarial())
+    ((z, t, label),) = seen
+    fakeness = np.mean(np.logaddexp(0, -logit(z, t, {"label": label})))
+    np.testing.assert_allclose(metrics["generator_gan_loss"], fakeness)
+    assert metrics["score_gap"] == others["score_gap"]
+    ones = dataclasses.replace(SIDA, gan_weight=1.0)
+    whole, _ = ones.student_loss(key, batch_of(64), adversarial())
+    np.testing.assert_allclose((whole - plain) * 0.01, loss - plain, rtol=1e-6)
+    teacher, made = bent(0.7, 0.0, Cosine()), []
+    SIDA.student_loss(key, batch_of(64), adversarial()._replace(student=shifted(0.3, made)))
+    residual = np.abs(teacher(z, t, {}).x - (0.3 + 0.2 * made[0][0]))[:, 0]
+    np.testing.assert_allclose(loss - plain, 0.01 * fakeness * np.mean(1 / residual), rtol=1e-6)
+
+
+def test_only_a_gan_loss_needs_data():
+    assert (SIDA.data_free, SIDA.has_discriminator) == (False, True)
+    assert (SidLsg().data_free, SidLsg().has_discriminator) == (True, False)
+
+
 MEANS = jnp.asarray([1.25, -0.75, 0.25])  # Of the data: class 0, class 1, all.
 STD = 0.5
 
@@ -327,6 +386,8 @@ def test_one_step_of_the_sampler_is_the_call_that_is_trained_and_more_repeat_it(
         ({"kappas": 0.0}, "kappas is 0.0; expected one positive number"),
         ({"kappas": (1.0, 2.0)}, r"kappas is \(1.0, 2.0\); expected one positive number, or four"),
         ({"null_dropout": 1.5}, "null_dropout is 1.5"),
+        ({"gan_weight": -1.0}, "gan_weight is -1.0; expected a number from 0"),
+        ({"gan_weight": 1.0, "discriminator_weight": 0.0}, "nothing would train the discriminator"),
         ({"fake_updates": 0}, "fake_updates is 0; expected a whole number from 1"),
         ({"sigma_init": -1.0}, "sigma_init is -1.0; expected a noise level"),
         ({"levels": ("karras", 2.0, 1.0)}, r"levels is .*0 < lowest <= highest"),

@@ -109,3 +109,12 @@ def test_a_group_of_a_normalisation_has_four_channels_at_least():
 
 def test_the_pooled_head_takes_any_number_of_positions():
     assert shapes_of("pooled", (2, 5, 12)) == shapes_of("pooled", (2, 7, 12))
+
+
+def test_the_head_of_sida_is_the_mean_of_the_features_and_has_no_parameters():
+    head = DISCRIMINATORS["channels"](SHAPE)
+    params = head.init(jax.random.key(0), FEATURES)
+    assert jax.tree.leaves(params) == []
+    np.testing.assert_allclose(
+        head.apply(params, jnp.asarray(FEATURES)), FEATURES.mean((1, 2)), atol=1e-6
+    )
