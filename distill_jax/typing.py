@@ -33,12 +33,19 @@ class Batch(NamedTuple):
       cond: conditions, leaves (b, ...).
       null: the null condition, which means "no condition", of one example: leaves (1, ...). It
         lacks those conditions that guidance keeps.
+      done: finished share of the stage's iterations, which an update sets; see `progress`.
     """
 
     index: Index  # type: ignore[assignment]  # Hides tuple.index, which nobody calls.
     x: Image | Bytes | None
     cond: Cond
     null: Cond
+    done: jax.Array | None = None
+
+    @property
+    def progress(self) -> jax.Array | float:
+        """The finished share of the stage's iterations, in [0, 1)."""
+        return 0.0 if self.done is None else self.done
 
     @property
     def size(self) -> int:

@@ -24,7 +24,7 @@ LINES = [
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))  # Including the sweeps.
-SHARED = ("base", "checks", "matching")  # Files of methods/ that methods may import.
+SHARED = ("base", "checks", "matching", "paths")  # Files of methods/ that methods may import.
 FORBIDDEN = {"tensorflow", "torch", "tensorflow_probability"}
 
 

@@ -28,10 +28,12 @@ RUN = (
     "emoji_boot",
     "emoji_sid_lsg",
     "cifar10_swd",
+    "digits_consistency",
     "digits_decoupled_dmd",
     "digits_encoder",
     "imagenet64_guided",
     "mixture_dmd2",
+    "mixture_scm",
 )
 # Networks that take long to compile, or that no config names: one stage, on images of 8x8.
 UNETS = {

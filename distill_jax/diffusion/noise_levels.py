@@ -16,7 +16,10 @@ from distill_jax.typing import Time
 NoiseDistribution = Callable[[jax.Array, Schedule, tuple[int, ...], float, float], Time]
 
 RHO = 7.0  # Karras et al. (2022), Table 1.
-LOG_MEAN, LOG_STD = -1.2, 1.2  # Karras et al. (2022), Table 1: noise distribution of training.
+# Mean and standard deviation of the logarithm of levels in training.
+EDM = (-1.2, 1.2)  # Karras et al. (2022), Table 1.
+ICT = (-1.1, 2.0)  # Song & Dhariwal (2023, arXiv:2310.14189), Table 1; Geng et al. (2024) too.
+SCM = (-1.0, 1.4)  # Lu & Song (2024, arXiv:2410.11081), for CIFAR-10 and ImageNet 64.
 STABLE_DIFFUSION = LinearBeta(0.00085, 0.012, num_steps=1000, power=2)
 # Times of the 28 Euler steps of Stable Diffusion 3.5: t = 3 u / (1 + 2 u) (shift 3), u in equal
 # steps from 1 to the shifted time of 1 / 1000.
@@ -53,12 +56,16 @@ def karras(
     return time_of(schedule, (least + (largest - least) * jax.random.uniform(key, shape)) ** RHO)
 
 
-def lognormal(
-    key: jax.Array, schedule: Schedule, shape: tuple[int, ...], low: float, high: float
-) -> Time:
-    """Draws log level ~ N(-1.2, 1.2^2), clipped to low .. high: EDM's training distribution."""
-    level = jnp.exp(LOG_MEAN + LOG_STD * jax.random.normal(key, shape))
-    return time_of(schedule, jnp.clip(level, low, high))
+def lognormal(mean: float, std: float) -> NoiseDistribution:
+    """Returns the distribution log level ~ N(mean, std^2), clipped to low .. high."""
+
+    def draw(
+        key: jax.Array, schedule: Schedule, shape: tuple[int, ...], low: float, high: float
+    ) -> Time:
+        level = jnp.exp(mean + std * jax.random.normal(key, shape))
+        return time_of(schedule, jnp.clip(level, low, high))
+
+    return draw
 
 
 def scaled_linear(
@@ -92,7 +99,9 @@ def shifted_flow(
 NOISE_LEVELS: dict[str, NoiseDistribution] = {
     "uniform": uniform,
     "karras": karras,
-    "lognormal": lognormal,
+    "lognormal": lognormal(*EDM),
+    "lognormal_ict": lognormal(*ICT),
+    "lognormal_scm": lognormal(*SCM),
     "scaled_linear": scaled_linear,
     "shifted_flow": shifted_flow,
 }

@@ -177,6 +177,17 @@ def matching(method: Method, teacher: Trained) -> None:
     exact_x(method, teacher)
 
 
+def source(method: Any, teacher: Trained) -> None:
+    """Raises ValueError for a consistency model that would guide the data."""
+    if method.source == "data" and method.guides:
+        raise ValueError(
+            f"source is 'data', w {method.w} and w_range {method.w_range}: only a teacher can be "
+            "guided; leave out w and w_range, or take source='teacher'"
+        )
+    if method.w and method.w_range:
+        raise ValueError(f"w is {method.w} and w_range {method.w_range}; expected one of them")
+
+
 def discriminator(method: Any, teacher: Trained | None = None) -> None:
     """Raises ValueError for a discriminator that is used and not trained."""
     if method.gan_weight and not method.discriminator_weight:

@@ -19,6 +19,7 @@ from distill_jax.models.layers import (
     ATTENTION_KERNELS,
     DTYPES,
     REMAT,
+    TIME_SCALE,
     Conditioning,
     as_network,
     attention,
@@ -95,6 +96,8 @@ class Architecture:
       remat: activations that blocks store for the backward pass: "none", "dots", "full", see
         layers.remat.
       attention_kernel: kernel of the attention, "auto", "xla" or "cudnn", see layers.attention.
+      time_scale: largest angle in the embedding of the time; small for a network that is smooth in
+        the time, as `scm` needs.
 
     Raises:
       ValueError: when a size does not divide another, or for an unknown name.
@@ -109,6 +112,7 @@ class Architecture:
     dtype: str = option(choice(DTYPES), "float32")
     remat: str = option(choice(REMAT), "none")
     attention_kernel: str = option(choice(ATTENTION_KERNELS), "auto")
+    time_scale: float = option(TIME_SCALE, 1000.0)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -133,7 +137,10 @@ class DiT(nn.Module):
         full = (side // arch.patch for side in arch.spec.shape[:2])
         y, x = (centres(*counts) for counts in zip((rows, columns), full, strict=True))
         places = jnp.asarray(position_embedding(y, x, arch.width))
-        emb = Conditioning(arch.width, classes, name="conditioning")(t, cond)
+        conditioning = Conditioning(
+            arch.width, classes, time_scale=arch.time_scale, name="conditioning"
+        )
+        emb = conditioning(t, cond)
         h = places.astype(dtype)
         if "text" in cond:
             given = cond["text"], cond["text_mask"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.models import adapters
+from distill_jax.runtime.options import number
 from distill_jax.runtime.trees import is_stacked, is_vector, name_of
 from distill_jax.typing import Cond, Image, Output, Time, Tree
 
@@ -183,6 +184,9 @@ def position_embedding(rows: np.ndarray, columns: np.ndarray, width: int) -> np.
     return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
+TIME_SCALE = number(0, 1e4, without=(0,))
+
+
 class Conditioning(nn.Module):
     """The sum of the embeddings of time and conditions, one vector per example.
 
@@ -193,15 +197,19 @@ class Conditioning(nn.Module):
       width: width of the vector.
       num_classes: number of classes; labels are 0 .. num_classes - 1, and null is num_classes.
       w_scale: the w whose embedding is that of t = 1; larger w are allowed.
+      time_scale: largest angle in the embedding of the time, see `sinusoid`.
     """
 
     width: int
     num_classes: int
     w_scale: float = 4.0
+    time_scale: float = 1000.0
 
     @nn.compact
     def __call__(self, t: Time, cond: Cond) -> jax.Array:
-        emb = nn.Dense(self.width, name="t_embed_0")(sinusoid(t, self.width))
+        emb = nn.Dense(self.width, name="t_embed_0")(
+            sinusoid(t * (self.time_scale / 1000.0), self.width)
+        )
         emb = nn.Dense(self.width, name="t_embed_1")(nn.swish(emb))
         if "label" in cond:
             emb += nn.Embed(self.num_classes + 1, self.width, name="label_embed")(cond["label"])

@@ -14,7 +14,14 @@ import numpy as np
 
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
-from distill_jax.models.layers import Conditioning, as_network, middle_of, modulate, zeros
+from distill_jax.models.layers import (
+    TIME_SCALE,
+    Conditioning,
+    as_network,
+    middle_of,
+    modulate,
+    zeros,
+)
 from distill_jax.runtime.options import MAX_BLOCKS, MAX_WIDTH, whole
 from distill_jax.typing import Cond, Image, Output, Time
 
@@ -26,6 +33,7 @@ class MLP(nn.Module):
     width: int
     blocks: int
     expand: int
+    time_scale: float
 
     @nn.compact
     def __call__(self, z: Image, t: Time, cond: Cond) -> Output:
@@ -36,7 +44,10 @@ class MLP(nn.Module):
                 "size: take dit or unet"
             )
         classes = self.spec.classes("label")
-        emb = nn.swish(Conditioning(self.width, classes, name="conditioning")(t, cond))
+        conditioning = Conditioning(
+            self.width, classes, time_scale=self.time_scale, name="conditioning"
+        )
+        emb = nn.swish(conditioning(t, cond))
         h = nn.Dense(self.width, name="input")(z.reshape(z.shape[0], -1))
         for block in range(self.blocks):
             mod = nn.Dense(3 * self.width, kernel_init=zeros, name=f"modulation_{block}")(emb)
@@ -57,6 +68,7 @@ def mlp(
     width: Annotated[int, whole(4, 2, MAX_WIDTH)] = 256,
     blocks: Annotated[int, whole(1, high=MAX_BLOCKS)] = 3,
     expand: Annotated[int, whole(1, high=64)] = 2,
+    time_scale: Annotated[float, TIME_SCALE] = 1000.0,
 ) -> Network:
     """Returns the residual MLP for images of the spec's shape only.
 
@@ -65,5 +77,7 @@ def mlp(
       width: width of the residual stream, even.
       blocks: number of residual blocks.
       expand: hidden width of a block over the width of the stream.
+      time_scale: largest angle in the embedding of the time; small for a network that is smooth in
+        the time, as `scm` needs.
     """
-    return as_network(MLP(spec, width, blocks, expand), features=True)
+    return as_network(MLP(spec, width, blocks, expand, time_scale), features=True)

@@ -140,8 +140,8 @@ def make_update(
         trained, opt = state.params[phase.trains], state.opt[phase.trains]
 
         def loss_of(trained: Tree, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-            if batch.x is not None:
-                batch = batch._replace(x=normalise(batch.x))
+            x = None if batch.x is None else normalise(batch.x)
+            batch = batch._replace(x=x, done=state.step / rates.steps)
             nets = roles({**frozen, **state.params, phase.trains: trained})
             return phase.loss(method, key, batch, nets, *((turn,) if phase.variants > 1 else ()))
 

@@ -23,23 +23,27 @@ from tests.toys import filled, inputs_of, manifest_of, tiny_network
 SHAPE = (4, 4, 1)
 METHOD = {
     "boot": METHODS["boot"](w_range=(0.0, 4.0)),
+    "consistency": METHODS["consistency"](w=0.5, solver="heun"),
     "decoupled_dmd": METHODS["decoupled_dmd"](w=0.5, times=(1.0, 0.5), fake_updates=1),
     "diffusion": METHODS["diffusion"](num_steps=4),
     "dmd2": METHODS["dmd2"](gan_weight=0.01, fake_updates=1),
     "encoder": METHODS["encoder"](num_steps=4, w_range=(0.0, 4.0)),
     "guided": METHODS["guided"](num_steps=4),
     "progressive": METHODS["progressive"](num_steps=4, w_range=(0.0, 4.0)),
+    "scm": METHODS["scm"](w_range=(0.0, 4.0)),
     "sid_lsg": METHODS["sid_lsg"](kappas=1.5, fake_updates=2),
     "stochastic": METHODS["stochastic"](num_steps=4, w_range=(0.0, 4.0)),
     "swd": METHODS["swd"](times=(1.0, 0.5), fake_updates=2),
 }
 TEACHER = {
     "boot": METHOD["diffusion"],
+    "consistency": METHOD["diffusion"],
     "decoupled_dmd": METHOD["diffusion"],
     "dmd2": METHOD["diffusion"],
     "encoder": dataclasses.replace(METHOD["guided"], clip_target=False),
     "guided": METHOD["diffusion"],
     "progressive": METHOD["guided"],
+    "scm": METHOD["diffusion"],
     "sid_lsg": METHOD["diffusion"],
     "stochastic": METHOD["guided"],
     "swd": METHOD["diffusion"],

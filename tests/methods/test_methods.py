@@ -72,12 +72,14 @@ def test_a_loss_is_a_function_of_its_arguments(name):
 # from the same program, from another program, or the same value where it is the sampler's.
 NUMBERS = {
     "boot": ({"w_range": (0.0, 2.0)}, "traced"),
+    "consistency": ({"huber": 0.1}, "constant"),
     "decoupled_dmd": ({"ca_weight": 2.0}, "constant"),
     "diffusion": ({"num_steps": 8}, "sampler's"),
     "dmd2": ({"gan_weight": 0.02}, "constant"),
     "encoder": ({"num_steps": 8}, "traced"),
     "guided": ({"w_range": (0.0, 2.0)}, "traced"),
     "progressive": ({"num_steps": 8, "w_range": (0.0, 2.0)}, "traced"),
+    "scm": ({"w_range": (0.0, 2.0)}, "traced"),
     "sid_lsg": ({"alpha": 1.2}, "traced"),
     "stochastic": ({"num_steps": 8, "w_range": (0.0, 2.0)}, "traced"),
     "swd": ({"dmd_weight": 2.0}, "constant"),
@@ -126,6 +128,7 @@ class Watched(Roles):
 # discriminator of DMD2 and SwD is the fake's.
 REACHED = {
     ("boot", "student"): {"teacher"},
+    ("consistency", "student"): set(),
     ("decoupled_dmd", "fake"): {"student"},
     ("decoupled_dmd", "student"): set(),
     ("diffusion", "student"): set(),
@@ -134,6 +137,7 @@ REACHED = {
     ("encoder", "student"): {"teacher"},
     ("guided", "student"): {"teacher"},
     ("progressive", "student"): {"teacher"},
+    ("scm", "student"): set(),
     ("sid_lsg", "fake"): {"student"},
     ("sid_lsg", "student"): {"teacher", "fake"},
     ("stochastic", "student"): {"teacher"},

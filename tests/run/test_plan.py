@@ -326,6 +326,16 @@ BAD = {
         ValueError,
         "nothing to guide by; leave out w_range, w or kappa",
     ),
+    "consistency model without its boundary": (
+        config_of(TEACHER, stage("scm", "scm", **RATES), parameterization="x"),
+        ValueError,
+        "parameterization is 'x'; method 'scm' works only with v, eps, flow, edm",
+    ),
+    "consistency model that guides the data": (
+        config_of(TEACHER, stage("ect", "consistency", source="data", w=1.0, **RATES)),
+        ValueError,
+        "source is 'data', w 1.0 and w_range None: only a teacher can be guided",
+    ),
     "step of BOOT out of range": (
         config_of(TEACHER, stage("boot", "boot", delta=0.98, new=("target_embed",), **RATES)),
         ValueError,
