@@ -20,7 +20,7 @@ def get_config(size="full"):
     config.stages = pipeline(
         digits_teacher(),
         stage("distilled", "consistency", **rates),
+        stage("scm", "scm", **rates),
         stage("trained", "consistency", source="data", **rates),
-        stage("scm", "scm", levels=("uniform", 0.002, 80.0), **rates),
     )
     return config if size == "full" else smoke(config, width=32, blocks=1)

@@ -66,6 +66,7 @@ class Method(abc.ABC):
       needs_teacher: whether the method needs a finished teacher network.
       data_free: whether it trains without images: batch.x is None.
       needs_features: whether its losses use features from the middle of the networks.
+      differentiates: whether its losses take derivatives of the networks by `jax.jvp`.
       has_discriminator: whether the fake network has a head that classifies data and samples.
       discriminator: name of that head in models.DISCRIMINATORS.
       parameterizations: names of the parameterizations that it supports, () for all.
@@ -82,6 +83,7 @@ class Method(abc.ABC):
     needs_teacher: bool = True
     data_free: bool = False
     needs_features: bool = False
+    differentiates: bool = False
     has_discriminator: bool = False
     discriminator: str = "pooled"
     parameterizations: tuple[str, ...] = ()

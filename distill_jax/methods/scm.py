@@ -36,6 +36,8 @@ class Scm(ConsistencyModel):
     tangent_c: float = option(number(0, 1e3, without=(0,)), 0.1)
     sigma_data: float = option(number(0, 1e3, without=(0,)), SIGMA_DATA)
 
+    differentiates = True
+
     def loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:
         """Returns mean |F - sg(F + g / (rms(g) + c))|^2, F = v / sigma_data: Algorithm 1.
 

@@ -43,6 +43,7 @@ from distill_jax.run.stages import (
     check_alike,
     check_base,
     check_conditions,
+    check_derivative,
     check_finetuned,
     check_images,
     find_fake,
@@ -157,6 +158,7 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
         layout.check_batch(stage.batch_size)
         snapshots.check_stage(stage, config.updates_per_call)
         check_microbatches(stage.batch_size, config.microbatches, layout.ways)
+        check_derivative(stage, layout)
         roles = dataclasses.replace(stage.roles, layout=layout)
         stages.append(dataclasses.replace(stage, roles=roles))
     return Run(config, workdir, dataset, codec, conditioner, cache, layout, tuple(stages))

@@ -172,6 +172,15 @@ def test_targets_a_25th_apart_are_embedded_further_apart_than_rounding():
     assert float((distances + 9 * jnp.eye(26)).min()) > 1
 
 
+@pytest.mark.parametrize("name", ["mlp", "dit"])
+def test_the_time_scale_stretches_the_embedding_of_the_time_only(name):
+    network, params = compiled(name)
+    smooth = NETWORKS[name](image_spec(SHAPE, 3, 3), **SMALL[name], time_scale=10.0)
+    params = filled(params)
+    expected = network.apply(params, Z, T / 100, ALL)
+    np.testing.assert_allclose(smooth.apply(params, Z, T, ALL), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_a_new_network_returns_zero_and_learns_in_every_parameter(name):
     (network, params), z, cond = compiled(name), images(name), conditions(name)

@@ -400,6 +400,18 @@ def test_bad_input_is_one_message_before_anything_starts(kind, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_derivative_of_layers_that_have_none_is_refused(tmp_path):
+    stages = TEACHER, stage("scm", "scm", **RATES)
+    unet = {"name": "song_unet", "channels": 8, "blocks": 1, "multipliers": (1,), "attention": ()}
+    mesh = {"data": 1, "fsdp": 2, "tensor": 1}
+    full, dots = (
+        config_of(*stages, model={**unet, "remat": r}, mesh=mesh) for r in ("full", "dots")
+    )
+    with pytest.raises(ValueError, match="s01_scm: method 'scm' .* config.model.remat='dots'"):
+        plan.make(full, tmp_path, devices=2)
+    plan.make(dots, tmp_path, devices=2)
+
+
 def test_a_teacher_directory_without_a_network_is_refused(tmp_path):
     config = config_of({**GUIDED, "teacher": str(tmp_path / "nothing")})
     with pytest.raises(FileNotFoundError, match="has no finished network"):

@@ -151,6 +151,17 @@ def test_microbatches_move_no_rows_between_devices():
     assert json.loads(done.stdout) == []
 
 
+def test_a_loss_gets_the_finished_share_of_the_iterations():
+    def loss(method, key, batch, nets):
+        return nets["student"]["a"].sum(), {"share": batch.progress}
+
+    update = make_update((Phase("student", loss),), 0, identity, SGD)
+    state = new_state(jax.random.key(0), {"student": {"a": jnp.ones(4)}}, SGD)
+    for expected in (0.0, 0.1, 0.2):  # Of 10 iterations.
+        state, metrics = update(None, RATES, state, {}, make_batch(None, {}, {"a": jnp.ones(1)}))
+        assert float(metrics["share"]) == pytest.approx(expected)
+
+
 def test_images_may_come_as_bytes():
     arguments = wide_arguments()
     x = jnp.asarray(np.random.default_rng(1).integers(0, 256, (64, 4, 4, 1)), jnp.uint8)
