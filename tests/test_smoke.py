@@ -34,6 +34,7 @@ RUN = (
     "imagenet64_guided",
     "mixture_dmd2",
     "mixture_scm",
+    "mixture_meanflow",
 )
 # Networks that take long to compile, or that no config names: one stage, on images of 8x8.
 UNETS = {

@@ -20,6 +20,7 @@ RHO = 7.0  # Karras et al. (2022), Table 1.
 EDM = (-1.2, 1.2)  # Karras et al. (2022), Table 1.
 ICT = (-1.1, 2.0)  # Song & Dhariwal (2023, arXiv:2310.14189), Table 1; Geng et al. (2024) too.
 SCM = (-1.0, 1.4)  # Lu & Song (2024, arXiv:2410.11081), for CIFAR-10 and ImageNet 64.
+MEANFLOW = (-0.4, 1.0)  # Geng et al. (2025, arXiv:2505.13447), for ImageNet 256.
 STABLE_DIFFUSION = LinearBeta(0.00085, 0.012, num_steps=1000, power=2)
 # Times of the 28 Euler steps of Stable Diffusion 3.5: t = 3 u / (1 + 2 u) (shift 3), u in equal
 # steps from 1 to the shifted time of 1 / 1000.
@@ -102,6 +103,7 @@ NOISE_LEVELS: dict[str, NoiseDistribution] = {
     "lognormal": lognormal(*EDM),
     "lognormal_ict": lognormal(*ICT),
     "lognormal_scm": lognormal(*SCM),
+    "lognormal_meanflow": lognormal(*MEANFLOW),
     "scaled_linear": scaled_linear,
     "shifted_flow": shifted_flow,
 }

@@ -89,6 +89,19 @@ def ddim(denoiser: Denoiser, z: Image, cond: Cond, num_steps: jax.Array | int) -
     return walk(denoiser, _start(denoiser.schedule, z), cond, falling(num_steps), num_steps)
 
 
+def flow_map(denoiser: Denoiser, z: Image, cond: Cond, num_steps: jax.Array | int) -> Image:
+    """Samples x from noise as `ddim` does, and gives each call the end of its step as "target".
+
+    With a network of average velocities a step of any length is exact (Geng et al. 2025,
+    arXiv:2505.13447, Algorithm 2).
+    """
+
+    def step(denoiser: Denoiser, z: Image, t: Time, s: Time, cond: Cond) -> Image:
+        return _ddim(denoiser, z, t, s, {**cond, "target": s})
+
+    return walk(denoiser, _start(denoiser.schedule, z), cond, falling(num_steps), num_steps, step)
+
+
 def ddim_encode(denoiser: Denoiser, x: Image, cond: Cond, num_steps: jax.Array | int) -> Image:
     """Encodes x into the noise from which `ddim` samples it, in num_steps calls from t = 0 to 1.
 

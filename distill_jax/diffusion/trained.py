@@ -173,6 +173,22 @@ class Signal(Sampler):
 
 
 @traced("num_steps")
+class FlowMap(Falling):
+    """The sampler samplers.flow_map, for a network that is trained for all pairs of times.
+
+    So any number of steps will do, though the network is no denoiser for a sampler of another kind.
+    """
+
+    num_steps: Any = option(STEPS)
+
+    takes = ("target",)
+    on_grid = False
+
+    def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
+        return samplers.flow_map(denoiser, z, cond, self.num_steps)
+
+
+@traced("num_steps")
 class Encode(Sampler):
     """The sampler samplers.ddim_encode, which maps images to noise."""
 
@@ -192,6 +208,7 @@ SAMPLERS = {
     "ancestral": Ancestral,
     "ddim": Ddim,
     "encode": Encode,
+    "flow_map": FlowMap,
     "renoise": Renoise,
     "signal": Signal,
     "stochastic": Stochastic,

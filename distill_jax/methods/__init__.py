@@ -8,6 +8,7 @@ from distill_jax.methods.diffusion import Diffusion
 from distill_jax.methods.dmd2 import Dmd2
 from distill_jax.methods.encoder import Encoder
 from distill_jax.methods.guided import Guided
+from distill_jax.methods.meanflow import MeanFlow
 from distill_jax.methods.progressive import Progressive
 from distill_jax.methods.scm import Scm
 from distill_jax.methods.sid_lsg import SidLsg
@@ -22,6 +23,7 @@ METHODS = {
     "dmd2": Dmd2,
     "encoder": Encoder,
     "guided": Guided,
+    "meanflow": MeanFlow,
     "progressive": Progressive,
     "scm": Scm,
     "sid_lsg": SidLsg,

@@ -43,6 +43,11 @@ def test_the_median_of_edms_distribution_is_that_of_the_paper():
     np.testing.assert_allclose(np.median(level), np.exp(-1.2), rtol=0.03)
 
 
+def test_the_median_of_meanflows_distribution_is_that_of_the_paper():
+    t = draw("lognormal_meanflow", RectifiedFlow(), 1e-4, 1e4, 40000)
+    np.testing.assert_allclose(np.median(t), 1 / (1 + np.exp(0.4)), rtol=0.02)
+
+
 def sid(q):
     """Returns quantiles of SiD's levels: `generator_loss` of sid_loss.py at 01fbb13, tmax 800."""
     low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)

@@ -12,7 +12,7 @@ from etils import epath
 from distill_jax.diffusion.inpainting import with_inpainting
 from distill_jax.diffusion.pixels import to_uint8
 from distill_jax.diffusion.spec import image_data
-from distill_jax.diffusion.trained import Ddim, Guidance, Renoise, Signal, Trained
+from distill_jax.diffusion.trained import Ddim, FlowMap, Guidance, Renoise, Signal, Trained
 from distill_jax.models import vae
 from distill_jax.models.build import abstract_params, make_network
 from distill_jax.models.diffusers_files import read_directory, unet_of
@@ -193,6 +193,7 @@ def test_the_config_of_a_full_unet_is_that_of_diffusers():
         ({"trained": Trained(Ddim(4), all_times=True)}, "takes no guidance strength, and was tr"),
         ({"trained": Trained(Ddim(16), Guidance((0.0, 4.0)))}, "Ddim in 16 steps; .* divides 1000"),
         ({"trained": Trained(Signal(0.01, 1.0))}, "is Signal in 1 steps"),
+        ({"trained": Trained(FlowMap(1))}, "is FlowMap in 1 steps"),
         ({"trained": Trained(Renoise((1.0, 0.5555)))}, "a call at t = 0.5555; diffusers has whole"),
         ({"trained": Trained(Renoise((1.0, 0.001)))}, "t = 0.001; .* 1 / 1000, from 2 / 1000"),
         ({"trained": Trained(Renoise((1.0, 0.5), (4, 8)))}, "LCMScheduler has one size, 8"),
