@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from distill_jax.diffusion import samplers
+from distill_jax.diffusion import heun, samplers
 from distill_jax.diffusion.denoiser import Denoiser, clipped
 from distill_jax.diffusion.schedule import expand
 from distill_jax.runtime.options import (
@@ -54,8 +54,8 @@ class Sampler(abc.ABC):
     """A map from standard normal noise to images; an encoder's sampler maps images to noise.
 
     Attributes:
-      num_steps: number of network calls.
-      times: times of the calls, in order.
+      num_steps: number of steps.
+      times: times of the steps, in order.
       takes: names of the network inputs that the sampler sets, beside z, t and the data's cond.
       decodes: whether it maps noise to images.
       on_grid: whether its times depend on the number of steps, so that changing the number needs a
@@ -67,6 +67,11 @@ class Sampler(abc.ABC):
     takes: ClassVar[tuple[str, ...]] = ()
     decodes: ClassVar[bool] = True
     on_grid: ClassVar[bool] = True
+
+    @property
+    def calls(self) -> Any:
+        """The number of network calls: one per step, unless a sampler makes more."""
+        return self.num_steps
 
     @abc.abstractmethod
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Resized:
@@ -94,6 +99,29 @@ class Ddim(Falling):
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
         return samplers.ddim(clipped(denoiser), z, cond, self.num_steps)
+
+
+@traced("num_steps")
+class Heun(Falling):
+    """The sampler heun.heun of EDM, with 2 N - 1 calls; `churn` and what follows are Churn's.
+
+    Its noise levels are EDM's, and not those of `times`, at which editing takes DDIM's steps.
+    """
+
+    num_steps: Any = option(STEPS)
+    churn: float = option(number(0, 1e6), 0.0)
+    low: float = option(number(0, 1e6), 0.0)
+    high: float = option(number(0, 1e6), heun.SIGMA_MAX)
+    noise: float = option(number(0, 1e6), 1.0)
+
+    @property
+    def calls(self) -> Any:
+        """The number of network calls: two per step, and one in the last."""
+        return 2 * self.num_steps - 1
+
+    def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
+        churn = heun.Churn(self.churn, self.low, self.high, self.noise)
+        return heun.heun(key, denoiser, z, cond, self.num_steps, churn)
 
 
 @traced("num_steps")
@@ -209,6 +237,7 @@ SAMPLERS = {
     "ddim": Ddim,
     "encode": Encode,
     "flow_map": FlowMap,
+    "heun": Heun,
     "renoise": Renoise,
     "signal": Signal,
     "stochastic": Stochastic,
@@ -254,13 +283,18 @@ class Trained(NamedTuple):
 
     @property
     def num_steps(self) -> int:
-        """The number of network calls of its sampler."""
+        """The number of steps of its sampler."""
         return int(self.sampler.num_steps)
 
     @property
+    def calls(self) -> int:
+        """The number of network calls of its sampler."""
+        return int(self.sampler.calls)
+
+    @property
     def uses_ddim(self) -> bool:
-        """Whether its sampler is DDIM, so that editing can start at an intermediate step."""
-        return isinstance(self.sampler, Ddim)
+        """Whether DDIM's steps sample it, so that editing can start at an intermediate one."""
+        return isinstance(self.sampler, (Ddim, Heun))
 
 
 @functools.cache

@@ -36,9 +36,9 @@ def strength(evaluate: ConfigDict, stage: Stage) -> float | None:
 
 
 def calls(evaluate: ConfigDict, stage: Stage) -> int:
-    """Returns the network calls per sample: two per step for guidance outside the network."""
+    """Returns the network calls per sample: twice as many for guidance outside the network."""
     guided = strength(evaluate, stage) is not None and stage.trained.guidance.w_range is None
-    return stage.trained.num_steps * (2 if guided else 1)
+    return stage.trained.calls * (2 if guided else 1)
 
 
 def drawn(evaluate: ConfigDict, stage: Stage) -> int:

@@ -280,11 +280,12 @@ def show(run: Run) -> str:
     rows = []
     for stage in run.stages:
         low_high = stage.trained.guidance.w_range
+        steps, calls = stage.trained.num_steps, stage.trained.calls
         rows.append(
             (
                 stage.name,
                 stage.spec.method.name,
-                stage.trained.num_steps,
+                steps if calls == steps else f"{steps} ({calls} calls)",
                 "-" if low_high is None else f"{low_high[0]:g} to {low_high[1]:g}",
                 f"{stage.spec.steps * stage.updates:,}",
                 "-" if stage.start is None else _title(stage.start.directory),

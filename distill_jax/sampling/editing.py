@@ -15,7 +15,7 @@ import numpy as np
 from distill_jax.diffusion import editing
 from distill_jax.diffusion.denoiser import NetworkSpec, clipped
 from distill_jax.diffusion.noise import key_of, keys_of, noise_of
-from distill_jax.diffusion.trained import Ddim, Renoise, Sampler
+from distill_jax.diffusion.trained import Ddim, Heun, Renoise, Sampler
 from distill_jax.sampling.codecs import PIXELS
 from distill_jax.sampling.conditioners import Requests
 from distill_jax.sampling.drawing import Guiding, bound
@@ -234,7 +234,7 @@ def _starting(student: Finished, num_steps: int | None) -> Sampler:
     alone = isinstance(sampler, Renoise) and {*sampler.resolutions} <= {student.shape[0]}
     if not (student.trained.uses_ddim or alone):
         raise _no_editing(student)
-    return sampler
+    return Ddim(sampler.num_steps) if isinstance(sampler, Heun) else sampler
 
 
 def _no_editing(student: Finished) -> ValueError:

@@ -278,8 +278,8 @@ class Student:
 
     def calls(self, w: float | None = None, num_steps: int | None = None) -> int:
         """Returns the number of network calls (NFE) per image of `sample` with these arguments."""
-        steps = int(self.sampler(num_steps).num_steps)
-        return steps if self.takes_w or w is None else 2 * steps
+        calls = int(self.sampler(num_steps).calls)
+        return calls if self.takes_w or w is None else 2 * calls
 
     def conditions(
         self, num: int, label: Requests, w: float | np.ndarray | None

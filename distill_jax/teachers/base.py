@@ -23,10 +23,10 @@ class Imported(NamedTuple):
       parameterization: name in PARAMETERIZATIONS.
       shape: shape (h, w, c) of one image.
       num_classes: number of labels; 0 without labels.
-      num_steps: default number of DDIM steps in sampling.
+      num_steps: default number of steps in sampling.
       label_dropout: probability of the null condition in training; with 0 it cannot be guided.
       continuous: whether it was trained at all times, or is a student on the grid of num_steps.
-      sampler: sampler of a student that is not on a grid; None for DDIM in num_steps steps.
+      sampler: its sampler; None for DDIM in num_steps steps.
       spec: spec of its inputs, for a network on latents or texts; None for images with labels.
       w_range: smallest and largest w of a student that takes w as an input; None without it.
       resolutions: sides of the images or latents that it was trained on; () for that of `shape`.

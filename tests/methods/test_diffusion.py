@@ -8,6 +8,7 @@ import pytest
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.noise_levels import level_of
 from distill_jax.diffusion.schedule import Cosine, Karras, RectifiedFlow
+from distill_jax.diffusion.trained import Ddim, Heun
 from distill_jax.methods import METHODS, Nets
 from tests.toys import check, constant_denoiser, gaussian_denoiser, make_batch
 
@@ -109,6 +110,14 @@ def test_edms_weighted_loss_of_the_exact_denoiser_is_one_at_every_level(levels, 
     loss, _ = method.loss(jax.random.key(1), make_batch(x, {}, {}), nets)
     # A mean of 300,000 squares of standard normals: a standard error of 0.0026.
     np.testing.assert_allclose(float(loss), 1, atol=0.01)
+
+
+def test_a_teacher_is_sampled_by_ddim_or_by_edms_method_in_its_steps():
+    assert METHODS["diffusion"](num_steps=18).sampler(Karras()) == Ddim(18)
+    sampler = METHODS["diffusion"](num_steps=18, solver="heun").trained(Karras()).sampler
+    assert (sampler, sampler.calls) == (Heun(18), 35)
+    with pytest.raises(ValueError, match="solver is 'rk4'; expected one of ddim, heun"):
+        check(METHODS["diffusion"](solver="rk4"), None)
 
 
 def test_levels_that_are_no_distribution_of_levels_are_refused():

@@ -61,6 +61,17 @@ def test_a_good_config_is_planned_stage_by_stage(tmp_path):
     assert not (tmp_path / "s00_teacher").exists()
 
 
+def test_a_plan_says_the_calls_of_a_teacher_that_is_sampled_by_heuns_method(tmp_path):
+    teacher = stage("teacher", "diffusion", num_steps=4, solver="heun", steps=3, learning_rate=1e-3)
+    config = config_of(teacher)
+    config.evaluate.update(every=3, few=100, w=(1.0,))
+    text = plan.show(plan.make(config, tmp_path))
+    assert "4 (7 calls)" in text
+    # Ten labels, of which some are drawn again for diversity; two calls for guidance.
+    (line,) = (line for line in text.splitlines() if "measured in training" in line)
+    assert line.endswith(f"1 time 100 samples, {100 * 7 * 2:,} network calls")
+
+
 @pytest.mark.parametrize(
     ("head", "dtype", "warned"),
     [("x", "bfloat16", True), ("v", "bfloat16", False), ("x", "float32", False)],

@@ -10,7 +10,7 @@ import pytest
 
 import distill_jax
 from distill_jax.diffusion.denoiser import guided
-from distill_jax.diffusion.trained import Ancestral, Ddim, Guidance, Renoise, Stochastic
+from distill_jax.diffusion.trained import Ancestral, Ddim, Guidance, Heun, Renoise, Stochastic
 from distill_jax.sampling.batched import Draw
 from distill_jax.sampling.editing import sdedit
 from distill_jax.storage import checksums
@@ -50,6 +50,8 @@ def test_the_same_key_gives_the_same_images_and_another_key_others(student):
 SAMPLERS = {
     "ddim": Ddim(4),
     "ancestral": Ancestral(4, 0.5),
+    "heun": Heun(4),
+    "heun, churned": Heun(4, churn=2.0),
     "stochastic": Stochastic(4),
     "renoise": Renoise((1.0, 0.6, 0.3)),
     "renoise, two sizes": Renoise((1.0, 0.5), (4, 8)),
@@ -107,6 +109,14 @@ def test_one_program_serves_every_w_and_every_number_of_steps(teacher):
     results = [teacher.sample(KEY, 3, w=w, num_steps=n) for w, n in ((0.0, 1), (3.0, 5), (4.0, 64))]
     assert run_sampler._cache_size() == size
     assert not np.allclose(results[0], results[1])
+
+
+def test_a_teacher_of_edms_sampler_counts_its_calls_and_is_edited_by_ddim(teacher):
+    heun = teacher.with_sampler(Heun(4))
+    assert (heun.calls(), heun.calls(w=1.0), heun.calls(num_steps=18)) == (7, 14, 35)
+    x = teacher.sample(KEY, 2, w=1.0, num_steps=4)
+    edited = [sdedit(each, KEY, x, 2, 3, num_steps=4) for each in (heun, teacher)]
+    np.testing.assert_array_equal(*edited)
 
 
 def test_a_teacher_is_guided_with_two_calls_and_sampled_plainly_without_w(teacher):

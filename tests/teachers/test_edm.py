@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from distill_jax.diffusion.schedule import add_noise
+from distill_jax.diffusion.trained import Heun
 from distill_jax.models.build import make_network
 from distill_jax.storage.weights import of_array
 from distill_jax.teachers import edm
@@ -215,6 +216,7 @@ def test_an_import_says_what_the_network_is():
     assert teacher.schedule == {"name": "karras"}
     assert (teacher.shape, teacher.num_classes, teacher.label_dropout) == ((8, 8, 3), 10, 0.0)
     assert teacher.model["dropout"] == 0.13
+    assert (teacher.trained.sampler, teacher.trained.calls) == (Heun(18), 35)  # Of the paper.
     # The file's attention levels that a network of this size has not are left out.
     assert edm.convert("EDMPrecond", DDPMPP, state_of(DDPMPP)).model["attention"] == (4,)
 
