@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from distill_jax.diffusion.augmentation import AUGMENT, augment
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import mean_squared
 from distill_jax.diffusion.schedule import Schedule
@@ -62,6 +63,7 @@ class Method(abc.ABC):
       label_dropout: probability of the null condition in training, in [0, 1].
       all_times: whether the network is trained at all times in [0, 1], or only on its grid.
       clip_target: whether the targets are clipped to the bounds of the data.
+      augment: probability of each change of diffusion.augmentation in training, 0 for none.
       resolutions: sides of the square training images, () for only the data's own.
       needs_teacher: whether the method needs a finished teacher network.
       data_free: whether it trains without images: batch.x is None.
@@ -79,6 +81,7 @@ class Method(abc.ABC):
     label_dropout: float = 0.0
     all_times: bool = False
     clip_target: bool = False
+    augment: float = 0.0
     resolutions: tuple[int, ...] = ()
     needs_teacher: bool = True
     data_free: bool = False
@@ -154,6 +157,17 @@ def drop_labels(key: jax.Array, batch: Batch, probability: float) -> dict[str, j
         for name, value in batch.null.items()
     }
     return {**batch.cond, **dropped}
+
+
+def augmented(key: jax.Array, x: Image, cond: Cond, probability: float) -> tuple[Image, Cond]:
+    """Returns augmented images, and the conditions with their labels; see augmentation.augment.
+
+    With probability 0 both are unchanged.
+    """
+    if probability == 0:
+        return x, cond
+    x, labels = augment(key, x, probability)
+    return x, {**cond, AUGMENT: labels}
 
 
 def draw_w(key: jax.Array, w_range: tuple, like: Image) -> Time:

@@ -9,7 +9,16 @@ from distill_jax.diffusion.resize import area
 from distill_jax.diffusion.schedule import Schedule, add_noise
 from distill_jax.diffusion.trained import Ddim, Heun, Sampler
 from distill_jax.methods import checks
-from distill_jax.methods.base import Method, Metrics, Nets, Phase, drop_labels, traced, weighted_mse
+from distill_jax.methods.base import (
+    Method,
+    Metrics,
+    Nets,
+    Phase,
+    augmented,
+    drop_labels,
+    traced,
+    weighted_mse,
+)
 from distill_jax.runtime.options import choice, option, optional
 from distill_jax.typing import Batch, Image, Time
 
@@ -20,6 +29,8 @@ class Diffusion(Method):
 
     Args:
       num_steps: steps in sampling; the network is trained at all times.
+      augment: probability of each change of the images by EDM's augmentation, 0 for none; the
+        network is told of them by labels, see diffusion.augmentation.
       solver: sampler of the finished network: "ddim", or "heun", which is EDM's with 2 N - 1 calls.
       label_dropout: probability in [0, 1] of training an example on its null condition
         (Ho & Salimans 2022, arXiv:2207.12598); a teacher trained with 0 cannot be guided.
@@ -36,6 +47,7 @@ class Diffusion(Method):
     weighting: str = option(checks.WEIGHTING, "snr_trunc")
     resolutions: tuple[int, ...] = option(checks.RESOLUTIONS, ())
     levels: tuple | None = option(optional(checks.NOISE), None)
+    augment: float = option(checks.PROBABILITY, 0.0)
     solver: str = option(choice(("ddim", "heun")), "ddim")
 
     all_times = True
@@ -54,10 +66,10 @@ class Diffusion(Method):
         With `levels`, t is drawn from their distribution instead.
         """
         k_t, k_eps, k_drop, k_dropout = jax.random.split(key, 4)
-        x = batch.x
+        given = drop_labels(k_drop, batch, self.label_dropout)
+        x, cond = augmented(jax.random.fold_in(k_drop, 1), batch.x, given, self.augment)
         if self.resolutions:
             x = area(x, self.resolutions[turn])
-        cond = drop_labels(k_drop, batch, self.label_dropout)
 
         t = self._times(k_t, nets.student.schedule, x)
         eps = jax.random.normal(k_eps, x.shape, x.dtype)

@@ -16,7 +16,7 @@ from distill_jax.diffusion.samplers import renoise
 from distill_jax.diffusion.schedule import Schedule, add_noise, expand
 from distill_jax.diffusion.trained import Renoise, Trained
 from distill_jax.methods import checks
-from distill_jax.methods.base import Loss, Method, weighted_mse
+from distill_jax.methods.base import Loss, Method, augmented, weighted_mse
 from distill_jax.runtime.options import OptionError
 from distill_jax.typing import Batch, Cond, Image, Time
 
@@ -150,14 +150,21 @@ def diffuse(key: jax.Array, schedule: Schedule, x: Image, levels: tuple) -> Nois
 
 
 def denoising_loss(
-    key: jax.Array, fake: Denoiser, x: Image, cond: Cond, levels: tuple, weighting: str
+    key: jax.Array,
+    fake: Denoiser,
+    x: Image,
+    cond: Cond,
+    levels: tuple,
+    weighting: str,
+    augment: float = 0.0,
 ) -> jax.Array:
     """Returns the fake's denoising loss weight(logsnr) |f(z_t, t, c) - x|^2 on generated images x.
 
     Dropout is on in the fake, see denoiser.without_dropout. `levels` is as in `diffuse`, and
-    `weighting` is a name in WEIGHTINGS.
+    `weighting` is a name in WEIGHTINGS. `augment` is the probability in `augmented`.
     """
     k_z, k_dropout = jax.random.split(key)
+    x, cond = augmented(jax.random.fold_in(key, 1), x, cond, augment)
     z, t, _ = diffuse(k_z, fake.schedule, x, levels)
     return weighted_mse(weighting, fake, fake(z, t, cond, k_dropout).x, x, t)
 

@@ -47,6 +47,7 @@ class SidLsg(matching.Adversarial):
       fake_updates: updates of the fake per iteration.
       null_dropout: probability of the null condition in the fake's phase, for both student and
         fake; used if a kappa other than 1 needs the fake's null condition.
+      augment: probability of each of EDM's changes of the fake's images, see augmentation.augment.
       loss_scale: factor of the student's loss, a sum over pixels.
       gan_weight: weight in every pixel of the batch's mean GAN loss; the released code has 0.01
         beside a loss_scale of 100. With 0 there is no discriminator and no data.
@@ -64,6 +65,7 @@ class SidLsg(matching.Adversarial):
     weighting: str = option(checks.WEIGHTING, "edm")
     fake_updates: int = option(checks.UPDATES, 1)
     null_dropout: float = option(checks.PROBABILITY, 0.1)
+    augment: float = option(checks.PROBABILITY, 0.0)
     loss_scale: float = option(number(0, 1e6, without=(0,)), 100.0)
     gan_weight: float = option(checks.POSITIVE, 0.0)
     discriminator_weight: float = option(checks.POSITIVE, 0.03)
@@ -103,7 +105,8 @@ class SidLsg(matching.Adversarial):
             batch = batch._replace(cond=drop_labels(k_drop, batch, self.null_dropout))
         x, cond = self._generate(k_x, batch, nets.student)
         fake = matching.scaled(nets.fake, k_1, batch.null)
-        loss = matching.denoising_loss(k_z, fake, x, cond, self.fake_levels, self.weighting)
+        terms = self.fake_levels, self.weighting, self.augment
+        loss = matching.denoising_loss(k_z, fake, x, cond, *terms)
         return self.with_discriminator(loss, k_d, k_d, batch._replace(cond=cond), x, nets.fake)
 
     def student_loss(self, key: jax.Array, batch: Batch, nets: Nets) -> tuple[jax.Array, Metrics]:

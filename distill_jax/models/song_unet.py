@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from distill_jax.diffusion.augmentation import AUGMENT, LABELS
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
 from distill_jax.models.layers import as_network, sinusoid, with_numbers
@@ -42,6 +43,7 @@ class SongArchitecture(Architecture):
       filter: resampling filter, symmetric and of even length.
       pyramid: whether every level adds the image again on the way down ("residual").
       w_scale: the w whose embedding is that of t = 1.
+      augment: whether it takes the labels of augmented images, see diffusion.augmentation.
     """
 
     embedding: str = option(choice(("positional", "fourier")), "positional")
@@ -49,6 +51,7 @@ class SongArchitecture(Architecture):
     filter: Taps = option(FILTER, (1, 1))  # type: ignore[misc]  # Other families have one only.
     pyramid: bool = False  # type: ignore[misc]  # The same.
     w_scale: float = option(W_SCALE, 4.0)
+    augment: bool = False
 
     epsilon: ClassVar[float] = 1e-6
     gain: ClassVar[float] = 0.5**0.5
@@ -70,6 +73,9 @@ class SongUNet(nn.Module):
             classes = arch.spec.classes("label")
             label = jax.nn.one_hot(cond["label"], classes) * math.sqrt(classes)
             emb += nn.Dense(emb.shape[-1], name="label_embed")(label)
+        if arch.augment:  # Without a bias, so that labels of 0 and no labels are the same.
+            labels = cond.get(AUGMENT, jnp.zeros((len(z), LABELS)))
+            emb += nn.Dense(emb.shape[-1], use_bias=False, name="augment_embed")(labels)
         emb = nn.Dense(width, name="t_embed_0")(emb)
         emb = nn.Dense(width, name="t_embed_1")(nn.swish(emb))
         emb = with_numbers(emb, cond, arch.w_scale)

@@ -10,7 +10,7 @@ from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.spec import DataSpec
 from distill_jax.methods import Method
 from distill_jax.models.build import abstract_params, make_network
-from distill_jax.run.validation import flat
+from distill_jax.run.validation import check_augmented, flat
 from distill_jax.runtime.registry import EVERYTHING, foreign
 
 
@@ -48,6 +48,7 @@ def student_network(
             f"method {name!r} needs the features of its networks, and network "
             f"{model['name']!r} has no features; take one that does, such as mlp, dit and unet"
         )
+    check_augmented(method, model, data)
     _check_resolutions(method, network_spec)
     return network_spec
 

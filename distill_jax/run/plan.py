@@ -52,6 +52,7 @@ from distill_jax.run.stages import (
     find_teacher,
 )
 from distill_jax.run.validation import (
+    check_augmented,
     check_complete,
     check_config,
     check_keys,

@@ -8,8 +8,10 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from distill_jax.diffusion.spec import DataSpec
 from distill_jax.evaluation.feature_networks import NAMES
 from distill_jax.evaluation.published import PUBLISHED
+from distill_jax.methods import Method
 from distill_jax.run.cache import DTYPES
 from distill_jax.run.data import absolute_paths, read_record
 from distill_jax.runtime import distributed, logging
@@ -248,6 +250,20 @@ def check_stage(spec: Any, name: str, known: Mapping[str, Any], optimizers: Conf
         raise OptionError(
             f"{path}.learning_rate",
             f"is 0, and steps {spec.steps}: nothing trains; expected a number above 0, or 1 step",
+        )
+
+
+def check_augmented(method: Method, model: Mapping[str, Any], data: DataSpec) -> None:
+    """Raises OptionError for augmentation of latents, or for a network that is not told of it."""
+    if method.augment and not data.bounded:
+        raise OptionError(
+            "augment", f"is {method.augment:g}, and the data are no pixels; expected 0"
+        )
+    if method.augment and not model.get("augment"):
+        raise OptionError(
+            "augment",
+            f"is {method.augment:g}, and network {model['name']!r} takes no labels of augmented "
+            "images, which it would draw; take song_unet with augment=True",
         )
 
 

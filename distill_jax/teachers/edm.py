@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from distill_jax.diffusion.augmentation import LABELS
 from distill_jax.diffusion.prediction import SIGMA_DATA
 from distill_jax.diffusion.schedule import Karras
 from distill_jax.diffusion.trained import Heun, Renoise
@@ -23,6 +24,7 @@ from distill_jax.teachers.given import (
     MAX_CLASSES,
     MAX_SIDE,
     MAX_WIDTH,
+    YES_NO,
     check_given,
     check_value,
     one_value,
@@ -84,7 +86,7 @@ RULES = {
 }
 REALS = ("sigma_min", "sigma_max", "dropout", "label_dropout")  # Also read from text.
 ARRAYS_OF_BLOCK = 8  # A residual block has at least as many.
-GIVEN = {"init_sigma": number(Karras().sigma_min, Karras().sigma_max)}
+GIVEN = {"init_sigma": number(Karras().sigma_min, Karras().sigma_max), "augment": YES_NO}
 LAYERS = {
     "norm_0": "norm0",
     "conv_0": "conv0",
@@ -101,6 +103,7 @@ EMBEDDING = {
     ("t_embed_0",): "map_layer0",
     ("t_embed_1",): "map_layer1",
     ("label_embed",): "map_label",
+    ("augment_embed",): "map_augment",
 }
 # Our parts of the U-Net -> their encoder or decoder, and the name of the resampling block.
 PARTS = {"down": ("enc", "down"), "up": ("dec", "up"), "pyramid": ("enc", "aux_residual")}
@@ -115,15 +118,15 @@ def convert(
 ) -> Imported:
     """Converts a released EDM network to ours.
 
-    The weights of augmentation in training (`map_augment`) are dropped, and so are the resampling
-    filters, which follow from the options.
+    The resampling filters, which follow from the options, are dropped, and so are the weights of
+    augmentation in training (`map_augment`) unless `given` keeps them.
 
     Args:
       class_name: class of the pickled network; must be EDMPrecond.
       kwargs: named arguments of its constructor.
       state: arrays by torch's names.
-      given: "init_sigma" for a student of one call at that noise level, as SiD's, whose files are
-        like those of its teacher.
+      given: "augment" to keep the inputs for augmented images, and "init_sigma" for a student of
+        one call at that noise level, as SiD's, whose files are like those of its teacher.
 
     Raises:
       ValueError: for a network that is not supported, and for arrays that do not fit it.
@@ -142,11 +145,17 @@ def convert(
             f"the network's description has {blocks:,} blocks, and its {len(state):,} arrays are "
             f"too few, or these are more than {MAX_BLOCKS}"
         )
-    kept = {name: array for name, array in state.items() if not _is_dropped(name)}
+    augment = given.get("augment", False)
+    if augment and (kwargs.get("augment_dim"), options["model_type"]) != (LABELS, "SongUNet"):
+        raise ValueError(
+            f"augment is true; expected a SongUNet of augment_dim {LABELS}, not a "
+            f"{options['model_type']} of {short(kwargs.get('augment_dim', 0))}"
+        )
+    kept = {name: array for name, array in state.items() if not _is_dropped(name, augment)}
     steps = STEPS if options["img_resolution"] <= 32 else STEPS_AT_64
     imported = Imported(
-        params=take(kept, leaves(kwargs)),
-        model=_model(options),
+        params=take(kept, leaves(kwargs, augment)),
+        model=_model(options, augment),
         schedule=_schedule(options),
         parameterization="edm",
         shape=_shape(options),
@@ -165,11 +174,11 @@ def _student(imported: Imported, sigma: float) -> Imported:
     return imported._replace(num_steps=1, continuous=False, sampler=Renoise((t,)))
 
 
-def leaves(kwargs: Mapping[str, Any]) -> Iterator[tuple[Path, Leaf]]:
+def leaves(kwargs: Mapping[str, Any], augment: bool = False) -> Iterator[tuple[Path, Leaf]]:
     """Yields the path of every parameter of the network with its array in the file."""
     options = _options(kwargs)
     dialect = Dialect(_namer(options), "hc3", (1, 1))
-    return expected(_model(options), _shape(options), options["label_dim"], dialect)
+    return expected(_model(options, augment), _shape(options), options["label_dim"], dialect)
 
 
 def _shape(options: Mapping[str, Any]) -> tuple[int, ...]:
@@ -205,7 +214,7 @@ def _float(value: Any) -> Any:
         return value
 
 
-def _model(options: Mapping[str, Any]) -> dict[str, Any]:
+def _model(options: Mapping[str, Any], augment: bool) -> dict[str, Any]:
     """Returns the options of our network."""
     multipliers = tuple(options["channel_mult"])
     heights = [options["img_resolution"] >> level for level in range(len(multipliers))]
@@ -225,6 +234,7 @@ def _model(options: Mapping[str, Any]) -> dict[str, Any]:
         "noise_multiplier": options["channel_mult_noise"],
         "filter": tuple(options["resample_filter"]),
         "pyramid": options["encoder_type"] == "residual",
+        **({"augment": True} if augment else {}),
     }
 
 
@@ -240,9 +250,9 @@ def _schedule(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": "karras", "sigma_min": low, "sigma_max": high}
 
 
-def _is_dropped(name: str) -> bool:
-    """Returns whether an array is dropped: augmentation weights and resampling filters."""
-    return name == "model.map_augment.weight" or name.endswith(".resample_filter")
+def _is_dropped(name: str, augment: bool) -> bool:
+    """Returns whether an array is dropped: a resampling filter, or weights of augmentation."""
+    return (name == "model.map_augment.weight" and not augment) or name.endswith(".resample_filter")
 
 
 def _namer(options: Mapping[str, Any]) -> Callable[[Path], str]:

@@ -120,6 +120,29 @@ def test_a_teacher_is_sampled_by_ddim_or_by_edms_method_in_its_steps():
         check(METHODS["diffusion"](solver="rk4"), None)
 
 
+def recorded(**options):
+    """Returns the conditions and the noisy images of a loss on one mirrored or unchanged image."""
+    seen = []
+
+    def predict(z, t, cond, key=None):
+        seen.append((dict(cond), z))
+        return constant_denoiser(Cosine(), 0.0).predict(z, t, cond)
+
+    x = jnp.broadcast_to(jnp.asarray([-0.5, 0.5]).reshape(1, 1, 2, 1), (64, 2, 2, 1))
+    method = METHODS["diffusion"](levels=("uniform", 1e-4, 1e-3), **options)
+    method.loss(jax.random.key(1), make_batch(x, {}, {}), Nets(Denoiser(Cosine(), predict)))
+    return x, *seen[0]
+
+
+def test_the_network_is_told_which_images_are_augmented():
+    x, cond, z = recorded(augment=1e-6)  # Half are mirrored, and hardly anything else is done.
+    mirrored = np.asarray(cond["augment"][:, 0])
+    assert 16 < mirrored.sum() < 48 and not np.asarray(cond["augment"][:, 1:]).any()
+    expected = np.where(mirrored[:, None, None, None] > 0, x[:, :, ::-1], x)
+    np.testing.assert_allclose(z, expected, atol=0.01)
+    assert "augment" not in recorded()[1]
+
+
 def test_levels_that_are_no_distribution_of_levels_are_refused():
     with pytest.raises(ValueError, match="levels is .*; expected .*distribution out of uniform"):
         check(METHODS["diffusion"](levels=("normal", 0.002, 80.0)), None)

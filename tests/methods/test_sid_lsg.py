@@ -26,6 +26,17 @@ NULL = 2  # The label; the classes are 0 and 1.
 NUM = 16384  # One size for most tests here: operations are compiled for every size.
 
 
+def test_only_the_fake_sees_augmented_images_and_their_labels():
+    schedule, seen = Karras(), {"student": [], "fake": []}
+    student, fake = (bent(0.5, 0.1, schedule, seen[role], (4, 4, 1)) for role in seen)
+    method, key = SidLsg(augment=1.0), jax.random.key(0)
+    method.fake_loss(key, batch_of(8), Nets(student, None, fake))
+    assert "augment" not in seen["student"][0][2]
+    assert seen["fake"][0][2]["augment"].shape == (8, 9)
+    method.student_loss(key, batch_of(8), Nets(student, fake, fake))
+    assert not any("augment" in cond for _, _, cond, _ in seen["fake"][1:])
+
+
 def batch_of(num):
     label = jnp.arange(num) % 2
     return make_batch(None, {"label": label}, {"label": jnp.full((num,), NULL)})

@@ -95,6 +95,21 @@ def test_dropout_needs_a_key_and_changes_with_it():
     assert min(float(jnp.abs(a - b).max()) for a, b in ((one, other), (one, none))) > 1e-3
 
 
+def test_labels_of_augmented_images_are_a_condition_that_is_absent_at_zero():
+    network = song_unet(SIZES, **SMALL, augment=True)
+    params, apply = params_of(network), jax.jit(network.apply)
+    assert params["augment_embed"]["kernel"].shape == (9, 8) and len(params["augment_embed"]) == 1
+    none, zero, some = (
+        apply(params, Z, T, {**LABEL, **given})
+        for given in ({}, {"augment": jnp.zeros((2, 9))}, {"augment": jnp.eye(9)[:2]})
+    )
+    np.testing.assert_array_equal(none, zero)
+    assert float(jnp.abs(some - none).max()) > 1e-3
+    del params["augment_embed"]
+    plain = song_unet(SIZES, **SMALL).apply(params, Z, T, LABEL)
+    np.testing.assert_allclose(plain, none, atol=1e-5)
+
+
 def test_fixed_frequencies_get_no_gradient():
     network = song_unet(SIZES, **SMALL, embedding="fourier")
     params = params_of(network)

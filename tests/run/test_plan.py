@@ -256,6 +256,11 @@ BAD = {
         ValueError,
         "method 'swd' needs the features .* 'mixture' has no features; take one that",
     ),
+    "augmentation for a network that is not told of it": (
+        config_of(stage("teacher", "diffusion", augment=0.12, **RATES), model=SONG),
+        ValueError,
+        "augment is 0.12, and network 'song_unet' takes no labels of augmented images",
+    ),
     "discriminator on a network without features": (
         config_of(
             TEACHER,

@@ -240,6 +240,23 @@ def test_noise_levels_stay_within_those_that_the_network_is_for(highest):
     assert teacher.schedule == {"name": "karras", "sigma_min": 0.01, "sigma_max": 80.0}
 
 
+def test_the_inputs_for_augmented_images_are_kept_if_that_is_said():
+    state = {**state_of(DDPMPP), "model.map_augment.weight": of_array(fill("augment", (16, 9)))}
+    dropped = edm.convert("EDMPrecond", DDPMPP, state)
+    kept = edm.convert("EDMPrecond", DDPMPP, state, {"augment": True})
+    assert "augment_embed" not in dropped.params and kept.model == {
+        **dropped.model,
+        "augment": True,
+    }
+    kernel = kept.params["augment_embed"]["kernel"].read(())
+    np.testing.assert_array_equal(kernel, fill("augment", (16, 9)).T)
+    assert jax.tree.structure(kept.params) == jax.tree.structure(kept.expected_params())
+    with pytest.raises(
+        ValueError, match="expected a SongUNet of augment_dim 9, not a SongUNet of 0"
+    ):
+        edm.convert("EDMPrecond", {**DDPMPP, "augment_dim": 0}, state, {"augment": True})
+
+
 def without(name):
     return lambda state: {key: array for key, array in state.items() if key != name}
 
