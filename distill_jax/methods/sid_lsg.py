@@ -1,10 +1,9 @@
 """SiD and SiD-LSG: a data-free student of one or a few steps, trained by score identities.
 
 SiD: Zhou et al. (2024), Score identity Distillation, arXiv:2404.04057. SiD-LSG, with guidance: Zhou
-et al. (2024), Long and Short Guidance in Score identity Distillation, arXiv:2406.01561. With
-`times`: Zhou et al. (2025), Few-Step Diffusion via Score identity Distillation, arXiv:2505.12674,
-which trains on the images of all steps alike. With `gan_weight`, SiDA: Zhou et al. (2024),
-Adversarial Score identity Distillation, arXiv:2410.14919.
+et al. (2024), Long and Short Guidance, arXiv:2406.01561. With `times`: Zhou et al. (2025), Few-Step
+Diffusion via Score identity Distillation, arXiv:2505.12674, which trains on the images of all steps
+alike. With `gan_weight`: Zhou et al. (2024), SiDA, Adversarial SiD, arXiv:2410.14919.
 """
 
 from typing import Any

@@ -10,8 +10,10 @@ from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.spec import DataSpec
 from distill_jax.methods import Method
 from distill_jax.models.build import abstract_params, make_network
+from distill_jax.run.stages import Stage
 from distill_jax.run.validation import check_augmented, flat
 from distill_jax.runtime.registry import EVERYTHING, foreign
+from distill_jax.runtime.sharding import Layout
 
 
 def student_network(
@@ -51,6 +53,17 @@ def student_network(
     check_augmented(method, model, data)
     _check_resolutions(method, network_spec)
     return network_spec
+
+
+def check_derivative(stage: Stage, layout: Layout) -> None:
+    """Raises ValueError for a method that needs `jax.jvp` of layers which do not have it."""
+    in_turn = stage.roles.student.network.in_turn and layout.mesh.shape["fsdp"] > 1
+    if stage.method.differentiates and in_turn:
+        raise ValueError(
+            f"stage {stage.name}: method {stage.spec.method.name!r} takes the derivative of its "
+            "network forwards, which remat 'full' with mesh.fsdp above 1 does not have; set "
+            "config.model.remat='dots', or mesh.fsdp=1"
+        )
 
 
 def _check_resolutions(method: Method, network_spec: NetworkSpec) -> None:

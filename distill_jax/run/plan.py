@@ -36,14 +36,13 @@ from distill_jax.run.fits import (
     encoded,
 )
 from distill_jax.run.measurements import show as show_measurements
-from distill_jax.run.networks import named, student_network
+from distill_jax.run.networks import check_derivative, named, student_network
 from distill_jax.run.stages import (
     Ancestor,
     Stage,
     check_alike,
     check_base,
     check_conditions,
-    check_derivative,
     check_finetuned,
     check_images,
     find_fake,
@@ -52,7 +51,6 @@ from distill_jax.run.stages import (
     find_teacher,
 )
 from distill_jax.run.validation import (
-    check_augmented,
     check_complete,
     check_config,
     check_keys,

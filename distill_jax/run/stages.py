@@ -16,7 +16,6 @@ from distill_jax.diffusion.spec import INPAINT, DataSpec
 from distill_jax.diffusion.trained import Trained
 from distill_jax.methods import Method
 from distill_jax.runtime.registry import suggestion
-from distill_jax.runtime.sharding import Layout
 from distill_jax.sampling.loading import describe, find_final, find_part
 from distill_jax.storage import checkpoint, trees
 from distill_jax.training.averages import gamma_of
@@ -210,17 +209,6 @@ def check_images(method: Method, name: str, dataset: Dataset, teacher: Ancestor 
             f"the data stand for examples {'x'.join(map(str, mine))}, and the teacher draws "
             f"{'x'.join(map(str, theirs))}; correct config.data.size and channels, or name the "
             "teacher's codec"
-        )
-
-
-def check_derivative(stage: Stage, layout: Layout) -> None:
-    """Raises ValueError for a method that needs `jax.jvp` of layers which do not have it."""
-    in_turn = stage.roles.student.network.in_turn and layout.mesh.shape["fsdp"] > 1
-    if stage.method.differentiates and in_turn:
-        raise ValueError(
-            f"stage {stage.name}: method {stage.spec.method.name!r} takes the derivative of its "
-            "network forwards, which remat 'full' with mesh.fsdp above 1 does not have; set "
-            "config.model.remat='dots', or mesh.fsdp=1"
         )
 
 

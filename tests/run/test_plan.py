@@ -20,6 +20,7 @@ ENCODER = stage("encoder", "encoder", num_steps=8, **RATES)
 
 SWD = stage("swd", "swd", times=(1.0, 0.5), **RATES)
 SID = stage("sid", "sid_lsg", **RATES)
+SONG = {"name": "song_unet", "channels": 8, "blocks": 1, "multipliers": (1,), "attention": ()}
 DIT = {"name": "dit", "width": 8, "blocks": 1, "heads": 1}
 SD_UNET = {"name": "sd_unet", "widths": (8,), "transformers": (), "heads": (1,), "groups": 4}
 MIXTURE = {"name": "mixture"}
@@ -418,7 +419,7 @@ def test_bad_input_is_one_message_before_anything_starts(kind, tmp_path):
 
 def test_a_derivative_of_layers_that_have_none_is_refused(tmp_path):
     stages = TEACHER, stage("scm", "scm", **RATES)
-    unet = {"name": "song_unet", "channels": 8, "blocks": 1, "multipliers": (1,), "attention": ()}
+    unet = SONG
     mesh = {"data": 1, "fsdp": 2, "tensor": 1}
     full, dots = (
         config_of(*stages, model={**unet, "remat": r}, mesh=mesh) for r in ("full", "dots")
