@@ -419,10 +419,9 @@ def test_bad_input_is_one_message_before_anything_starts(kind, tmp_path):
 
 def test_a_derivative_of_layers_that_have_none_is_refused(tmp_path):
     stages = TEACHER, stage("scm", "scm", **RATES)
-    unet = SONG
     mesh = {"data": 1, "fsdp": 2, "tensor": 1}
     full, dots = (
-        config_of(*stages, model={**unet, "remat": r}, mesh=mesh) for r in ("full", "dots")
+        config_of(*stages, model={**SONG, "remat": r}, mesh=mesh) for r in ("full", "dots")
     )
     with pytest.raises(ValueError, match="s01_scm: method 'scm' .* config.model.remat='dots'"):
         plan.make(full, tmp_path, devices=2)
