@@ -30,6 +30,7 @@ RUN = (
     "cifar10_swd",
     "digits_consistency",
     "digits_decoupled_dmd",
+    "digits_dedistill",
     "digits_encoder",
     "imagenet64_guided",
     "mixture_dmd2",

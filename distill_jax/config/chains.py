@@ -96,12 +96,14 @@ def stage(
         a network instead of the config's. `optimizer`: keys that replace the config's.
         `batch_size`: replaces the config's unless 0. `lora`: rank of adapters to train instead of
         the weights, 0 for none. `base`: path of the network whose weights the adapters of the
-        teacher or of `init` change, if it is outside their workdir.
+        teacher or of `init` change, if it is outside their workdir. `onto`: a stage or path of a
+        network, to whose weights the change of this stage is added; the result has that network's
+        sampler.
     """
     rates: dict[str, Any] = {"warmup": 0, "decay_to": 0.0, "weight_decay": 0.0}
     rates.update({"ema_decay": 0.0, "ema_ramp": 0.0, "keep_fake": False})
     rates.update({"posthoc": (), "snapshot_every": 0, "snapshot_dtype": "float32"})
-    rates.update({"init": "", "init_fake": "", "base": ""})
+    rates.update({"init": "", "init_fake": "", "base": "", "onto": ""})
     rates.update({"model": {}, "optimizer": {}, "batch_size": 0, "lora": 0})
     rates.update({key: options.pop(key) for key in list(options) if key in rates})
     return {

@@ -136,10 +136,10 @@ class Arrays(LabelledImages):
         return Rows(index, self.train.x[order], cond)
 
     def without_images(self) -> Labels | Prompts:
-        """Returns a dataset of the captions, or of uniform labels, for data-free methods."""
+        """Returns a dataset of the captions, or of uniform labels of the training images."""
         if self.texts:
             return Prompts(self.spec, tuple(self.texts["train"]))
-        return super().without_images()
+        return Labels(self.spec, np.unique(self.train.label) if self.num_classes else None)
 
 
 def _sample(n: int, num: int | None) -> np.ndarray:

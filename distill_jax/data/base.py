@@ -238,12 +238,18 @@ class LabelledImages:
 
 
 class Labels(LabelledImages):
-    """A dataset of uniform labels without images, for data-free methods."""
+    """A dataset of uniform labels without images, for data-free methods.
+
+    Args:
+      spec: spec of the images that the labels stand for.
+      kept: labels to draw from; None for all classes of the spec.
+    """
 
     num_labels = 0
     has_images = False
 
-    def __init__(self, spec: DataSpec):
+    def __init__(self, spec: DataSpec, kept: np.ndarray | None = None):
+        self._kept = kept
         self.shape, self.bounded = spec.x.shape, spec.bounded
         self.num_classes = dict(spec.cond).get("label", Leaf()).classes or 0
 
@@ -254,7 +260,8 @@ class Labels(LabelledImages):
         for step in itertools.count(start):
             index = index_of(step, size, part)
             rng = np.random.default_rng((seed, step))
-            label = rng.integers(max(self.num_classes, 1), size=size, dtype=np.int32)
+            kept = np.arange(max(self.num_classes, 1)) if self._kept is None else self._kept
+            label = kept[rng.integers(len(kept), size=size, dtype=np.int32)].astype(np.int32)
             yield Rows(index, None, self.conditions(label[index - step * size]))
 
     def images(self, split: str, num: int | None = None) -> Source:

@@ -4,7 +4,7 @@ from distill_jax.methods.base import Method, Nets, Phase
 from distill_jax.methods.boot import Boot
 from distill_jax.methods.consistency import Consistency
 from distill_jax.methods.decoupled_dmd import DecoupledDmd
-from distill_jax.methods.diffusion import Diffusion
+from distill_jax.methods.diffusion import Dedistill, Diffusion
 from distill_jax.methods.dmd2 import Dmd2
 from distill_jax.methods.encoder import Encoder
 from distill_jax.methods.guided import Guided
@@ -19,6 +19,7 @@ METHODS = {
     "boot": Boot,
     "consistency": Consistency,
     "decoupled_dmd": DecoupledDmd,
+    "dedistill": Dedistill,
     "diffusion": Diffusion,
     "dmd2": Dmd2,
     "encoder": Encoder,

@@ -22,11 +22,12 @@ Loss = tuple[jax.Array, Metrics]  # What is minimised, and what is logged beside
 
 
 class Nets(NamedTuple):
-    """The networks of one iteration by role."""
+    """The networks of one iteration by role, and the teacher's sampler for methods that draw."""
 
     student: Denoiser
     teacher: Denoiser | None = None
     fake: Denoiser | None = None
+    sampler: Sampler | None = None
 
 
 class Phase(NamedTuple):
@@ -67,6 +68,7 @@ class Method(abc.ABC):
       resolutions: sides of the square training images, () for only the data's own.
       needs_teacher: whether the method needs a finished teacher network.
       data_free: whether it trains without images: batch.x is None.
+      draws: whether it trains on samples of its teacher, by the teacher's own sampler.
       needs_features: whether its losses use features from the middle of the networks.
       differentiates: whether its losses take derivatives of the networks by `jax.jvp`.
       has_discriminator: whether the fake network has a head that classifies data and samples.
@@ -85,6 +87,7 @@ class Method(abc.ABC):
     resolutions: tuple[int, ...] = ()
     needs_teacher: bool = True
     data_free: bool = False
+    draws: bool = False
     needs_features: bool = False
     differentiates: bool = False
     has_discriminator: bool = False

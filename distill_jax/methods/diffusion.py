@@ -1,4 +1,4 @@
-"""Training of the teacher: a diffusion model in continuous time, with label dropout."""
+"""Training of denoisers at all times: the teacher from data, and a student's from its samples."""
 
 from typing import Any
 
@@ -18,6 +18,7 @@ from distill_jax.methods.base import (
     drop_labels,
     traced,
     weighted_mse,
+    with_w,
 )
 from distill_jax.runtime.options import choice, option, optional
 from distill_jax.typing import Batch, Image, Time
@@ -56,7 +57,7 @@ class Diffusion(Method):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """One update of the student per iteration, with one variant per resolution."""
-        return (Phase("student", Diffusion.loss, variants=max(1, len(self.resolutions))),)
+        return (Phase("student", type(self).loss, variants=max(1, len(self.resolutions))),)
 
     def loss(
         self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0
@@ -87,3 +88,34 @@ class Diffusion(Method):
             return jax.random.uniform(key, x.shape[:1], x.dtype)
         distribution, low, high = self.levels
         return NOISE_LEVELS[distribution](key, schedule, x.shape[:1], low, high).astype(x.dtype)
+
+
+@traced("num_steps", "w_range")
+class Dedistill(Diffusion):
+    """The training of a denoiser on samples of its teacher, a few-step student; without data.
+
+    Fine-tuning a few-step student by a denoising loss destroys it: the loss wants means of images.
+    The denoiser of its own images can be fine-tuned so, and the change is added to the student's
+    weights, see the stage option `onto`. Users of few-step models do this with adapters; adding
+    differences of weights is task arithmetic (Ilharco et al. 2022, arXiv:2212.04089).
+
+    Args:
+      num_steps, label_dropout, weighting, resolutions: as for Diffusion.
+      w_range: (smallest, largest) w, drawn uniformly, if the teacher takes w; else None.
+    """
+
+    label_dropout: float = option(checks.PROBABILITY, 0.0)
+    w_range: Any = option(optional(checks.W_RANGE), None)
+
+    needs_teacher = data_free = draws = True
+    needs = (checks.keeps_w,)
+
+    def loss(
+        self, key: jax.Array, batch: Batch, nets: Nets, turn: int = 0
+    ) -> tuple[jax.Array, Metrics]:
+        """Returns the loss of Diffusion for samples that the teacher draws with its own sampler."""
+        k_z, k_w, k_draw, k_loss = jax.random.split(key, 4)
+        z = jax.random.normal(k_z, (batch.size, *nets.teacher.shape))
+        batch = batch._replace(cond=with_w(k_w, batch.cond, self.w_range, z))
+        x = nets.sampler(k_draw, nets.teacher, z, batch.cond)
+        return super().loss(k_loss, batch._replace(x=x), nets, turn)

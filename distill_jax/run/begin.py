@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import jax
@@ -63,13 +63,40 @@ class Weights:
     def whole(self, found: Ancestor, name: str = "params") -> Tree:
         """Returns the network's weights, with its adapters merged into them."""
         own = self.own(found, name)
-        return own if found.base is None else merged(Adapted(self.own(found.base), own))
+        base = found.base or found.merged
+        return own if base is None else merged(Adapted(self.own(base), own))
 
     def frozen(self, found: Ancestor) -> Tree:
         """Returns a network's weights in the dtype of frozen networks, read in it if possible."""
-        if found.base is None and (found.directory, "params", None) not in self._read:
+        plain = found.base is None and found.merged is None
+        if plain and (found.directory, "params", None) not in self._read:
             return self.own(found, dtype=None if self._dtype == "float32" else self._dtype)
         return rounded(self.whole(found), self._dtype)
+
+
+def landing(run: Run, stage: Stage, frozen: Mapping[str, Tree]) -> Callable[[Tree], Tree | Adapted]:
+    """Returns the map from the trained weights, or adapters, of a stage to the network's.
+
+    With the option `onto` weights are added as a difference: onto + (trained - start). Unchanged
+    weights give those of `onto` bit for bit. Adapters are a difference, of its weights.
+
+    Args:
+      run: the run.
+      stage: the stage.
+      frozen: its frozen parameters by role.
+    """
+    base, onto, start = stage.roles.trained.base, stage.onto, stage.start
+    reader = Weights(run.layout, run.config.frozen_dtype, run.allow)
+    if base:
+        return lambda own: Adapted(reader.frozen(onto) if onto else frozen[base], own)
+    if onto is None or start is None:
+        return lambda own: own
+    return lambda own: _added(reader.whole(onto), own, reader.whole(start))
+
+
+@jax.jit
+def _added(onto: Tree, own: Tree, start: Tree) -> Tree:
+    return jax.tree.map(lambda o, w, s: o + (w - s), onto, own, start)
 
 
 @dataclasses.dataclass(frozen=True)

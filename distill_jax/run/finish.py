@@ -46,12 +46,12 @@ def manifest(run: Run, stage: Stage, best: Mapping[str, Any] | None = None) -> M
     )
     adapters, roles = None, stage.roles
     if roles.trained.base:
-        base = _reference(stage.start.weights.directory, final)
+        base = _reference(stage.under.directory, final)
         adapters = Adapters(base, roles.trained.rank, roles.full)
     return Manifest(
         stage=stage.name,
         trained=stage.trained,
-        distilled=stage.method.needs_teacher,
+        distilled=stage.method.needs_teacher or stage.onto is not None,
         spec=run.dataset.spec,
         model=stage.model,
         lineage=lineage,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +59,7 @@ class Monitor:
     Args:
       run: the run.
       stage: the stage.
-      frozen: its frozen parameters by role, for the weights under adapters.
+      landed: map from its trained weights, or adapters, to the network's; see begin.landing.
       log: the log of the stage, which has the lines of quality.jsonl up to its start.
       lock: the lock of the workdir.
 
@@ -68,7 +68,12 @@ class Monitor:
     """
 
     def __init__(
-        self, run: Run, stage: Stage, frozen: Mapping[str, Tree], log: logging.StageLog, lock: Lock
+        self,
+        run: Run,
+        stage: Stage,
+        landed: Callable[[Tree], Tree | Adapted],
+        log: logging.StageLog,
+        lock: Lock,
     ):
         self._run, self._stage, self._log, self._lock = run, stage, log, lock
         self._evaluate = run.config.evaluate
@@ -76,7 +81,7 @@ class Monitor:
         self._on = bool(measurements.measured(self._evaluate, [stage]))
         if not self._on:
             return
-        self._base = frozen.get(stage.roles.trained.base or "")
+        self._landed = landed
         codec = run.codec.codec if run.codec else NO_CODEC
         described = manifest(run, stage), stage.roles.student
         text = run.conditioner.conditioner if run.conditioner else None
@@ -136,8 +141,7 @@ class Monitor:
     def _measure(self, step: int, ema: Tree) -> None:
         """Draws samples, measures them, writes the line, and keeps the EMA if it is the best."""
         began, cpu, row = time.perf_counter(), time.process_time(), {}
-        params = ema if self._base is None else Adapted(self._base, ema)
-        student = dataclasses.replace(self._student, params=params)
+        student = dataclasses.replace(self._student, params=self._landed(ema))
         x = self._draw(student, self._w)[0][: self._num]
         if not np.isfinite(x).all():
             raise DivergedError(step, {"a sample of the EMA": math.nan})

@@ -24,6 +24,13 @@ from distill_jax.models import DISCRIMINATORS
 from distill_jax.models.adapters import Adapted, merged
 from distill_jax.models.build import abstract_params, as_tuples, rounded
 from distill_jax.run import snapshots, starting
+from distill_jax.run.ancestors import (
+    check_base,
+    find_fake,
+    find_network,
+    find_roles,
+    find_teacher,
+)
 from distill_jax.run.cache import CachePlan, plan_cache
 from distill_jax.run.cautions import cautions
 from distill_jax.run.data import absolute_paths
@@ -37,18 +44,14 @@ from distill_jax.run.fits import (
 )
 from distill_jax.run.measurements import show as show_measurements
 from distill_jax.run.networks import check_derivative, named, student_network
+from distill_jax.run.onto import find_onto
 from distill_jax.run.stages import (
     Ancestor,
     Stage,
     check_alike,
-    check_base,
     check_conditions,
     check_finetuned,
     check_images,
-    find_fake,
-    find_network,
-    find_roles,
-    find_teacher,
 )
 from distill_jax.run.validation import (
     check_complete,
@@ -88,7 +91,7 @@ class Run:
     @property
     def parts(self) -> tuple[epath.Path, ...]:
         """Directories of the codec, bases and outer teachers, see loading.load."""
-        bases = [stage.start.weights for stage in self.stages if stage.roles.trained.base]
+        bases = [stage.under for stage in self.stages if stage.roles.trained.base]
         places = [base.directory for base in bases]
         teachers = [stage.teacher.directory for stage in self.stages if stage.teacher]
         places += [place for place in teachers if place.parent != self.workdir]
@@ -198,8 +201,8 @@ def _plan_stage(
         method = build(METHODS, "method", options, allow=EVERYTHING, makes=Method)
     model = (spec.model or config.model).to_dict()
     with within(place if spec.model else "config"):
-        given = spec.method.name, model, method, dataset.spec
-        network_spec = student_network(config, *given)
+        called = spec.method.name, model, method, dataset.spec
+        network_spec = student_network(config, *called)
     trained = method.trained(network_spec.schedule)
     _check_sampler(trained)
     allow = named(config)
@@ -216,20 +219,25 @@ def _plan_stage(
         if method.needs_teacher:
             check_alike(network_spec, teacher.network_spec, "teacher", ("schedule",))
         check_conditions(method, dataset.spec, teacher.network_spec.spec.data)
+    onto = find_onto(spec, method, start, before, allow)
+    if onto is not None:
+        start, trained = start.whole, onto.trained
     check_images(method, spec.method.name, dataset, teacher)
     frozen = teacher.network_spec if method.needs_teacher else None
     fake = any(phase.trains == "fake" for phase in method.phases)
     lookup(DISCRIMINATORS, "discriminator", method.discriminator, EVERYTHING)
     discriminator = method.discriminator if method.has_discriminator else ""
-    roles = Roles(network_spec, frozen, fake, discriminator, full=tuple(spec.new))
+    sampler = teacher.trained.sampler if method.draws else None
+    given = network_spec, frozen, fake, discriminator
+    roles = Roles(*given, full=tuple(spec.new), sampler=sampler)
     roles = find_roles(spec, method, roles, teacher, start)
     fake_start = find_fake(spec, roles, before, allow)
     shapes = _shapes(config, roles, trained.inputs, teacher, start, fake_start)
     tx = optimizer(**{**config.optimizer, **spec.optimizer})
     check_base(spec.base, teacher, start)
-    begun = workdir / name, teacher, start, fake_start
     size = spec.batch_size or config.batch_size
-    return Stage(name, len(before), spec, method, trained, roles, shapes, *begun, size, model, tx)
+    begun = workdir / name, teacher, start, fake_start, size, model
+    return Stage(name, len(before), spec, method, trained, roles, shapes, *begun, tx, onto)
 
 
 def _shapes(

@@ -1,7 +1,7 @@
-"""Planned stages, and the search for the finished networks that they begin from."""
+"""Planned stages, and the checks of the networks that they begin from."""
 
 import dataclasses
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -15,11 +15,9 @@ from distill_jax.diffusion.schedule import LinearBeta
 from distill_jax.diffusion.spec import INPAINT, DataSpec
 from distill_jax.diffusion.trained import Trained
 from distill_jax.methods import Method
-from distill_jax.runtime.registry import suggestion
-from distill_jax.sampling.loading import describe, find_final, find_part
-from distill_jax.storage import checkpoint, trees
+from distill_jax.storage import trees
 from distill_jax.training.averages import gamma_of
-from distill_jax.training.roles import Like, Role, Roles
+from distill_jax.training.roles import Like, Roles
 from distill_jax.training.update import Rates
 from distill_jax.typing import Tree
 
@@ -45,6 +43,8 @@ class Stage:
       batch_size: batch size, from the option `batch_size` or the config.
       model: options of the network, from the option `model` or the config.
       tx: optimizer, from the config and the option `optimizer`.
+      onto: finished network, to whose weights the change of this stage is added; None if the
+        trained weights are the result.
     """
 
     name: str
@@ -61,6 +61,12 @@ class Stage:
     batch_size: int
     model: Mapping[str, Any]
     tx: Any
+    onto: "Ancestor | None" = None
+
+    @property
+    def under(self) -> "Ancestor":
+        """The network whose weights the finished adapters change."""
+        return (self.onto or self.start).weights
 
     @property
     def updates(self) -> int:
@@ -99,6 +105,8 @@ class Ancestor:
       base: network whose weights the adapters change; None without adapters.
       rank: rank of the adapters.
       full: modules that are trained in full among the adapters.
+      merged: network whose weights its adapters are merged into when it is read; None if it has
+        none, or keeps them.
     """
 
     directory: epath.Path
@@ -107,6 +115,7 @@ class Ancestor:
     base: "Ancestor | None" = None
     rank: int = 0
     full: tuple[str, ...] = ()
+    merged: "Ancestor | None" = None
 
     @property
     def like(self) -> Like:
@@ -117,6 +126,8 @@ class Ancestor:
     @property
     def stored(self) -> Tree:
         """Shapes and types of the parameters: as in final/, or float32 for a stage of this run."""
+        if self.merged:
+            return self.merged.stored
         final = (self.directory / "manifest.json").exists()
         shapes = self.like.shapes
         return trees.as_stored(self.directory / "params", shapes) if final else shapes
@@ -131,6 +142,11 @@ class Ancestor:
     def weights(self) -> "Ancestor":
         """The network with the frozen weights: `base`, or this network if it has no adapters."""
         return self.base or self
+
+    @property
+    def whole(self) -> "Ancestor":
+        """The same network without adapters, which are merged."""
+        return dataclasses.replace(self, base=None, rank=0, full=(), merged=self.base)
 
 
 def check_alike(
@@ -219,126 +235,3 @@ def in_words(spec: DataSpec) -> str:
         for name, leaf in spec.cond
     ]
     return ", ".join(words) or "no conditions"
-
-
-def find_teacher(
-    spec: ConfigDict, method: Method, before: list[Stage], allow: Container[str]
-) -> Ancestor | None:
-    """Returns the network that is a stage's teacher; None for a stage without a teacher."""
-    if not spec.teacher and not method.needs_teacher:
-        return None
-    if not spec.teacher and not before:
-        raise ValueError(
-            f"method {spec.method.name!r} needs a teacher, and no stage comes before; put one "
-            "there, or set `teacher` to the directory of a finished network"
-        )
-    return find_network(spec.teacher or before[-1].name, "teacher", before, spec.base, allow)
-
-
-def find_network(
-    name: str, option: str, before: list[Stage], base: str = "", allow: Container[str] = ()
-) -> Ancestor:
-    """Returns the network that an option names: an earlier stage, or a directory.
-
-    Args:
-      name: value of the option.
-      option: name of the option, for messages.
-      before: earlier stages.
-      base: directory of the network that the adapters change; "" to find it in the workdir.
-      allow: names that a directory may import, see `load`.
-    """
-    named = {stage.name: stage for stage in before}
-    short = {stage.name.partition("_")[2]: stage for stage in before}
-    stage = named.get(name) or short.get(name)
-    if stage is not None:
-        own, role = stage.roles.student, stage.roles.trained
-        under = stage.start.weights if role.base else None
-        full = stage.roles.full if role.base else ()
-        return Ancestor(stage.directory, own, stage.trained, under, role.rank, full)
-    if "/" not in name:
-        raise ValueError(
-            f"{option} {name!r} is no earlier stage; earlier ones: {', '.join(short)}"
-            f"{suggestion(name, short)}; a directory needs a slash in it"
-        )
-    student = describe(name, parts=[base] if base else [], allow=allow)
-    found = Ancestor(student.directory, student.network_spec, student.trained)
-    adapters = student.manifest.adapters
-    if adapters is None:
-        return found
-    place = str(find_part(student, adapters.base))
-    weights = find_network(place, option, [], allow=allow)
-    return dataclasses.replace(found, base=weights, rank=adapters.rank, full=adapters.full)
-
-
-def check_base(base: str, *found: Ancestor | None) -> None:
-    """Raises ValueError for a `base` that no network with adapters uses."""
-    if base and not any(ancestor and ancestor.base for ancestor in found):
-        raise ValueError(
-            f"base is {base!r}, and neither the teacher nor `init` has adapters; leave base out"
-        )
-
-
-def find_roles(
-    spec: ConfigDict, method: Method, roles: Roles, teacher: Ancestor | None, start: Ancestor | None
-) -> Roles:
-    """Returns the roles of a stage, each with its own weights or with adapters of a frozen network.
-
-    The frozen weights exist once if teacher and student have adapters of the same network, or if
-    the student has adapters of the teacher's weights.
-    """
-    if not spec.lora:
-        return roles
-    if spec.lora < 0 or not method.needs_teacher:
-        raise ValueError(
-            f"lora is {spec.lora}; expected the rank of adapters on the weights of a teacher, or 0"
-        )
-    if start.rank not in (0, spec.lora):
-        raise ValueError(
-            f"lora is {spec.lora}, and the network that the student starts from has adapters of "
-            f"rank {start.rank}, which are trained on; take {start.rank}, or 0 to merge them first"
-        )
-    same = start.weights.directory == teacher.weights.directory
-    base = "teacher" if same and teacher.base is None else "base"
-    frozen = Role("base", teacher.rank) if same and teacher.base else Role()
-    full = tuple(dict.fromkeys((*start.full, *spec.new)))
-    return dataclasses.replace(roles, trained=Role(base, spec.lora), frozen=frozen, full=full)
-
-
-def find_fake(
-    spec: ConfigDict, roles: Roles, before: list[Stage], allow: Container[str]
-) -> Ancestor | None:
-    """Returns the network whose fake the stage's fake starts from; None without `init_fake`."""
-    for option in ("init_fake", "keep_fake"):
-        if spec[option] and not roles.fake:
-            raise ValueError(
-                f"{option} is {spec[option]!r}, and method {spec.method.name!r} trains no fake "
-                f"network; leave {option} out"
-            )
-    if not spec.init_fake:
-        return None
-    if spec.lora:
-        raise ValueError(
-            f"init_fake is {spec.init_fake!r} and lora {spec.lora}: adapters of student and fake "
-            "share the same frozen weights; leave out one of the two"
-        )
-    found = find_network(spec.init_fake, "init_fake", before, allow=allow)
-    _check_kept(spec.init_fake, found.directory, before)
-    check_alike(roles.student, found.network_spec, "init_fake")
-    return found
-
-
-def _check_kept(name: str, directory: epath.Path, before: list[Stage]) -> None:
-    """Raises ValueError unless the directory has a fake network, or its stage will save one."""
-    stage = next((stage for stage in before if stage.directory == directory), None)
-    if stage is not None and not stage.finished:
-        if not stage.spec.keep_fake:
-            raise ValueError(
-                f"init_fake is {name!r}, which does not keep its fake network; set keep_fake=True "
-                "in that stage"
-            )
-    elif checkpoint.read_manifest(find_final(directory)).get("fake") is None:
-        raise ValueError(
-            f"init_fake is {name!r}, and the final/ there has no fake network; set keep_fake=True "
-            "in its stage, move final/ away and run the stage again with --resume=force: it writes "
-            "final/ again from the last state"
-        )

@@ -10,12 +10,12 @@ from distill_jax.diffusion.spec import DataSpec, Leaf
 from distill_jax.methods import METHODS, Method
 from distill_jax.models import NETWORKS
 from distill_jax.models.build import as_tuples
+from distill_jax.run.ancestors import find_network
 from distill_jax.run.fits import CodecFit
 from distill_jax.run.networks import named, student_network
 from distill_jax.run.stages import (
     check_same_conditions,
     check_something_to_guide,
-    find_network,
     in_words,
 )
 from distill_jax.runtime.app import is_message
@@ -28,7 +28,7 @@ from distill_jax.storage import checkpoint
 
 # Options of a network that change how it computes, and not what: those of the config stay.
 KEPT = ("dtype", "remat", "attention_kernel")
-REFERENCES = ("teacher", "init", "init_fake")  # Options of a stage that name networks.
+REFERENCES = ("teacher", "init", "init_fake", "onto")  # Options of a stage that name networks.
 
 
 def from_teacher(config: ConfigDict) -> ConfigDict:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from distill_jax.run import snapshots
-from distill_jax.run.begin import begin
+from distill_jax.run.begin import begin, landing
 from distill_jax.run.calls import calls, make_iterate
 from distill_jax.run.lock import Lock
 from distill_jax.run.monitor import Monitor
@@ -43,8 +43,9 @@ def train_stage(
     cadence = Cadence(spec.steps, config.log_every, config.save_every, per_call)
     made, iterate = calls(run, stage, cadence, done), make_iterate(run, stage, frozen)
     images = stage.batch_size * stage.updates
+    landed = landing(run, stage, frozen)
     log = logging.StageLog(stage.directory, stage.name, spec.steps, done, images, ideal)
-    monitor = Monitor(run, stage, frozen, log, lock)
+    monitor = Monitor(run, stage, landed, log, lock)
 
     def write_log(step: int, values: list[dict[str, float]]) -> None:
         lock.check_here()
@@ -75,7 +76,8 @@ def train_stage(
             lock.check_here()  # A workdir that vanished is the cause of it.
             raise
     fake = state.params["fake"]["network"] if spec.keep_fake else None
-    return monitor.best.params if monitor.best else state.ema, fake, monitor.record
+    ema = monitor.best.params if monitor.best else state.ema
+    return ema if stage.roles.trained.base else landed(ema), fake, monitor.record
 
 
 def _advice(stage: Stage, states: States, error: DivergedError) -> str:

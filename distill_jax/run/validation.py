@@ -84,7 +84,7 @@ RULES_OF_EVALUATE = {
     "ancestral": every(number(0, 1))._replace(expected="at most 100 variances from 0 to 1"),
 }
 RULES_OF_CACHE = {"path": typed(str), "dtype": choice(DTYPES)}
-PLACES = (".path", ".teacher", ".init", ".base")  # Keys of files, directories and stages.
+PLACES = (".path", ".teacher", ".init", ".base", ".onto")  # Keys of files, directories and stages.
 MAX_DEPTH = 12  # Of dicts and tuples in each other.
 KEY = Rule(
     lambda v: 0 < len(v) <= 200 and _is_text(v),

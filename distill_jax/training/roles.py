@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 
 from distill_jax.diffusion.denoiser import Denoiser, Head, NetworkSpec
+from distill_jax.diffusion.trained import Sampler
 from distill_jax.methods import Nets
 from distill_jax.models import DISCRIMINATORS
 from distill_jax.models.adapters import Adapted
@@ -80,6 +81,7 @@ class Roles:
         adapters, these modules are trained in full, in all later stages of the chain too.
       layout: layout of sharded parameters, which are gathered where they are used, see
         sharded.as_called; None for unsharded parameters.
+      sampler: the teacher's sampler, for methods that draw its samples; None for others.
     """
 
     student: NetworkSpec
@@ -90,13 +92,15 @@ class Roles:
     frozen: Role = Role()
     full: tuple[str, ...] = ()
     layout: Layout | None = None
+    sampler: Sampler | None = None
 
     def __call__(self, params: Mapping[str, Tree]) -> Nets:
         student = self._bound(self.student, self.trained, params["student"], params)
         teacher = None
         if self.teacher is not None:
             teacher = self._bound(self.teacher, self.frozen, params["teacher"], params)
-        return Nets(student, teacher, self._fake(params) if self.fake else None)
+        fake = self._fake(params) if self.fake else None
+        return Nets(student, teacher, fake, self.sampler)
 
     def _bound(
         self, network_spec: NetworkSpec, role: Role, own: Tree, params: Mapping[str, Tree]

@@ -111,6 +111,18 @@ def test_the_parts_of_all_processes_make_the_whole_batch(data, count):
         np.testing.assert_array_equal(np.concatenate([part.label for part in parts]), whole.label)
 
 
+def test_digits_may_lack_some_labels_which_stay_classes_of_the_network():
+    nine = DATASETS["digits"](labels=(0, 1, 2, 3, 4, 5, 6, 7, 8))
+    assert (nine.spec, nine.null) == (DIGITS.spec, DIGITS.null)
+    for split in ("train", "test"):
+        whole, found = DIGITS.images(split), nine.images(split)
+        np.testing.assert_array_equal(found.x, whole.x[whole.label != 9])
+        np.testing.assert_array_equal(found.label, whole.label[whole.label != 9])
+    rows = next(nine.without_images().batches(0, 0, 4096))
+    np.testing.assert_array_equal(np.unique(rows.cond["label"]), range(9))
+    assert np.bincount(rows.cond["label"]).min() > 4096 / 9 * 0.8
+
+
 def test_digits_have_a_fixed_split_without_overlap():
     train, test = DIGITS.images("train"), DIGITS.images("test")
     assert len(train.label) == 1437

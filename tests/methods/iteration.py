@@ -25,6 +25,7 @@ METHOD = {
     "boot": METHODS["boot"](w_range=(0.0, 4.0)),
     "consistency": METHODS["consistency"](w=0.5, solver="heun"),
     "decoupled_dmd": METHODS["decoupled_dmd"](w=0.5, times=(1.0, 0.5), fake_updates=1),
+    "dedistill": METHODS["dedistill"](num_steps=4),
     "diffusion": METHODS["diffusion"](num_steps=4),
     "dmd2": METHODS["dmd2"](gan_weight=0.01, fake_updates=1),
     "encoder": METHODS["encoder"](num_steps=4, w_range=(0.0, 4.0)),
@@ -40,6 +41,7 @@ TEACHER = {
     "boot": METHOD["diffusion"],
     "consistency": METHOD["diffusion"],
     "decoupled_dmd": METHOD["diffusion"],
+    "dedistill": METHOD["diffusion"],
     "dmd2": METHOD["diffusion"],
     "encoder": dataclasses.replace(METHOD["guided"], clip_target=False),
     "guided": METHOD["diffusion"],
@@ -67,7 +69,8 @@ def networks(name):
     method, teacher, network_spec = METHOD[name], TEACHER.get(name), tiny_network()
     fake = any(phase.trains == "fake" for phase in method.phases)
     discriminator = method.discriminator if method.has_discriminator else ""
-    roles = Roles(network_spec, teacher and network_spec, fake, discriminator)
+    sampler = teacher.sampler(network_spec.schedule) if method.draws else None
+    roles = Roles(network_spec, teacher and network_spec, fake, discriminator, sampler=sampler)
     trained = filled(roles.initial(jax.random.key(1), inputs_of(method), None))
     frozen = {}
     if teacher is not None:
