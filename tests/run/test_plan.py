@@ -299,7 +299,7 @@ BAD = {
     "unknown discriminator": (
         config_of(TEACHER, stage("dmd2", "dmd2", gan_weight=1.0, discriminator="spatal", **RATES)),
         KeyError,
-        "unknown discriminator 'spatal'; known: pooled, spatial; did you mean 'spatial'",
+        "unknown discriminator 'spatal'; known: channels, pooled, spatial; did you mean 'spatial'",
     ),
     "several sizes for a network of one": (
         config_of(stage("teacher", "diffusion", resolutions=(4, 8), **RATES)),
