@@ -7,7 +7,14 @@ where a comment says otherwise. Published: FID 2.57, 3.00, 4.51, 9.12 in 8, 4, 2
     python -m distill_jax.main --config=configs/cifar10_progressive.py:smoke    # fake data, CPU
 """
 
-from distill_jax.config import check_size, cifar10, halvings, paper_teacher, pipeline, smoke_images
+from distill_jax.config import (
+    check_size,
+    cifar10,
+    paper_halvings,
+    paper_teacher,
+    pipeline,
+    smoke_images,
+)
 
 
 def get_config(size="full"):
@@ -20,12 +27,7 @@ def get_config(size="full"):
     # The teacher's 800,000 updates are from memory of the paper; its appendix may say 3e-4.
     teacher = paper_teacher(steps=800_000, learning_rate=2e-4, weight_decay=1e-3, label_dropout=0.0)
     # The paper's learning rate may be 1e-4 (from memory); the released config has 5e-5.
-    rounds = halvings(
-        start=4096 if size == "full" else 2,
-        steps={"default": 50_000, 2: 100_000, 1: 100_000},
-        learning_rate=5e-5,
-        clip_target=False,
-    )
+    rounds = paper_halvings(4096 if size == "full" else 2, learning_rate=5e-5)
     config.stages = pipeline(teacher, *rounds)
     if size == "full":
         return config

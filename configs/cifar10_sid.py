@@ -8,15 +8,7 @@ dropout is 0.2 and not 0.13, and there are 100 million images, not 800 million. 
     python -m distill_jax.main --config=configs/cifar10_sid.py:smoke    # fake data, CPU
 """
 
-from distill_jax.config import (
-    MATCHING,
-    check_size,
-    cifar10,
-    paper_teacher,
-    pipeline,
-    smoke_images,
-    stage,
-)
+from distill_jax.config import check_size, cifar10, paper_teacher, pipeline, sid_stage, smoke_images
 
 
 def get_config(size="full"):
@@ -28,15 +20,6 @@ def get_config(size="full"):
     config.matmul_precision = "highest"  # Their training loop forbids TF32.
     config.stages = pipeline(
         paper_teacher(steps=800_000, learning_rate=2e-4, weight_decay=1e-3),
-        stage(
-            "sid",
-            "sid_lsg",
-            steps=390_625,
-            learning_rate=1e-5,
-            decay_to=1.0,
-            ema_decay=0.999645,
-            alpha=1.2,
-            **MATCHING,
-        ),
+        sid_stage(390_625),
     )
     return config if size == "full" else smoke_images(config, 32, num_classes=10)

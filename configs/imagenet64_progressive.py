@@ -10,8 +10,8 @@ memory.
 
 from distill_jax.config import (
     check_size,
-    halvings,
     imagenet64,
+    paper_halvings,
     paper_teacher,
     pipeline,
     smoke_images,
@@ -26,12 +26,7 @@ def get_config(size="full"):
     config.parameterization = "both"
     config.evaluate.w = (0.0,)
     teacher = paper_teacher(steps=550_000, learning_rate=3e-4, label_dropout=0.0)
-    rounds = halvings(
-        start=512 if size == "full" else 1,
-        steps={"default": 50_000, 2: 100_000, 1: 100_000},
-        learning_rate=1e-4,
-        clip_target=False,
-    )
+    rounds = paper_halvings(512 if size == "full" else 1, learning_rate=1e-4)
     config.stages = pipeline(teacher, *rounds)
     if size == "full":
         return config

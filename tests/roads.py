@@ -25,6 +25,9 @@ FAMILIES = {
 GOOGLE = {"google_cifar10": "cifar10_google_pd", "google_lsun128": "lsun_google_pd"}
 
 
+DATA = {"cifar10": (32, 10), "imagenet64": (64, 1000), "lsun128": (128, 0)}  # Sides, classes.
+
+
 class File(NamedTuple):
     """A file in a published format, and what its import needs besides."""
 
@@ -83,6 +86,7 @@ def write(source, folder, side=8, classes=5):
     return File("adm", archive(folder, {"data.pkl": dump(items), **entries}), given)
 
 
-def write_parts(folder, source, side, classes):
-    """Imports a small teacher; returns the changes of a config, as the other writers of parts."""
-    return {"teacher": write(source, folder, side, classes).convert(folder / "teacher")}
+def write_parts(folder, source):
+    """Imports a small teacher for the data of a config; returns the changes of the config."""
+    file = write(source, folder, *DATA[source.partition("_")[2]])
+    return {"teacher": file.convert(folder / "teacher")}

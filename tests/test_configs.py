@@ -1,6 +1,7 @@
 """Tests of every config: it loads and is planned at both sizes, and all of its keys are read."""
 
 import functools
+import inspect
 import sys
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from distill_jax.config import base, smoke_latents, stage
+from distill_jax.config import IMPORTED, PAPER_UNETS, base, smoke_latents, stage
 from distill_jax.config import pipeline as chained
 from distill_jax.diffusion.denoiser import Denoiser
 from distill_jax.diffusion.prediction import Prediction, eps_from_x
@@ -17,15 +18,32 @@ from distill_jax.diffusion.schedule import SCHEDULES, Cosine
 from distill_jax.diffusion.trained import Renoise
 from distill_jax.evaluation import compare
 from distill_jax.methods import METHODS, Nets
+from distill_jax.models import NETWORKS
 from distill_jax.run import pipeline, plan
 from distill_jax.runtime.config_file import load_file
 from distill_jax.sweep import load_sweep
-from tests import emoji, flows, stable_diffusion
+from distill_jax.teachers import adm, edm, google_research
+from tests import emoji, flows, roads, stable_diffusion
+from tests.teachers.test_edm import CIFAR, IMAGENET
 from tests.toys import ROOT, make_batch
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+
+def load_config(name, size):
+    module = load_file(ROOT / "configs" / f"{name}.py")
+    return module, module.get_config(size)
+
+
+# Configs from an imported network of pixels, with the name of its directory.
+ROADS = {
+    name: teacher.removeprefix("teachers/")
+    for name in CONFIGS
+    if (teacher := load_config(name, "full")[1].teacher)
+}
 # Configs whose directories are the user's, and writers of small ones.
 PARTS = {
+    **{name: functools.partial(roads.write_parts, source=ROADS[name]) for name in ROADS},
     **{name: emoji.write_parts for name in CONFIGS if name.startswith("emoji_")},
     "flux_swd": functools.partial(flows.write_parts, kind="flux"),
     "imagenet256_latent_guided": stable_diffusion.write_dit_parts,
@@ -55,11 +73,6 @@ PACKAGE = str(ROOT / "distill_jax")
 SWEEPS = sorted(f"sweeps/{path.stem}" for path in (ROOT / "configs" / "sweeps").glob("*.py"))
 
 
-def load_config(name, size):
-    module = load_file(ROOT / "configs" / f"{name}.py")
-    return module, module.get_config(size)
-
-
 @pytest.mark.parametrize("size", ["full", "smoke"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_is_planned_at_both_sizes(name, size, tmp_path):
@@ -86,6 +99,39 @@ def test_a_published_network_is_planned_without_its_directory(name, tmp_path):
     )
     with pytest.raises(ValueError, match=missing):
         plan.make(full, tmp_path)
+
+
+@pytest.mark.parametrize("name", ROADS)
+def test_a_road_has_the_same_stages_for_plans_without_its_network(name):
+    full, planned = (load_config(name, size)[1] for size in ("full", "plan"))
+    assert (planned.teacher, planned.model) == ("", full.model)
+    kinds, others = (
+        [entry.method.name for entry in config.stages.values()] for config in (full, planned)
+    )
+    assert others in (kinds, ["diffusion", *kinds])
+    assert (full.schedule, full.parameterization) == (planned.schedule, planned.parameterization)
+
+
+def test_sizes_for_plans_are_those_of_the_published_files():
+    """They are what the readers make of the options in EDM's files, and of their own tables."""
+
+    def whole(model):
+        known = inspect.signature(NETWORKS[model["name"]]).parameters
+        return {key: p.default for key, p in known.items() if key != "spec"} | model
+
+    dropout = {"dropout": 0.1}  # Of the class's default, which EDM's files of ImageNet leave out.
+    read = {
+        "edm_cifar10": edm._model(edm._options(CIFAR)),
+        "edm_imagenet64": {**edm._model(edm._options(IMAGENET)), **dropout},
+        "adm_imagenet64": adm._model(*next(iter(adm.RELEASED.items()))),
+    }
+    for name in ("cifar10", "lsun128"):
+        model = {**google_research.UNET, **PAPER_UNETS[name], "dropout": 0.0}
+        read[f"google_{name}"] = model
+        assert IMPORTED[f"google_{name}"][2] == google_research.PUBLISHED[name]["parameterization"]
+    assert {name: whole(each[0]) for name, each in IMPORTED.items()} == {
+        name: whole(model) for name, model in read.items()
+    }
 
 
 SCALEWISE = {"flux_swd": 11_891_178_560, "sd35l_swd": 8_056_627_520, "sd35m_swd": 2_243_171_520}

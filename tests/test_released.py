@@ -87,6 +87,35 @@ LSG = {  # run_sid.sh and sid_train.py's defaults of SiD-LSG; steps are in names
     "last.weight_decay": 0.0,
     "last.ema_decay": pytest.approx(0.5 ** (512 / 50_000), abs=5e-6),  # --ema 0.05
 }
+SID = {  # run_sid.sh cifar10-cond, sid_train.py's defaults, sid_training_loop.py
+    "batch_size": 256,
+    "data.labelled": True,
+    "matmul_precision": "highest",  # allow_tf32 = False
+    "model.dropout": 0.13,
+    "stage optimizer": SID_ADAM,
+    "last.learning_rate": 1e-5,
+    "last.decay_to": 1.0,
+    "last.warmup": 0,
+    "last.weight_decay": 0.0,
+    "last.steps": 800_000_000 // 256,  # --duration 800
+    "last.ema_decay": pytest.approx(0.5 ** (256 / 500_000), abs=5e-7),  # --ema 0.5
+    "last.ema_ramp": 0.05,
+    "last.alpha": 1.2,
+    "last.kappas": 1.0,
+    "last.sigma_init": 2.5,
+    # --tmax 800 of 1000 on EDM's grid; P_mean -1.2 and P_std 1.2 are those of "lognormal".
+    "last.levels": (
+        "karras",
+        0.002,
+        pytest.approx((0.2 * 0.002 ** (1 / 7) + 0.8 * 80 ** (1 / 7)) ** 7, rel=1e-3),
+    ),
+    "last.weighting": "edm",
+    "last.fake_updates": 1,
+    "last.loss_scale": 100.0,  # --lsg
+    "model.name": "song_unet",  # --arch ddpmpp
+    "parameterization": "edm",
+    "schedule": {"name": "karras"},
+}
 RELEASED = {
     "cifar10_progressive": {  # cifar_base.py, cifar_distill.py
         **BASE,
@@ -118,34 +147,18 @@ RELEASED = {
     },
     "lsun128_progressive": {**LSUN, "data.dataset": "lsun/bedroom"},  # bedroom128_*.py
     "lsun128_progressive:church": {**LSUN, "data.dataset": "lsun/church_outdoor"},  # church128_*
-    "cifar10_sid": {  # run_sid.sh cifar10-cond, sid_train.py's defaults, sid_training_loop.py
-        "batch_size": 256,
-        "data.labelled": True,
-        "matmul_precision": "highest",  # allow_tf32 = False
-        "model.dropout": 0.13,
-        "stage optimizer": SID_ADAM,
-        "last.learning_rate": 1e-5,
-        "last.decay_to": 1.0,
-        "last.warmup": 0,
-        "last.weight_decay": 0.0,
-        "last.steps": 800_000_000 // 256,  # --duration 800
-        "last.ema_decay": pytest.approx(0.5 ** (256 / 500_000), abs=5e-7),  # --ema 0.5
-        "last.ema_ramp": 0.05,
-        "last.alpha": 1.2,
-        "last.kappas": 1.0,
-        "last.sigma_init": 2.5,
-        # --tmax 800 of 1000 on EDM's grid; P_mean -1.2 and P_std 1.2 are those of "lognormal".
-        "last.levels": (
-            "karras",
-            0.002,
-            pytest.approx((0.2 * 0.002 ** (1 / 7) + 0.8 * 80 ** (1 / 7)) ** 7, rel=1e-3),
-        ),
-        "last.weighting": "edm",
-        "last.fake_updates": 1,
-        "last.loss_scale": 100.0,  # --lsg
-        "model.name": "song_unet",  # --arch ddpmpp
-        "parameterization": "edm",
-        "schedule": {"name": "karras"},
+    "cifar10_sid": SID,
+    "cifar10_edm_sid": SID,
+    "imagenet64_edm_sid": {  # run_sid.sh imagenet64-cond
+        **SID,
+        "batch_size": 8192,
+        "matmul_precision": "default",  # --fp16 1
+        "model.name": "adm_unet",  # --arch adm
+        "model.dropout": 0.1,
+        "stage optimizer": {**SID_ADAM, "eps": 1e-6},
+        "last.learning_rate": 4e-6,
+        "last.steps": 1_000_000_000 // 8192,
+        "last.ema_decay": pytest.approx(0.5 ** (8192 / 2_000_000), abs=5e-7),  # --ema 2
     },
     "cifar10_sid_lsg": {  # sid_train.py's defaults, README: kappa 1.5 four times
         "matmul_precision": "highest",  # allow_tf32 = False

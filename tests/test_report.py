@@ -102,6 +102,8 @@ def test_every_preset_is_reported_without_a_run_and_its_stages_reproduce_what_it
             continue
         assert len(rows) == max(1, len(entry.numbers))
         for row, published in zip(rows, entry.numbers, strict=False):
+            if config.teacher and row["stage"] == "teacher":
+                continue  # It is imported, and no stage of this run.
             assert row["ours"] == "not run"
             method = config.stages[row["stage"]].method
             steps = method.get("num_steps", 1)

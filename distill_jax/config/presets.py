@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from distill_jax.config.chains import base, smoke, stage
+from distill_jax.config.chains import base, halvings, smoke, stage
 
 # Options of score and distribution matching stages, from the released code of SiD (Zhou et al.
 # 2024): the EMA's half-life grows with the run, Adam has no first moment, nothing is clipped.
@@ -62,6 +62,72 @@ def paper_teacher(**options: Any) -> dict[str, Any]:
     """Returns the stage `teacher` of Salimans & Ho; `steps` and `learning_rate` are required."""
     rates = dict(warmup=1000, decay_to=1.0, ema_decay=0.9999, num_steps=1024)
     return stage("teacher", "diffusion", **(rates | options))
+
+
+def lsun128() -> ConfigDict:
+    """Returns `base` for LSUN bedroom 128x128, with the paper's UNet, head and batch."""
+    config = base()
+    config.data = dict(name="tfds", dataset="lsun/bedroom", data_dir="", size=128, num_labels=1)
+    config.data.update(splits=("train", "validation"), resize="triangle")
+    config.model, config.parameterization = paper_unet("lsun128"), "both"
+    config.batch_size, config.save_every = 2048, 5000
+    return config
+
+
+def paper_halvings(start: int, learning_rate: float, **options: Any) -> list[dict[str, Any]]:
+    """Returns the rounds of Salimans & Ho, from `start` steps to 1."""
+    updates = {"default": 50_000, 2: 100_000, 1: 100_000}
+    rates: dict[str, Any] = dict(steps=updates, learning_rate=learning_rate, clip_target=False)
+    return halvings(start, **(rates | options))
+
+
+def sid_stage(steps: int, **options: Any) -> dict[str, Any]:
+    """Returns the stage `sid` with the released settings for CIFAR-10 and batches of 256.
+
+    Args:
+      steps: number of iterations.
+      **options: other options of the stage and of the method, which may replace the settings.
+    """
+    rates: dict[str, Any] = dict(learning_rate=1e-5, decay_to=1.0, ema_decay=0.999645, alpha=1.2)
+    return stage("sid", "sid_lsg", steps=steps, **(rates | MATCHING | options))
+
+
+def dmd2_stages(
+    teacher: str, one_stage: bool = False, lowest: float = 0.002
+) -> list[dict[str, Any]]:
+    """Returns the stages of DMD2 for ImageNet 64x64 with the settings of the released scripts.
+
+    The scripts update the student in every fifth iteration, so five of theirs are one here.
+
+    Args:
+      teacher: the teacher's stage or directory.
+      one_stage: whether the GAN is there from the start, and not in a second stage `gan`.
+      lowest: lowest noise level that the teacher has seen.
+    """
+    student: dict[str, Any] = dict(
+        teacher=teacher,
+        batch_size=280,  # 7 GPUs with 40 images each.
+        warmup=500 // 5,
+        decay_to=1.0,
+        weight_decay=0.01,
+        optimizer={"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 10.0},
+        sigma_init=80.0,
+        # Indices 20 to 980 of EDM's grid 0 to 999.
+        levels=("karras", max(lowest, 0.00323), 72.05),
+        fake_levels=("karras", lowest, 80.0),
+        fake_updates=5,
+    )
+    gan: dict[str, Any] = dict(gan_weight=3e-3, discriminator_weight=1e-2, discriminator="spatial")
+    if one_stage:
+        return [stage("gan", "dmd2", steps=193_500 // 5, learning_rate=2e-6, **student, **gan)]
+    last: dict[str, Any] = dict(
+        init="dmd2", init_fake="dmd2", steps=(548_000 - 405_500) // 5, learning_rate=5e-7
+    )
+    first: dict[str, Any] = dict(steps=405_500 // 5, learning_rate=2e-6, keep_fake=True)
+    return [
+        stage("dmd2", "dmd2", **first, **student),
+        stage("gan", "dmd2", **last, **student, **gan),
+    ]
 
 
 def digits(**model: Any) -> ConfigDict:
@@ -181,11 +247,23 @@ def _smallest_unet(size: int) -> dict[str, Any]:
     return {**options, "multipliers": levels, "resblock_resample": False}
 
 
+def _smallest_residual(size: int) -> dict[str, Any]:
+    """Returns options of ADM's and EDM's UNets, with levels down to 16 pixels."""
+    return {
+        "channels": 8,
+        "blocks": 1,
+        "attention": (),
+        "multipliers": (1,) * (size // 16).bit_length(),
+    }
+
+
 # Options of the smallest networks for images of a given size.
 SMALLEST = {
     "mlp": lambda size: {"width": 32, "blocks": 1},
     "dit": lambda size: {"patch": 8, "width": 32, "blocks": 2, "heads": 2},
     "unet": _smallest_unet,
+    "adm_unet": lambda size: {**_smallest_residual(size), "heads": 1},
+    "song_unet": _smallest_residual,
 }
 
 

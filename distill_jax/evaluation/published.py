@@ -133,6 +133,7 @@ def _guided(dataset: str, value: float, w: float | None) -> Publication:
 
 _TEACHER = "Table 1 of the ICLR submission: x, truncated SNR, DDIM; mean of 3 seeds"
 _README = "Readme of the released code, "
+_SID_BEST = f"{_README}best alpha (1.2)"
 _DMD2 = Protocol("FID", IMAGENET64, SAMPLES, "EDM's imagenet-64x64.npz")
 _SID = Protocol("FID", CIFAR10, SAMPLES, TRAIN.format(50_000))
 
@@ -170,7 +171,13 @@ PUBLISHED = {
         "SiD, class-conditional, EDM's network and teacher",
         SID,
         50_000,
-        (Published("sid", 1, 0.0, Number(1.71, _SID), f"{_README}best alpha (1.2)"),),
+        (Published("sid", 1, 0.0, Number(1.71, _SID), _SID_BEST),),
+    ),
+    "zhou_2024/imagenet64": Publication(
+        "SiD, class-conditional, EDM's ADM network and teacher",
+        SID,
+        SIZES[IMAGENET64],
+        (Published("sid", 1, 0.0, Number(1.524, Protocol("FID", IMAGENET64)), _SID_BEST),),
     ),
     "yin_2024/imagenet64": Publication(
         "DMD2, EDM's ADM network and teacher",

@@ -127,11 +127,11 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
     check_keys(config, configs.base(), "config")
     check_complete(config, configs.base(), "config")
     check_config(config)
-    check_places(config)
     if not config.stages:
         raise ValueError("config.stages is empty: a run needs at least one stage")
     _check_stages(config)
     config, workdir = starting.from_teacher(config), absolute(workdir)
+    check_places(config)
     config.data.update(absolute_paths(config.data.to_dict()))
     with within("config.data"):
         data = as_tuples(config.data.to_dict())
