@@ -1,8 +1,9 @@
 """Handwritten digits, 8x8: a one-call student of nine digits learns the tenth, and keeps its call.
 
 The student of 0 to 8 is first trained to denoise its own images. That network is fine-tuned on
-images of all ten, and the change is added to the student. `plain` is the control: the same
-fine-tuning of the student itself. `:ten` distils all ten from the start.
+images of all ten, and the change is added to the student: Ilharco et al. (2022, arXiv:2212.04089).
+`plain` is the control, the same fine-tuning of the student itself. `:ten` distils all ten from the
+start. The paper has no students of few steps; learning rates and updates are ours.
 
     launch/local.sh --config=configs/digits_dedistill.py            # nine digits, minutes on a CPU
     launch/local.sh --config=configs/digits_dedistill.py:learn      # then the tenth; needs that run
