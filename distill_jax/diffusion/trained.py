@@ -58,6 +58,7 @@ class Sampler(abc.ABC):
       times: times of the steps, in order.
       takes: names of the network inputs that the sampler sets, beside z, t and the data's cond.
       decodes: whether it maps noise to images.
+      draws: whether it adds new noise between its calls, if it makes more than one.
       on_grid: whether its times depend on the number of steps, so that changing the number needs a
         network that was trained at all times.
     """
@@ -66,6 +67,7 @@ class Sampler(abc.ABC):
     times: Any
     takes: ClassVar[tuple[str, ...]] = ()
     decodes: ClassVar[bool] = True
+    draws: ClassVar[bool] = False
     on_grid: ClassVar[bool] = True
 
     @property
@@ -130,6 +132,8 @@ class Stochastic(Falling):
 
     num_steps: Any = option(STEPS)
 
+    draws = True
+
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
         return samplers.stochastic(key, clipped(denoiser), z, cond, self.num_steps)
 
@@ -140,6 +144,8 @@ class Ancestral(Falling):
 
     num_steps: Any = option(STEPS)
     variance: Any = option(number(0, 1), 0.0)
+
+    draws = True
 
     def __call__(self, key: jax.Array, denoiser: Denoiser, z: Image, cond: Cond) -> Image:
         steps = self.num_steps
@@ -158,6 +164,7 @@ class Renoise(Sampler):
     resolutions: tuple[int, ...] = option(RESOLUTIONS, ())
 
     on_grid = False
+    draws = True
 
     @property
     def num_steps(self) -> int:

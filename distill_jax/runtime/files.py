@@ -133,7 +133,11 @@ def read_json(path: epath.PathLike, limit: int = MAX_JSON, kind: type = dict) ->
       ValueError: for a file that read_bytes refuses, invalid JSON, a content of another kind, more
         than MAX_DEPTH levels, integers beyond 64 bits, and text with NUL or half a surrogate pair.
     """
-    content = read_bytes(path, limit)
+    return parse_json(read_bytes(path, limit), path, kind)
+
+
+def parse_json(content: bytes | str, path: epath.PathLike, kind: type = dict) -> Any:
+    """Returns the content of a JSON text from the file `path`; raises ValueError as read_json."""
     try:
         found = json.loads(content, parse_int=_int64)
         _check_parts(found)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from typing import ClassVar, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -287,13 +288,17 @@ def read_codec(final: epath.Path) -> tuple[Kind, DataSpec]:
       FileNotFoundError: if there is no manifest.
       ValueError: if the manifest is damaged, or not that of a codec.
     """
-    content = checkpoint.read_manifest(final)
+    return described_codec(checkpoint.read_manifest(final), final / "manifest.json")
+
+
+def described_codec(content: Mapping[str, Any], place: epath.PathLike) -> tuple[Kind, DataSpec]:
+    """Returns what read_codec does, of a manifest that was read at `place`."""
     try:
         data = DataSpec.from_json(content["data"])
         kind = build(CODECS, "codec", as_tuples(content["codec"]))
         kind.latents(data)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{final / 'manifest.json'} does not describe a codec: {error}") from error
+        raise ValueError(f"{place} does not describe a codec: {error}") from error
     return kind, data
 
 

@@ -125,10 +125,10 @@ class Text:
         return rows
 
 
-def mask_of(ids: np.ndarray, end: int) -> np.ndarray:
+def mask_of(ids: Any, end: int) -> Any:
     """Returns which tokens come before the first end token, or are it; (n, length)."""
     ends = ids == end
-    return np.cumsum(ends, axis=1) - ends == 0
+    return ends.cumsum(axis=1) - ends == 0
 
 
 def _encoded_spec(data: DataSpec, encoder: Joint) -> DataSpec:
@@ -319,14 +319,18 @@ def read_conditioner(final: epath.Path) -> tuple[WordEncoder | Pretrained, tuple
       FileNotFoundError: if there is no manifest.
       ValueError: if the manifest is damaged, or not that of a conditioner.
     """
-    content = checkpoint.read_manifest(final)
+    return described_conditioner(checkpoint.read_manifest(final), final / "manifest.json")
+
+
+def described_conditioner(
+    content: Mapping[str, Any], place: epath.PathLike
+) -> tuple[WordEncoder | Pretrained, tuple[str, ...]]:
+    """Returns what read_conditioner does, of a manifest that was read at `place`."""
     try:
         kind = build(CONDITIONERS, "conditioner", content["conditioner"])
         vocabulary = kind.vocabulary(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{final / 'manifest.json'} does not describe a conditioner: {error}"
-        ) from error
+        raise ValueError(f"{place} does not describe a conditioner: {error}") from error
     return kind, vocabulary
 
 

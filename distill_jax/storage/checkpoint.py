@@ -45,6 +45,7 @@ from distill_jax.typing import Tree
 MAX_RATIO, SPARE_BYTES = 8, 2**28  # Of the bytes of arrays and of their files, one to the other.
 # Folders of a final/ -> the manifest's keys for the checksums of their files.
 FINGERPRINTS = {"params": "fingerprint", "fake": "fake"}
+WRITTEN = {"format", "checksum", "arrays", *FINGERPRINTS.values()}  # What save_final adds.
 
 
 def save_final(
@@ -166,15 +167,7 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
         manifest = read_json(path)
     except ValueError as error:
         raise ValueError(f"{error}; {_again(path.parent)}") from error
-    if type(manifest.get("format")) is not int:
-        raise ValueError(f"{path} is no manifest of distill_jax: it has no format number")
-    checksums.check_format(path, manifest["format"])
-    if not checksums.is_intact(manifest):
-        raise ValueError(
-            f"{path} is damaged: its checksum is wrong; {_again(path.parent)} (if you changed it "
-            'by hand, take its line "checksum" out)'
-        )
-    manifest.pop("checksum", None)
+    manifest = checked_manifest(manifest, path, _again(path.parent))
     stage, place = manifest.get("stage"), path.parent.parent.name
     if path.parent.name == "final" and re.match(r"s\d+_", place) and stage != place:
         raise ValueError(
@@ -182,6 +175,24 @@ def read_manifest(directory: epath.PathLike) -> dict[str, Any]:
             "put there; move it away and run the stage again"
         )
     return manifest
+
+
+def checked_manifest(manifest: dict[str, Any], path: epath.PathLike, advice: str) -> dict[str, Any]:
+    """Returns the content of a manifest without its checksum.
+
+    Raises:
+      ValueError: if it has no format number, is damaged, or was written by a newer version; the
+        messages begin with `path`, and for damage have `advice`.
+    """
+    if type(manifest.get("format")) is not int:
+        raise ValueError(f"{path} is no manifest of distill_jax: it has no format number")
+    checksums.check_format(path, manifest["format"])
+    if not checksums.is_intact(manifest):
+        raise ValueError(
+            f"{path} is damaged: its checksum is wrong; {advice} (if you changed it by hand, take "
+            'its line "checksum" out)'
+        )
+    return {name: value for name, value in manifest.items() if name != "checksum"}
 
 
 def load_params(

@@ -67,10 +67,30 @@ def read(path: epath.PathLike) -> dict[str, Stored]:
     return found
 
 
-def write(path: epath.PathLike, leaves: Mapping[str, Stored]) -> None:
-    """Writes a file leaf by leaf, atomically; host memory holds one leaf at a time."""
+def read_metadata(path: epath.PathLike) -> dict[str, str]:
+    """Returns the texts by name that the header of one file has beside its arrays.
+
+    Raises:
+      ValueError: if the header is damaged, or the file of another format.
+    """
     path = epath.Path(path)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    found = _header(path, mapped(path))[0].get("__metadata__", {})
+    texts = found.items() if isinstance(found, dict) else ()
+    return {name: text for name, text in texts if isinstance(text, str)}
+
+
+def write(
+    path: epath.PathLike, leaves: Mapping[str, Stored], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a file leaf by leaf, atomically; host memory holds one leaf at a time.
+
+    Args:
+      path: the file.
+      leaves: arrays by name.
+      metadata: texts by name, for the header.
+    """
+    path = epath.Path(path)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for name, leaf in sorted(leaves.items()):
         begin, end = end, end + leaf.nbytes
@@ -114,20 +134,12 @@ def _is_plain(name: str) -> bool:
 def _read_file(path: epath.Path) -> dict[str, Stored]:
     """Returns the arrays of one file; they must fill the file after the header without a gap."""
     memory = mapped(path)
-    if memory[: len(POINTER)].tobytes() == POINTER:
-        raise ValueError(
-            f"{path} is a pointer of Git LFS and not the file itself; run `git lfs pull` in its "
-            "repository, or download the file"
-        )
-    size = int.from_bytes(memory[:8].tobytes(), "little")
-    if len(memory) < 8 or size > min(MAX_HEADER, len(memory) - 8):
-        raise _damaged(path, f"its header of {size:,} bytes exceeds the file or {MAX_HEADER:,}")
+    header, size = _header(path, memory)
     try:
-        header = json.loads(memory[8 : 8 + size].tobytes().decode(), object_pairs_hook=_unique)
         header.pop("__metadata__", None)
         leaves = [(name, *_described(**entry)) for name, entry in header.items()]
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"its header describes no arrays ({reason(error)})") from error
+    except (TypeError, ValueError) as error:
+        raise _undescribed(path, error) from error
     data, end, found = memory[8 + size :], 0, {}
     for name, dtype, shape, begin, stop in sorted(leaves, key=lambda leaf: leaf[3:]):
         if begin != end or stop - begin != math.prod(shape) * dtype.itemsize or stop > len(data):
@@ -141,6 +153,25 @@ def _read_file(path: epath.Path) -> dict[str, Stored]:
     if end != len(data):
         raise _damaged(path, f"its arrays end at byte {end:,} of {len(data):,}")
     return found
+
+
+def _header(path: epath.Path, memory: np.ndarray) -> tuple[dict[str, Any], int]:
+    """Returns the header of a file, and its number of bytes."""
+    if memory[: len(POINTER)].tobytes() == POINTER:
+        raise ValueError(
+            f"{path} is a pointer of Git LFS and not the file itself; run `git lfs pull` in its "
+            "repository, or download the file"
+        )
+    size = int.from_bytes(memory[:8].tobytes(), "little")
+    if len(memory) < 8 or size > min(MAX_HEADER, len(memory) - 8):
+        raise _damaged(path, f"its header of {size:,} bytes exceeds the file or {MAX_HEADER:,}")
+    try:
+        header = json.loads(memory[8 : 8 + size].tobytes().decode(), object_pairs_hook=_unique)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _undescribed(path, error) from error
+    if not isinstance(header, dict):
+        raise _undescribed(path, TypeError(f"it is a {type(header).__name__}"))
+    return header, size
 
 
 def _described(
@@ -164,6 +195,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name occurs twice")
     return found
+
+
+def _undescribed(path: epath.Path, error: Exception) -> ValueError:
+    return _damaged(path, f"its header describes no arrays ({reason(error)})")
 
 
 def _damaged(path: epath.Path, reason: str) -> ValueError:

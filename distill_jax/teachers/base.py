@@ -9,8 +9,23 @@ from distill_jax.diffusion.spec import DataSpec, Leaf, image_data
 from distill_jax.diffusion.trained import Ddim, Guidance, Sampler, Trained
 from distill_jax.models.build import abstract_params, make_network
 from distill_jax.runtime.registry import EVERYTHING, build
+from distill_jax.sampling.manifest import Manifest
 from distill_jax.teachers.given import DROPOUT, check_given
 from distill_jax.typing import Tree
+
+
+class Part(NamedTuple):
+    """A codec or a text encoder in the file of its network.
+
+    Attributes:
+      content: content of its manifest.
+      params: nested dict of Stored.
+      like: shapes and dtypes of the parameters that its manifest describes.
+    """
+
+    content: Mapping[str, Any]
+    params: Tree
+    like: Tree
 
 
 class Imported(NamedTuple):
@@ -31,6 +46,8 @@ class Imported(NamedTuple):
       w_range: smallest and largest w of a student that takes w as an input; None without it.
       resolutions: sides of the images or latents that it was trained on; () for that of `shape`.
       fixed_w: guidance strength in its weights.
+      manifest: manifest of a network of ours, which then says everything; None for others.
+      parts: codec and text encoder by their name in the manifest.
     """
 
     params: Tree
@@ -47,10 +64,14 @@ class Imported(NamedTuple):
     w_range: tuple[float, float] | None = None
     resolutions: tuple[int, ...] = ()
     fixed_w: float = 0.0
+    manifest: Manifest | None = None
+    parts: Mapping[str, Part] = {}
 
     @property
     def trained(self) -> Trained:
         """The record of its training; the targets of released students were not clipped."""
+        if self.manifest is not None:
+            return self.manifest.trained
         guidance = Guidance(self.w_range, self.fixed_w, self.label_dropout > 0)
         sampler = self.sampler or Ddim(self.num_steps)
         return Trained(sampler, guidance, self.continuous, resolutions=self.resolutions)

@@ -1,4 +1,4 @@
-"""Pipelines of diffusers as directories that are written whole or not at all."""
+"""New files, and pipelines of diffusers as directories that are written whole or not at all."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -6,11 +6,33 @@ from typing import Any
 
 from etils import epath
 
+from distill_jax.runtime.files import absolute
 from distill_jax.storage import safetensors
 from distill_jax.storage.weights import Stored
 
 VERSION = "0.42.1"  # Of the diffusers whose format it is; the loader of inpainting reads it.
 SUFFIXES = (".json", ".safetensors", ".txt", ".bin", ".model")
+
+
+def new_file(out: epath.PathLike, what: str, suffix: str, *beside: str) -> epath.Path:
+    """Returns the absolute path of a file that can be written, with its suffix.
+
+    Args:
+      out: name of the file.
+      what: what the file is, for the message, with its article.
+      suffix: its suffix.
+      beside: suffixes of files with the same name that are written too.
+
+    Raises:
+      ValueError: for a name without the suffix, and for files that exist.
+    """
+    out = absolute(out)
+    if out.suffix != suffix:
+        raise ValueError(f"--out={out} is no name of {what}; expected FILE{suffix}")
+    for file in (out, *map(out.with_suffix, beside)):
+        if file.exists():
+            raise ValueError(f"--out={out}: {file} exists; choose the name of a new file")
+    return out
 
 
 def write_directory(

@@ -8,7 +8,6 @@ import numpy as np
 from etils import epath
 
 from distill_jax.models.pretrained import torch_state
-from distill_jax.runtime.files import absolute
 from distill_jax.runtime.trees import by_name, insert, is_stacked
 from distill_jax.sampling.loading import describe, find_part, load_own
 from distill_jax.sampling.manifest import Manifest
@@ -16,6 +15,7 @@ from distill_jax.sampling.student import Student
 from distill_jax.storage import safetensors
 from distill_jax.storage.weights import Stored, of_array
 from distill_jax.teachers import pipelines, schedulers, sd3_pipelines
+from distill_jax.teachers.directories import new_file
 from distill_jax.typing import Tree
 
 STYLES = ("lora", "kohya")
@@ -78,20 +78,14 @@ def write_lora(student: Student, style: str, out: epath.PathLike) -> epath.Path:
     Raises:
       ValueError: for a student that a LoRA or diffusers cannot hold, and for an `out` that exists.
     """
-    out, manifest = absolute(out), student.manifest
-    card = out.with_suffix(".md")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"--out={out} is no name of a LoRA; expected FILE.safetensors")
-    for file in (out, card):
-        if file.exists():
-            raise ValueError(f"--out={out}: {file} exists; choose the name of a new file")
+    out, manifest = new_file(out, "a LoRA", ".safetensors", ".md"), student.manifest
     source = check_exportable(student, style)
     adapters = load_own(student.directory, student.layout, allow=student.allow)
     arrays = _named(lora_state(adapters), style, PREFIXES[manifest.model["name"]])
     text = _card(manifest, source, out.name)
     out.parent.mkdir(parents=True, exist_ok=True)
     safetensors.write(out, arrays)
-    card.write_text(text)
+    out.with_suffix(".md").write_text(text)
     return out
 
 

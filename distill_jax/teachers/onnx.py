@@ -1,0 +1,100 @@
+"""Writing of a student's sampler as ONNX, with the converter jax2onnx and a check of the result.
+
+https://github.com/enpasos/jax2onnx (Apache-2.0). It gets the traced program and not our functions,
+because it replaces functions of JAX by its own while it traces.
+"""
+
+import importlib
+import importlib.util
+import logging
+import math
+from typing import Any
+
+import jax
+import jax.extend
+import numpy as np
+from etils import epath
+
+from distill_jax.runtime.app import cause_of
+from distill_jax.sampling.program import Program, program_of
+from distill_jax.sampling.student import Student
+from distill_jax.teachers.descriptions import batch_of, new_program, tried, write_description
+
+TOLERANCE = 1e-4  # Of images in [-1, 1]; a grey level is 8e-3.
+TRIED = 2  # Images of the check.
+
+
+def write(
+    student: Student,
+    out: epath.PathLike,
+    num_steps: int | None = None,
+    batch: int | None = None,
+) -> epath.Path:
+    """Writes a student's sampler as an ONNX file, and FILE.json beside it.
+
+    Its images start from noise that is given, because ONNX has no random numbers of JAX. The file
+    is written if onnxruntime draws the student's images with it, to TOLERANCE.
+
+    Args:
+      student: a loaded student.
+      out: new file, *.onnx.
+      num_steps: number of steps, as in student.sample.
+      batch: number of images of a call; None for any.
+
+    Returns:
+      The file.
+
+    Raises:
+      ValueError: without jax2onnx, for a student that program_of or jax2onnx refuses, for images
+        that differ, and for an `out` that exists.
+    """
+    for name in ("jax2onnx", "onnxruntime"):
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f'--format=onnx needs {name}; run pip install -e ".[onnx]"')
+    out = new_program(out, ".onnx")
+    program = program_of(student, "noise", num_steps)
+    with student.precision():
+        content = _converted(program, batch, student.manifest.stage)
+        largest = deviation(program, content, batch or TRIED)
+    if not largest <= TOLERANCE:
+        raise ValueError(
+            f"onnxruntime's images of {student.manifest.stage} differ by {largest:.1e}, more than "
+            f"{TOLERANCE:g}; take --format=stablehlo"
+        )
+    facts = {"format": "onnx", "deviation": largest}
+    return write_description(student, program, batch, facts, out, content)
+
+
+def _converted(program: Program, batch: int | None, stage: str) -> bytes:
+    """Returns the program as the content of an ONNX file.
+
+    Raises:
+      ValueError: for a program that jax2onnx cannot convert.
+    """
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # It notes shapes without a dtype.
+    converter: Any = importlib.import_module("jax2onnx")
+    examples = program.examples(batch_of(batch))
+    try:
+        traced = jax.extend.core.jaxpr_as_fun(jax.make_jaxpr(program.call)(*examples))
+        names = [each.name for each in program.inputs]
+        made = converter.to_onnx(
+            traced, examples, model_name=stage, input_names=names, output_names=["images"]
+        )
+    except Exception as error:  # Any, because the converter is another project's.
+        fix = "" if batch else "try --batch=N, or "
+        raise ValueError(
+            f"jax2onnx cannot convert {stage} ({cause_of(error)}); {fix}take --format=stablehlo"
+        ) from error
+    return bytes(made.SerializeToString())
+
+
+def deviation(program: Program, content: bytes, num: int) -> float:
+    """Returns the largest difference between images of the program and of its ONNX file."""
+    runtime: Any = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # Errors; initializers that are not used are warnings.
+    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    arrays = tried(program, num)
+    named = {each.name: array for each, array in zip(program.inputs, arrays, strict=True)}
+    theirs, ours = session.run(["images"], named)[0], np.asarray(jax.jit(program.call)(*arrays))
+    return float(np.abs(theirs - ours).max()) if theirs.shape == ours.shape else math.inf
