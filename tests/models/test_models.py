@@ -160,9 +160,9 @@ def test_a_new_w_and_a_new_target_have_modules_of_their_own_and_no_effect(name):
     guidance = (f"time_text_embed.guidance_embedder.linear_{i}" for i in (1, 2))
     new = ("w_embed", "target_embed", "time_embedding.cond_proj", *guidance)
     grafted = graft(with_both, without, new=new)
-    np.testing.assert_array_equal(
-        network.apply(grafted, z, T, ALL), network.apply(without, z, T, LABEL)
-    )
+    # Two programs, in which XLA may fuse the sums of a normalisation differently: roundings.
+    y, expected = network.apply(grafted, z, T, ALL), network.apply(without, z, T, LABEL)
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=2e-6)
 
 
 def test_targets_a_25th_apart_are_embedded_further_apart_than_rounding():
