@@ -35,6 +35,19 @@ PROMPTS = [
     "a green square",
     "a blue triangle",
 ]
+# Names of emoji: the first six are in no training caption.
+NAMES = [
+    "ferry",
+    "guatemala flag",
+    "cupcake",
+    "white exclamation mark ornament",
+    "person with pouting face",
+    "grinning face",
+    "red apple",
+    "heavy black heart",
+    "cat face",
+    "slice of pizza",
+]
 # In pixels: the smallest side of an image, the gap between images, the height of letters.
 SIDE, GAP, LETTER = 48, 6, 26
 
@@ -100,28 +113,32 @@ def digits_report(workdir, out):
     figures.quality(content).savefig(out, dpi=110)
 
 
-def shapes_grids(workdir, out):
-    """Draws the same noise through teacher and students, in rows, with the prompts below."""
-    places = {stage.name: load(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))}
-    teacher = places.pop("s00_teacher")
-    few = [student for student in places.values() if not student.trained.all_times]
-    students = [student for student in few if student.sampler().num_steps <= 4]
-    networks = [(teacher, None), (teacher, 1), *((student, None) for student in students)]
-    figure = Figure(figsize=(1.25 * len(PROMPTS) + 1.2, 1.12 * len(networks) + 0.7), dpi=80)
-    axes = figure.subplots(len(networks), len(PROMPTS))
-    for row, (network, num_steps) in zip(axes, networks, strict=True):
-        x = network.sample(1, len(PROMPTS), PROMPTS, 2.0, num_steps)
-        x = to_uint8(np.asarray(x))
-        name = "teacher" if network is teacher else "student"
-        count = logging.counted(int(network.sampler(num_steps).num_steps), "step")
-        row[0].set_ylabel(f"{name}\n{count}", fontsize=11)
-        for axis, picture in zip(row, x, strict=True):
-            axis.imshow(picture, interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-    for axis, prompt in zip(axes[-1], PROMPTS, strict=True):
-        axis.set_xlabel(textwrap.fill(prompt, 14), fontsize=9)
-    figure.tight_layout(pad=0.4)
-    figure.savefig(out)
+def prompted(prompts):
+    """Returns a function that draws the same noise through teacher and students, above prompts."""
+
+    def draw(workdir, out):
+        places = {stage.name: load(stage) for stage in sorted(workdir.glob("s[0-9]*_*"))}
+        teacher = places.pop("s00_teacher")
+        few = [student for student in places.values() if not student.trained.all_times]
+        students = [student for student in few if student.sampler().num_steps <= 4]
+        networks = [(teacher, None), (teacher, 1), *((student, None) for student in students)]
+        figure = Figure(figsize=(1.25 * len(prompts) + 1.2, 1.12 * len(networks) + 0.7), dpi=80)
+        axes = figure.subplots(len(networks), len(prompts))
+        for row, (network, num_steps) in zip(axes, networks, strict=True):
+            w = None if network.trained.guidance.fixed_w else 2.0  # Students have w in the weights.
+            x = to_uint8(np.asarray(network.sample(1, len(prompts), prompts, w, num_steps)))
+            name = "teacher" if network is teacher else "student"
+            count = logging.counted(int(network.sampler(num_steps).num_steps), "step")
+            row[0].set_ylabel(f"{name}\n{count}", fontsize=11)
+            for axis, picture in zip(row, x, strict=True):
+                axis.imshow(picture, interpolation="nearest")
+                axis.set(xticks=[], yticks=[])
+        for axis, prompt in zip(axes[-1], prompts, strict=True):
+            axis.set_xlabel(textwrap.fill(prompt, 14), fontsize=9)
+        figure.tight_layout(pad=0.4)
+        figure.savefig(out)
+
+    return draw
 
 
 def mixture_sid(workdir, out):
@@ -164,8 +181,9 @@ PICTURES = {
     "digits_report": ("digits_guided", digits_report),
     "digits_style": ("digits_encoder", edited("style", *STYLE, "--target_label=8", "--w=1")),
     "digits_roundtrip": ("digits_encoder", edited("roundtrip", "--workdir={run}", "--num=360")),
-    "shapes_grids": ("shapes_guided", shapes_grids),
+    "shapes_grids": ("shapes_guided", prompted(PROMPTS)),
     "shapes_edits": ("shapes_guided", shapes_edits),
+    "emoji_sid_lsg": ("emoji_sid_lsg", prompted(NAMES)),
     "cifar10_methods": ("cifar10_methods", cifar10_methods),
     "mixture_sid": ("mixture_sid", mixture_sid),
 }

@@ -1,7 +1,7 @@
 """Emoji with their names, 64x64: SiD-LSG, a student of one call, from the names without pictures.
 
 Zhou et al. (2024, arXiv:2406.01561), with the parts and the teacher of emoji_guided; kappa is 3 in
-all four places, so w = 2. Learning rates and updates are ours. Not run.
+all four places, so w = 2. Learning rates and updates are ours. Full size not run.
 
     launch/local.sh --config=configs/emoji_sid_lsg.py --config.data.path=DIR
     launch/local.sh --config=configs/emoji_sid_lsg.py:lora       # adapters of rank 8; or :cpu
