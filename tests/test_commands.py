@@ -81,7 +81,7 @@ def test_plan_prints_the_stages_and_starts_nothing(tmp_path):
 
 
 MISTAKES = {
-    "misspelt key": ("main", (CONFIG, "--config.batch_sise=8"), 'Did you mean "batch_size"'),
+    "misspelt key": ("main", (CONFIG, "--config.batch_sise=8"), "did you mean 'batch_size'"),
     "value of another type": ("main", (CONFIG, "--config.batch_size=many"), "batch_size"),
     "size that the config does not have": (
         "main",
@@ -105,8 +105,8 @@ MISTAKES = {
     "student that does not exist": ("sample", ("--student=/nowhere",), "has no finished network"),
     "picture of an unknown kind": (
         "sample",
-        ("--student=x", "--out=a.gif"),
-        "ends in neither .png, .npy nor .npz",
+        ("--student=x", "--out=a.tif"),
+        "ends in none of .png, .jpg, .jpeg, .webp, .gif, .npy and .npz",
     ),
     "student for evaluation": ("evaluate", ("--student=/nowhere",), "has no finished network"),
     "length of an average beyond all": (

@@ -121,8 +121,8 @@ def test_sizes_for_plans_are_those_of_the_published_files():
 
     dropout = {"dropout": 0.1}  # Of the class's default, which EDM's files of ImageNet leave out.
     read = {
-        "edm_cifar10": edm._model(edm._options(CIFAR)),
-        "edm_imagenet64": {**edm._model(edm._options(IMAGENET)), **dropout},
+        "edm_cifar10": edm._model(edm._options(CIFAR), False),
+        "edm_imagenet64": {**edm._model(edm._options(IMAGENET), False), **dropout},
         "adm_imagenet64": adm._model(*next(iter(adm.RELEASED.items()))),
     }
     for name in ("cifar10", "lsun128"):
@@ -305,6 +305,7 @@ def test_every_key_is_read(monkeypatch, tmp_path):
     config.batch_size = 8
     config.evaluate.update(num_samples=16, every=1, few=16, keep_best="distance")
     first = stage("first", "diffusion", num_steps=2, **rates)
+    first.update(posthoc=(0.05, 0.1), snapshot_every=1)
     config.stages = chained(first, stage("second", "progressive", num_steps=1, **rates))
     reads = Reads(config)
     reads.record(monkeypatch)

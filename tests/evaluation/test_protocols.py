@@ -32,6 +32,7 @@ def test_real_points_have_distances_near_zero_and_recall_near_one(points):
         "real_recall",
         "real_accuracy",
         "rotation_accuracy",
+        "real_retrieval",
     ]
     assert found["name"] == "SW2"
     assert found["reference"] == {"dataset": "mixture", "images": len(points._real), "weights": ""}

@@ -60,7 +60,8 @@ def test_a_method_trains_on_text_states_with_a_mask(name):
     method, teacher, batch = METHOD[name], TEACHER.get(name), batch_of(METHOD[name])
     fake = any(phase.trains == "fake" for phase in method.phases)
     discriminator = "pooled" if method.has_discriminator else ""
-    roles = Roles(SPEC, teacher and SPEC, fake, discriminator)
+    sampler = teacher.sampler(SPEC.schedule) if method.draws else None
+    roles = Roles(SPEC, teacher and SPEC, fake, discriminator, sampler=sampler)
     params = filled(roles.initial(jax.random.key(1), inputs_of(method), None))
     if teacher is not None:
         params["teacher"] = filled(initial_params(jax.random.key(2), SPEC, inputs_of(teacher)), 0.2)
