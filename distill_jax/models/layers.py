@@ -252,11 +252,11 @@ def modulate(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     return h * (1 + scale) + shift
 
 
-def check_halvings(shape: tuple[int, ...], halvings: int) -> None:
-    """Raises ValueError unless `halvings` can halve both sides of an image (b, h, w, c)."""
-    if shape[1] % 2**halvings or shape[2] % 2**halvings:
+def check_halvings(sides: tuple[int, ...], halvings: int) -> None:
+    """Raises ValueError unless `halvings` can halve both sides of an image, (h, w)."""
+    if sides[0] % 2**halvings or sides[1] % 2**halvings:
         raise ValueError(
-            f"the image is {shape[1]}x{shape[2]}; this unet halves its sides {halvings} times, so "
+            f"the image is {sides[0]}x{sides[1]}; this unet halves its sides {halvings} times, so "
             f"expected multiples of {2**halvings}"
         )
 

@@ -259,7 +259,7 @@ class ResidualUNet(nn.Module):
     @nn.compact
     def __call__(self, z: Image, emb: jax.Array) -> Output:
         arch, last = self.arch, len(self.arch.widths) - 1
-        check_halvings(z.shape, last)
+        check_halvings(z.shape[1:3], last)
         skips = self._down(z, emb)
         h = self._block(skips[-1], emb, arch.widths[last], "mid_0", attention=True)
         h = self._block(h, emb, arch.widths[last], "mid_1")

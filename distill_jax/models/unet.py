@@ -213,7 +213,7 @@ class UNet(nn.Module):
         arch, dtype = self.arch, jnp.dtype(self.arch.dtype)
         widths = [arch.channels * multiplier for multiplier in arch.multipliers]
         last = len(widths) - 1
-        check_halvings(z.shape, last)
+        check_halvings(z.shape[1:3], last)
         emb = self._embed(t, cond)
 
         h = nn.Conv(arch.channels, (3, 3), dtype=dtype, name="conv_in")(z)
