@@ -41,6 +41,11 @@ from distill_jax.training.loop import DivergedError, StoppedError
 Row = dict[str, Any]
 
 
+def define_flags() -> None:
+    """Defines the flag of the command; not at import, because commands share flag names."""
+    flags.DEFINE_string("workdir", None, "Output directory, by default runs/<sweep>.")
+
+
 def load_sweep(path: str) -> dict[str, ConfigDict]:
     """Returns the configs of a sweep, FILE.py or FILE.py:size, by name.
 
@@ -170,5 +175,5 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Output directory, by default runs/<sweep>.")
+    define_flags()
     run_app(main, "SWEEP")

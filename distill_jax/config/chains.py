@@ -4,64 +4,75 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+# benchmarks/reference.py prints the comment of every key, beside it or above it, in docs/.
+_OPTIMIZER = {
+    "b1": 0.9,  # Adam's decay of the gradient's mean.
+    "b2": 0.999,  # Adam's decay of its square.
+    "eps": 1e-8,  # Adam's smallest divisor.
+    "clip_norm": 1.0,  # Largest norm of a gradient; 0: not clipped.
+}
+_MESH = {
+    "data": -1,  # Devices that split the batch; -1: the rest.
+    "fsdp": 1,  # Devices that split the batch and the parameters.
+    "tensor": 1,  # Devices that split single layers.
+}
+_CACHE = {
+    "path": "",  # Where latents and tokens are kept: "" WORKDIR/cache, "none", or a --out of cache.
+    "dtype": "float32",  # Of latents and tokens in files: "float32" or "float16".
+}
+_EVALUATE = {
+    "w": (0.0, 1.0, 2.0, 4.0),  # Guidance strengths of grids and report.
+    "num_samples": 2000,  # The report's samples per row.
+    "ancestral": (),  # Variances at which it also samples the teacher by the ancestral sampler.
+    # A published network, see evaluation.feature_networks; "": a classifier trained on the data.
+    "features": "",
+    # Iterations between measurements of a stage's EMA in training, and one after the last; 0: none.
+    "every": 0,
+    "few": 500,  # Samples of such a measurement.
+    # "distance", or another measure such as "recall": final/ then has the best EMA; "": the last.
+    "keep_best": "",
+}
+
 
 def base() -> ConfigDict:
     """Returns all keys of a config with their defaults; set `data`, `model` and `stages`."""
     return ConfigDict(
         {
-            "seed": 0,
-            "batch_size": 128,
+            "seed": 0,  # Of initial weights, batches and noise.
+            "batch_size": 128,  # Examples of an update, over all devices.
             "microbatches": 1,  # Parts of a batch whose gradients are accumulated, to save memory.
             # Iterations per compiled call; more than one for tiny networks on fast devices.
             "updates_per_call": 1,
-            # Entries of DATASETS, NETWORKS, SCHEDULES and PARAMETERIZATIONS. All but the last may
-            # also be package.module:Name, the user's own code: docs/extending.md.
-            "data": {"name": "digits"},
-            # The maps from images to latents and from captions to tokens: {} for none, an entry of
-            # CODECS or CONDITIONERS, which is fitted first, or {"path": DIR} of a finished one.
+            "data": {"name": "digits"},  # An entry of DATASETS or package.module:Name, and options.
+            # The map from images to latents: {} for none, an entry of CODECS, which is fitted
+            # first, or {"path": DIR} of a finished one.
             "codec": {},
-            "conditioner": {},
+            "conditioner": {},  # The map from captions to tokens: as codec, or one of CONDITIONERS.
             "masks": {},  # Of networks that inpaint: {} or an entry of MASKS, {"name": "random"}.
-            # Where latents and tokens are kept: "" WORKDIR/cache, "none", or a --out of cache.
-            "cache": {"path": "", "dtype": "float32"},
-            "model": {"name": "mlp"},
+            "cache": _CACHE,  # Latents and tokens that are encoded once, before the first stage.
+            "model": {"name": "mlp"},  # An entry of NETWORKS or package.module:Name, and options.
+            # An entry of SCHEDULES or package.module:Name, and options.
             "schedule": {"name": "cosine"},
-            "parameterization": "v",
-            "optimizer": {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0},  # 0: not clipped.
+            "parameterization": "v",  # What the network predicts, an entry of PARAMETERIZATIONS.
+            "optimizer": _OPTIMIZER,  # Adam's numbers.
             "frozen_dtype": "float32",  # Of the frozen teacher's kernels; "bfloat16" halves them.
             # Precision of float32 matrix products and convolutions in networks. "default" is the
             # device's choice (TF32, bfloat16), "highest" float32: jax.default_matmul_precision.
             "matmul_precision": "default",
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # Devices on each axis; -1: the rest.
-            # Iterations between lines of the log, and between saved states. The newest `keep`
-            # states are kept, and every state at a multiple of `keep_every` iterations (0: none).
-            # When a stage begins, other states of earlier ones are deleted unless `keep_states`.
-            "log_every": 50,
-            "save_every": 1000,
-            "keep": 2,
-            "keep_every": 0,
+            "mesh": _MESH,  # Devices on each axis.
+            "log_every": 50,  # Iterations between lines of the log.
+            "save_every": 1000,  # Iterations between saved states.
+            "keep": 2,  # How many of the newest states are kept.
+            "keep_every": 0,  # States at multiples of so many iterations are kept, too; 0: none.
+            # Whether states of earlier stages stay when the next stage begins.
             "keep_states": False,
-            # Guidance strengths of grids and report, the report's samples per row, and the
-            # variances at which it also samples the teacher with the ancestral sampler.
-            # `features` names a published network, see evaluation.feature_networks; "" is a
-            # classifier that is trained on the data. In training, a stage's EMA is measured with
-            # `few` samples every `every` iterations (0: never), and after the last. `keep_best` is
-            # "distance", or another measure such as "recall": final/ then has the best EMA.
-            "evaluate": {
-                "w": (0.0, 1.0, 2.0, 4.0),
-                "num_samples": 2000,
-                "ancestral": (),
-                "features": "",
-                "every": 0,
-                "few": 500,
-                "keep_best": "",
-            },
+            "evaluate": _EVALUATE,  # Pictures, the report, and measurements in training.
             # Code, package.module:Name, that a teacher may import beside what this config names.
             "allow": (),
             # Published numbers to compare with, an entry of evaluation.published.PUBLISHED.
             "published": "",
             "teacher": "",  # Directory of a finished network that the chain starts from.
-            "stages": {},
+            "stages": {},  # The stages in their order, by `pipeline`.
         },
         convert_dict=True,
     )
@@ -86,19 +97,26 @@ def stage(
       learning_rate: the largest learning rate, for every trained network.
       teacher: name of a stage or path of a finished network; "" is the previous stage.
       new: modules of the student that the teacher lacks.
-      **options: arguments of the method, and these options of the stage. `warmup` (iterations),
-        `decay_to` (fraction of the learning rate at the end), `weight_decay` (decoupled),
-        `ema_decay` and `ema_ramp`: see update.Rates. `posthoc`: sigma_rel of averages, such as
-        (0.05, 0.10), see training.averages, which are stored every `snapshot_every` iterations in
-        `snapshot_dtype`. `init`: a stage or path, whose weights the student starts from instead of
-        the teacher's. `keep_fake=True`: saves the fake network in final/ too. `init_fake`: a stage
-        or path with such a fake network, which the fake network of this stage starts from. `model`:
-        a network instead of the config's. `optimizer`: keys that replace the config's.
-        `batch_size`: replaces the config's unless 0. `lora`: rank of adapters to train instead of
-        the weights, 0 for none. `base`: path of the network whose weights the adapters of the
-        teacher or of `init` change, if it is outside their workdir. `onto`: a stage or path of a
-        network, to whose weights the change of this stage is added; the result has that network's
-        sampler.
+      **options: arguments of the method, and these options of the stage.
+        `warmup`: iterations in which the learning rate rises.
+        `decay_to`: fraction of the learning rate at the end; the way there is linear.
+        `weight_decay`: decoupled, times the learning rate.
+        `ema_decay`: decay of the EMA, which is the result; 0 takes the weights themselves.
+        `ema_ramp`: limit of its half-life, as a fraction of the iterations done; 0 for none.
+        `keep_fake`: whether the fake network is saved in final/ too.
+        `posthoc`: sigma_rel of averages that are stored, such as (0.05, 0.10).
+        `snapshot_every`: iterations between two snapshots of these averages.
+        `snapshot_dtype`: their dtype, "float32" or "bfloat16".
+        `init`: a stage or path, whose weights the student starts from, not from the teacher's.
+        `init_fake`: a stage or path with a fake network, which this stage's fake starts from.
+        `base`: path of the network that the adapters of the teacher or of `init` change, if it is
+          outside their workdir.
+        `onto`: a stage or path of a network, to whose weights the change of this stage is added;
+          the result has that network's sampler.
+        `model`: a network instead of the config's.
+        `optimizer`: keys that replace those of the config's optimizer.
+        `batch_size`: replaces the config's unless 0.
+        `lora`: rank of adapters to train instead of the weights; 0 for none.
     """
     rates: dict[str, Any] = {"warmup": 0, "decay_to": 0.0, "weight_decay": 0.0}
     rates.update({"ema_decay": 0.0, "ema_ramp": 0.0, "keep_fake": False})

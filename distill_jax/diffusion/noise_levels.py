@@ -66,6 +66,7 @@ def lognormal(mean: float, std: float) -> NoiseDistribution:
         level = jnp.exp(mean + std * jax.random.normal(key, shape))
         return time_of(schedule, jnp.clip(level, low, high))
 
+    draw.__doc__ = f"Draws log level ~ N({mean:g}, {std:g}^2), clipped to low .. high."
     return draw
 
 

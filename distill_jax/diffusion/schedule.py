@@ -59,6 +59,10 @@ class Cosine(VariancePreserving):
 
     The angle is rescaled, not clipped: alpha(1) is 4.5e-5 with the default ends, not 0.
     Salimans & Ho (2022, arXiv:2202.00512), section 2 and their released schedule.
+
+    Attributes:
+      logsnr_min: logsnr at t = 1.
+      logsnr_max: logsnr at t = 0.
     """
 
     logsnr_min: float = option(number(-100, 0), -20.0)
@@ -130,6 +134,13 @@ class LinearBeta(BetaTable):
     Stable Diffusion's, which ends at alpha(1) = 0.068. With `zero_snr`, alpha is shifted and scaled
     so that its last entry is 0 and its first the same (Lin et al. 2024, arXiv:2305.08891,
     algorithm 1); as logsnr is finite here, alpha(1) is 4.5e-5.
+
+    Attributes:
+      beta_min: the first beta.
+      beta_max: the last beta.
+      num_steps: number of betas.
+      power: power of the line between the ends.
+      zero_snr: whether the schedule is changed to end at pure noise.
     """
 
     beta_min: float = option(RATE, 1e-4)
@@ -160,6 +171,11 @@ class CosineBeta(BetaTable):
 
     Nichol & Dhariwal (2021, arXiv:2102.09672), equation 17. The limit beta_max changes only the
     last entry: alpha(1) is 4.9e-5 with the defaults, not 0.
+
+    Attributes:
+      offset: noise at the first step, so that it is not too small.
+      beta_max: largest beta.
+      num_steps: number of betas.
     """
 
     offset: float = option(number(0, 1), 0.008)
@@ -182,6 +198,11 @@ class Karras:
     """EDM's schedule: alpha = 1, sigma(t)^(1/rho) linear in t from sigma_min to sigma_max.
 
     Karras et al. (2022, arXiv:2206.00364), equation 5; times in equal steps give their grid.
+
+    Attributes:
+      sigma_min: noise level at t = 0.
+      sigma_max: noise level at t = 1.
+      rho: power of the line; large values make short steps at low noise.
     """
 
     sigma_min: float = option(number(1e-6, 1e6), 0.002)
@@ -217,6 +238,9 @@ class RectifiedFlow:
 
     Liu et al. (2022, arXiv:2209.03003); the shift is Esser et al. (2024, arXiv:2403.03206),
     equation 23. logsnr is +inf at t = 0 and -inf at t = 1.
+
+    Attributes:
+      shift: above 1, equal steps in t have more of their times at high noise.
     """
 
     shift: float = option(number(1e-3, 1e3), 1.0)

@@ -108,6 +108,12 @@ class Heun(Falling):
     """The sampler heun.heun of EDM, with 2 N - 1 calls; `churn` and what follows are Churn's.
 
     Its noise levels are EDM's, and not those of `times`, at which editing takes DDIM's steps.
+
+    Attributes:
+      churn: S_churn, the strength of the noise that is added before a step; 0 adds none.
+      low: S_min, the lowest noise level of a step with added noise.
+      high: S_max, the highest such level.
+      noise: S_noise, the factor of the added noise.
     """
 
     num_steps: Any = option(STEPS)
@@ -140,7 +146,11 @@ class Stochastic(Falling):
 
 @traced("num_steps", "variance")
 class Ancestral(Falling):
-    """The sampler samplers.ancestral and its `variance`, with x clipped if the data are bounded."""
+    """The sampler samplers.ancestral and its `variance`, with x clipped if the data are bounded.
+
+    Attributes:
+      variance: 0 for the small variance of the steps, 1 for the large one.
+    """
 
     num_steps: Any = option(STEPS)
     variance: Any = option(number(0, 1), 0.0)
@@ -158,6 +168,10 @@ class Renoise(Sampler):
 
     () stands for the side of the data. A one-call generator may be repeated on its own images with
     new noise: N calls at t_1 (1 - i / N).
+
+    Attributes:
+      times: falling times of the calls.
+      resolutions: sides of the images of the calls.
     """
 
     times: tuple[float, ...] = option(CALLS)
@@ -184,7 +198,12 @@ class Renoise(Sampler):
 
 @traced()
 class Signal(Sampler):
-    """BOOT's sampler: one call on noise at t_max predicts the signal at t_min, see methods.boot."""
+    """BOOT's sampler: one call on noise at t_max predicts the signal at t_min, see methods.boot.
+
+    Attributes:
+      t_min: time of the signal.
+      t_max: time of the noise.
+    """
 
     t_min: float = option(number(0, 1))
     t_max: float = option(number(0, 1))
