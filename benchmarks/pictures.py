@@ -1,7 +1,8 @@
-"""Draws the pictures of README and docs/ from finished runs of seed 0.
+"""Draws the pictures of README and docs/ from finished runs of seed 0, and those that need none.
 
 python benchmarks/pictures.py                   # those whose run is finished in runs/, into docs/
 python benchmarks/pictures.py --root=/tmp/runs --out=/tmp --only=digits_grids,digits_report
+python benchmarks/pictures.py --only=explained  # all whose names begin with that word
 """
 
 import argparse
@@ -25,6 +26,10 @@ from distill_jax.runtime import logging
 from distill_jax.sampling.loading import load
 
 ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # For the file beside this one.
+
+from benchmarks.explained import EXPLAINED  # noqa: E402
+
 FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
 PROMPTS = [
@@ -175,7 +180,7 @@ def shapes_edits(workdir, out):
 
 
 STYLE = ("--encoder={run}/s07_e0001", "--student={run}/s13_n0001", "--source_label=3")
-# The config of the run, and the function that draws it, for each picture.
+# The config of the run, "" for none, and the function that draws it, for each picture.
 PICTURES = {
     "digits_grids": ("digits_guided", digits_grids),
     "digits_report": ("digits_guided", digits_report),
@@ -186,7 +191,26 @@ PICTURES = {
     "emoji_sid_lsg": ("emoji_sid_lsg", prompted(NAMES)),
     "cifar10_methods": ("cifar10_methods", cifar10_methods),
     "mixture_sid": ("mixture_sid", mixture_sid),
+    **{name: ("", draw) for name, draw in EXPLAINED.items()},
 }
+
+
+def draw(names, options):
+    """Draws pictures by name; those whose run is missing are left, and the run is named."""
+    for name in names:
+        config, make = PICTURES[name]
+        workdir, out = (pathlib.Path(path).absolute() for path in (options.root, options.out))
+        workdir, out = workdir / config, out / f"{name}.png"
+        if not config:
+            make(out)
+            print(out)
+            continue
+        if (workdir / "report.json").exists():
+            make(workdir, out)
+            print(out)
+            continue
+        train = f"python -m distill_jax.main --config=configs/{config}.py --workdir={workdir}"
+        print(f"{out} is left as it is; its run: {train}")
 
 
 def main():
@@ -195,19 +219,11 @@ def main():
     parser.add_argument("--out", default=str(ROOT / "docs"))
     parser.add_argument("--only", default=",".join(PICTURES))
     options = parser.parse_args()
-    names = options.only.split(",")
-    if not PICTURES.keys() >= set(names):
-        parser.error(f"--only={options.only} is no list of {', '.join(PICTURES)}")
-    for name in names:
-        config, make = PICTURES[name]
-        workdir, out = (pathlib.Path(path).absolute() for path in (options.root, options.out))
-        workdir, out = workdir / config, out / f"{name}.png"
-        if (workdir / "report.json").exists():
-            make(workdir, out)
-            print(out)
-            continue
-        train = f"python -m distill_jax.main --config=configs/{config}.py --workdir={workdir}"
-        print(f"{out} is left as it is; its run: {train}")
+    for given in options.only.split(","):
+        names = [name for name in PICTURES if name == given or name.startswith(f"{given}_")]
+        if not names:
+            parser.error(f"--only={given} is none of {', '.join(PICTURES)}, nor their first word")
+        draw(names, options)
 
 
 if __name__ == "__main__":
