@@ -41,10 +41,12 @@ def on_line(schedule, first=1.0):
     return times, path(LINE.denoiser(schedule), sigma * STARTS[:, None], times)[..., 0]
 
 
-def panels(titles, width=2.6, height=2.9, **share):
-    """Returns a figure and its axes, one for each title, in a row."""
-    figure = Figure(figsize=(width * len(titles), height), dpi=110, layout="constrained")
-    axes = figure.subplots(1, len(titles), **share)
+def panels(titles, width=2.6, height=2.4, **share):
+    """Returns a figure and its axes, one for each title, in one row or, for a phone, two."""
+    rows = 1 if len(titles) < 4 else 2
+    columns = len(titles) // rows
+    figure = Figure(figsize=(width * columns, height * rows), dpi=110, layout="constrained")
+    axes = figure.subplots(rows, columns, **share).ravel()
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=9)
         axis.tick_params(labelsize=7)
@@ -122,16 +124,16 @@ def boot(out):
     alpha, sigma = (
         np.asarray(f(jnp.asarray(times)))[:, None] for f in (schedule.alpha, schedule.sigma)
     )
-    figure, axes = panels(("z: the teacher's paths", "y: the signal of the same paths"), width=3.6)
+    figure, axes = panels(("z: the teacher's paths", "y: the signal of the same paths"))
     axes[0].plot(times, exact, color=TEACHER, lw=1)
     signal = (exact - sigma * STARTS) / alpha
     axes[1].plot(times, signal, color=STUDENT, lw=1)
     step = slice(48, 112, 32)
     axes[1].plot(times[step], signal[step, -2], "o-", color="black", ms=4, lw=2)
     axes[1].annotate(
-        "one step of the teacher, t to s",
+        "a step from t to s",
         (0.72, signal[64, -2]),
-        (1.0, 0.6),
+        (1.0, 0.7),
         fontsize=7,
         arrowprops={"arrowstyle": "-", "lw": 0.6},
     )
@@ -143,8 +145,7 @@ def boot(out):
 def consistency(out):
     times, exact = on_line(RectifiedFlow())
     figure, axes = panels(
-        ("distillation: points of a teacher's path", "training: points between x and noise"),
-        width=3.6,
+        ("distillation: a teacher's path", "training: the line to the noise"),
         sharey=True,
     )
     near = [64, 72]
@@ -165,9 +166,7 @@ def consistency(out):
 
 def meanflow(out):
     times, exact = on_line(RectifiedFlow())
-    figure, axes = panels(
-        ("velocity: the tangent at t", "average velocity: from t to r"), width=3.6
-    )
+    figure, axes = panels(("velocity: the tangent at t", "average velocity: from t to r"))
     z = exact[:, 4]
     i, k = 40, 200
     for axis in axes:
@@ -211,7 +210,7 @@ def dmd2(out):
     levels = (0.1, 0.2, 0.4, 0.8)
     shown = (0, 10, 60)
     figure, axes = panels(
-        [f"after {n} updates" if n else "at first" for n in shown], width=3.0, height=3.3
+        [f"after {n} updates" if n else "at first" for n in shown], width=2.2, height=2.5
     )
     in_plane(axes)
     for n in range(max(shown) + 1):
@@ -238,7 +237,7 @@ def sid(out):
     grid = np.linspace(-1.4, 1.4, 90)
     z = jnp.asarray(np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 1, 1, 2), jnp.float32)
     levels = (0.15, 0.4, 1.0)
-    figure, axes = panels([f"noise level {level:g}" for level in levels], width=3.0, height=3.3)
+    figure, axes = panels([f"noise level {level:g}" for level in levels], width=2.2, height=2.5)
     x = lost.sample(np.random.default_rng(0), np.full(300, lost.num_classes))
     in_plane(axes, 1.4)
     for axis, level in zip(axes, levels, strict=True):

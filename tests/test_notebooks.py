@@ -1,4 +1,4 @@
-"""Tests of the notebooks: stored without outputs, and run at smoke size as on Colab."""
+"""Tests of the notebooks: stored with outputs, and run at smoke size as on Colab."""
 
 import contextlib
 import io
@@ -14,9 +14,11 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from benchmarks import notebooks
 from tests.toys import ROOT
 
 NAMES = ("quickstart", "text_to_image", "imagenet64_guided")
+SHOWN = ("quickstart", "imagenet64_guided")  # Stored with outputs, by benchmarks/notebooks.py.
 REPOSITORY = "https://github.com/distill-jax/distill_jax"
 WIDGETS = "application/vnd.jupyter.widget-state+json"
 
@@ -34,18 +36,54 @@ def code_cells(book):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_stored_without_outputs_and_as_nbformat_writes_it(name):
+def test_a_notebook_is_stored_as_nbformat_writes_it(name):
     book = read(name)
     nbformat.validate(book)
     assert path_of(name).read_text() == nbformat.writes(book) + "\n"
     ids = [cell["id"] for cell in book.cells]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch("[a-z-]+", key) for key in ids)  # Names, not random ids of an editor.
-    for cell in code_cells(book).values():
-        assert (cell.outputs, cell.execution_count) == ([], None)
     assert book.metadata.kernelspec.name == "python3"
     assert book.metadata.accelerator == "GPU"
     assert book.metadata.colab.name == f"{name}.ipynb"
+    assert "widgets" not in book.metadata
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_stored_outputs_are_of_one_run_of_all_cells(name):
+    """They have pictures and no errors, and nothing of the machine that ran them."""
+    cells = code_cells(read(name))
+    counts = [cell.execution_count for cell in cells.values()]
+    assert counts == list(range(1, len(counts) + 1))
+    outputs = [out for cell in cells.values() for out in cell.outputs]
+    assert len(images(outputs)) > 4
+    kinds = {kind for out in outputs for kind in out.get("data", {})}
+    assert kinds <= {"image/png", "text/plain", "text/markdown"}
+    text = text_of(outputs)
+    assert "device(s): cpu" in text
+    assert "\r" not in text
+    for part in ("/tmp", "/home", "/work", "Traceback", "Warning"):
+        assert part not in text
+    assert path_of(name).stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(SHOWN)))
+def test_the_other_notebooks_are_stored_without_outputs(name):
+    for cell in code_cells(read(name)).values():
+        assert (cell.outputs, cell.execution_count) == ([], None)
+
+
+def test_outputs_are_stored_as_a_person_sees_them():
+    folder, bar = "/tmp/abc", "\rs00:  50%|##  |\rs00: 100%|####|"
+    texts = (f"{bar}\n\x1b[1mdone\x1b[0m {folder}/runs/a\n", " \n")
+    outputs = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in texts]
+    outputs.append(
+        nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}})
+    )
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=outputs)])
+    book.metadata.widgets = {}
+    notebooks.clean(book, folder)
+    assert [out.text for out in book.cells[0].outputs] == ["s00: 100%|####|\ndone runs/a\n"]
     assert "widgets" not in book.metadata
 
 
