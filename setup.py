@@ -59,6 +59,8 @@ setup(
         "stablehlo": ["flatbuffers>=25.12.19"],  # jax.export writes and reads files with it.
         # jax2onnx 0.13.1 to 0.17.1 exclude the orbax-checkpoint that this package needs.
         "onnx": ["jax2onnx>=0.13", "onnxruntime>=1.24.1"],
+        "wandb": ["wandb>=0.20"],  # Services that python -m distill_jax.mirror copies logs to.
+        "mlflow": ["mlflow-skinny>=3.1"],
         "dev": [
             *NOTEBOOK,
             *DOCS,

@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from distill_jax.diffusion.pixels import to_uint8
-from distill_jax.evaluation import compare, figures
+from distill_jax.evaluation import compare, figures, sheets
 from distill_jax.runtime import logging
 from distill_jax.sampling.loading import load
+from distill_jax.sampling.steps import predictions
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # For the file beside this one.
@@ -113,6 +114,23 @@ def digits_grids(workdir, out):
     sheet(panels, [f"w = {w:g}" for w in STRENGTHS], [str(k) for k in range(columns)]).save(out)
 
 
+def digits_steps(workdir, out):
+    """Draws what the teacher predicts in its steps above the student's only call, as a .gif."""
+    student = load(workdir)
+    teacher, w = load(compare.root(student).directory), 2.0
+    labels = np.arange(min(student.num_classes, 10))
+    given = jax.random.key(0), len(labels), labels, w
+    steps, below = predictions(teacher, *given), np.asarray(student.sample(*given))
+    calls, frames = teacher.calls(w) // len(steps), []
+    for k in (1, *range(4, len(steps) + 1, 4)):
+        names = (
+            f"teacher, {k * calls} of {teacher.calls(w)} network calls",
+            f"student, {logging.counted(student.calls(w), 'network call')}",
+        )
+        frames.append(sheets.sheet([list(steps[k - 1][1]), list(below)], names=names, side=64))
+    sheets.save(out, frames)
+
+
 def digits_report(workdir, out):
     content = json.loads((workdir / "report.json").read_text())
     figures.quality(content).savefig(out, dpi=110)
@@ -184,6 +202,7 @@ STYLE = ("--encoder={run}/s07_e0001", "--student={run}/s13_n0001", "--source_lab
 PICTURES = {
     "digits_grids": ("digits_guided", digits_grids),
     "digits_report": ("digits_guided", digits_report),
+    "digits_steps": ("digits_guided", digits_steps),
     "digits_style": ("digits_encoder", edited("style", *STYLE, "--target_label=8", "--w=1")),
     "digits_roundtrip": ("digits_encoder", edited("roundtrip", "--workdir={run}", "--num=360")),
     "shapes_grids": ("shapes_guided", prompted(PROMPTS)),
@@ -195,12 +214,17 @@ PICTURES = {
 }
 
 
+def file_of(name):
+    """Returns the name of a picture's file in docs/."""
+    return f"{name}{'.gif' if name == 'digits_steps' else '.png'}"
+
+
 def draw(names, options):
     """Draws pictures by name; those whose run is missing are left, and the run is named."""
     for name in names:
         config, make = PICTURES[name]
         workdir, out = (pathlib.Path(path).absolute() for path in (options.root, options.out))
-        workdir, out = workdir / config, out / f"{name}.png"
+        workdir, out = workdir / config, out / file_of(name)
         if not config:
             make(out)
             print(out)

@@ -17,6 +17,7 @@ COMMANDS = (
     "spectrum",
     "export",
     "posthoc",
+    "mirror",
     "teachers",
 )
 

@@ -22,6 +22,7 @@ from distill_jax.runtime.app import needed, run_app
 from distill_jax.runtime.config_file import define_config
 from distill_jax.runtime.files import absolute, default_workdir
 from distill_jax.runtime.preemption import StopFlag
+from distill_jax.runtime.trees import span
 from distill_jax.sampling.loading import describe
 from distill_jax.training.loop import StoppedError
 from distill_jax.training.profiler import Profile
@@ -30,6 +31,9 @@ _CONFIG = define_config("Config file, FILE.py or FILE.py:size.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Output directory, by default runs/<config>.")
 _RESUME = flags.DEFINE_enum(
     "resume", "auto", ["auto", "force"], "force: continue in a workdir of another config."
+)
+_ONLY = flags.DEFINE_list(
+    "only", [], "Stages to train, such as s01_guided or guided; the others stay as they are."
 )
 _PLAN = flags.DEFINE_flag(
     flags.Flag(
@@ -86,6 +90,7 @@ def main() -> int:
     logging.show(plan.show(run))
     if _PLAN.value != "false" or _PLAN_FOR.value:
         return _show_costs(run, where)
+    whole, run = run, plan.only(run, _ONLY.value)
     keep_programs()
     heartbeat.watch(_HEARTBEAT.value, _STALL_MINUTES.value)
     stop = StopFlag().install()
@@ -95,14 +100,17 @@ def main() -> int:
                 rehearse(run)
             ideal = _ideal_seconds(run, where)
             trained = pipeline.run(run, stop, _RESUME.value == "force", profile, ideal)
-            reported = pipeline.report(run, stop, lock)
+            missing = [stage.name for stage in whole.stages if not stage.finished]
+            reported = not missing and pipeline.report(whole, stop, lock)
     except (StoppedError, InterruptedError, KeyboardInterrupt) as error:
         logging.say(f"{str(error) or 'stopped'}. The same command goes on from there.")
         return 128 + (stop.signal or 2)
     report = workdir / "report.md"
     shown = str(report) if report.exists() else "none, because the data have no images"
+    shown = f"none before {span(missing)} is finished" if missing else shown
     if not (trained or reported):
-        logging.say(f"nothing left to do: {workdir} is complete; report: {shown}")
+        done = ", ".join(_ONLY.value) if missing else workdir
+        logging.say(f"nothing left to do: {done} is complete; report: {shown}")
         return 0
     cpu = os.times()
     seconds = time.monotonic() - began

@@ -23,8 +23,9 @@ from ml_collections import ConfigDict
 from distill_jax.evaluation import report
 from distill_jax.run import pipeline, plan
 from distill_jax.run.caching import keep_programs
+from distill_jax.run.claim import kept
 from distill_jax.run.lock import hold
-from distill_jax.run.validation import changes, flat, kept
+from distill_jax.run.validation import changes, flat
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
 from distill_jax.runtime.config_file import load_file

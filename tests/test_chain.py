@@ -192,10 +192,13 @@ def test_a_chain_without_guidance_is_halved_and_reported(tmp_path):
     config = smoke_config()
     rates = {"steps": 3, "learning_rate": 1e-3}
     teacher = stage("teacher", "diffusion", num_steps=4, label_dropout=0.0, **rates)
-    config.stages = pipeline_of(teacher, *halvings(2, 1, **rates))
+    config.stages = pipeline_of(teacher, *halvings(2, 2, **rates))
     workdir = epath.Path(tmp_path / "plain")
-    run = plan.make(config, workdir)
-    assert pipeline.run(run, never)
+    assert pipeline.run(plan.only(plan.make(config, workdir), ["teacher"]), never)
+    trained = sorted(path.name for path in workdir.glob("s*"))
+    assert trained == ["s00_teacher"]
+    config.stages = pipeline_of(teacher, *halvings(2, 1, **rates))  # A round is added.
+    assert pipeline.run(plan.make(config, workdir), never)
     settings = {"w": (0.0, 1.0), "num_samples": 20, "ancestral": (0.0, 1.0)}
     assert compare.write_report(workdir, DIGITS, settings, never)
     rows = json.loads((workdir / "report.json").read_text())["rows"]

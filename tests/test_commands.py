@@ -124,6 +124,11 @@ MISTAKES = {
         ("--stage=tests/sampling/first_student", "--sigma_rel=0.1", "--out=/nowhere/long"),
         "has no snapshots of averages; train the stage with posthoc=(0.05, 0.1)",
     ),
+    "mirror of no workdir": (
+        "mirror",
+        ("--workdir=/nowhere", "--to=mlflow"),
+        "/nowhere has no config.json; expected the workdir of a run",
+    ),
     "strengths that are no numbers": ("evaluate", ("--student=x", "--w=a,b"), "no list of numbers"),
 }
 

@@ -24,6 +24,7 @@ from distill_jax.runtime.config_file import load_file
 from distill_jax.sweep import load_sweep
 from distill_jax.teachers import adm, edm, google_research
 from tests import emoji, flows, roads, stable_diffusion
+from tests.data.pictures import write_folder
 from tests.teachers.test_edm import CIFAR, IMAGENET
 from tests.toys import ROOT, make_batch
 
@@ -44,6 +45,7 @@ ROADS = {
 # Configs whose directories are the user's, and writers of small ones.
 PARTS = {
     **{name: functools.partial(roads.write_parts, source=ROADS[name]) for name in ROADS},
+    "folder": lambda folder: {"data.path": str(write_folder(folder))},
     **{name: emoji.write_parts for name in CONFIGS if name.startswith("emoji_")},
     "flux_swd": functools.partial(flows.write_parts, kind="flux"),
     "imagenet256_latent_guided": stable_diffusion.write_dit_parts,

@@ -48,12 +48,15 @@ def commands_of(text):
     """Yields (variables, program, words) of every command in a text.
 
     Two spaces end a command, because a remark follows. Placeholders such as "--config=..." and
-    "--config=FILE.py" are left out, and "COMMAND..." is one command.
+    "--config=FILE.py" are left out, and "COMMAND..." is one command. FILE.py:DIR of a folder is
+    FILE.py:full.
     """
     for found in COMMAND.finditer(text):
         words = shlex.split(re.split(r"  (?!-)", found["words"])[0])
         words = [
-            word.removesuffix("...") for word in words if not word.endswith(("=...", "=FILE.py"))
+            word.removesuffix("...").replace(".py:DIR", ".py:full")
+            for word in words
+            if not word.endswith(("=...", "=FILE.py"))
         ]
         variables = [item.partition("=") for item in found["variables"].split()]
         program = found["program"].split()[-1].rstrip(".")

@@ -19,6 +19,7 @@ COMMANDS = {
         "--out={folder}/x.npz",
     ),
     "edit": ("sdedit", "--student={folder}/run", "--num=2", "--out={folder}/x.npy"),
+    "mirror": ("--workdir={folder}/run", "--to=mlflow"),
     "posthoc": ("--stage={folder}/run", "--sigma_rel=0.1", "--out={folder}/long"),
     "spectrum": ("--config={folder}/tiny.py", "--num=9", "--out={folder}/x.png"),
     "teachers": ("check", "{folder}/run/s00_teacher", "--num=2"),

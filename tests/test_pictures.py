@@ -34,7 +34,8 @@ def test_a_sheet_holds_every_image_enlarged_by_a_whole_factor_without_smoothing(
 
 def test_every_picture_is_shown_on_a_page_and_its_run_is_of_a_config():
     pages = "".join(path.read_text() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
-    assert {path.stem for path in ROOT.glob("docs/*.png")} == set(pictures.PICTURES)
+    found = {path.name for kind in ("png", "gif") for path in ROOT.glob(f"docs/*.{kind}")}
+    assert found == set(map(pictures.file_of, pictures.PICTURES))
     for name, (config, _) in pictures.PICTURES.items():
-        assert f"{name}.png)" in pages
+        assert f"{pictures.file_of(name)})" in pages
         assert not config or (ROOT / "configs" / f"{config}.py").exists()

@@ -31,6 +31,7 @@ from distill_jax.config.latents import (
     smoke_latents,
     stable_diffusion,
 )
+from distill_jax.config.own import OwnImages, folder_chain, own_images
 from distill_jax.config.presets import (
     LSG,
     MATCHING,
@@ -78,6 +79,7 @@ __all__ = [
     "IMPORTED",
     "LSG",
     "MATCHING",
+    "OwnImages",
     "PAPER_UNETS",
     "SD3_TEXT",
     "SDXL_TEXT",
@@ -92,6 +94,7 @@ __all__ = [
     "emoji_teacher",
     "finetune_stage",
     "flow_latents",
+    "folder_chain",
     "from_prompts",
     "from_published",
     "guided_stages",
@@ -103,6 +106,7 @@ __all__ = [
     "lsun128",
     "mixture",
     "mixture_teachers",
+    "own_images",
     "paper_halvings",
     "paper_teacher",
     "paper_unet",

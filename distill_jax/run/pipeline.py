@@ -9,11 +9,11 @@ from distill_jax.evaluation import compare, pictures
 from distill_jax.evaluation.protocols import prompts_for
 from distill_jax.models.build import matmul_precision
 from distill_jax.run import data, encode
+from distill_jax.run.claim import claim
 from distill_jax.run.finish import finish
 from distill_jax.run.lock import Lock, hold
 from distill_jax.run.plan import Run
 from distill_jax.run.train import train_stage
-from distill_jax.run.validation import claim
 from distill_jax.runtime import distributed, logging, record
 from distill_jax.sampling.loading import load
 from distill_jax.training.loop import StoppedError

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 from etils import epath
@@ -52,6 +52,7 @@ from distill_jax.run.stages import (
     check_conditions,
     check_finetuned,
     check_images,
+    chosen,
 )
 from distill_jax.run.validation import (
     check_complete,
@@ -164,6 +165,11 @@ def make(config: ConfigDict, workdir: epath.PathLike, devices: int | None = None
         roles = dataclasses.replace(stage.roles, layout=layout)
         stages.append(dataclasses.replace(stage, roles=roles))
     return Run(config, workdir, dataset, codec, conditioner, cache, layout, tuple(stages))
+
+
+def only(run: Run, names: Sequence[str]) -> Run:
+    """Returns a run with only the stages of these names, see stages.chosen; () is all of them."""
+    return dataclasses.replace(run, stages=chosen(run.stages, names)) if names else run
 
 
 def _check_stages(config: ConfigDict) -> None:

@@ -1,7 +1,7 @@
 """Planned stages, and the checks of the networks that they begin from."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -15,6 +15,7 @@ from distill_jax.diffusion.schedule import LinearBeta
 from distill_jax.diffusion.spec import INPAINT, DataSpec
 from distill_jax.diffusion.trained import Trained
 from distill_jax.methods import Method
+from distill_jax.runtime.registry import lookup
 from distill_jax.storage import trees
 from distill_jax.training.averages import gamma_of
 from distill_jax.training.roles import Like, Roles
@@ -147,6 +148,28 @@ class Ancestor:
     def whole(self) -> "Ancestor":
         """The same network without adapters, which are merged."""
         return dataclasses.replace(self, base=None, rank=0, full=(), merged=self.base)
+
+
+def chosen(stages: Sequence[Stage], names: Sequence[str]) -> tuple[Stage, ...]:
+    """Returns the stages with these names, such as s01_guided or guided, in the order of the run.
+
+    Raises:
+      KeyError: for an unknown name.
+      ValueError: for a stage that begins from one that is neither finished nor chosen.
+    """
+    known = {name: stage.name for stage in stages for name in (stage.name, stage.spec.name)}
+    wanted = [lookup(known, "stage", name) for name in names]
+    found = tuple(stage for stage in stages if stage.name in wanted)
+    ready = {stage.directory for stage in stages if stage.name in wanted or stage.finished}
+    for stage in found:
+        begins = stage.teacher, stage.start, stage.fake_start, stage.onto
+        for place in (other.directory for other in begins if other):
+            if place.parent == stage.directory.parent and place not in ready:
+                raise ValueError(
+                    f"stage {stage.name} begins from {place.name}, which is not finished: "
+                    f"--only={place.name},{stage.name} trains both"
+                )
+    return found
 
 
 def check_alike(

@@ -44,7 +44,8 @@ def train_stage(
     made, iterate = calls(run, stage, cadence, done), make_iterate(run, stage, frozen)
     images = stage.batch_size * stage.updates
     landed = landing(run, stage, frozen)
-    log = logging.StageLog(stage.directory, stage.name, spec.steps, done, images, ideal)
+    title, after = f"{stage.name} ({stage.index + 1}/{len(config.stages)})", _after(run, stage)
+    log = logging.StageLog(stage.directory, title, spec.steps, done, images, ideal, after)
     monitor = Monitor(run, stage, landed, log, lock)
 
     def write_log(step: int, values: list[dict[str, float]]) -> None:
@@ -78,6 +79,13 @@ def train_stage(
     fake = state.params["fake"]["network"] if spec.keep_fake else None
     ema = monitor.best.params if monitor.best else state.ema
     return ema if stage.roles.trained.base else landed(ema), fake, monitor.record
+
+
+def _after(run: Run, stage: Stage) -> float:
+    """Returns the images of the later stages over those of an iteration of this one."""
+    later = (other for other in run.stages if other.index > stage.index and not other.finished)
+    images = sum(other.spec.steps * other.batch_size * other.updates for other in later)
+    return images / (stage.batch_size * stage.updates)
 
 
 def _advice(stage: Stage, states: States, error: DivergedError) -> str:

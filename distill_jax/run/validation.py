@@ -1,11 +1,9 @@
 """Validation of the keys and values of a config; every error is one message."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from etils import epath
 from ml_collections import ConfigDict
 
 from distill_jax.diffusion.spec import DataSpec
@@ -13,9 +11,7 @@ from distill_jax.evaluation.feature_networks import NAMES
 from distill_jax.evaluation.published import PUBLISHED
 from distill_jax.methods import Method
 from distill_jax.run.cache import DTYPES
-from distill_jax.run.data import absolute_paths, read_record
-from distill_jax.runtime import distributed, logging
-from distill_jax.runtime.files import absolute, read_json, write_json
+from distill_jax.runtime.files import absolute
 from distill_jax.runtime.options import (
     MAX_LENGTH,
     MAX_NUM,
@@ -103,23 +99,6 @@ def _is_text(value: Any) -> bool:
 
 
 AXIS = Rule(lambda value: value == -1 or whole(1, high=2**20).holds(value), "-1 or a number from 1")
-
-# Keys of a config that may change in a resumed run: networks stay the same, up to rounding.
-RESUMABLE = (
-    "allow",
-    "evaluate",
-    "keep",
-    "keep_every",
-    "keep_states",
-    "log_every",
-    "mesh",
-    "published",
-    "save_every",
-    "teacher",  # What it sets in other keys may not change.
-    "updates_per_call",
-)
-# Keys of its `evaluate` that may not, where the networks are the best ones that are measured.
-SELECTING = ("every", "few", "features", "keep_best", "w")
 
 
 def flat(tree: Any, path: str = "config") -> dict[str, Any]:
@@ -274,70 +253,3 @@ def check_microbatches(size: int, parts: int, ways: int) -> None:
             f"batch_size {size} is not divisible by microbatches x data x fsdp = {parts} x {ways}; "
             f"choose a multiple of {parts * ways}, or fewer microbatches"
         )
-
-
-def claim(
-    workdir: epath.Path, config: ConfigDict, force: bool, data: Mapping[str, Any] | None = None
-) -> None:
-    """Writes config.json and data.json, or checks the existing ones against config and data.
-
-    Args:
-      workdir: directory of the run.
-      config: config of the run.
-      force: whether both may have changed.
-      data: see run.data.record; None or {} if it is unknown.
-
-    Raises:
-      ValueError: for another config or other data, with a line for each change.
-    """
-    path = workdir / "config.json"
-    new = json.loads(config.to_json())
-    there, seen = _read_config(path, force), read_record(workdir)
-    if there is not None:
-        both = (flat(kept(tree)) for tree in (there, new))
-        lines = [f"  {line}" for line in changes(*both)]
-        kind = "another config" if lines else "other data"
-        if seen and data:  # An older version may have recorded less.
-            now = {key: value for key, value in data.items() if key in seen}
-            lines += [f"  {line}" for line in changes(flat(seen, "data"), flat(now, "data"))]
-        if lines and not force:
-            raise ValueError(
-                f"{workdir} holds a run of {kind}:\n" + "\n".join(lines) + "\n"
-                "choose another --workdir, or go on there with --resume=force (finished stages "
-                "stay as they are)"
-            )
-        for line in lines:
-            logging.say(f"--resume=force: changed{line}")
-    distributed.barrier("all have read the config of the workdir")
-    if distributed.first():
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, new)
-        if data and data != seen:
-            write_json(workdir / "data.json", data)
-
-
-def _read_config(path: epath.Path, force: bool) -> dict[str, Any] | None:
-    """Returns the config of a workdir; None without one, or with `force` for a damaged one."""
-    if not path.exists():
-        return None
-    try:
-        return read_json(path)
-    except ValueError as error:
-        if not force:
-            raise ValueError(
-                f"{error}; it says which config the run in {path.parent} is of: put a copy of it "
-                "there, or go on with --resume=force if you are sure that your config is the same"
-            ) from error
-        logging.set_damaged_aside(path, "it cannot be read")
-        return None
-
-
-def kept(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values of a config, as plain data, that must not change in a resumed run."""
-    values = {key: value for key, value in config.items() if key not in RESUMABLE}
-    if isinstance(cache := values.pop("cache", None), dict) and cache.get("dtype") != DTYPES[0]:
-        values["cache"] = {"dtype": cache.get("dtype")}
-    evaluate, data = config.get("evaluate"), values.get("data")
-    if isinstance(evaluate, dict) and evaluate.get("keep_best"):
-        values["evaluate"] = {key: evaluate.get(key) for key in SELECTING}
-    return values | {"data": data | absolute_paths(data)} if isinstance(data, dict) else values

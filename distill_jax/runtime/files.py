@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,9 +26,14 @@ def absolute(path: epath.PathLike) -> epath.Path:
 
 
 def default_workdir(file: str) -> str:
-    """Returns runs/NAME for a config NAME.py, and runs/NAME_SIZE for NAME.py:SIZE."""
+    """Returns runs/NAME for a config NAME.py, and runs/NAME_SIZE for NAME.py:SIZE.
+
+    Of a size that is a path, the last part counts; words may follow after commas.
+    """
     path, _, size = file.partition(":")
-    return f"runs/{pathlib.Path(path).stem}{'_' + size if size else ''}"
+    place, _, options = size.partition(",")
+    words = re.findall(r"[\w.-]+", f"{pathlib.PurePath(place).name} {options}")
+    return "_".join([f"runs/{pathlib.Path(path).stem}", *words])
 
 
 def flush(path: epath.PathLike) -> None:

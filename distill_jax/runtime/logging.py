@@ -101,26 +101,45 @@ def counted(num: int, noun: str) -> str:
     return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
 
 
-class Progress:
-    """A progress bar in a terminal or notebook; elsewhere, a line every ten seconds."""
+def in_time(seconds: float) -> str:
+    """Returns a time in words: 59 s, 5 min or 2 h 30 min."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
-    def __init__(self, title: str, total: int, start: int = 0):
+
+class Progress:
+    """A progress bar in a terminal or notebook; elsewhere, a line every ten seconds.
+
+    Args:
+      title: title of the bar.
+      total: number of items.
+      start: number of finished items.
+      after: work that follows, in items of this bar; the time left counts it separately.
+    """
+
+    def __init__(self, title: str, total: int, start: int = 0, after: float = 0.0):
         hidden = not (live() and distributed.first())
         self._bar = tqdm(
             desc=title, total=total, initial=start, disable=hidden, file=sys.stdout, leave=False
         )
         self._title, self._total, self._start, self._done = title, total, start, start
+        self._after = after
         self._began = self._spoke = time.monotonic()
 
     def update(self, done: int, note: str) -> None:
         """Shows the number of finished items, and a note such as the loss."""
+        now = time.monotonic()
+        each, items = (now - self._began) / max(1, done - self._start), self._total - done
+        whole = f", about {in_time(each * (items + self._after))} in all" if self._after else ""
         with _terminal():
-            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.set_postfix_str(note + whole, refresh=False)
             self._bar.update(done - self._done)
-        self._done, now = done, time.monotonic()
+        self._done = done
         if done == self._total or (self._bar.disable and now - self._spoke > 10):
-            left = (now - self._began) / max(1, done - self._start) * (self._total - done)
-            say(f"{self._title}: {done}/{self._total}, {note}, {left:.0f} s left")
+            left = f"{in_time(each * items)} left{whole}"
+            say(f"{self._title}: {done}/{self._total}, {note}, {left}")
             self._spoke = now
 
     def close(self) -> None:
@@ -162,6 +181,7 @@ class StageLog:
       ideal: seconds that the FLOPs of an iteration take at the peak of the devices, None if that
         is unknown. distill_jax.run.flops counts the FLOPs of the method's gradient. XLA's count
         of the compiled program includes elementwise operations and, on GPUs, lacks library calls.
+      after: work of the later stages, in iterations of this one.
 
     Attributes:
       measured: the lines of quality.jsonl up to `start`.
@@ -175,9 +195,10 @@ class StageLog:
         start: int,
         images: int = 0,
         ideal: float | None = None,
+        after: float = 0.0,
     ):
         self._images, self._ideal = images, ideal
-        self._progress = Progress(title, total, start)
+        self._progress = Progress(title, total, start, after)
         self._step, self._time, self._cpu = start, time.monotonic(), time.process_time()
         self._gaps: list[float] = []
         self.measured: list[dict[str, Any]] = []

@@ -9,7 +9,7 @@ from etils import epath
 from distill_jax import sweep
 from distill_jax.config import base
 from distill_jax.evaluation import compare, pictures
-from distill_jax.run.validation import claim
+from distill_jax.run.claim import claim
 from distill_jax.runtime import logging
 
 GOOD = b'{"step": 1, "loss": 0.5}\n'

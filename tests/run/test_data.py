@@ -8,7 +8,7 @@ import pytest
 from distill_jax.config import base, pipeline, stage
 from distill_jax.data import DATASETS
 from distill_jax.run import data, plan
-from distill_jax.run.validation import claim
+from distill_jax.run.claim import claim
 from tests.data.pictures import picture, png, write_folder
 
 

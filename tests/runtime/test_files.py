@@ -11,7 +11,7 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from distill_jax.evaluation import pictures
-from distill_jax.runtime.files import absolute, append, read_json, write_json
+from distill_jax.runtime.files import absolute, append, default_workdir, read_json, write_json
 
 
 class Bucket(MemoryFileSystem):
@@ -96,3 +96,17 @@ def test_json_is_read_from_regular_files_and_buckets_only(bucket, tmp_path):
     write_json(bucket / "a.json", content)
     (tmp_path / "a.json").write_text(json.dumps(content))
     assert read_json(bucket / "a.json") == read_json(tmp_path / "a.json") == content
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("configs/digits.py", "digits"),
+        ("configs/digits.py:smoke", "digits_smoke"),
+        ("configs/folder.py:/data/my pictures/,small", "folder_my_pictures_small"),
+        ("configs/folder.py:~/pictures,small,64", "folder_pictures_small_64"),
+        ("configs/folder.py:gs://bucket/cats", "folder_cats"),
+    ],
+)
+def test_a_workdir_has_the_name_of_its_config_and_size(file, name):
+    assert default_workdir(file) == f"runs/{name}"

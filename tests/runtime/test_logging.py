@@ -42,3 +42,22 @@ def test_a_line_of_a_log_has_the_time_of_day_outside_a_terminal(capsys, monkeypa
     line, table = capsys.readouterr().out.splitlines()
     assert re.fullmatch("one" if terminal else r"\[\d\d:\d\d:\d\d\] one", line)
     assert table == "| table |"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (119.0, "119 s"), (125.0, "2 min"), (3600.0, "1 h 00 min"), (9e3, "2 h 30 min")],
+)
+def test_times_are_in_words(seconds, text):
+    assert logging.in_time(seconds) == text
+
+
+def test_the_time_left_counts_the_later_stages(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(logging.time, "monotonic", lambda: now[0])
+    progress = logging.Progress("s01_guided (2/3)", 100, 20, after=300.0)
+    now[0] = 60.0
+    progress.update(40, "loss 0.5")  # 3 seconds each; 60 are left, and 360 in all.
+    progress.close()
+    line = capsys.readouterr().out
+    assert "s01_guided (2/3): 40/100, loss 0.5, 3 min left, about 18 min in all" in line
