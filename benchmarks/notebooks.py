@@ -2,7 +2,7 @@
 
 python benchmarks/notebooks.py quickstart imagenet64_guided
 
-Progress is kept as it stands at the end of a line. Sliders need a kernel, so they are not stored.
+Progress bars are not stored, nor sliders, which need a kernel.
 """
 
 import argparse
@@ -30,9 +30,20 @@ def run(book, folder):
 
 
 def finished(text):
-    """Returns printed text without what carriage returns have replaced, and without colours."""
-    lines = (line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(lines))
+    """Returns printed text without progress bars, what else was replaced in a line, and colours."""
+    text = re.sub(r"[^\r\n]*%\|[^\r\n]*[\r\n]?|\x1b\[[0-9;]*m", "", text)
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+
+
+def joined(outputs):
+    """Returns outputs with what was printed in one piece, where nothing is drawn in between."""
+    found = []
+    for out in outputs:
+        if found and "stream" == out.output_type == found[-1].output_type:
+            found[-1].text += out.text
+        else:
+            found.append(out)
+    return found
 
 
 def smaller(data):
@@ -56,7 +67,7 @@ def clean(book, folder):
                 out.text = finished(out.text).replace(f"{folder}/", "")
             if "image/png" in out.get("data", {}):
                 out.data["image/png"] = smaller(out.data["image/png"])
-        cell.outputs = [out for out in kept if out.get("text", "-").strip()]
+        cell.outputs = joined(out for out in kept if out.get("text", "-").strip())
 
 
 def widget(out):

@@ -78,16 +78,21 @@ def test_the_other_notebooks_are_stored_without_outputs(name):
 
 
 def test_outputs_are_stored_as_a_person_sees_them():
-    folder, bar = "/tmp/abc", "\rs00:  50%|##  |\rs00: 100%|####|"
-    texts = (f"{bar}\n\x1b[1mdone\x1b[0m {folder}/runs/a\n", " \n")
-    outputs = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in texts]
-    outputs.append(
-        nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}})
+    folder = "/tmp/abc"
+    texts = (
+        "\rs00:  50%|##  |",
+        "\rs00: 100%|####|\n",
+        f"\x1b[1mdone\x1b[0m {folder}/runs/a\n",
+        " \n",
     )
+    outputs = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in texts]
+    outputs.insert(1, nbformat.v4.new_output("stream", name="stderr", text="\rs00:  75%|### |"))
+    widget = {"application/vnd.jupyter.widget-view+json": {}}
+    outputs.append(nbformat.v4.new_output("display_data", widget))
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=outputs)])
     book.metadata.widgets = {}
     notebooks.clean(book, folder)
-    assert [out.text for out in book.cells[0].outputs] == ["s00: 100%|####|\ndone runs/a\n"]
+    assert [out.text for out in book.cells[0].outputs] == ["done runs/a\n"]
     assert "widgets" not in book.metadata
 
 
