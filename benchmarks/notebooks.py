@@ -18,8 +18,8 @@ from nbclient import NotebookClient
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).parent.parent
-LARGE = 30_000  # Bytes of a picture that is stored with fewer colours.
-COLOURS = 64
+LARGE = 60_000  # Bytes of a picture that is stored with fewer colours.
+COLOURS = (64, 16)
 
 
 def run(book, folder):
@@ -49,10 +49,11 @@ def joined(outputs):
 def smaller(data):
     """Returns a PNG in base64, with fewer colours if it is large."""
     raw = base64.b64decode(data)
-    if len(raw) > LARGE:
-        picture = Image.open(io.BytesIO(raw)).convert("RGB").quantize(COLOURS, dither=0)
-        picture.save(stored := io.BytesIO(), "PNG", optimize=True)
-        raw = min(raw, stored.getvalue(), key=len)
+    picture = Image.open(io.BytesIO(raw)).convert("RGB")
+    for count in COLOURS:
+        if len(raw) > LARGE:
+            picture.quantize(count, dither=0).save(stored := io.BytesIO(), "PNG", optimize=True)
+            raw = min(raw, stored.getvalue(), key=len)
     return base64.b64encode(raw).decode()
 
 
