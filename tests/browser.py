@@ -130,13 +130,12 @@ class Page:
         return answer["result"].get("value")
 
     def wait(self, expression, seconds=SECONDS):
-        """Waits until an expression is true, and returns it."""
+        """Waits until an expression is true."""
         end = time.monotonic() + seconds
-        while not (value := self.evaluate(expression)):
+        while not self.evaluate(f"Boolean({expression})"):
             if time.monotonic() > end:
                 raise TimeoutError(f"{expression} is not true after {seconds} s: {self.errors}")
             time.sleep(0.05)
-        return value
 
     def press(self, key):
         """Presses one of KEYS."""
