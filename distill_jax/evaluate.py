@@ -129,7 +129,7 @@ def _compare(values: Any) -> None:
     content = {**report.summary(evaluator, student, values.num, prompts), "rows": rows}
     logging.show(content["protocol"])
     logging.show(report.rows_table(rows))
-    logging.show("\n\n".join(diversity.section(content)))
+    logging.show(f"{content['diversity']['definition']}\n\n{diversity.section(content)}")
     if values.out:
         write_json(absolute(values.out), content)
 

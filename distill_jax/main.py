@@ -116,6 +116,8 @@ def main() -> int:
     seconds = time.monotonic() - began
     logging.say(f"done in {seconds:.0f} s ({cpu.user + cpu.system:.0f} CPU-seconds)")
     logging.say(f"  report   {shown}")
+    if report.exists():
+        logging.say(f"  page     {workdir / 'report.html'}")
     logging.say(f"  student  {run.stages[-1].directory}")
     logging.say(f"  sample   {_sample_command(run)}")
     return 0

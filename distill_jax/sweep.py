@@ -25,7 +25,7 @@ from distill_jax.run import pipeline, plan
 from distill_jax.run.caching import keep_programs
 from distill_jax.run.claim import kept
 from distill_jax.run.lock import hold
-from distill_jax.run.validation import changes, flat
+from distill_jax.run.validation import changes
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import run_app
 from distill_jax.runtime.config_file import load_file
@@ -37,6 +37,7 @@ from distill_jax.runtime.files import (
     replace,
 )
 from distill_jax.runtime.preemption import StopFlag
+from distill_jax.runtime.trees import flat
 from distill_jax.training.loop import DivergedError, StoppedError
 
 Row = dict[str, Any]

@@ -20,7 +20,7 @@ from benchmarks import pictures
 from benchmarks.kill import free_port
 from distill_jax.config import halvings, stage
 from distill_jax.config import pipeline as pipeline_of
-from distill_jax.evaluation import compare
+from distill_jax.evaluation import compare, gallery
 from distill_jax.run import pipeline, plan
 from distill_jax.sampling.loading import load
 from distill_jax.storage import checkpoint
@@ -140,6 +140,10 @@ def test_the_report_has_a_row_for_every_sampler_number_of_steps_and_w(chain):
     assert "not FID" in text
     assert text.count("grid.png") == len(STAGES)
     assert size_of(chain / "report.png")[0] > 500
+    strips = {path.name for path in (chain / "report").iterdir()} - {"same_noise.png"}
+    assert len(strips) == len(expected)
+    assert size_of(chain / "report" / "s07_n0001-student_0001_w2.png") == (80, 8)
+    assert f"]({gallery.FOLDER}/{gallery.SAME_NOISE})" in text
 
 
 def test_the_picture_of_a_run_has_teacher_and_student_from_the_same_noise(chain, tmp_path):
@@ -219,7 +223,7 @@ def test_a_chain_without_guidance_is_halved_and_reported(tmp_path):
 
 def test_a_report_that_was_stopped_goes_on_where_it_was(chain, tmp_path):
     workdir = epath.Path(tmp_path / "digits")
-    shutil.copytree(chain, workdir, ignore=shutil.ignore_patterns("states"))
+    shutil.copytree(chain, workdir, ignore=shutil.ignore_patterns("states", "report"))
     (workdir / "report.json").unlink()
     settings, polls = smoke_config().evaluate.to_dict(), iter([False] * 8 + [True])
     with pytest.raises(InterruptedError, match="stopped while measuring"):
@@ -235,6 +239,11 @@ def test_a_report_that_was_stopped_goes_on_where_it_was(chain, tmp_path):
     for content in (rows, whole):  # Checksums of the seconds, too.
         del content["files"]["report.md"], content["checksum"]
     assert rows == whole
+    names = [
+        {path.name: path.read_bytes() for path in (w / "report").iterdir()}
+        for w in (workdir, chain)
+    ]
+    assert names[0] == names[1]
 
 
 def test_a_stage_that_diverges_names_stage_iteration_and_last_good_state(tmp_path):

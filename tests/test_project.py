@@ -52,7 +52,11 @@ def test_the_wheel_has_the_version_every_module_and_the_mark_of_a_typed_package(
     name, files = wheel
     assert name.startswith(f"distill_jax-{distill_jax.__version__}-")
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "distill_jax").rglob("*.py")}
-    assert files >= {*modules, "distill_jax/py.typed"}
+    web = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "distill_jax" / "evaluation" / "web").iterdir()
+    }
+    assert files >= {*modules, *web, "distill_jax/py.typed"}
 
 
 def test_citation_and_changelog_are_of_this_version():

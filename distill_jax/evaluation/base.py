@@ -14,6 +14,16 @@ from distill_jax.metrics.diversity import diversity
 from distill_jax.sampling.codecs import Codec
 
 Row = dict[str, Any]
+# Keys of every row, and the types of their values.
+ROW = (
+    ("role", str),
+    ("sampler", str),
+    ("stage", str),
+    ("num_steps", int),
+    ("w", float),
+    ("calls", int),
+    ("seconds_per_image", float),
+)
 SAMPLED = 2000  # Largest number of real images whose chroma, contrast and diversity are measured.
 
 
@@ -35,6 +45,7 @@ class Evaluator(abc.ABC):
         for data without labels; it shows how good the features are. None with labels.
       real_retrieval: fraction of test images that are found by their captions ("test"), and of
         those that a codec has encoded and decoded ("codec"); {} without captions.
+      points: training points (n, 2), which pictures of samples lie over; None for images.
     """
 
     name: str
@@ -48,6 +59,7 @@ class Evaluator(abc.ABC):
     real_accuracy: float | None = None
     rotation_accuracy: float | None = None
     real_retrieval: Mapping[str, float] = MappingProxyType({})
+    points: np.ndarray | None = None
 
     def summary(self) -> dict[str, Any]:
         """Returns the name of the distance, its reference, and the measures of real images."""

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Sequence
 
-from distill_jax.evaluation.compare import Row
+from distill_jax.evaluation.base import Row
 from distill_jax.evaluation.published import (
     CLAIMS,
     INCEPTION,
@@ -65,26 +65,34 @@ def show(records: Sequence[Record], strengths: Collection[float] = ()) -> str:
       records: records of runs and configs.
       strengths: values of w whose measured rows are shown; () for all.
     """
+    return "\n\n".join((*numbers(records, strengths), *costs(records, strengths)))
+
+
+def numbers(records: Sequence[Record], strengths: Collection[float] = ()) -> list[str]:
+    """Returns the table of measured beside published numbers, and its notes; see `show`."""
     notes: list[str] = []
     rows = [row for record in records for row in _numbers(record, strengths, notes)]
-    parts = [
+    return [
         logging.table(NUMBERS, rows),
         *(["\n".join(f"{n}. {note}." for n, note in enumerate(notes, 1))] if notes else []),
         "updates and hours: those of the teacher + those of all later stages up to this one. Hours "
         "are wall-clock time of the training with compilation, as logged.",
+        *([HOW] if notes else []),
     ]
-    if notes:
-        parts.append(HOW)
-    costs = [row for record in records for row in _costs(record, strengths)]
-    if costs:
-        methods = {stage.method for record in records for stage in record.stages.values()}
-        parts += [
-            logging.table(COSTS, [*costs, *_claims(methods)]),
-            "fewer calls and times faster: than the guided teacher at its own number of steps and "
-            "the same w. time in full-size calls: seconds per image over those of one call of the "
-            "teacher. cost: hours of all later stages over those of the teacher.",
-        ]
-    return "\n\n".join(parts)
+
+
+def costs(records: Sequence[Record], strengths: Collection[float] = ()) -> list[str]:
+    """Returns the table of costs beside the papers' claims, and its note; see `show`."""
+    rows = [row for record in records for row in _costs(record, strengths)]
+    if not rows:
+        return []
+    methods = {stage.method for record in records for stage in record.stages.values()}
+    return [
+        logging.table(COSTS, [*rows, *_claims(methods)]),
+        "fewer calls and times faster: than the guided teacher at its own number of steps and "
+        "the same w. time in full-size calls: seconds per image over those of one call of the "
+        "teacher. cost: hours of all later stages over those of the teacher.",
+    ]
 
 
 def _numbers(record: Record, strengths: Collection[float], notes: list[str]) -> list[Line]:

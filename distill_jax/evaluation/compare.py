@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from distill_jax.evaluation import report
-from distill_jax.evaluation.protocols import Evaluator, Row, make_evaluator
+from distill_jax.evaluation import gallery, report
+from distill_jax.evaluation.base import ROW, Evaluator, Row
+from distill_jax.evaluation.protocols import make_evaluator
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import read_json, write_json
 from distill_jax.runtime.sharding import Layout
@@ -20,18 +21,6 @@ from distill_jax.sampling.loading import codec_of, describe, find_parent, read, 
 from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 from distill_jax.storage.checksums import is_intact, with_checksum
-
-# Keys of every row, and the types of their values.
-ROW = (
-    ("role", str),
-    ("sampler", str),
-    ("stage", str),
-    ("num_steps", int),
-    ("w", float),
-    ("calls", int),
-    ("seconds_per_image", float),
-)
-
 
 # Keys of the config's `evaluate` that the report depends on; the others are about training.
 SETTINGS = ("w", "num_samples", "ancestral", "features")
@@ -119,6 +108,7 @@ def compare(
     num: int,
     start: int = 0,
     prompts: Sequence[str] = (),
+    show: Callable[[Row, np.ndarray], None] = lambda *_: None,
 ) -> Iterator[Row]:
     """Yields the measured rows of `entries`; the reference has no distance to the reference.
 
@@ -132,6 +122,7 @@ def compare(
         prompt, see batched.repeats.
       start: index of the first row to measure; earlier rows exist already.
       prompts: prompts of the samples, for networks with captions; see protocols.prompts_for.
+      show: callback with every row and its samples.
     """
     networks = {entry.network.directory: entry.network for entry in planned}
     loaded = functools.lru_cache(maxsize=2)(lambda directory: read(networks[directory]))
@@ -146,7 +137,7 @@ def compare(
         return draw(network, _given(entry), entry.num_steps, variance)
 
     for entry in planned[start:]:
-        reference, rows = _reference(planned, entry.w), []
+        reference, rows, samples = _reference(planned, entry.w), [], []
         for variance in entry.variances:
             x, seconds = drawn(entry, variance)
             if reference is not None and entry.w not in targets:
@@ -156,10 +147,12 @@ def compare(
                 target = None if entry is reference else targets.get(entry.w)
                 row = evaluator.measure(x, draw.asked(entry.network), target, num)
             rows.append({**row, **_cost(entry, seconds / len(x)), "variance": variance})
+            samples.append(x)
         best = rows[0] if evaluator is None else min(rows, key=lambda row: row[evaluator.name])
+        place = rows.index(best)
         if best["variance"] is None:
             del best["variance"]
-        yield {
+        found = {
             "role": entry.role,
             "sampler": entry.sampler,
             "stage": entry.network.manifest.stage,
@@ -167,6 +160,8 @@ def compare(
             "w": 0.0 if entry.w is None else float(entry.w),
             **best,
         }
+        show(found, samples[place])
+        yield found
 
 
 def _reference(planned: Sequence[Entry], w: float | None) -> Entry | None:
@@ -207,9 +202,10 @@ def write_report(
     parts: Sequence[epath.Path] = (),
     allow: Container[str] = (),
 ) -> bool:
-    """Writes report.json, report.md and report.png about the finished stages of a workdir.
+    """Writes report.json, .md, .html and .png about the finished stages of a workdir.
 
-    report.rows.json has the measured rows until the report is complete.
+    report.rows.json has the measured rows until the report is complete. The folder report/ has the
+    first samples of every row.
 
     Args:
       workdir: workdir of a run whose stages are finished.
@@ -250,12 +246,13 @@ def write_report(
     ordered = [planned[i] for i in order]
     first, num = distributed.first(), settings["num_samples"]
     evaluator = _evaluator(data, settings, codec_of(decoders[-1])) if first else None
+    show = functools.partial(gallery.keep, workdir, points=getattr(evaluator, "points", None))
     partial = workdir / "report.rows.json"
     rows = _rows(partial, made_of) or []
     before = distributed.broadcast_from_first(len(rows))
     progress = logging.Progress("report", len(planned), before)
     try:
-        for row in compare(evaluator, ordered, num, before, prompts):
+        for row in compare(evaluator, ordered, num, before, prompts, show):
             rows.append(row)
             note = f"{row['sampler']} at {logging.counted(row['num_steps'], 'step')}"
             progress.update(len(rows), note)
@@ -268,8 +265,7 @@ def write_report(
     if first:
         rows = [rows[order.index(i)] for i in range(len(planned))]
         told = report.summary(evaluator, planned[0].network, num, prompts)
-        protocol = f"{told['protocol']} {told['diversity']['definition']}"
-        _record(students, planned, rows, protocol)
+        _record(students, planned, rows, f"{told['protocol']} {told['diversity']['definition']}")
         report.write(workdir, {**told, "made_of": made_of, "rows": rows})
         partial.unlink(missing_ok=True)
     distributed.barrier("the report is written")

@@ -33,17 +33,17 @@ def definition(unit: str, more: int) -> str:
     return text
 
 
-def section(content: Mapping[str, Any]) -> list[str]:
-    """Returns the parts of a report; [] if an earlier version has measured all of it.
+def section(content: Mapping[str, Any]) -> str:
+    """Returns the table of a report with the note about it; "" if an earlier version measured it.
 
     Args:
       content: content of report.json.
     """
     own = content.get("diversity")
     if own is None:
-        return []
-    text = f"{own['definition']} In brackets: over the teacher's in its own steps at the same w."
-    return ["## Diversity and saturation", text, table(content["rows"], own["real"])]
+        return ""
+    note = "In brackets: over the teacher's in its own steps at the same w."
+    return f"{note}\n\n{table(content['rows'], own['real'])}"
 
 
 def table(rows: Sequence[Row], real: Mapping[str, float]) -> str:

@@ -247,6 +247,7 @@ class PointEvaluator(Evaluator):
         train, test = (dataset.images(split, MAX_REFERENCE_IMAGES) for split in ("train", "test"))
         self._real, self._label, self.images = _flat(train.x), train.label, len(train.x)
         self._keep_real(train.x, self._real, _conditions(dataset, train))
+        self.points = self._real
         points, labels = _halves(self._real), _halves(self._label)
         self.floor = {
             "halves": _mean(by_class(points[0], labels[0], points[1], labels[1])),

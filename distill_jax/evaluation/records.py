@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from distill_jax.evaluation.compare import ROW, Row
+from distill_jax.evaluation.base import ROW, Row
 from distill_jax.evaluation.published import INCEPTION, PUBLISHED, TRAIN, Number, Protocol
 from distill_jax.methods import METHODS
 from distill_jax.runtime.files import read_bytes, read_json
@@ -44,7 +44,11 @@ RULES_OF_REFERENCE: dict[str, Any] = {
     "images": whole(1),
     "weights": optional(TEXT),
 }
-RULES_OF_LINE: dict[str, Any] = {"step": whole(0), "updates_per_second": NUMBER}
+RULES_OF_LINE: dict[str, Any] = {
+    "step": whole(0),
+    "updates_per_second": NUMBER,
+    "cpu_seconds": optional(NUMBER),
+}
 
 
 class Stage(NamedTuple):
@@ -59,6 +63,7 @@ class Stage(NamedTuple):
       planned: its iterations in the config.
       done: its iterations so far.
       hours: hours of training so far, with compilation; None if they are not recorded.
+      cpu_seconds: CPU-seconds of all of the first process's cores in this time.
       finished: whether it has a final/.
       fingerprint: fingerprint of the weights in final/.
     """
@@ -71,6 +76,7 @@ class Stage(NamedTuple):
     planned: int
     done: int = 0
     hours: float | None = None
+    cpu_seconds: float | None = None
     finished: bool = False
     fingerprint: int | None = None
 
@@ -86,6 +92,7 @@ class Record:
       device: its devices, in words; "" if nothing ran.
       rows: rows of its report about the weights that the stages have now.
       protocol: protocol of the distance in the rows; None without a report.
+      options: its config, as plain data.
     """
 
     name: str
@@ -94,6 +101,7 @@ class Record:
     device: str = ""
     rows: Sequence[Row] = ()
     protocol: Protocol | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def number(self, row: Row) -> Number:
         """Returns the distance of a row."""
@@ -133,7 +141,7 @@ def of_config(content: Mapping[str, Any], name: str) -> Record:
     for key, entry in sorted(content["stages"].items()):
         check_fields({"name": key, "entry": entry}, {"name": NAME, "entry": RULES_OF_STAGE}, name)
         stages[key] = _planned(key, entry, stages)
-    return Record(name, content.get("published") or "", stages)
+    return Record(name, content.get("published") or "", stages, options=content)
 
 
 def _planned(key: str, entry: Mapping[str, Any], before: Mapping[str, Stage]) -> Stage:
@@ -153,6 +161,12 @@ def of_workdir(workdir: epath.Path) -> Record:
       FileNotFoundError: if the directory holds no run.
       ValueError: for a damaged file, and for one of another kind.
     """
+    record, report = trained(workdir), workdir / "report.json"
+    return measured(record, read_json(report), str(report)) if report.exists() else record
+
+
+def trained(workdir: epath.Path) -> Record:
+    """Returns the record of a run without its report; raises as `of_workdir`."""
     place = workdir / "config.json"
     if not place.is_file():
         raise FileNotFoundError(
@@ -160,21 +174,23 @@ def of_workdir(workdir: epath.Path) -> Record:
         )
     planned = of_config(read_json(place), str(place))
     stages = {name: _trained(workdir / name, stage) for name, stage in planned.stages.items()}
-    starts = _lines(workdir / "environment.jsonl", {"devices": NAME})
+    starts = lines(workdir / "environment.jsonl", {"devices": NAME})
     devices = ", ".join(dict.fromkeys(line["devices"] for line in starts))
-    prints = {name: stage.fingerprint for name, stage in stages.items()}
-    rows, protocol = _report(workdir / "report.json", prints)
-    name, known = workdir.name, planned.published
-    return Record(name, known, stages, devices or "not recorded", rows, protocol)
+    return dataclasses.replace(
+        planned, name=workdir.name, stages=stages, device=devices or "not recorded"
+    )
 
 
 def _trained(directory: epath.Path, stage: Stage) -> Stage:
     """Returns a stage with what its directory records."""
-    lines, hours, done = _lines(directory / "scalars.jsonl", RULES_OF_LINE), 0.0, 0
-    for line in sorted(lines, key=lambda line: line["step"]):
+    found, hours, done = lines(directory / "scalars.jsonl", RULES_OF_LINE), 0.0, 0
+    for line in sorted(found, key=lambda line: line["step"]):
         hours += max(0, line["step"] - done) / max(line["updates_per_second"], 1e-12) / 3600
         done = line["step"]
-    stage = stage._replace(done=done, hours=hours if lines else None)
+    cpu = [line["cpu_seconds"] for line in found if line.get("cpu_seconds") is not None]
+    stage = stage._replace(
+        done=done, hours=hours if found else None, cpu_seconds=sum(cpu) if cpu else None
+    )
     final = directory / "final"
     if not (final / "manifest.json").exists():
         return stage
@@ -193,16 +209,19 @@ def _trained(directory: epath.Path, stage: Stage) -> Stage:
     )
 
 
-def _report(
-    path: epath.Path, prints: Mapping[str, int | None]
-) -> tuple[Sequence[Row], Protocol | None]:
-    """Returns the rows of a report and the protocol of its distance; (), None without a report.
+def measured(record: Record, content: Mapping[str, Any], place: str) -> Record:
+    """Returns a record with the rows of a report and the protocol of its distance.
 
-    Rows about other weights of a stage than those with the fingerprint in `prints` are left out.
+    Rows about other weights of a stage than it has now are left out.
+
+    Args:
+      record: record of the run.
+      content: content of its report.json.
+      place: name of the report in messages.
+
+    Raises:
+      ValueError: for a damaged report, and for a content of another kind.
     """
-    if not path.exists():
-        return (), None
-    content, place = read_json(path), str(path)
     if not is_intact(content):
         raise ValueError(f"{place} is damaged: its checksum is wrong; start the run again")
     check_fields(content, RULES_OF_REPORT, place)
@@ -216,10 +235,11 @@ def _report(
             reference += f", weights {weights:.12}"
     if not all(isinstance(row.get(name), float) for row in content["rows"]):
         raise ValueError(f"{place} has a row without {name}; start the run again")
-    made_of = content["made_of"]
+    made_of, prints = content["made_of"], {n: s.fingerprint for n, s in record.stages.items()}
     changed = {stage for stage, found in made_of["networks"].items() if found != prints.get(stage)}
     rows = [row for row in content["rows"] if row["stage"] not in changed]
-    return rows, Protocol(name, dataset, made_of["num_samples"], reference)
+    protocol = Protocol(name, dataset, made_of["num_samples"], reference)
+    return dataclasses.replace(record, rows=rows, protocol=protocol)
 
 
 def _is_row(row: Any) -> bool:
@@ -229,8 +249,16 @@ def _is_row(row: Any) -> bool:
     return NAME.holds(row["sampler"]) and NAME.holds(row["stage"])
 
 
-def _lines(path: epath.Path, rules: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the objects in a JSONL file, without a last line that a kill has cut."""
+def lines(path: epath.Path, rules: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the objects in a JSONL file, without a last line that a kill has cut.
+
+    Args:
+      path: path of the file; [] if there is none.
+      rules: rules of the fields of every line, see fields.check_fields.
+
+    Raises:
+      ValueError: for a line that is no JSON or breaks a rule.
+    """
     if not path.exists():
         return []
     *whole_lines, _ = read_bytes(path, MAX_LINES).split(b"\n")

@@ -1,14 +1,28 @@
-"""The report of a chain: quality against steps, as JSON, Markdown and a figure."""
+"""The report of a chain: JSON, Markdown with pictures, and a page with curves and sliders."""
 
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from distill_jax.evaluation import diversity, figures
+from distill_jax.evaluation import (
+    beside,
+    diversity,
+    figures,
+    finished,
+    gallery,
+    page,
+    plots,
+    sheets,
+    story,
+    versus,
+)
 from distill_jax.evaluation.base import Evaluator, Row
+from distill_jax.evaluation.definitions import kind, listed, protocol, real
+from distill_jax.evaluation.finished import Finished
+from distill_jax.evaluation.page import Part
 from distill_jax.evaluation.pictures import prompts_of
 from distill_jax.runtime import logging, text
 from distill_jax.runtime.files import replace, write_json
@@ -16,76 +30,23 @@ from distill_jax.sampling.batched import Draw, repeats
 from distill_jax.sampling.student import Student
 from distill_jax.storage.checksums import with_checksum
 
-# Definition of an evaluator's distance, by kind; {0} is its name, {1} the number of samples.
-DISTANCES = {
-    "SW2": "{0}: sliced Wasserstein-2 distance to the training points of a class, mean over "
-    "classes, {1} samples, classes in turn. {0} worst class: the largest of these distances. "
-    "recall: the fraction of training points that are in the ball of some sample, whose radius is "
-    "the distance to its third neighbour, with 5,000 of each.",
-    "FD": "{0}: Frechet distance to the training images in the features of a classifier trained "
-    "on them, on the CPU in full precision, {1} samples, classes in turn; not FID. "
-    "{0}-to-teacher: the distance to the guided teacher's samples at its full number of steps. "
-    "accuracy: the classifier's accuracy on the requested classes. recall: the fraction of "
-    "training images that are in the ball of some sample, in the classifier's features, whose "
-    "radius is the distance to its third neighbour.",
-    "wrong": "{0}: the fraction of pictures that do not show what their prompt says, read from the "
-    "pixels, {1} samples. colour, shape, relation, count: the fractions where each is right; all: "
-    "where all are. These prompts have the training's pairs of colour and shape; held-out pairs "
-    "are in no training caption. spread: standard deviation in pixels of the place of the first "
-    "object, in pictures of one prompt; a sampler that has collapsed draws the same one. PSNR: in "
-    "dB, to the guided teacher's sample from the same noise.",
+# Text above the pictures of the stages, by kind.
+SAMPLES = {
+    "FD": "One row per w, one column per class, with the same noise in every stage. For an "
+    "encoder: test images above their encoded noise.",
+    "wrong": "One row per w, one column per prompt, with the same noise in every stage.",
+    "SW2": "One panel per w, with samples coloured by class over test points in grey, and the same "
+    "noise in every stage.",
 }
-
-
-# Follows the definition of a distance in a published network.
-PUBLISHED = (
-    ", {1} samples, classes in turn. {0}-to-teacher: the distance to the guided teacher's samples "
-    "at its full number of steps. MIND: 3 d times the mean squared difference of sorted "
-    "projections on 1,000 directions, which few samples bias less. accuracy: that of a logistic "
-    "regression on the features. retrieval: the fraction of samples whose prompt is nearer than 99 "
-    "others to what a linear regression from features to words predicts. precision and recall: the "
-    "fractions of samples and of training images that are in a ball of the other set, whose radius "
-    "is the distance to the third "
-    "neighbour."
+FAR = (
+    "From 16 steps on, a student may be farther from the teacher (l2) than the teacher's own DDIM "
+    "at the same number of steps: the guided stage leaves an error, which halvings keep and longer "
+    "guided training reduces."
 )
-# Text between the table and the pictures of the stages, by kind.
-NOTES = {
-    "FD": (
-        "From 16 steps on, a student may be farther from the teacher (l2) than the teacher's own "
-        "DDIM at the same number of steps: the guided stage leaves an error, which halvings keep "
-        "and longer guided training reduces.",
-        "## Samples",
-        "One row per w, one column per class, with the same noise in every stage. For an encoder: "
-        "test images above their encoded noise.",
-    ),
-    "wrong": (
-        "## Samples",
-        "One row per w, one column per prompt, with the same noise in every stage.",
-    ),
-    "SW2": (
-        "## Samples",
-        "One panel per w, with samples coloured by class over test points in grey, and the same "
-        "noise in every stage.",
-    ),
-}
-
-
-def protocol(name: str, num: int, definition: str = "") -> str:
-    """Returns the definitions of all measures in a few sentences.
-
-    Args:
-      name: name of the distance.
-      num: number of samples.
-      definition: definition of the distance in a published network, see protocols.Evaluator.
-    """
-    return _measures(definition, name).format(name, num) + (
-        " l2: root mean square difference per pixel, in [-1, 1], to the guided teacher's sample "
-        "from the same noise. calls: network calls per image. seconds per image: wall clock of the "
-        "whole set over its size, compiled. variance: the weight in [0, 1] of the ancestral "
-        "sampler's large variance, the best of those tried. student: DDIM with the student's own "
-        "number of steps; student, stochastic: the sampler of long steps and fresh noise; student, "
-        "another name: that method's own sampler."
-    )
+OLDER = (
+    "This report was measured without pictures of its rows. To draw them, start the run's command "
+    "again without its report.json."
+)
 
 
 def summary(
@@ -103,26 +64,12 @@ def summary(
     return {
         **evaluator.summary(),
         "protocol": protocol(evaluator.name, num, evaluator.definition),
+        "columns": gallery.columns_of(asked if evaluator.points is None else None),
         "diversity": {
             "definition": diversity.definition(evaluator.unit, len(repeats(asked))),
             "real": evaluator.real(conditional=asked is not None),
         },
     }
-
-
-def distance(name: str, num: int, definition: str = "") -> str:
-    """Returns the definition of the distance only; arguments are those of `protocol`."""
-    return _measures(definition, name).partition(". ")[0].format(name, num)
-
-
-def _measures(definition: str, name: str) -> str:
-    """Returns the definitions of the measures of samples."""
-    return definition + PUBLISHED if definition else DISTANCES[_kind(name)]
-
-
-def _kind(name: str) -> str:
-    """Returns the kind of a distance, such as FD for FD-digits."""
-    return "FD" if name == "FID" else name.partition("-")[0]
 
 
 def rows_table(rows: Sequence[Row]) -> str:
@@ -149,29 +96,41 @@ def _shown(value: Any) -> str:
 
 
 def write(workdir: epath.Path, content: dict[str, Any]) -> None:
-    """Writes report.png, report.md and, last, report.json.
+    """Writes report.png, report.md, report.html and, last, report.json.
 
     Args:
       workdir: workdir of the run.
-      content: summary of the evaluator, "rows" and "made_of".
+      content: summary of the evaluator, "rows", "made_of" and "columns", the titles of pictures.
     """
+    run = finished.read_or_say(workdir, content)
+    same = gallery.same_noise(content["rows"], run.strips, content.get("columns", []))
+    if same is not None:
+        sheets.save(workdir / gallery.FOLDER / gallery.SAME_NOISE, same)
     picture = io.BytesIO()
     figures.quality(content).savefig(picture, dpi=110, format="png")
-    files = {"report.png": picture.getvalue(), "report.md": _text(workdir, content).encode()}
+    text = _markdown(workdir, run, same is not None)
+    files = {"report.png": picture.getvalue(), "report.md": text.encode()}
     for name, data in files.items():
         replace(workdir / name, data)
+    replace(workdir / "report.html", as_page([run]).encode())
     prints = {name: zlib.crc32(data) for name, data in files.items()}
     write_json(workdir / "report.json", with_checksum({**content, "files": prints}))
 
 
 def restore(workdir: epath.Path, content: dict[str, Any]) -> None:
-    """Writes the files beside report.json anew if they are missing, or not as it lists them."""
+    """Writes the files beside report.json anew if they are missing, or not as it lists them.
+
+    Of report.html, which the report command may write anew, only the end is checked.
+    """
     if not isinstance(prints := content.get("files"), dict):
         return  # An earlier version wrote it.
     changed = []
     for path in (workdir / "report.png", workdir / "report.md"):
         if not path.is_file() or zlib.crc32(path.read_bytes()) != prints.get(path.name):
             changed.append(path)
+    path = workdir / "report.html"
+    if not path.is_file() or not path.read_bytes().endswith(page.END.encode()):
+        changed.append(path)
     for path in changed:
         if path.exists():
             logging.set_damaged_aside(path, "not as it was written")
@@ -179,87 +138,119 @@ def restore(workdir: epath.Path, content: dict[str, Any]) -> None:
         write(workdir, content)
 
 
-def _text(workdir: epath.Path, content: dict[str, Any]) -> str:
-    """Returns the report in Markdown."""
-    name, rows = content["name"], content["rows"]
+def _markdown(workdir: epath.Path, run: Finished, pictured: bool) -> str:
+    """Returns the report in Markdown; `pictured` says whether there is the picture of one noise."""
+    content = run.content
     grids = [path for path in sorted(workdir.glob("s[0-9]*_*/grid.png"))]
-    *notes, heading, under = NOTES[_kind(name)]
     columns = [text.printable(prompt) for prompt in prompts_of(grids[0])] if grids else []
+    same = f"![the same noise through teacher and students]({gallery.FOLDER}/{gallery.SAME_NOISE})"
     parts = [
         f"# {workdir.name}",
-        protocol(name, content["made_of"]["num_samples"], content.get("definition", "")),
-        _real(content),
+        opening(run),
+        "The measures are defined [below](#what-the-measures-mean). [report.html](report.html) "
+        "has the same with curves and sliders.",
+        *([same] if pictured else []),
         "![quality against steps](report.png)",
-        *_headlines(name, rows),
-        rows_table(rows),
-        *notes,
-        *diversity.section(content),
-        heading,
-        under,
+        *(part for title, body in sections(run) for part in (f"## {title}", body)),
+        "## Samples",
+        SAMPLES[kind(content["name"])],
         *([f"Columns: {'; '.join(columns)}."] if columns else []),
         *(
             f"{path.parent.name}\n\n![{path.parent.name}]({path.parent.name}/grid.png)"
             for path in grids
         ),
+        "## What the measures mean",
+        meanings(content),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _real(content: dict[str, Any]) -> str:
-    """Returns the measures of real images in words."""
-    name, floor = content["name"], content["floor"]
-    found, accuracy = content["real_recall"], content["real_accuracy"]
-    if "chance" in floor:
-        codec = f", {floor['codec']:.3g} after the codec" if "codec" in floor else ""
-        return (
-            f"Of real pictures {floor['test']:.3g} are wrong{codec}, and {floor['chance']:.3g} "
-            "with the captions of others, which is chance."
+def opening(run: Finished) -> str:
+    """Returns what was trained and what came out."""
+    content = run.content
+    lines = [*story.headlines(content["name"], content["rows"]), story.floor(content)]
+    return "\n\n".join(
+        (
+            *([" ".join(story.trained(run.record, content))] if run.record else []),
+            "\n".join(f"* {line}" for line in lines if line),
         )
-    codec = f" ({floor['codec']:.3g} after the codec)" if "codec" in floor else ""
-    text = (
-        f"Floor of {name}: {floor['halves']:.3g} between two halves of the training images, "
-        f"{floor['test']:.3g} between training and test images{codec}. "
-        f"The recall of one half of the training images by the other is {found:.3f}. "
-    )
-    if real := content.get("real_retrieval"):
-        codec = f", {real['codec']:.3f} after the codec" if "codec" in real else ""
-        text += f"Of test images {real['test']:.3f} are found by their captions{codec}. "
-    if accuracy is not None:
-        text += f"The classifier's accuracy on test images is {accuracy:.3f}. "
-    elif content["rotation_accuracy"] is not None:
-        text += (
-            "The data have no labels, so the classifier was trained on quarter turns. It is right "
-            f"about {content['rotation_accuracy']:.3f} of test images (chance is 0.25, where its "
-            "features would be useless). "
+    ).strip()
+
+
+def sections(run: Finished) -> list[tuple[str, str]]:
+    """Returns the titles and texts of a run's tables."""
+    content, record = run.content, run.record
+    rows = content["rows"]
+    found = []
+    if record is not None:
+        strengths = [gallery.strength(rows)]
+        if record.published:
+            found.append(("Beside the papers", "\n\n".join(beside.numbers([record], strengths))))
+        found.append(
+            ("Costs", "\n\n".join((story.stages(record), *beside.costs([record], strengths))))
         )
-    return text + (
-        "Guidance (w > 0) moves samples away from the data on purpose, so for w > 0 read the "
-        "distance to the teacher."
-    )
+        if words := finished.versions(run):
+            found[-1] = found[-1][0], f"{found[-1][1]}\n\nRun with {words}."
+    far = any(row["role"] == "student" and row["num_steps"] >= 16 for row in rows)
+    found.append(("All rows", rows_table(rows) + (f"\n\n{FAR}" if far else "")))
+    if own := diversity.section(content):
+        found.append(("Diversity and saturation", own))
+    return found
 
 
-def _in_calls(row: Row, name: str) -> str:
-    """Returns a distance and the number of network calls in words."""
-    return f"{row[name]:.3g} in {logging.counted(row['calls'], 'call')}"
+def meanings(content: Mapping[str, Any]) -> str:
+    """Returns the definitions of all measures of a report, and the measures of real images."""
+    num = content["made_of"]["num_samples"]
+    words = [protocol(content["name"], num, content.get("definition", ""))]
+    if own := content.get("diversity"):
+        words.append(own["definition"])
+    return "\n\n".join((real(content), *map(listed, words)))
 
 
-def _headlines(name: str, rows: Sequence[Row]) -> list[str]:
-    """Returns a line per w: the fewest-step students and the teacher, at equal and full steps."""
-    students = [row for row in rows if row["role"] == "student"]
-    teachers = [row for row in rows if row["sampler"] == "teacher"]
-    if not students or not teachers:
-        return []
-    fewest = min(row["num_steps"] for row in students)
-    most = max(row["num_steps"] for row in teachers)
-    lines = []
-    for row in (row for row in students if row["num_steps"] == fewest):
-        same_w = {r["num_steps"]: r for r in teachers if r["w"] == row["w"]}
-        shown = [same_w[n] for n in dict.fromkeys((fewest, most)) if n in same_w]
-        line = f"* w = {row['w']:g}, {row['sampler']}: {name} {_in_calls(row, name)}"
-        if shown:
-            line += "; the teacher has " + " and ".join(_in_calls(r, name) for r in shown)
-        if most in same_w:
-            ratio = same_w[most]["seconds_per_image"] / row["seconds_per_image"]
-            line += f", {ratio:.0f} times slower" if ratio >= 1.5 else ""
-        lines.append(f"{line}.")
-    return ["\n".join(lines)]
+def as_page(runs: Sequence[Finished], strengths: Collection[float] = ()) -> str:
+    """Returns the page of one run, or of several beside each other.
+
+    Args:
+      runs: finished runs.
+      strengths: values of w in the table of several runs; () for all.
+    """
+    groups = versus.grouped(runs)
+    several = len(runs) > 1
+    parts = [Part(f"{run.name}" * several, opening(run)) for run in runs]
+    if several:
+        parts += [Part(title, body) for title, body in comparison(runs, strengths)]
+    if any(run.strips for run in runs):
+        parts.append(Part("The same noise", host="same_noise"))
+    else:
+        parts.append(Part("The same noise", OLDER))
+    parts.append(Part("Move through w and steps", host="explorer"))
+    parts.append(Part("Quality", host="quality"))
+    if any(run.histories for run in runs):
+        parts.append(Part("Losses", host="losses"))
+    for run in runs:
+        for title, body in sections(run):
+            folded = several or title in ("All rows", "Diversity and saturation")
+            parts.append(
+                Part(f"{run.name}: {title.lower()}" if several else title, body, "", folded)
+            )
+    for content in {run.content["name"]: run.content for run in runs}.values():
+        name = f": {content['name']}" * several
+        parts.append(Part(f"What the measures mean{name}", meanings(content), "", True))
+    return page.render(" and ".join(groups), parts, plots.data(groups))
+
+
+def comparison(
+    runs: Sequence[Finished], strengths: Collection[float] = ()
+) -> list[tuple[str, str]]:
+    """Returns the titles and texts of the tables that compare runs, in Markdown.
+
+    Args:
+      runs: finished runs.
+      strengths: values of w that are shown; () for all.
+    """
+    found = [("Side by side", versus.side_by_side(runs, strengths))]
+    records = [run.record for run in runs if run.record is not None]
+    lines = versus.differences(records)
+    text = logging.table(["key", *(record.name for record in records)], lines)
+    found.append(("Differences of the configs", text if lines else "None."))
+    return found

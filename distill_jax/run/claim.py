@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from distill_jax import config as configs
 from distill_jax.run.cache import DTYPES
 from distill_jax.run.data import absolute_paths, read_record
-from distill_jax.run.validation import changes, flat
+from distill_jax.run.validation import changes
 from distill_jax.runtime import distributed, logging
 from distill_jax.runtime.files import read_json, write_json
-from distill_jax.runtime.trees import span
+from distill_jax.runtime.trees import flat, span
 
 # Keys of a config that may change in a resumed run: networks stay the same, up to rounding.
 RESUMABLE = (

@@ -14,8 +14,8 @@ import numpy as np
 from distill_jax.data.prompts import as_array, captions_of, in_turn
 from distill_jax.diffusion.pixels import normalise
 from distill_jax.evaluation.base import Row
+from distill_jax.evaluation.definitions import distance
 from distill_jax.evaluation.protocols import prompts_for
-from distill_jax.evaluation.report import distance
 from distill_jax.models.adapters import Adapted
 from distill_jax.run import measurements
 from distill_jax.run.finish import manifest

@@ -11,9 +11,10 @@ from distill_jax.diffusion.spec import DataSpec
 from distill_jax.methods import Method
 from distill_jax.models.build import abstract_params, make_network
 from distill_jax.run.stages import Stage
-from distill_jax.run.validation import check_augmented, flat
+from distill_jax.run.validation import check_augmented
 from distill_jax.runtime.registry import EVERYTHING, foreign
 from distill_jax.runtime.sharding import Layout
+from distill_jax.runtime.trees import flat
 
 
 def student_network(

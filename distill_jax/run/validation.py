@@ -32,6 +32,7 @@ from distill_jax.runtime.options import (
 )
 from distill_jax.runtime.registry import suggestion
 from distill_jax.runtime.text import short
+from distill_jax.runtime.trees import flat
 from distill_jax.training.averages import SIGMA_RELS
 from distill_jax.training.update import optimizer
 
@@ -99,13 +100,6 @@ def _is_text(value: Any) -> bool:
 
 
 AXIS = Rule(lambda value: value == -1 or whole(1, high=2**20).holds(value), "-1 or a number from 1")
-
-
-def flat(tree: Any, path: str = "config") -> dict[str, Any]:
-    """Returns the values of a config as plain data, by dotted key."""
-    if not isinstance(tree, Mapping):
-        return {path: tree}
-    return {k: v for key, value in tree.items() for k, v in flat(value, f"{path}.{key}").items()}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -58,6 +58,13 @@ def by_name(tree: Any) -> dict[str, Any]:
     return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def flat(tree: Any, path: str = "config") -> dict[str, Any]:
+    """Returns the values of a config as plain data, by dotted key."""
+    if not isinstance(tree, Mapping):
+        return {path: tree}
+    return {k: v for key, value in tree.items() for k, v in flat(value, f"{path}.{key}").items()}
+
+
 def insert(tree: dict[str, Any], name: str, leaf: Any) -> None:
     """Puts a leaf into nested dicts at its name, such as "block_0/query/kernel"."""
     *parents, last = name.split("/")

@@ -6,7 +6,7 @@ from etils import epath
 from distill_jax.data import DATASETS, Source
 from distill_jax.data.arrays import Arrays
 from distill_jax.diffusion.analytic import ring
-from distill_jax.evaluation import pictures, report
+from distill_jax.evaluation import definitions, pictures, report, story
 from distill_jax.evaluation.protocols import ImageEvaluator, make_evaluator
 
 MIXTURE = {"name": "mixture", "count": 8000}
@@ -79,7 +79,7 @@ def test_without_labels_the_summary_has_the_accuracy_on_quarter_turns(optimized)
     found = ImageEvaluator(Arrays(train, test, 0, 1), "FD-tops").summary()
     assert found["real_accuracy"] is None
     assert found["rotation_accuracy"] > 0.9
-    text = report._real(found)
+    text = definitions.real(found)
     assert f"is right about {found['rotation_accuracy']:.3f} of test images (chance is 0.25" in text
 
 
@@ -87,6 +87,7 @@ def row_of(sampler, num_steps, w, **more):
     row = {
         "role": sampler.split(",")[0],
         "sampler": sampler,
+        "stage": "s00_a",
         "num_steps": num_steps,
         "w": w,
         "SW2": 0.1 * num_steps,
@@ -103,17 +104,20 @@ ROWS = [
 
 
 def test_headlines_compare_only_rows_that_were_measured():
-    (text,) = report._headlines("SW2", ROWS)
+    (text,) = story.headlines("SW2", ROWS)
     assert text == (
-        "* w = 0, student, boot: SW2 0.1 in 1 call; the teacher has 6.4 in 64 calls, "
-        "64 times slower."
+        "w = 0: the student (boot) has SW2 0.1 in 1 call. The teacher has 6.4 in 64 calls "
+        "(64x the time)."
     )
+    few = row_of("teacher", 1, 0.0)
+    (text,) = story.headlines("SW2", [*ROWS[:2], few])
+    assert text.endswith("The teacher has 6.4 in 64 calls (64x the time), and 0.1 in 1 call.")
     # The student's number of steps is the teacher's own.
-    (text,) = report._headlines("SW2", [row_of("teacher", 1, 0.0), ROWS[1]])
-    assert text.endswith("SW2 0.1 in 1 call; the teacher has 0.1 in 1 call.")
+    (text,) = story.headlines("SW2", [few, ROWS[1]])
+    assert text.endswith("SW2 0.1 in 1 call. The teacher has 0.1 in 1 call.")
     # The teacher has no row at this w.
-    (text,) = report._headlines("SW2", [ROWS[0], ROWS[2]])
-    assert text == "* w = 0.5, student, swd: SW2 0.2 in 2 calls."
+    (text,) = story.headlines("SW2", [ROWS[0], ROWS[2]])
+    assert text == "w = 0.5: the student (swd) has SW2 0.2 in 2 calls."
 
 
 def test_a_report_of_points_is_drawn_and_written(points, tmp_path):
@@ -123,6 +127,7 @@ def test_a_report_of_points_is_drawn_and_written(points, tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "SW2: sliced Wasserstein-2 distance" in text
     assert "quarter turns" not in text
+    assert (tmp_path / "report.html").read_text().endswith("</html>\n")
     with PIL.Image.open(tmp_path / "report.png") as image:
         assert image.size[0] > 500
 
@@ -158,5 +163,5 @@ def test_a_published_network_measures_samples_of_the_data_as_the_data(small_file
     assert worse["FD-small"] > 10 * row["FD-small"]
     assert worse["MIND-small"] > 10 * row["MIND-small"]
     assert worse["precision"] == 0
-    text = report.protocol(found["name"], 300, found["definition"])
+    text = definitions.protocol(found["name"], 300, found["definition"])
     assert "resize bicubic, uint8), 300 samples, classes in turn." in text

@@ -5,7 +5,7 @@ import pytest
 
 from distill_jax.data import DATASETS
 from distill_jax.diffusion.pixels import normalise
-from distill_jax.evaluation import report
+from distill_jax.evaluation import definitions
 from distill_jax.evaluation.protocols import make_evaluator
 from distill_jax.sampling.codecs import PIXELS, Fitted, PatchPca
 from tests import emoji
@@ -27,6 +27,6 @@ def test_test_pictures_are_found_as_often_as_the_report_says(small_file, tmp_pat
         floor = found.floor | found.with_codec(Fitted(kind, kind.fit(x), dataset.spec))
         same = floor["codec"] == pytest.approx(floor["test"], rel=1e-3)
         assert same == exact
-    told = report._real({**found.summary(), "floor": floor})
+    told = definitions.real({**found.summary(), "floor": floor})
     assert f"{floor['test']:.3g} between training and test images ({floor['codec']:.3g}" in told
     assert "of test images" in told.lower() and "after the codec" in told

@@ -1,6 +1,7 @@
 import pytest
 
-from distill_jax.run.validation import changes, flat
+from distill_jax.run.validation import changes
+from distill_jax.runtime.trees import flat
 
 
 @pytest.mark.parametrize("value", [False, 0, "", 0.5])
