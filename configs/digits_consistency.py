@@ -16,11 +16,12 @@ def get_config(size="full"):
     config = digits()
     config.model.time_scale = 10.0  # Smooth in the time, of which sCM takes the derivative.
     config.evaluate.w = (0.0,)
-    rates = dict(teacher="teacher", steps=2500, learning_rate=1e-3, ema_decay=0.995)
+    own = dict(teacher="teacher", ema_decay=0.995)
+    rates = dict(steps=2500, learning_rate=1e-3, **own)
     config.stages = pipeline(
         digits_teacher(),
         stage("distilled", "consistency", **rates),
-        stage("scm", "scm", **rates),
         stage("trained", "consistency", source="data", **rates),
+        stage("scm", "scm", steps=5000, learning_rate=2e-3, **own),
     )
     return config if size == "full" else smoke(config, width=32, blocks=1)

@@ -22,12 +22,16 @@ Loss = tuple[jax.Array, Metrics]  # What is minimised, and what is logged beside
 
 
 class Nets(NamedTuple):
-    """The networks of one iteration by role, and the teacher's sampler for methods that draw."""
+    """The networks of one iteration by role, and the teacher's sampler for methods that draw.
+
+    `changed` is the teacher with the student's adapters, for a stage `onto` that keeps its images.
+    """
 
     student: Denoiser
     teacher: Denoiser | None = None
     fake: Denoiser | None = None
     sampler: Sampler | None = None
+    changed: Denoiser | None = None
 
 
 class Phase(NamedTuple):
@@ -69,6 +73,8 @@ class Method(abc.ABC):
       needs_teacher: whether the method needs a finished teacher network.
       data_free: whether it trains without images: batch.x is None.
       draws: whether it trains on samples of its teacher, by the teacher's own sampler.
+      keep_weight: weight of a loss that compares with the network of the stage option `onto`.
+      keep_labels: labels for which it does.
       needs_features: whether its losses use features from the middle of the networks.
       differentiates: whether its losses take derivatives of the networks by `jax.jvp`.
       has_discriminator: whether the fake network has a head that classifies data and samples.
@@ -88,6 +94,8 @@ class Method(abc.ABC):
     needs_teacher: bool = True
     data_free: bool = False
     draws: bool = False
+    keep_weight: float = 0.0
+    keep_labels: tuple[int, ...] = ()
     needs_features: bool = False
     differentiates: bool = False
     has_discriminator: bool = False

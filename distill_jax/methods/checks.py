@@ -49,6 +49,7 @@ STRENGTH = number(0, MAX_W)  # Guidance strengths.
 SIGNED_STRENGTH = number(-1, MAX_W)
 PROBABILITY = number(0, 1)
 WEIGHTING = choice(WEIGHTINGS)
+LABELS = every(whole(0), 1000)
 W_RANGE = both(
     every(number(-MAX_W, MAX_W), 2),
     Rule(

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from distill_jax.diffusion.noise_levels import NOISE_LEVELS
 from distill_jax.diffusion.resize import area
@@ -41,6 +42,8 @@ class Diffusion(Method):
       levels: noise levels in training: a name in NOISE_LEVELS, lowest, highest level; None for
         uniform times. EDM (Karras et al. 2022, arXiv:2206.00364, Table 1) has ("lognormal", 0.002,
         80.0), with the schedule "karras" and the parameterization and weighting "edm".
+      keep_weight: weight of the loss that keeps images of the network of the stage option `onto`.
+      keep_labels: labels of these images.
     """
 
     num_steps: Any = option(checks.COUNT, 64)
@@ -50,6 +53,8 @@ class Diffusion(Method):
     levels: tuple | None = option(optional(checks.NOISE), None)
     augment: float = option(checks.PROBABILITY, 0.0)
     solver: str = option(choice(("ddim", "heun")), "ddim")
+    keep_weight: float = option(checks.POSITIVE, 0.0)
+    keep_labels: tuple[int, ...] = option(checks.LABELS, ())
 
     all_times = True
     needs_teacher = False
@@ -64,7 +69,8 @@ class Diffusion(Method):
     ) -> tuple[jax.Array, Metrics]:
         """Returns weight(l) |x_hat(z_t, t, c) - x|^2, t ~ U[0, 1): Salimans & Ho, Algorithm 1.
 
-        With `levels`, t is drawn from their distribution instead.
+        With `levels`, t is drawn from their distribution instead. With `keep_weight` the loss of
+        `kept` is added.
         """
         k_t, k_eps, k_drop, k_dropout = jax.random.split(key, 4)
         given = drop_labels(k_drop, batch, self.label_dropout)
@@ -76,7 +82,25 @@ class Diffusion(Method):
         eps = jax.random.normal(k_eps, x.shape, x.dtype)
         z_t = add_noise(nets.student.schedule, x, eps, t)
         x_hat = nets.student(z_t, t, cond, k_dropout).x
-        return weighted_mse(self.weighting, nets.student, x_hat, x, t), {}
+        loss = weighted_mse(self.weighting, nets.student, x_hat, x, t)
+        if not self.keep_weight:
+            return loss, {}
+        kept = self.kept(jax.random.fold_in(k_drop, 2), batch, nets)
+        return loss + self.keep_weight * kept, {"kept": kept}
+
+    def kept(self, key: jax.Array, batch: Batch, nets: Nets) -> jax.Array:
+        """Returns mean |S'(z, c) - S(z, c)|^2 for noise z and c of keep_labels.
+
+        S is the few-step student that is the teacher here, S' the same with the change that is
+        learned; both draw with the sampler of S. It is Li & Hoiem's learning without forgetting
+        (2016, arXiv:1606.09282), in the images that a generator draws.
+        """
+        k_z, k_label, k_draw = jax.random.split(key, 3)
+        z = jax.random.normal(k_z, (batch.size, *nets.teacher.shape))
+        labels = jnp.asarray(self.keep_labels, jnp.int32)
+        cond = {**batch.cond, "label": jax.random.choice(k_label, labels, (batch.size,))}
+        x, changed = (nets.sampler(k_draw, net, z, cond) for net in (nets.teacher, nets.changed))
+        return jnp.mean((changed - x) ** 2)
 
     def sampler(self, schedule: Schedule) -> Sampler:
         """Returns the sampler named by `solver`."""

@@ -31,9 +31,9 @@ def begin(run: Run, stage: Stage, states: States) -> tuple[TrainState, dict[str,
         start = weights.whole(stage.start)
         fake = stage.fake_start and weights.whole(stage.fake_start, "fake")
     if roles.frozen.base:
-        kept["teacher"] = weights.own(stage.teacher)
+        kept["teacher"] = weights.own(stage.called)
     elif roles.teacher and "teacher" not in kept:
-        kept["teacher"] = weights.frozen(stage.teacher)
+        kept["teacher"] = weights.frozen(stage.called)
     key = jax.random.fold_in(jax.random.key(run.config.seed), stage.index)
     averages = len(stage.spec.posthoc)
     make = _Start(roles, stage.trained.inputs, stage.tx, run.layout, averages)

@@ -17,6 +17,7 @@ def find_onto(
     allow: Container[str],
 ) -> Ancestor | None:
     """Returns the network to which a stage's change is added; None without the option `onto`."""
+    _check_kept(spec, method)
     if not spec.onto:
         return None
     if start is None or spec.new:
@@ -37,4 +38,22 @@ def find_onto(
             f"lora is {spec.lora}, and onto {spec.onto!r} has adapters of its own; expected a "
             "network without, or lora=0"
         )
+    classes = onto.network_spec.spec.classes("label")
+    if method.keep_weight and not max(method.keep_labels) < classes:
+        raise ValueError(
+            f"keep_labels are {method.keep_labels}, and onto {spec.onto!r} has {classes} classes; "
+            "expected labels of its classes"
+        )
     return onto
+
+
+def _check_kept(spec: ConfigDict, method: Method) -> None:
+    """Raises ValueError for a stage that keeps images without all that this needs."""
+    given = method.keep_weight, method.keep_labels
+    fits = all(given) and spec.onto and spec.lora and not method.needs_teacher
+    if any(given) and not fits:
+        raise ValueError(
+            f"keep_weight is {given[0]:g}, keep_labels {given[1]}, lora {spec.lora} and onto "
+            f"{spec.onto!r}: images of `onto` are kept by adapters that learn from data; set all "
+            "four, with method 'diffusion', or neither keep_weight nor keep_labels"
+        )

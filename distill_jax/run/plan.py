@@ -229,16 +229,18 @@ def _plan_stage(
     if onto is not None:
         start, trained = start.whole, onto.trained
     check_images(method, spec.method.name, dataset, teacher)
-    frozen = teacher.network_spec if method.needs_teacher else None
+    keeps = method.keep_weight > 0
+    answers = onto if keeps else teacher
+    frozen = answers.network_spec if method.needs_teacher or keeps else None
     fake = any(phase.trains == "fake" for phase in method.phases)
     lookup(DISCRIMINATORS, "discriminator", method.discriminator, EVERYTHING)
     discriminator = method.discriminator if method.has_discriminator else ""
-    sampler = teacher.trained.sampler if method.draws else None
+    sampler = answers.trained.sampler if method.draws or keeps else None
     given = network_spec, frozen, fake, discriminator
-    roles = Roles(*given, full=tuple(spec.new), sampler=sampler)
+    roles = Roles(*given, full=tuple(spec.new), sampler=sampler, keeps=keeps)
     roles = find_roles(spec, method, roles, teacher, start)
     fake_start = find_fake(spec, roles, before, allow)
-    shapes = _shapes(config, roles, trained.inputs, teacher, start, fake_start)
+    shapes = _shapes(config, roles, trained.inputs, answers, start, fake_start)
     tx = optimizer(**{**config.optimizer, **spec.optimizer})
     check_base(spec.base, teacher, start)
     size = spec.batch_size or config.batch_size

@@ -70,6 +70,11 @@ class Stage:
         return (self.onto or self.start).weights
 
     @property
+    def called(self) -> "Ancestor | None":
+        """The finished network that the losses call as their teacher; None if they call none."""
+        return self.onto if self.roles.keeps else self.teacher
+
+    @property
     def updates(self) -> int:
         """Number of updates, and of batches, in one iteration."""
         return sum(phase.updates_per_iteration for phase in self.method.phases)

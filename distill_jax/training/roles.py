@@ -82,6 +82,7 @@ class Roles:
       layout: layout of sharded parameters, which are gathered where they are used, see
         sharded.as_called; None for unsharded parameters.
       sampler: the teacher's sampler, for methods that draw its samples; None for others.
+      keeps: whether the loss also calls the teacher with the student's adapters.
     """
 
     student: NetworkSpec
@@ -93,6 +94,7 @@ class Roles:
     full: tuple[str, ...] = ()
     layout: Layout | None = None
     sampler: Sampler | None = None
+    keeps: bool = False
 
     def __call__(self, params: Mapping[str, Tree]) -> Nets:
         student = self._bound(self.student, self.trained, params["student"], params)
@@ -100,7 +102,11 @@ class Roles:
         if self.teacher is not None:
             teacher = self._bound(self.teacher, self.frozen, params["teacher"], params)
         fake = self._fake(params) if self.fake else None
-        return Nets(student, teacher, fake, self.sampler)
+        changed = None
+        if self.keeps:
+            onto = self.trained._replace(base="teacher")
+            changed = self._bound(self.student, onto, params["student"], params)
+        return Nets(student, teacher, fake, self.sampler, changed)
 
     def _bound(
         self, network_spec: NetworkSpec, role: Role, own: Tree, params: Mapping[str, Tree]

@@ -21,6 +21,9 @@ CHAIN = (
     stage("adapted", "dedistill", teacher="student", num_steps=2, lora=2, **RATES),
 )
 
+KEEP = {"keep_weight": 1.0, "keep_labels": (0,)}
+KEPT = {"lora": 2, "method": {"name": "diffusion", "num_steps": 2, **KEEP}}
+
 
 def config_of(*stages):
     config = base()
@@ -97,6 +100,21 @@ def test_adapters_are_those_that_were_trained_and_change_the_other_network(chain
     assert here.manifest.adapters.base.path == str(onto / "final")
 
 
+def test_kept_images_stay_where_they_were(chain, tmp_path):
+    given = {"onto": str(chain / "s01_student"), "lora": 2, "steps": 20, "learning_rate": 3e-2}
+    options = {"keep_weight": 1e4, "keep_labels": (0,)}
+    found = [run(tmp_path / name, learned(chain, **given, **each))
+             for name, each in (("free", {}), ("kept", options))]  # fmt: skip
+    student = load(given["onto"])
+    for labels, close in (((0,), True), ((1, 2, 3), False)):
+        label = np.resize(labels, 60)
+        want, free, kept = (each.sample(jax.random.key(0), 60, label) for each in (student, *found))
+        moved, held = (float(np.abs(x - want).mean()) for x in (free, kept))
+        assert (held < 0.2 * moved) == close
+    line = json.loads((tmp_path / "kept/s00_learned/scalars.jsonl").read_text().splitlines()[-1])
+    assert 0 < line["kept"] < 1e-2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -105,11 +123,17 @@ def test_adapters_are_those_that_were_trained_and_change_the_other_network(chain
         ({"new": ("w_embed",)}, "onto is .* name a teacher or `init`, and leave `new` out"),
         ({"model": {"name": "mlp", "width": 12, "blocks": 1}}, "parameter .* is .* in the teacher"),
         ({"lora": 2, "onto": "s03_adapted"}, "onto '.*s03_adapted' has adapters of its own"),
+        ({**KEPT, "lora": 0}, "keep_weight is 1, keep_labels .0,., lora 0 and .* set all four"),
+        ({**KEPT, "onto": ""}, "keep_weight is 1, .* lora 2 and onto '': images"),
+        ({**KEPT, "method": {**KEPT["method"], "keep_labels": ()}}, "keep_labels .., .* set all"),
+        ({**KEPT, "method": {**KEPT["method"], "name": "dedistill"}}, "with method 'diffusion'"),
+        ({**KEPT, "method": {**KEPT["method"], "keep_labels": (0, 4)}}, "has 4 classes; expected"),
     ],
 )
 def test_what_onto_does_not_fit_is_one_message(options, message, chain, tmp_path):
+    options = dict(options)
     onto = options.pop("onto", "s01_student")
-    entry = learned(chain, onto=onto if onto == "bogus" else str(chain / onto))
+    entry = learned(chain, onto=onto if onto in ("", "bogus") else str(chain / onto))
     entry.update(options)
     with pytest.raises(ValueError, match=message):
         plan.make(config_of(entry), tmp_path)
