@@ -19,6 +19,10 @@ import jax
 import pytest
 from etils import epath
 
+from tests.browser import chromium, open_page
+
+__all__ = ["chromium", "open_page"]  # Fixtures of all tests.
+
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run every config at its smoke size")
