@@ -11,7 +11,7 @@ PACKAGE = ROOT / "distill_jax"
 LINES = [
     {
         *("main", "cache", "sample", "evaluate", "reference", "report", "edit", "sweep"),
-        *("spectrum", "export", "posthoc"),
+        *("spectrum", "export", "demo", "posthoc"),
     },
     {"run"},
     {"evaluation"},
