@@ -21,7 +21,7 @@ from distill_jax.diffusion.trained import Renoise
 from distill_jax.evaluation import compare
 from distill_jax.runtime import logging
 from distill_jax.runtime.app import needed, run_app
-from distill_jax.runtime.files import PARTIAL, absolute, write_json
+from distill_jax.runtime.files import PARTIAL, absolute
 from distill_jax.sampling import loading
 from distill_jax.sampling.program import ANY, names_of_tokens, takes_any_steps
 from distill_jax.sampling.prompts import Text
@@ -64,7 +64,7 @@ def main(*students: str) -> None:
         described = [
             _exported(network, partial / f"{i}.onnx", facts) for i, network in enumerate(networks)
         ]
-        write_json(partial / "demo.json", {**facts, "networks": described})
+        (partial / "demo.json").write_text(json.dumps({**facts, "networks": described}))
         for file in PAGE.iterdir():
             shutil.copy(file, partial / file.name)
         partial.rename(out)

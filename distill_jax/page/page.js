@@ -86,11 +86,13 @@ function build() {
 const steps = (input) => facts.steps[input.value];
 const seed = () => Math.min(Math.max(Math.trunc(Number(find("seed").value)) || 0, 0), 2 ** 32 - 1);
 
-// Returns the prompt of the menus; a menu at its empty text ends it.
+// Returns the prompt of the menus; a menu at its empty text ends it, and hides those after it.
 function prompt() {
-  const chosen = [...document.querySelectorAll(".menu")].map((each) => each.value);
-  const end = chosen.indexOf("");
-  return chosen.slice(0, end < 0 ? undefined : end).join(" ");
+  const menus = [...document.querySelectorAll(".menu")];
+  const empty = menus.findIndex(({ value }) => !value);
+  const end = empty < 0 ? menus.length : empty;
+  menus.forEach((each, i) => { each.hidden = i > end; });
+  return menus.slice(0, end).map(({ value }) => value).join(" ");
 }
 
 // Returns the values of an input of a network, by its name in the description of the program.

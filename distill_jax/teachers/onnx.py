@@ -96,7 +96,17 @@ def _converted(program: Program, batch: int | None, stage: str) -> bytes:
         raise ValueError(
             f"jax2onnx cannot convert {stage} ({cause_of(error)}); {fix}take --format=stablehlo"
         ) from error
+    _drop_shapes(made.graph)
     return bytes(made.SerializeToString())
+
+
+def _drop_shapes(graph: Any) -> None:
+    """Removes the shapes of values in a graph, which 0.13 sometimes gets wrong; none is needed."""
+    del graph.value_info[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _drop_shapes(attribute.g)
 
 
 def deviation(program: Program, content: bytes, num: int) -> float:

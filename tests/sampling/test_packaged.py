@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from etils import epath
 
+from distill_jax.data import scenes
+from distill_jax.data.shapes import seen
+from distill_jax.diffusion.pixels import to_uint8
 from distill_jax.evaluation import compare
 from distill_jax.runtime.trees import by_name, is_vector
 from distill_jax.sampling.loading import STUDENTS, find_final, load, packaged
@@ -34,8 +37,15 @@ def test_the_digits_student_draws_the_pictures_of_its_teacher_as_its_report_says
     np.testing.assert_allclose(l2, row("digits", "student", 1.0, 1)["l2"], rtol=0.15)
 
 
+def test_the_shapes_student_draws_what_its_prompts_say_as_its_report_says():
+    student, prompts = load("shapes"), [scene.caption for scene in seen()[::7]]
+    x = to_uint8(np.asarray(student.sample(0, len(prompts), prompts, 2.0)))
+    right = scenes.read(x, [scenes.parse(prompt) for prompt in prompts]).all.mean()
+    assert right == pytest.approx(row("shapes", "student", 2.0, 1)["all"], abs=0.04)
+
+
 def test_packaged_networks_are_small_and_their_kernels_are_of_half_precision():
-    assert set(packaged()) == {"digits", "digits_teacher"}
+    assert set(packaged()) == {"digits", "digits_teacher", "shapes", "shapes_teacher"}
     for name in packaged():
         files = filter(pathlib.Path.is_file, pathlib.Path(find_final(name)).rglob("*"))
         assert sum(file.stat().st_size for file in files) <= MAX_BYTES
@@ -54,6 +64,6 @@ def test_a_directory_does_not_change_what_a_name_means(tmp_path, monkeypatch, ca
 
 
 def test_an_unknown_name_is_a_message_with_the_known_ones():
-    expected = "networks of this package: digits, digits_teacher$"
+    expected = "networks of this package: digits, digits_teacher, shapes, shapes_teacher$"
     with pytest.raises(FileNotFoundError, match=expected):
         load("digit")
