@@ -16,6 +16,7 @@ COMMANDS = (
     "sweep",
     "spectrum",
     "export",
+    "demo",
     "posthoc",
     "mirror",
     "teachers",

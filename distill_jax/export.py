@@ -19,7 +19,7 @@ from distill_jax.runtime.app import needed, run_app
 from distill_jax.runtime.files import absolute
 from distill_jax.runtime.options import MAX_NUM, MAX_STEPS
 from distill_jax.sampling import loading
-from distill_jax.sampling.program import STARTS
+from distill_jax.sampling.program import ANY, STARTS
 from distill_jax.teachers import native, onnx, pipelines, stablehlo
 from distill_jax.teachers.lora import STYLES, write_lora
 
@@ -82,7 +82,11 @@ def define_flags() -> None:
         "What the images of stablehlo start from: noise that is given (the default), or a seed.",
     )
     flags.DEFINE_integer(
-        "num_steps", None, "Steps of stablehlo and onnx.", lower_bound=1, upper_bound=MAX_STEPS
+        "num_steps",
+        None,
+        "Steps of stablehlo and onnx; 0 makes them an input, for networks that take any number.",
+        lower_bound=ANY,
+        upper_bound=MAX_STEPS,
     )
     flags.DEFINE_integer(
         "batch",

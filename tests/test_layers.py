@@ -11,7 +11,7 @@ PACKAGE = ROOT / "distill_jax"
 LINES = [
     {
         *("main", "cache", "sample", "evaluate", "reference", "report", "edit", "sweep"),
-        *("spectrum", "export", "posthoc", "mirror"),
+        *("spectrum", "export", "demo", "posthoc", "mirror"),
     },
     {"run"},
     {"evaluation"},

@@ -1,6 +1,7 @@
 """Tests of the project around the code: its version, its types, and its workflows' commands."""
 
 import importlib.metadata
+import os
 import re
 import shlex
 import shutil
@@ -36,7 +37,7 @@ def jobs(path):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Returns the name of the built wheel, and its files."""
+    """Returns the built wheel, and its files."""
     folder = tmp_path_factory.mktemp("build")
     shutil.copytree(ROOT / "distill_jax", folder / "distill_jax")
     for name in ("setup.py", "pyproject.toml", "README.md"):
@@ -45,18 +46,40 @@ def wheel(tmp_path_factory):
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     (built,) = (folder / "dist").glob("*.whl")
     with zipfile.ZipFile(built) as archive:
-        return built.name, set(archive.namelist())
+        return built, set(archive.namelist())
 
 
 def test_the_wheel_has_the_version_every_module_and_the_mark_of_a_typed_package(wheel):
-    name, files = wheel
-    assert name.startswith(f"distill_jax-{distill_jax.__version__}-")
+    built, files = wheel
+    assert built.name.startswith(f"distill_jax-{distill_jax.__version__}-")
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "distill_jax").rglob("*.py")}
     web = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "distill_jax" / "evaluation" / "web").iterdir()
     }
     assert files >= {*modules, *web, "distill_jax/py.typed"}
+
+
+def test_an_installed_wheel_has_the_page_and_the_students(wheel, tmp_path):
+    built, files = wheel
+    for folder in ("page", "students"):
+        found = (ROOT / "distill_jax" / folder).rglob("*")
+        names = {str(path.relative_to(ROOT)) for path in found if path.is_file()}
+        assert names
+        assert names <= files
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(tmp_path / "site")
+    script = "import distill_jax; print(distill_jax.load('digits').directory)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(str(tmp_path / "site" / "distill_jax" / "students"))
 
 
 def test_citation_and_changelog_are_of_this_version():

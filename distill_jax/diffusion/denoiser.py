@@ -150,7 +150,8 @@ def without_dropout(denoiser: Denoiser) -> Denoiser:
 
 def _interleave(a: jax.Array, b: jax.Array) -> jax.Array:
     """Interleaves a[0], b[0], a[1], b[1], ... along the first axis; b may have one row."""
-    pairs = jnp.stack([a, jnp.broadcast_to(b, a.shape)], axis=1)
+    # jnp.stack is an operation of its own in JAX 0.10, which jax2onnx does not convert in a loop.
+    pairs = jnp.concatenate([a[:, None], jnp.broadcast_to(b, a.shape)[:, None]], axis=1)
     return pairs.reshape((2 * a.shape[0],) + a.shape[1:])
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from distill_jax.runtime.options import (
     MAX_BLOCKS,
@@ -167,7 +168,7 @@ class _TextTower(nn.Module):
             options.max_position_embeddings, width, name="embeddings.position_embedding"
         )
         h = table(ids) + positions(jnp.arange(count))
-        seen = jnp.tril(jnp.ones((count, count), bool))[None, None]
+        seen = jnp.asarray(np.tril(np.ones((1, 1, count, count), bool)))
         if mask is not None:
             seen = seen & mask.astype(bool)[:, None, None]
         before = h

@@ -24,6 +24,8 @@ from distill_jax.sampling.student import Student
 from distill_jax.storage import checkpoint
 from distill_jax.typing import Tree
 
+STUDENTS = epath.Path(__file__).parents[1] / "students"  # Made by benchmarks/students.py.
+
 
 def load(
     path: epath.PathLike,
@@ -35,7 +37,8 @@ def load(
     """Loads the finished network in a directory.
 
     Args:
-      path: a final/ directory, its stage, or a workdir, whose last finished stage is loaded.
+      path: a final/ directory, its stage, or a workdir, whose last finished stage is loaded; or, as
+        a text, a name in `packaged`.
       layout: placement of the parameters on devices; None is the first device of this process.
       parts: directories outside its workdir that may hold its codec, or the base network of its
         adapters; for an imported network, the pipeline of diffusers that it was read from.
@@ -215,8 +218,24 @@ def _describing(final: epath.Path | None, manifest: Manifest) -> Iterator[None]:
         ) from error
 
 
+def packaged() -> dict[str, epath.Path]:
+    """Returns the networks that come with this package: students, and the teacher of each."""
+    found: dict[str, epath.Path] = {}
+    for workdir in sorted(STUDENTS.glob("*")):
+        found |= {workdir.name: workdir, f"{workdir.name}_teacher": workdir / "s00_teacher"}
+    return found
+
+
 def find_final(path: epath.PathLike) -> epath.Path:
-    """Returns the final/ directory at `path`: itself, that of a stage, or the last of a workdir."""
+    """Returns the final/ directory at `path`: itself, that of a stage, or the last of a workdir.
+
+    A text that is a name in `packaged` always means that network; "./digits" is a directory.
+    """
+    known, given = packaged(), path
+    if isinstance(given, str) and given in known:
+        if absolute(given).exists():
+            logging.say(f"{given} is the network of this package; the directory is ./{given}")
+        path = known[given]
     path = absolute(path)
     candidates = [path, path / "final"]
     if path.is_dir():
@@ -224,9 +243,10 @@ def find_final(path: epath.PathLike) -> epath.Path:
     for candidate in candidates:
         if (candidate / "manifest.json").exists():
             return candidate
+    names = "" if "/" in str(given) else f"; networks of this package: {', '.join(known)}"
     raise FileNotFoundError(
         f"{path} has no finished network: expected manifest.json in it, in its final/, or in the "
-        "final/ of a stage below it"
+        f"final/ of a stage below it{names}"
     )
 
 

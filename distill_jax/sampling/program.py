@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.diffusion.noise import keys_of, noise_at
-from distill_jax.diffusion.trained import Renoise, Sampler
+from distill_jax.diffusion.trained import Ddim, Renoise, Sampler
 from distill_jax.models import text_compositions
-from distill_jax.runtime.options import MAX_W
+from distill_jax.runtime.options import MAX_STEPS, MAX_W
 from distill_jax.runtime.trees import by_name
 from distill_jax.sampling.conditioners import on_device
 from distill_jax.sampling.drawing import Guiding, bound
@@ -22,6 +22,7 @@ from distill_jax.typing import Cond, Image
 BATCH = "b"  # The name of the batch axis in a shape.
 MAX_BYTES = 2**31 - 2**24  # Of weights in one file: the formats are limited to 2 GiB.
 STARTS = ("noise", "seed")
+ANY = 0  # The number of steps that stands for an input.
 Arrays = dict[str, jax.Array]
 Shape = tuple[int | str, ...]
 
@@ -51,7 +52,8 @@ class Program(NamedTuple):
       call: maps arrays in the order of `inputs` to images.
       inputs: see Input.
       output: images, (b, h, w, c).
-      calls: network calls for each image; guidance around a network counts twice.
+      calls: network calls for each image, and for each step where the steps are an input; guidance
+        around a network counts twice.
     """
 
     call: Callable[..., Image]
@@ -69,6 +71,9 @@ class Program(NamedTuple):
         ]
 
 
+STEPS = Input("num_steps", (), "int32", "number of steps", (1, MAX_STEPS))
+
+
 def program_of(student: Student, start: str = "noise", num_steps: int | None = None) -> Program:
     """Returns the sampler of a loaded student, with codec, text encoder and guidance.
 
@@ -76,17 +81,19 @@ def program_of(student: Student, start: str = "noise", num_steps: int | None = N
       student: a loaded student.
       start: "noise" for images of the noise that is given; "seed" for those that student.sample
         draws, of a seed and the numbers of the images.
-      num_steps: number of steps, as in student.sample.
+      num_steps: number of steps, as in student.sample; ANY makes it an input.
 
     Raises:
-      ValueError: for an encoder, conditions that no input stands for, and too many weights.
+      ValueError: for an encoder, conditions that no input stands for, too many weights, and a
+        number of steps that the student does not take.
     """
-    sampler, student = student.sampler(num_steps), student.merged
+    free = num_steps == ANY
+    sampler, student = _one_step(student) if free else student.sampler(num_steps), student.merged
     _check(student, sampler)
     starts, draw = _from_seed(student) if start == "seed" else _from_noise(student, sampler)
     asked = _tokens(student.text) if student.text else _labels(student)
     null = on_device(student.conditioner.null) if student.can_be_guided else None
-    inputs = (*starts, *asked, *_strength(student))
+    inputs = (*starts, *asked, *_strength(student), *((STEPS,) if free else ()))
 
     def call(*arrays: jax.Array) -> Image:
         given = {each.name: array for each, array in zip(inputs, arrays, strict=True)}
@@ -96,13 +103,29 @@ def program_of(student: Student, start: str = "noise", num_steps: int | None = N
         names = ("label", "w") if null is None else ("label",)
         cond = {**cond, **{name: given[name] for name in names if name in given}}
         denoiser = bound(student.network_spec, student.params, guiding)
-        x = sampler(key, denoiser, z, cond)
+        used = Ddim(given["num_steps"]) if free else sampler
+        x = used(key, denoiser, z, cond)
         return student.codec.decode(jnp.clip(x, -1.0, 1.0) if denoiser.bounded else x)
 
     images: Shape = (BATCH, *student.image_shape)
     bounds = (-1.0, 1.0) if student.manifest.spec.bounded or student.manifest.codec else None
     output = Input("images", images, "float32", "images, -1 is black and 1 is white", bounds)
     return Program(call, inputs, output, int(sampler.num_steps) * (1 if null is None else 2))
+
+
+def takes_any_steps(student: Student) -> bool:
+    """Returns whether the number of steps can be an input: DDIM's, at all times."""
+    return student.trained.all_times and isinstance(student.trained.sampler, Ddim)
+
+
+def _one_step(student: Student) -> Sampler:
+    """Returns DDIM's sampler in one step; ValueError for a student of a fixed number of steps."""
+    if not takes_any_steps(student):
+        raise ValueError(
+            f"num_steps is {ANY}, which makes it an input, and {student.manifest.stage} takes "
+            f"{student.trained.num_steps} only; leave num_steps out"
+        )
+    return Ddim(1)
 
 
 def _check(student: Student, sampler: Sampler) -> None:

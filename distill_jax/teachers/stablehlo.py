@@ -31,7 +31,7 @@ def write(
       student: a loaded student.
       out: new file, *.stablehlo.
       start: what the images start from, see program_of.
-      num_steps: number of steps, as in student.sample.
+      num_steps: number of steps, see program_of.
       batch: number of images of a call; None for any.
 
     Returns:

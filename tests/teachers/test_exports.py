@@ -19,7 +19,7 @@ from distill_jax.models.build import abstract_params, make_network
 from distill_jax.sampling import codecs
 from distill_jax.sampling.loading import load
 from distill_jax.sampling.manifest import Lineage, Manifest, Reference
-from distill_jax.sampling.program import program_of
+from distill_jax.sampling.program import ANY, program_of
 from distill_jax.sampling.prompts import WordEncoder
 from distill_jax.storage import checkpoint, safetensors
 from distill_jax.teachers import importing, native, onnx, stablehlo
@@ -208,6 +208,19 @@ def test_the_program_draws_the_students_images_from_noise_or_a_seed(name, tmp_pa
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_the_number_of_steps_can_be_an_input(tmp_path):
+    student = finished(tmp_path, trained=SAMPLERS["guided"])
+    label, w = np.array([2, 0, 1], np.int32), np.array([0.5, 4.0, 1.0], np.float32)
+    noise = noise_of(jax.random.key(1), 0, 3, (4, 4, 1))
+    program = program_of(student, num_steps=ANY)
+    assert [each.name for each in program.inputs] == ["noise", "label", "w", "num_steps"]
+    assert program.calls == 2
+    call = jax.jit(program.call)
+    for steps in (1, 3):
+        found = call(noise, label, w, np.int32(steps))
+        np.testing.assert_allclose(found, student.decode(noise, label, w, steps), atol=1e-4)
+
+
 def test_the_program_of_prompts_takes_token_numbers(prompted):
     prompts, w = ["red circle", ""], np.array([1.0, 3.0], np.float32)
     ids, _ = prompted.text.tokenizers[0](prompts)
@@ -219,6 +232,8 @@ def test_the_program_of_prompts_takes_token_numbers(prompted):
 def test_what_no_program_can_be_made_of_is_one_message(digits):
     with pytest.raises(ValueError, match="num_steps is 3; this student was made for 2"):
         program_of(digits, num_steps=3)
+    with pytest.raises(ValueError, match="num_steps is 0, .* takes 2 only; leave num_steps out"):
+        program_of(digits, num_steps=ANY)
     with pytest.raises(ValueError, match="an encoder, which maps images to noise"):
         program_of(digits.with_sampler(Encode(2)))
     spec = digits.manifest.spec._replace(cond=(("text", Leaf((2, 3))),))
