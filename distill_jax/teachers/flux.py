@@ -10,18 +10,27 @@ from distill_jax.diffusion.trained import RESOLUTIONS
 from distill_jax.models.diffusers_files import ADVICE, Directory, read_directory
 from distill_jax.models.flux_files import PATCH, Flux, flux_of, with_fixed_w
 from distill_jax.models.pretrained import stored_params
+from distill_jax.runtime.files import read_json
 from distill_jax.runtime.options import MAX_W, number, whole
 from distill_jax.sampling.fields import W_RANGE
 from distill_jax.teachers.base import Imported
-from distill_jax.teachers.diffusers import MAX_SIDE, check_rest, check_vae, network_folder
+from distill_jax.teachers.diffusers import (
+    FACTS,
+    MAX_JSON,
+    MAX_SIDE,
+    check_rest,
+    check_vae,
+    network_folder,
+)
 from distill_jax.teachers.flow import (
     NUM_STEPS,
     check_sides,
+    facts_of,
     latents_and_text,
     schedule_of,
     text_width,
 )
-from distill_jax.teachers.given import check_given
+from distill_jax.teachers.given import check_given, check_value
 
 CLASSES = ("FluxTransformer2DModel",)
 SIDE = 128  # Of the latents that the pipeline draws unless it is asked for others.
@@ -61,6 +70,8 @@ def read(path: epath.PathLike, given: Mapping[str, Any] | None = None) -> Import
     check_sides((side, *sides), PATCH, place)
     check_vae(folder, network.channels, "transformer")
     spec = spec_of(folder, network, side, given.get("length", T5_TOKENS))
+    if network.takes_w and (w_range := _w_range(folder)):
+        given = {"w_range": w_range, **given} if "w" not in given else given
     found, guided = _guided(found, network, given)
     imported = Imported(
         params={},
@@ -69,15 +80,30 @@ def read(path: epath.PathLike, given: Mapping[str, Any] | None = None) -> Import
         shape=spec.x.shape,
         num_classes=0,
         spec=spec,
-        num_steps=NUM_STEPS if network.takes_w else SCHNELL,
-        label_dropout=0.0,
-        continuous=network.takes_w,
-        resolutions=sides,
+        **_steps(folder, network, sides),
         **guided,
     )
     params = stored_params(imported.expected_params(), found.state, found.file, ADVICE)
     check_rest(params, found)
     return imported._replace(params=params)
+
+
+def _steps(folder: epath.Path, network: Flux, sides: tuple[int, ...]) -> dict[str, Any]:
+    """Returns steps and sizes: of a network with FACTS in its directory, or of dev or schnell."""
+    steps = NUM_STEPS if network.takes_w else SCHNELL
+    found = {"num_steps": steps, "continuous": network.takes_w, "resolutions": sides}
+    if (folder / FACTS).exists():
+        found |= {"continuous": True, **facts_of(folder, {}, sides)}
+    return {**found, "label_dropout": 0.0}
+
+
+def _w_range(folder: epath.Path) -> Any:
+    """Returns the range of w of a network that was written with FACTS; None without."""
+    place = folder / FACTS
+    found = read_json(place, MAX_JSON).get("w_range") if place.exists() else None
+    if found is not None:
+        check_value(f"{place}: w_range", found, W_RANGE)
+    return found
 
 
 def _guided(

@@ -14,7 +14,7 @@ from distill_jax.models.sd_unet import Architecture
 from distill_jax.runtime.files import absolute, read_json
 from distill_jax.sampling.manifest import Manifest
 from distill_jax.sampling.student import Student
-from distill_jax.teachers import schedulers, sd3_pipelines
+from distill_jax.teachers import flux_pipelines, schedulers, sd3_pipelines
 from distill_jax.teachers.diffusers import FACTS, MAX_JSON, check_pipeline, spec_of
 from distill_jax.teachers.directories import VERSION, write_directory
 
@@ -67,7 +67,8 @@ def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike
 
     Args:
       student: student of a UNet of Stable Diffusion, in DDIM steps or with new noise before each
-        call, or of a transformer of Stable Diffusion 3, see sd3_pipelines.
+        call, or of a transformer of Stable Diffusion 3 or FLUX.1, see sd3_pipelines and
+        flux_pipelines.
       source: pipeline of its teacher, whose autoencoder, text encoder and tokenizer are copied.
       out: new directory; it appears as a whole.
 
@@ -79,8 +80,8 @@ def write_pipeline(student: Student, source: epath.PathLike, out: epath.PathLike
         exists.
     """
     source, out, manifest = absolute(source), absolute(out), student.manifest
-    if manifest.model["name"] == "mmdit":
-        return sd3_pipelines.write(student, source, out)
+    if others := {"mmdit": sd3_pipelines, "flux": flux_pipelines}.get(manifest.model["name"]):
+        return others.write(student, source, out)
     check_exportable(manifest)
     config = unet_config(manifest.model, manifest.spec, manifest.trained.inputs)
     _check_source(source, config, manifest.spec)

@@ -40,7 +40,7 @@ def exact_products():
         yield
 
 
-def pair_of(name, leaf, prefix):
+def pair_of(name, leaf, prefix, names):
     """Returns one side of a pair in our layout, from the weights of a LoRA by its names in PEFT."""
     *modules, _, side = name.split("/")
     modules, stacked = layers_of(".".join(modules), "."), "[" in name
@@ -48,7 +48,6 @@ def pair_of(name, leaf, prefix):
     for module in modules:
         shape = leaf.shape[stacked:]
         key = f"{prefix}.{module}.lora_{side[-1].upper()}.weight"
-        names = json.loads(str(RECORDED[f"{'unet' if prefix == 'unet' else 'transformer'}_names"]))
         x = lora_weights(key, names[key])
         if side == "lora_b":
             found.append(x.reshape(x.shape[:2]).T)
@@ -58,7 +57,7 @@ def pair_of(name, leaf, prefix):
     return np.stack(found) if stacked else found[0]
 
 
-def save(folder, base, trained=RENOISED, full=(), **changes):
+def save(folder, base, trained=RENOISED, full=(), recorded=RECORDED, **changes):
     """Saves a student with the recorded adapters of an imported network; returns its final/."""
     manifest = describe(base).manifest
     reference = Reference(str(base), checkpoint.fingerprint(base))
@@ -72,10 +71,12 @@ def save(folder, base, trained=RENOISED, full=(), **changes):
     )
     network = make_network(manifest.to_json(), manifest.spec)
     prefix = "unet" if manifest.model["name"] == "sd_unet" else "transformer"
-    adapters = {}
+    adapters, names = {}, json.loads(str(recorded[f"{prefix}_names"]))
     for name, leaf in by_name(adapter_shapes(network, trained.inputs, RANK, full)).items():
         pairs = name.endswith(("lora_a", "lora_b"))
-        insert(adapters, name, pair_of(name, leaf, prefix) if pairs else jnp.ones(leaf.shape))
+        insert(
+            adapters, name, pair_of(name, leaf, prefix, names) if pairs else jnp.ones(leaf.shape)
+        )
     final = epath.Path(folder) / "s00_dmd2" / "final"
     checkpoint.save_final(final, adapters, manifest.to_json())
     return final

@@ -155,27 +155,64 @@ def flows():
     }
 
 
+def flux_flows():
+    """Returns latents of pipelines of FLUX.1: dev in Euler steps, and schnell as a student."""
+
+    def packed(x):
+        return FluxPipeline._pack_latents(nchw(x), *x.shape[:1], x.shape[-1], *x.shape[1:3])
+
+    def drawn(name, scheduler, times, scale):
+        network = filled(FluxTransformer2DModel(**FLUXES[name]), mmdit_weights)[0]
+        names = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+        parts = {"transformer": network, "scheduler": scheduler, **dict.fromkeys(names)}
+        pipeline = FluxPipeline(vae=filled(AutoencoderKL(**VAE))[0], **parts)
+        side = FLOW_SIDES[1] * pipeline.vae_scale_factor
+        options = {"height": side, "width": side, "sigmas": list(times), "guidance_scale": scale}
+        options |= {"prompt_embeds": torch.tensor(inputs(SIZES[0], 4)[2])}
+        options |= {"pooled_prompt_embeds": torch.tensor(pooled(SIZES[0]))}
+        options |= {"latents": packed(flow_noise(1)), "num_inference_steps": len(times)}
+        found = pipeline(output_type="latent", **options).images
+        factor = pipeline.vae_scale_factor
+        return nhwc(FluxPipeline._unpack_latents(found, side, side, factor))
+
+    again = np.random.default_rng(2).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    scheduling_flow_match_lcm.randn_tensor = lambda shape, **_: packed(again)
+    lcm = FlowMatchLCMScheduler.from_config({**FLOW_LCM, "scale_factors": None})
+    euler = FlowMatchEulerDiscreteScheduler.from_config(FLOW_EULER)
+    times = [i / STEPS for i in range(STEPS, 0, -1)]
+    return {
+        "dev": drawn("dev", euler, times, 1 + W),
+        "schnell": drawn("schnell", lcm, FLOW_TIMES, 1.0),
+    }
+
+
+def flux_output(network, sizes):
+    """Returns the output of a transformer of FLUX.1 for latents that its pipeline packs."""
+    z, k, text, w = inputs(sizes, 4)
+    batch, height, width = sizes
+    packed = FluxPipeline._pack_latents(nchw(z), batch, 4, height, width)
+    places = batch, height // 2, width // 2, packed.device, packed.dtype
+    output = network(
+        packed,
+        torch.tensor(text),
+        torch.tensor(pooled(sizes)),
+        torch.tensor((k + 1) / 1000),
+        FluxPipeline._prepare_latent_image_ids(*places),
+        torch.zeros(text.shape[1], 3),
+        torch.tensor(1 + w) if network.config.guidance_embeds else None,
+    ).sample
+    # The factor 1 is of the latent's sides; a pipeline gives those of the image.
+    return nhwc(FluxPipeline._unpack_latents(output, height, width, 1))
+
+
 def fluxes():
-    """Returns the outputs of the transformers of FLUX.1 for latents that its pipeline packs."""
+    """Returns the outputs of the transformers of FLUX.1, and the names of their weights."""
     found = {}
     for name, config in FLUXES.items():
         network, found[f"{name}_names"] = filled(FluxTransformer2DModel(**config), mmdit_weights)
-        for number, sizes in enumerate(SIZES):
-            z, k, text, w = inputs(sizes, 4)
-            batch, height, width = sizes
-            packed = FluxPipeline._pack_latents(nchw(z), batch, 4, height, width)
-            places = batch, height // 2, width // 2, packed.device, packed.dtype
-            output = network(
-                packed,
-                torch.tensor(text),
-                torch.tensor(pooled(sizes)),
-                torch.tensor((k + 1) / 1000),
-                FluxPipeline._prepare_latent_image_ids(*places),
-                torch.zeros(text.shape[1], 3),
-                torch.tensor(1 + w) if config.get("guidance_embeds") else None,
-            ).sample
-            # The factor 1 is of the latent's sides; a pipeline gives those of the image.
-            found[f"{name}_{number}"] = nhwc(FluxPipeline._unpack_latents(output, height, width, 1))
+        found |= {
+            f"{name}_{number}": flux_output(network, sizes) for number, sizes in enumerate(SIZES)
+        }
     return found
 
 
@@ -252,6 +289,7 @@ if __name__ == "__main__":
         np.savez_compressed(HERE / "recorded_mmdit.npz", **mmdits())
         np.savez_compressed(HERE / "recorded_flow.npz", **flows())
         np.savez_compressed(HERE / "recorded_flux.npz", **fluxes())
+        np.savez_compressed(HERE / "recorded_flux_flow.npz", **flux_flows())
         drawn, inpainted = sampled()
         np.savez_compressed(HERE / "recorded.npz", **unets(), **vaes(), **schedules(), **drawn)
         np.save(HERE / "inpainted.npy", inpainted)

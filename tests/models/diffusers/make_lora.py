@@ -1,4 +1,4 @@
-"""Makes recorded_lora.npz: outputs of diffusers with LoRAs that it loads, for tests of the export.
+"""Makes recorded_lora.npz and recorded_flux_lora.npz: outputs of diffusers with LoRAs, for tests.
 
 Run it in a folder of its own with the packages that are compared, from the checkout:
 
@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
+    FluxPipeline,
+    FluxTransformer2DModel,
     LCMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -33,6 +35,7 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[3]))
 from tests.models.diffusers import (  # noqa: E402
+    FLUXES,
     MMDITS,
     SIZES,
     UNETS,
@@ -42,7 +45,7 @@ from tests.models.diffusers import (  # noqa: E402
     pooled,
 )
 from tests.models.diffusers.lora import LCM, RANK, STUDENTS, lora_weights, noise  # noqa: E402
-from tests.models.diffusers.make import HERE, filled, nchw, nhwc  # noqa: E402
+from tests.models.diffusers.make import HERE, filled, flux_output, nchw, nhwc  # noqa: E402
 
 ABSENT = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
 ABSENT_SD3 = ("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
@@ -134,6 +137,20 @@ def of_unet():
     return found, state, kohya
 
 
+def of_flux():
+    """Returns latents of a pipeline of FLUX.1 dev with a LoRA, and the shapes of the LoRA."""
+    network = filled(FluxTransformer2DModel(**FLUXES["dev"]), mmdit_weights)[0]
+    state = lora_of(network, "transformer")
+    pipeline = FluxPipeline(
+        scheduler=None,
+        vae=None,
+        transformer=network,
+        **dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")),
+    )
+    loaded(pipeline, state)
+    return {"transformer": flux_output(network, SIZES[0]), "transformer_names": shapes_of(state)}
+
+
 def of_transformer():
     """Returns the output with a LoRA of a transformer of Stable Diffusion 3, and the LoRA."""
     network = filled(SD3Transformer2DModel(**MMDITS["sd35"]), mmdit_weights)[0]
@@ -172,3 +189,5 @@ if __name__ == "__main__":
     else:
         names = {f"{name}_names": shapes_of(state) for name, state in states.items()}
         np.savez_compressed(HERE / "recorded_lora.npz", **outputs, **names)
+        with torch.no_grad():
+            np.savez_compressed(HERE / "recorded_flux_lora.npz", **of_flux())
