@@ -14,6 +14,7 @@ from absl import flags
 from distill_jax.evaluation import (
     chosen_data,
     compare,
+    definitions,
     diversity,
     image_files,
     report,
@@ -126,8 +127,10 @@ def _compare(values: Any) -> None:
     rows = list(compare.compare(evaluator, planned, values.num, prompts=prompts))
     if evaluator is None:
         return
+    evaluator.floor |= evaluator.with_codec(loading.codec_of(student))
     content = {**report.summary(evaluator, student, values.num, prompts), "rows": rows}
     logging.show(content["protocol"])
+    logging.show(definitions.real(content))
     logging.show(report.rows_table(rows))
     logging.show(f"{content['diversity']['definition']}\n\n{diversity.section(content)}")
     if values.out:

@@ -1,6 +1,7 @@
 """Tests of the commands: their output, their files, and the messages of user errors."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -60,6 +61,9 @@ def test_evaluate_prints_the_rows_beside_the_teacher(chain, tmp_path):
     assert code == 0, stderr
     assert "| student | s07_n0001   | 1         | 1 |" in stdout
     assert "FD-digits-to-teacher" in stdout
+    assert re.search(
+        r"Floor of FD-digits: 0\.\d+ between two halves of the training images", stdout
+    )
     assert out.exists()
 
 
