@@ -214,7 +214,7 @@ def test_the_quickstart_trains_reports_and_draws(quickstart):
     assert len(quickstart.images("train")) == 8
     trained = quickstart.text("train")
     assert trained.count(": finished in") == 8
-    assert "s07_n0001: 8/8, loss" in trained
+    assert "s07_n0001 (8/8): 8/8, loss" in trained
     assert "**s00_teacher**, 64 x 2 network call(s) per image" in trained
     assert re.search(r"^\| sampler +\| stage +\| num_steps", quickstart.text("report"), re.M)
     for key in ("report", "sample", "compare"):
@@ -245,7 +245,7 @@ def test_the_text_notebook_needs_no_widgets(text):
 
 
 def test_a_bar_is_replaced_in_place(quickstart):
-    bars = re.findall(r"\r(s\d+_\w+): +\d+%\|.*?\| \d/8 \[", quickstart.text("train"))
+    bars = re.findall(r"\r(s\d+_\w+) \(\d/8\): +\d+%\|.*?\| \d/8 \[", quickstart.text("train"))
     assert len(set(bars)) == 8
 
 

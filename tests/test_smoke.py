@@ -27,11 +27,11 @@ CHAIN, DMD2 = "digits_guided", "imagenet64_dmd2"  # These have their own tests.
 RUN = (
     "emoji_boot",
     "emoji_sid_lsg",
-    "cifar10_swd",
     "digits_consistency",
     "digits_decoupled_dmd",
     "digits_dedistill",
     "digits_encoder",
+    "digits_swd",
     "imagenet64_guided",
     "mixture_dmd2",
     "mixture_scm",
