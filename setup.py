@@ -45,7 +45,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["distill_jax", "distill_jax.*"]),
-    package_data={"distill_jax": ["py.typed", "evaluation/web/*", "page/*", "students/**/*"]},
+    package_data={"distill_jax": ["py.typed", "*/web/*", "students/**/*"]},
     python_requires=">=3.11",
     install_requires=BASE,
     extras_require={

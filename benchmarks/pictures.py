@@ -29,7 +29,7 @@ from distill_jax.sampling.steps import predictions
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # For the file beside this one.
 
-from benchmarks.explained import EXPLAINED  # noqa: E402
+from benchmarks.explained import EXPLAINED  # noqa: E402 - it needs the path above.
 
 FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)

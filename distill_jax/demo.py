@@ -28,7 +28,7 @@ from distill_jax.sampling.prompts import Text
 from distill_jax.sampling.student import Student
 from distill_jax.teachers import browser, onnx
 
-PAGE = pathlib.Path(__file__).parent / "page"
+PAGE = pathlib.Path(browser.__file__).parent / "web"
 MAX_PICTURES = 64
 TOLERANCE = 1 / 255  # Half a grey level. onnxruntime takes sigmoid(-20), alpha^2 at t = 1, as 0.
 STRENGTHS = (0.0, 4.0)  # Of the slider, if no student takes w.

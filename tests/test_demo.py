@@ -23,7 +23,7 @@ from tests import forks
 from tests.test_commands import one_message
 from tests.toys import ROOT
 
-PAGE = ROOT / "distill_jax" / "page"
+PAGE = ROOT / "distill_jax" / "teachers" / "web"
 
 
 def test_the_noise_of_the_page_is_that_of_the_samplers():

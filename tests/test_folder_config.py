@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from distill_jax.config import folder_chain, own_images
-from distill_jax.config.own import OwnImages
+from distill_jax.config import OwnImages, folder_chain, own, own_images
+from distill_jax.data import decoding, layouts
+from distill_jax.data.layouts import layout
+from distill_jax.data.listing import listing
 from distill_jax.run import plan
 from distill_jax.runtime.config_file import load_file
 from tests.data.pictures import picture, png, write_folder
@@ -25,17 +27,31 @@ def put(root, *names, side=8):
 
 
 @pytest.mark.parametrize(
-    ("names", "labelled"),
+    ("folders", "labelled"),
     [
-        (("a.png", "b.png"), False),
-        (("cat/a.png", "dog/b.png"), True),
-        (("train/a.png", "val/b.png"), False),
-        (("train/cat/a.png", "val/cat/b.png"), True),
-        (("a.png", ".hidden/b.png"), False),
+        (("",), False),
+        (("cat/", "dog/"), True),
+        (("train/", "val/"), False),
+        (("train/cat/", "train/dog/", "val/cat/"), True),
+        (("", ".hidden/"), False),
     ],
 )
-def test_class_folders_are_found_as_the_dataset_finds_them(tmp_path, names, labelled):
-    assert own_images(str(put(tmp_path, *names))).labelled is labelled
+def test_class_folders_are_found_as_the_dataset_finds_them(tmp_path, folders, labelled):
+    put(tmp_path, *(f"{folder}{i}.png" for folder in folders for i in range(8)))
+    assert own_images(str(tmp_path)).labelled is labelled
+    assert (layout(listing(tmp_path)).classes != ("",)) is labelled
+
+
+def test_suffixes_and_names_of_splits_are_those_of_the_dataset():
+    assert set(own.SUFFIXES) == set(decoding.SUFFIXES)
+    assert set(own.SPLITS) == {*layouts.TRAIN, *layouts.TEST}
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "{}", "[" * 100_000])
+def test_a_damaged_table_is_left_to_the_dataset(tmp_path, content):
+    put(tmp_path, "00000/a.png")
+    (tmp_path / "dataset.json").write_text(content)
+    assert not own_images(str(tmp_path)).labelled
 
 
 @pytest.mark.parametrize(("labels", "labelled"), [(None, False), ([["00000/a.png", 0]], True)])

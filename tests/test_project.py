@@ -62,7 +62,7 @@ def test_the_wheel_has_the_version_every_module_and_the_mark_of_a_typed_package(
 
 def test_an_installed_wheel_has_the_page_and_the_students(wheel, tmp_path):
     built, files = wheel
-    for folder in ("page", "students"):
+    for folder in ("teachers/web", "students"):
         found = (ROOT / "distill_jax" / folder).rglob("*")
         names = {str(path.relative_to(ROOT)) for path in found if path.is_file()}
         assert names

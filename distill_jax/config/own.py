@@ -12,6 +12,7 @@ from PIL import Image
 from distill_jax.config.chains import base, halvings, pipeline, stage
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 SIDES = (32, 64, 128)
 MULTIPLIERS = {32: (1, 2, 2), 64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4)}
@@ -21,7 +22,14 @@ TIERS = ((2_000, 64, 0.2, 20_000), (20_000, 96, 0.15, 60_000), (10**12, 128, 0.1
 
 
 class OwnImages(NamedTuple):
-    """What a folder holds: its images, their median shorter side, and whether they have classes."""
+    """The images of a folder.
+
+    Attributes:
+      path: path of the folder.
+      number: number of images.
+      side: median of their shorter sides in pixels.
+      labelled: whether they have classes.
+    """
 
     path: str
     number: int
@@ -47,17 +55,26 @@ def own_images(path: str) -> OwnImages:
         )
     table = top / "dataset.json"
     if table.is_file():
-        labelled = json.loads(table.read_bytes()).get("labels") is not None
+        labelled = _has_labels(table)
     else:
         folders = [name.parts[name.parts[0] in SPLITS : -1] for name in names]
         labelled = any(folders) and not (top / "metadata.jsonl").is_file()
     return OwnImages(path, len(names), statistics.median(sides), labelled)
 
 
+def _has_labels(table: pathlib.Path) -> bool:
+    """Returns whether a dataset.json has labels; the dataset refuses a damaged one."""
+    try:
+        content = json.loads(table.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("labels") is not None
+
+
 def _shorter(path: pathlib.Path) -> int:
     """Returns the shorter side of an image in pixels; 0 if it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return min(image.size)
     except (OSError, ValueError, Image.DecompressionBombError):
         return 0

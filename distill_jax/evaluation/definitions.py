@@ -1,4 +1,4 @@
-"""What the measures of a report are, in words: its protocol, and the measures of real images."""
+"""Definitions of a report's measures in words: its protocol, and the measures of real images."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a report says in words: what was trained, and what came out."""
+"""The sentences of a report: they say what was trained, and how good the result is."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ COLUMNS = 8  # Steps of a strip; of samplers with more, some are left out, but n
 
 
 class Asked(NamedTuple):
-    """What is drawn: arguments of Student.sample."""
+    """Arguments of Student.sample for the images of a strip."""
 
     key: int
     num: int

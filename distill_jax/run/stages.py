@@ -151,7 +151,7 @@ class Ancestor:
 
     @property
     def whole(self) -> "Ancestor":
-        """The same network without adapters, which are merged."""
+        """The same network with its adapters merged into the weights."""
         return dataclasses.replace(self, base=None, rank=0, full=(), merged=self.base)
 
 

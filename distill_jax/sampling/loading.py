@@ -231,11 +231,11 @@ def find_final(path: epath.PathLike) -> epath.Path:
 
     A text that is a name in `packaged` always means that network; "./digits" is a directory.
     """
-    known, given = packaged(), path
-    if isinstance(given, str) and given in known:
+    given = path
+    if isinstance(given, str) and (own := packaged().get(given)):
         if absolute(given).exists():
             logging.say(f"{given} is the network of this package; the directory is ./{given}")
-        path = known[given]
+        path = own
     path = absolute(path)
     candidates = [path, path / "final"]
     if path.is_dir():
@@ -243,7 +243,7 @@ def find_final(path: epath.PathLike) -> epath.Path:
     for candidate in candidates:
         if (candidate / "manifest.json").exists():
             return candidate
-    names = "" if "/" in str(given) else f"; networks of this package: {', '.join(known)}"
+    names = "" if "/" in str(given) else f"; networks of this package: {', '.join(packaged())}"
     raise FileNotFoundError(
         f"{path} has no finished network: expected manifest.json in it, in its final/, or in the "
         f"final/ of a stage below it{names}"

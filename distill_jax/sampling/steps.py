@@ -1,4 +1,4 @@
-"""What a network predicts in each call of its sampler, for strips and moving pictures."""
+"""Predictions of a network in each call of its sampler, for strips and moving pictures."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """Writing of a student's adapters as a LoRA, a file that diffusers loads onto published weights."""
 
+import dataclasses
 import pprint
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,13 @@ from distill_jax.sampling.manifest import Manifest
 from distill_jax.sampling.student import Student
 from distill_jax.storage import safetensors
 from distill_jax.storage.weights import Stored, of_array
-from distill_jax.teachers import flux_pipelines, pipelines, schedulers, sd3_pipelines
+from distill_jax.teachers import (
+    flow_pipelines,
+    flux_pipelines,
+    pipelines,
+    schedulers,
+    sd3_pipelines,
+)
 from distill_jax.teachers.directories import new_file
 from distill_jax.typing import Tree
 
@@ -25,7 +32,6 @@ PREFIXES = {
     "flux": "transformer",
 }  # Of the names of a network in diffusers.
 SIDES = {"lora_A": "lora_down", "lora_B": "lora_up"}  # Of PEFT and of Kohya.
-CLIP_TOKENS = 77  # Of the text of Stable Diffusion 3, before those of T5.
 # What diffusers' reader of Kohya's names does not know.
 UNNAMED = "time_embedding.cond_proj"
 WHOLE = "write the whole network: --format=diffusers --source=PIPELINE"
@@ -55,7 +61,7 @@ pipeline.scheduler = {scheduler}.from_config(
 ```
 
 {notes}{more}"""
-CHECKS = {"sd_unet": pipelines, "mmdit": sd3_pipelines, "flux": flux_pipelines}
+KINDS = {"sd_unet": pipelines, "mmdit": sd3_pipelines, "flux": flux_pipelines}
 # Of a student of Stable Diffusion 3 or FLUX.1.
 CALL = (
     "num_inference_steps={steps}, sigmas={sigmas}, guidance_scale={scale}, "
@@ -66,9 +72,6 @@ NOTES = """\
 * {guided}
 * Its calls are at latents with these sides: {sides}.{more}
 """
-GROWS = """ No pipeline of diffusers scales
-  the packed latents of FLUX.1 between calls: the code above draws at the first size only, and
-  `python -m distill_jax.sample` at all."""
 
 
 def write_lora(student: Student, style: str, out: epath.PathLike) -> epath.Path:
@@ -90,7 +93,7 @@ def write_lora(student: Student, style: str, out: epath.PathLike) -> epath.Path:
     source = check_exportable(student, style)
     adapters = load_own(student.directory, student.layout, allow=student.allow)
     arrays = _named(lora_state(adapters), style, PREFIXES[manifest.model["name"]])
-    text = _card(manifest, source, out.name, base_w(student))
+    text = _card(_with_base_w(student), source, out.name)
     out.parent.mkdir(parents=True, exist_ok=True)
     safetensors.write(out, arrays)
     out.with_suffix(".md").write_text(text)
@@ -111,7 +114,7 @@ def check_exportable(student: Student, style: str) -> Mapping[str, Any]:
         raise ValueError(
             f"the network is {kind!r}; diffusers loads a LoRA of {', '.join(PREFIXES)}"
         )
-    CHECKS[kind].check_exportable(manifest)
+    KINDS[kind].check_exportable(manifest)
     if style == "kohya" and kind != "sd_unet":
         raise ValueError(
             f"the network is {kind!r}; diffusers reads Kohya's names for the UNets of Stable "
@@ -129,12 +132,6 @@ def check_exportable(student: Student, style: str) -> Mapping[str, Any]:
             f"diffusers, so nobody else has them; {WHOLE}"
         )
     return source
-
-
-def base_w(student: Student) -> float:
-    """Returns the w that the student's base was imported for, which is an input of its pipeline."""
-    base = find_part(student, student.manifest.adapters.base)  # type: ignore[union-attr]  # Checked.
-    return describe(base, allow=student.allow).manifest.trained.guidance.fixed_w
 
 
 def lora_state(adapters: Tree) -> dict[str, Stored]:
@@ -177,19 +174,32 @@ def _named(state: Mapping[str, Stored], style: str, prefix: str) -> dict[str, St
     return found
 
 
-def _card(manifest: Manifest, source: Mapping[str, Any], file: str, base_w: float) -> str:
+def _with_base_w(student: Student) -> Manifest:
+    """Returns a manifest that takes the w of its base, if its base was imported for one w only.
+
+    The weights that take w are not in a LoRA, so the base still takes it.
+    """
+    manifest = student.manifest
+    base = find_part(student, manifest.adapters.base)  # type: ignore[union-attr]  # Checked before.
+    w = describe(base, allow=student.allow).manifest.trained.guidance.fixed_w
+    if not w:
+        return manifest
+    guidance = manifest.trained.guidance._replace(w_range=(w, w))
+    return dataclasses.replace(manifest, trained=manifest.trained._replace(guidance=guidance))
+
+
+def _card(manifest: Manifest, source: Mapping[str, Any], file: str) -> str:
     """Returns the model card: base, scheduler, steps, times, sizes and guidance."""
     height, width, _ = manifest.spec.x.shape
-    sides = getattr(manifest.trained.sampler, "resolutions", ()) or (height,)
-    if manifest.model["name"] == "sd_unet":
+    sides, module = flow_pipelines.sides_of(manifest), KINDS[manifest.model["name"]]
+    if module is pipelines:
         scheduler, kind = schedulers.scheduler_config(manifest), pipelines.kind_of(manifest)
         names = ("before", "arguments", "notes")
         lines = {name: getattr(schedulers, name)(manifest) for name in names}
     else:
-        scheduler = sd3_pipelines.scheduler_config(manifest)
-        kind, called = _transformer(manifest, base_w)
-        more = GROWS if manifest.model["name"] == "flux" and flux_pipelines.grows(manifest) else ""
-        notes = NOTES.format(**called, sides=", ".join(map(str, sides)), more=more)
+        scheduler, called = flow_pipelines.scheduler_config(manifest), module.called(manifest)
+        kind = {**pipelines.TEXT, "pipeline": module.PIPELINE.name}
+        notes = NOTES.format(**called, sides=", ".join(map(str, sides)))
         lines = {"before": "", "arguments": CALL.format(**called), "notes": notes}
     return CARD.format(
         steps=manifest.trained.num_steps,
@@ -204,14 +214,3 @@ def _card(manifest: Manifest, source: Mapping[str, Any], file: str, base_w: floa
         **kind,
         **lines,
     )
-
-
-def _transformer(manifest: Manifest, base_w: float) -> tuple[dict[str, str], dict[str, Any]]:
-    """Returns the pipeline of a transformer with its words of the card, and those of its call."""
-    if manifest.model["name"] == "flux":
-        kind = {**pipelines.TEXT, "pipeline": "FluxPipeline"}
-        return kind, flux_pipelines.called(manifest, base_w)
-    called = sd3_pipelines.called(manifest)
-    called["guided"] = f"`guidance_scale` is 1 + w.{called['guided']}"
-    called["length"] = dict(manifest.spec.cond)["text"].shape[0] - CLIP_TOKENS
-    return {**pipelines.TEXT, "pipeline": "StableDiffusion3Pipeline"}, called

@@ -65,6 +65,33 @@ def test_mlflow_gets_each_line_once(workdir, tmp_path, monkeypatch):
     ]
 
 
+class Broken(mirrors.Service):
+    """A service whose network is gone after one line."""
+
+    def begin(self, stage):
+        self.got = []
+
+    def log(self, step, values):
+        if self.got:
+            raise ConnectionError
+        self.got.append(step)
+
+    def files(self, paths):
+        raise AssertionError("it is not reached")
+
+    def end(self):
+        pass
+
+
+def test_a_line_that_was_sent_before_an_error_is_not_sent_again(workdir, monkeypatch):
+    monkeypatch.setitem(mirrors.SERVICES, "json", Broken)  # The name of a library that is there.
+    for sent in (2, 4):
+        with pytest.raises(ConnectionError):
+            mirrors.mirror(workdir, "json", "ours")
+        position = json.loads((workdir / "mirror.json").read_text())["json"]["s00_teacher"]
+        assert position["scalars"] == sent
+
+
 def test_wandb_gets_each_line_once(workdir, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason='needs pip install -e ".[wandb]"')
     monkeypatch.setenv("WANDB_MODE", "offline")

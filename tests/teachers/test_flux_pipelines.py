@@ -18,7 +18,7 @@ from distill_jax.teachers.lora import write_lora
 from distill_jax.teachers.pipelines import write_pipeline
 from tests.models.diffusers import FLOW_LCM, FLOW_TIMES, FLUXES, STEPS, W, flow_noise
 from tests.models.diffusers.lora import lora_weights
-from tests.models.test_diffusers import HERE, exact_products  # noqa: F401
+from tests.models.test_diffusers import HERE, exact_products  # noqa: F401 - a fixture.
 from tests.models.test_flux import given
 from tests.teachers import test_lora
 from tests.teachers.test_flow import NAME, SCHEDULER

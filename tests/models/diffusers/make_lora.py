@@ -45,7 +45,7 @@ from tests.models.diffusers import (  # noqa: E402
     pooled,
 )
 from tests.models.diffusers.lora import LCM, RANK, STUDENTS, lora_weights, noise  # noqa: E402
-from tests.models.diffusers.make import HERE, filled, flux_output, nchw, nhwc  # noqa: E402
+from tests.models.diffusers.make import HERE, filled, flux_output, nchw, nhwc  # noqa: E402 - as above.
 
 ABSENT = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor")
 ABSENT_SD3 = ("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3")
