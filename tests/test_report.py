@@ -298,17 +298,14 @@ def test_a_mistake_is_one_message(mistake):
 GENERATED = re.compile(r"```sh\npython -m distill_jax\.report (configs[^\n]+)\n```\n\n")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
-def test_the_tables_of_a_document_are_the_output_of_the_command_above_them(page):
-    """The README has the first table only."""
-    text = (ROOT / page).read_text()
+def test_the_tables_of_the_results_are_the_output_of_the_command_above_them():
+    text = (ROOT / "docs" / "results.md").read_text()
     found = list(GENERATED.finditer(text))
     assert found
     for command in found:
         names = [str(p.relative_to(ROOT)) for word in command[1].split() for p in _expanded(word)]
         made = beside.show([_of_file(name) for name in names])
-        first = made.partition("\n\n")[0]
-        assert text[command.end() :].startswith(f"{made if page != 'README.md' else first}\n\n")
+        assert text[command.end() :].startswith(f"{made}\n\n")
 
 
 def _expanded(word):
