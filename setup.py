@@ -45,6 +45,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["distill_jax", "distill_jax.*"]),
+    # Then an editable installation is a path, which wins over a folder of this name in the folder
+    # where Python starts: the checkout itself, seen from above.
+    package_dir={"": "."},
     package_data={"distill_jax": ["py.typed", "*/web/*", "students/**/*"]},
     python_requires=">=3.11",
     install_requires=BASE,

@@ -234,7 +234,7 @@ def draw(names, options):
             print(out)
             continue
         train = f"python -m distill_jax.main --config=configs/{config}.py --workdir={workdir}"
-        print(f"{out} is left as it is; its run: {train}")
+        print(f"{out} is left as it is, because its run is not finished: {train}")
 
 
 def main():

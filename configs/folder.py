@@ -6,10 +6,11 @@ there, and the plan says them. Layouts are in docs/data.md: class folders, train
 
     python -m distill_jax.main --config=configs/folder.py:DIR --plan      # 32 or 64 pixels
     python -m distill_jax.main --config=configs/folder.py:DIR,128         # another side
-    python -m distill_jax.main --config=configs/folder.py:DIR,small       # an hour on a CPU
+    python -m distill_jax.main --config=configs/folder.py:DIR,small       # 15 minutes on a CPU
     python -m distill_jax.main --config=configs/folder.py:smoke           # fake data, CPU
 
-Without a folder it is the chain for 10,000 images of 10 classes: set config.data.path. Not run.
+Without a folder it is the chain for 10,000 images of 10 classes: set config.data.path. Only "small"
+was run to its end: docs/tutorial_folder.md has what came out.
 """
 
 from distill_jax.config import OwnImages, folder_chain, own_images, smoke_images

@@ -5,6 +5,8 @@ x = student.sample(jax.random.key(0), 16, label=3, w=1.5)
 """
 
 import importlib
+import importlib.util
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
@@ -14,6 +16,13 @@ _EXPORTS = {
     "make_layout": "distill_jax.runtime.sharding",
 }
 __all__ = sorted(_EXPORTS)
+
+# A command that starts in a Python without the requirements, such as a shell without .venv.
+if sys.argv[:1] == ["-m"] and importlib.util.find_spec("jax") is None:
+    sys.exit(
+        f"error: {sys.executable} has no jax; activate the environment of the installation "
+        "(. .venv/bin/activate), or install the package: pip install -e ."
+    )
 
 
 def __getattr__(name: str) -> Any:

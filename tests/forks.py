@@ -38,20 +38,21 @@ def _server():
     return process
 
 
-def run(module, *flags):
-    """Runs `python -m MODULE *flags`, and returns its exit code, standard output and error."""
+def run(module, *flags, folder=ROOT):
+    """Runs `python -m MODULE *flags` in a folder; returns its exit code, stdout and stderr."""
     server = _server()
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [pathlib.Path(folder, name) for name in ("stdout", "stderr")]
-        command = module, [*map(str, flags)], [*map(str, paths)]
+    with tempfile.TemporaryDirectory() as temporary:
+        paths = [pathlib.Path(temporary, name) for name in ("stdout", "stderr")]
+        command = module, [*map(str, flags)], [*map(str, paths)], str(folder)
         server.stdin.write(json.dumps(command) + "\n")
         server.stdin.flush()
         code = int(server.stdout.readline())
         return code, *(path.read_text() for path in paths)
 
 
-def _child(module, flags, paths):
+def _child(module, flags, paths, folder):
     """Runs a command in this process with its output in the files; returns its exit code."""
+    os.chdir(folder)
     for path, number in zip(paths, (1, 2), strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.argv, code = [module, *flags], 0

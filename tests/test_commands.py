@@ -106,7 +106,16 @@ MISTAKES = {
     ),
     "workdir that is a file": ("main", (CONFIG, "--workdir=README.md"), "README.md"),
     "workdir that cannot be written": ("main", (CONFIG, "--workdir=/proc/nowhere/run"), "/proc"),
-    "student that does not exist": ("sample", ("--student=/nowhere",), "has no finished network"),
+    "student that does not exist": (
+        "sample",
+        ("--student=/nowhere",),
+        "/nowhere has no finished network, because it does not exist",
+    ),
+    "stage that does not exist": (
+        "sample",
+        ("--student=distill_jax/students/digits/s05_n0004",),
+        "finished stages beside it: s00_teacher, s07_n0001",
+    ),
     "picture of an unknown kind": (
         "sample",
         ("--student=x", "--out=a.tif"),
@@ -197,6 +206,14 @@ def test_help_starts_no_accelerator():
     code, stdout, stderr = run("main", "--help", env=environment)
     assert "--workdir" in stdout, stderr
     assert code in (0, 1)  # absl's --help exits with 1.
+
+
+def test_a_python_without_the_requirements_is_one_message():
+    command = [sys.executable, "-S", "-m", "distill_jax.main"]  # -S hides the environment.
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert "has no jax; activate the environment" in one_message(
+        done.returncode, done.stdout, done.stderr
+    )
 
 
 HUGE = 10**11

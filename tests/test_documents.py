@@ -26,7 +26,7 @@ DOCUMENTS = [
 COMMAND = re.compile(
     r"""(?<![\w/.])(?P<variables>(?:[A-Z_]+=\S+\ )*)
     (?P<program>python\ -m\ (?:distill_jax|pytest)[\w.]*|python\ benchmarks/\w+\.py|launch/\w+\.sh)
-    (?P<words>(?:\ +[^\s#;&|`'"()<>]+|\ +"[^"]*"|\ +'[^']*')*)""",
+    (?P<words>(?:\ +(?:[^\s#;&|`'"()<>]+=)?(?:"[^"]*"|'[^']*')|\ +[^\s#;&|`'"()<>]+)*)""",
     re.VERBOSE,
 )
 NAMED = re.compile(r"(?<![\w/.-])(?:launch|configs|docs|benchmarks|notebooks|tests)/[\w/]+\.\w+")
@@ -90,10 +90,12 @@ def test_commands_are_found_in_every_kind_of_document():
     folders = [("benchmarks", ".py"), ("configs", ".py"), ("distill_jax", ".py"), ("docs", ".md")]
     assert kinds >= {*folders, ("launch", ".sh"), ("notebooks", ".ipynb"), ("README.md", ".md")}
     text = "`A=1 launch/slurm.sh -p x`, python -m distill_jax.main --a=...  # why\n"
+    text += 'python -m distill_jax.sample --prompt="a cat" --w=2\n'
     text += "python benchmarks/kill.py --each=5 \\\n  --seed=5    seconds"
     assert list(commands_of(re.sub(r"\\\n *", "", text))) == [
         ({"A": "1"}, "launch/slurm.sh", ["-p", "x"]),
         ({}, "distill_jax.main", []),
+        ({}, "distill_jax.sample", ["--prompt=a cat", "--w=2"]),
         ({}, "benchmarks/kill.py", ["--each=5", "--seed=5"]),
     ]
 

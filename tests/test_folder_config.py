@@ -84,10 +84,18 @@ def test_more_images_have_a_larger_network_and_more_updates():
     assert [c.stages.s00_teacher.steps for c in found] == [20_000, 60_000, 200_000]
 
 
+@pytest.mark.parametrize("side", [32, 64, 128])
+def test_the_small_network_takes_latents_of_every_side(side, tmp_path):
+    config = config_of(f"{write_folder(tmp_path / 'classes')},small,{side}")
+    run = plan.make(config, tmp_path / "run")
+    assert run.stages[0].roles.student.spec.shape == (side // 4, side // 4, 24)
+    assert [stage.name for stage in run.stages][1:3] == ["s01_guided", "s02_n0016"]
+
+
 def test_a_chain_without_classes_is_not_guided(tmp_path):
     config = config_of(f"{write_folder(tmp_path / 'plain', classes=('',))},small")
     run = plan.make(config, tmp_path / "run")
-    assert [stage.name for stage in run.stages][1] == "s01_n0032"
+    assert [stage.name for stage in run.stages][1] == "s01_n0016"
     assert "no classes" in plan.show(run)
     config = config_of(f"{write_folder(tmp_path / 'classes')},small")
     assert "s01_guided" in plan.show(plan.make(config, tmp_path / "run"))
@@ -98,8 +106,9 @@ def test_a_chain_without_classes_is_not_guided(tmp_path):
     [
         (
             "/nowhere",
-            r"unknown size '/nowhere' of the config; known: .*, or a folder with images \(.bmp",
+            r"unknown size '/nowhere' of the config; .*, or a folder .*; /nowhere does not exist",
         ),
+        ("/proc/self/fd", r"\(.bmp .*; /proc/self/fd has none; unpack a zip first"),
         ("full,48", "unknown word '48' after the folder; known: small, 32, 64, 128"),
         ("full,smal", "unknown word 'smal'"),
     ],

@@ -183,3 +183,21 @@ def test_the_forms_of_issues_can_be_read(name):
     fields = [entry["id"] for entry in form.get("body", ())]
     assert len(fields) == len(set(fields))
     assert name == "config" or {"name", "description", "body"} <= form.keys()
+
+
+def test_an_editable_installation_works_in_the_folder_above_the_checkout(tmp_path):
+    checkout = tmp_path / "distill_jax"
+    (checkout / "distill_jax").mkdir(parents=True)
+    for name in ("setup.py", "pyproject.toml", "README.md", "distill_jax/__init__.py"):
+        shutil.copy(ROOT / name, checkout / name)
+    build = "from setuptools import build_meta; print(build_meta.build_editable('..'))"
+    command = [sys.executable, "-c", build]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True)
+    site = tmp_path / "site"
+    zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1]).extractall(site)
+    found = (
+        f"import site; site.addsitedir({str(site)!r}); import distill_jax as d; print(d.__file__)"
+    )
+    command = [sys.executable, "-S", "-c", found]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(checkout / "distill_jax" / "__init__.py")

@@ -129,7 +129,7 @@ class Progress:
         self._began = self._spoke = time.monotonic()
 
     def update(self, done: int, note: str) -> None:
-        """Shows the number of finished items, and a note such as the loss."""
+        """Shows the number of finished items, and a note such as the loss; "" for none."""
         now = time.monotonic()
         each, items = (now - self._began) / max(1, done - self._start), self._total - done
         whole = f", about {in_time(each * (items + self._after))} in all" if self._after else ""
@@ -139,7 +139,7 @@ class Progress:
         self._done = done
         if done == self._total or (self._bar.disable and now - self._spoke > 10):
             left = f"{in_time(each * items)} left{whole}"
-            say(f"{self._title}: {done}/{self._total}, {note}, {left}")
+            say(f"{self._title}: {done}/{self._total}, {f'{note}, ' if note else ''}{left}")
             self._spoke = now
 
     def close(self) -> None:

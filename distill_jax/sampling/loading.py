@@ -244,9 +244,12 @@ def find_final(path: epath.PathLike) -> epath.Path:
         if (candidate / "manifest.json").exists():
             return candidate
     names = "" if "/" in str(given) else f"; networks of this package: {', '.join(packaged())}"
+    if beside := [each.parent.name for each in sorted(path.parent.glob("s[0-9]*_*/final"))]:
+        names = f"; finished stages beside it: {', '.join(beside)}"
+    there = "" if path.exists() else ", because it does not exist"
     raise FileNotFoundError(
-        f"{path} has no finished network: expected manifest.json in it, in its final/, or in the "
-        f"final/ of a stage below it{names}"
+        f"{path} has no finished network{there}: expected manifest.json in it, in its final/, or "
+        f"in the final/ of a stage below it{names}"
     )
 
 

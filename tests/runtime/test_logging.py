@@ -61,3 +61,5 @@ def test_the_time_left_counts_the_later_stages(capsys, monkeypatch):
     progress.close()
     line = capsys.readouterr().out
     assert "s01_guided (2/3): 40/100, loss 0.5, 3 min left, about 18 min in all" in line
+    logging.Progress("cache", 2).update(2, "")
+    assert "cache: 2/2, 0 s left" in capsys.readouterr().out
