@@ -1,7 +1,6 @@
 // Runs the networks of demo.json in the browser, and draws what they make of the same noise.
 "use strict";
 
-const QUIET = { logSeverityLevel: 3 };  // Errors; warnings are of initializers that are not used.
 const find = (id) => document.getElementById(id);
 let facts, asked = 0, busy = false;
 
@@ -62,13 +61,12 @@ function build() {
   }
   if (facts.w) {
     const [min, max, value] = facts.w;
-    slider("guidance w", { id: "w", min, max, step: 0.25, value }, (input) => input.value);
+    slider(facts.networks.every(takes("w")) ? "guidance w" : `${role("w")}'s w`, { id: "w", min, max, step: 0.25, value }, (input) => input.value);
     find("hint").textContent = "Guidance w = 0 is none; more follows the label or prompt more closely.";
   }
   if (facts.steps) {
     const max = facts.steps.length - 1;
-    const [role] = facts.networks.find(free).name.split(" ");
-    slider(`${role}'s steps`, { id: "steps", min: 0, max, step: 1, value: max }, steps);
+    slider(`${role("num_steps")}'s steps`, { id: "steps", min: 0, max, step: 1, value: max }, steps);
   }
   for (const network of facts.networks) {
     const figure = network.figure = add(find("networks"), "figure");
@@ -85,8 +83,9 @@ function build() {
 }
 
 const steps = (input) => facts.steps[input.value];
-const free = ({ inputs }) => inputs.some(({ name }) => name === "num_steps");
-const cost = (network) => network.calls * (free(network) ? steps(find("steps")) : 1);
+const takes = (input) => ({ inputs }) => inputs.some(({ name }) => name === input);
+const role = (input) => facts.networks.find(takes(input)).name.split(" ")[0];
+const cost = (network) => network.calls * (takes("num_steps")(network) ? steps(find("steps")) : 1);
 const quickest = () => [...facts.networks].sort((a, b) => cost(a) - cost(b));
 const seed = () => Math.min(Math.max(Math.trunc(Number(find("seed").value)) || 0, 0), 2 ** 32 - 1);
 
@@ -176,7 +175,7 @@ async function start() {
   ort.env.wasm.numThreads = 1;  // More need headers of the server.
   ort.env.wasm.wasmPaths = new URL("runtime/", location.href).href;
   for (const network of quickest()) {
-    network.session = await ort.InferenceSession.create(network.file, QUIET);
+    network.session = await ort.InferenceSession.create(network.file);
     await drawOne(network);  // The first run is slow, and its time is not shown for long.
   }
   await draw();
