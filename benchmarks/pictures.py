@@ -30,6 +30,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # For the file beside this one.
 
 from benchmarks.explained import EXPLAINED  # noqa: E402 - it needs the path above.
+from benchmarks.pages import PAGES  # noqa: E402 - as above.
 
 FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
@@ -210,7 +211,7 @@ PICTURES = {
     "emoji_sid_lsg": ("emoji_sid_lsg", prompted(NAMES)),
     "cifar10_methods": ("cifar10_methods", cifar10_methods),
     "mixture_sid": ("mixture_sid", mixture_sid),
-    **{name: ("", draw) for name, draw in EXPLAINED.items()},
+    **{name: ("", draw) for name, draw in {**EXPLAINED, **PAGES}.items()},
 }
 
 

@@ -30,7 +30,6 @@ from distill_jax.teachers import browser, onnx
 
 PAGE = pathlib.Path(browser.__file__).parent / "web"
 MAX_PICTURES = 64
-TOLERANCE = 1 / 255  # Half a grey level. onnxruntime takes sigmoid(-20), alpha^2 at t = 1, as 0.
 STRENGTHS = (0.0, 4.0)  # Of the slider, if no student takes w.
 
 
@@ -148,7 +147,7 @@ def _menus(networks: Sequence[Student], prompts: Sequence[str] | None) -> list[l
 def _exported(network: Student, file: epath.Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Writes a network's program, and returns what the page says and needs of it."""
     free = takes_any_steps(network)
-    onnx.write(network, file, ANY if free else None, facts["pictures"], TOLERANCE)
+    onnx.write(network, file, ANY if free else None, facts["pictures"])
     described = {
         **json.loads(file.with_suffix(".json").read_text()),
         "name": _name(network, free),

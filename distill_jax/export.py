@@ -2,7 +2,7 @@
 
 python -m distill_jax.export --student=runs/digits --format=safetensors --out=digits.safetensors
 python -m distill_jax.export --student=runs/digits --format=stablehlo --out=digits.stablehlo
-python -m distill_jax.export --student=runs/digits --format=onnx --out=digits.onnx
+python -m distill_jax.export --student=runs/digits --format=onnx --out=onnx/digits.onnx
 python -m distill_jax.export --student=runs/sd15 --source=stable-diffusion-v1-5 --out=sd15_4_steps
 python -m distill_jax.export --student=runs/sd15_dmd2 --format=lora --out=sd15_dmd2.safetensors
 """

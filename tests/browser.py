@@ -5,6 +5,9 @@ https://chromedevtools.github.io/devtools-protocol describes the methods.
 """
 
 import base64
+import contextlib
+import functools
+import http.server
 import itertools
 import json
 import os
@@ -12,6 +15,7 @@ import pathlib
 import select
 import shutil
 import subprocess
+import threading
 import time
 
 import pytest
@@ -24,6 +28,7 @@ FLAGS = (
 KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Tab": 9, "Home": 36, "End": 35}
 SECONDS = 60  # The longest answer that is waited for; cores are shared.
 DOMAINS = "Page", "Runtime", "Log", "Network"
+DRAWN = "document.body.dataset.drawn == asked && !busy"  # On a page of distill_jax.demo.
 
 
 class Chromium:
@@ -157,6 +162,13 @@ class Page:
         middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         self.drag(middle, middle)
 
+    def choose(self, selector, value):
+        """Chooses a value of a menu or field as a person does."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.evaluate(f"{found}.value = {json.dumps(value)}")
+        for kind in ("input", "change"):
+            self.evaluate(f"{found}.dispatchEvent(new Event('{kind}'))")
+
     def screenshot(self, whole=False):
         """Returns a PNG of what is visible, or of the whole page."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole, format="png")
@@ -167,10 +179,32 @@ class Page:
         del self._chromium.pages[self._session]
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files without a line of each."""
+
+    def log_message(self, *words):
+        pass
+
+
+@contextlib.contextmanager
+def served(folder):
+    """Yields the address of a file server of a folder."""
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def installed():
+    """Returns the path of a Chromium; None where none is installed."""
+    return next(filter(None, map(shutil.which, BINARIES)), None)
+
+
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory):
     """Returns a running Chromium; skips the test where none is installed."""
-    binary = next(filter(None, map(shutil.which, BINARIES)), None)
+    binary = installed()
     if binary is None:
         pytest.skip(f"no browser: expected {', '.join(BINARIES)} in PATH, such as apt's chromium")
     browser = Chromium(binary, tmp_path_factory.mktemp("chromium"))

@@ -1,14 +1,10 @@
 """Tests of the page that runs students in the browser."""
 
-import contextlib
-import functools
-import http.server
 import importlib.util
 import itertools
 import json
 import shutil
 import subprocess
-import threading
 
 import jax
 import numpy as np
@@ -20,6 +16,7 @@ from distill_jax.diffusion.pixels import to_uint8
 from distill_jax.sampling.loading import load
 from distill_jax.teachers import browser
 from tests import forks
+from tests.browser import DRAWN, served
 from tests.test_commands import one_message
 from tests.toys import ROOT
 
@@ -53,24 +50,9 @@ def runtime(tmp_path_factory):
     return folder
 
 
-@contextlib.contextmanager
-def served(folder):
-    """Yields the address of a file server of a folder."""
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *words):
-        pass
-
-
 def drawn(page):
     """Returns the pictures of each network, uint8 (pictures, h, w, 3), when all are drawn."""
-    page.wait("document.body.dataset.drawn == asked && !busy")
+    page.wait(DRAWN)
     found = page.evaluate(
         "facts.networks.map(({ canvases }) => canvases.map((c) => [c.height, c.width,"
         " Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)]))"
@@ -82,14 +64,6 @@ def same(found, network, *asked):
     """Checks that pictures are those that a network samples, to one grey level."""
     x = to_uint8(np.asarray(network.sample(*asked))).astype(int)
     assert np.abs(found - x).max() <= 1
-
-
-def choose(page, selector, value):
-    """Chooses a value of a menu or field as a person does."""
-    page.evaluate(
-        f"(e => {{ e.value = {json.dumps(value)}; for (const kind of ['input', 'change'])"
-        f" e.dispatchEvent(new Event(kind)); }})(document.querySelector({json.dumps(selector)}))"
-    )
 
 
 @pytest.mark.skipif(
@@ -110,7 +84,7 @@ def test_the_page_draws_the_pictures_of_teacher_and_student(name, runtime, open_
         same(first[1], student, 0, 4, label, 2.0)
         page.evaluate("document.querySelector('#w').focus()")
         page.press("ArrowRight")
-        choose(page, "#steps", 1)  # The second of 1, 2, 4, ... steps.
+        page.choose("#steps", 1)  # The second of 1, 2, 4, ... steps.
         moved = drawn(page)
         assert np.abs(moved[1].astype(int) - first[1]).max() > 1
         same(moved[0], teacher, 0, 4, label, 2.25, 2)
@@ -120,7 +94,7 @@ def test_the_page_draws_the_pictures_of_teacher_and_student(name, runtime, open_
             label = 7
         else:
             for i, text in enumerate(["a cyan cross", "left of", "a purple square"], 1):
-                choose(page, f".menu:nth-of-type({i})", text)
+                page.choose(f".menu:nth-of-type({i})", text)
             label = "a cyan cross left of a purple square"
         page.click("#next")
         other = drawn(page)

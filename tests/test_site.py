@@ -77,14 +77,22 @@ def test_the_entry_for_bibliographies_is_of_this_version():
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs mkdocs: extra docs")
 def test_the_site_is_built_without_a_warning_and_asks_no_other_host(tmp_path):
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    demo = tmp_path / "demo" / "digits"
+    (demo / "runtime").mkdir(parents=True)
+    (demo / "index.html").write_text("<!doctype html><title>A page</title>")
+    (demo / "runtime" / "ort.js").write_text("")
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "DEMO_PAGES": str(demo.parent)}
+    site = tmp_path / "site"
     done = subprocess.run(
-        [*STRICT, str(tmp_path)], cwd=ROOT, env=environment, capture_output=True, text=True
+        [*STRICT, str(site)], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert (done.returncode, "WARNING" in done.stderr) == (0, False), done.stderr
     for page in SETTINGS["nav"][0].values():
-        assert (tmp_path / page).with_suffix(".html").exists()
-    for path in tmp_path.rglob("*.html"):
+        assert (site / page).with_suffix(".html").exists()
+    assert 'href="digits/"' in (site / "demo" / "index.html").read_text()
+    assert (site / "demo" / "digits" / "runtime" / "ort.js").exists()
+    assert not list(site.rglob("hooks.*"))
+    for path in site.rglob("*.html"):
         loaded = re.findall(
             r'<(?:script|img|link)[^>]* (?:src|href)="(https?:[^"]+)"', path.read_text()
         )

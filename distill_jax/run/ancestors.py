@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from distill_jax.methods import Method
 from distill_jax.run.stages import Ancestor, Stage, check_alike
 from distill_jax.runtime.registry import suggestion
-from distill_jax.sampling.loading import describe, find_final, find_part
+from distill_jax.sampling.loading import describe, find_final, find_part, packaged
 from distill_jax.storage import checkpoint
 from distill_jax.training.roles import Role, Roles
 
@@ -31,7 +31,7 @@ def find_teacher(
 def find_network(
     name: str, option: str, before: list[Stage], base: str = "", allow: Container[str] = ()
 ) -> Ancestor:
-    """Returns the network that an option names: an earlier stage, or a directory.
+    """Returns the network that an option names: a stage, a directory, or a name in `packaged`.
 
     Args:
       name: value of the option.
@@ -48,7 +48,7 @@ def find_network(
         under = stage.under if role.base else None
         full = stage.roles.full if role.base else ()
         return Ancestor(stage.directory, own, stage.trained, under, role.rank, full)
-    if "/" not in name:
+    if not names_directory(name):
         raise ValueError(
             f"{option} {name!r} is no earlier stage; earlier ones: {', '.join(short)}"
             f"{suggestion(name, short)}; a directory needs a slash in it"
@@ -61,6 +61,11 @@ def find_network(
     place = str(find_part(student, adapters.base))
     weights = find_network(place, option, [], allow=allow)
     return dataclasses.replace(found, base=weights, rank=adapters.rank, full=adapters.full)
+
+
+def names_directory(name: str) -> bool:
+    """Returns whether an option names a directory, or a network that comes with this package."""
+    return "/" in name or name in packaged()
 
 
 def check_base(base: str, *found: Ancestor | None) -> None:

@@ -10,7 +10,7 @@ from distill_jax.diffusion.spec import DataSpec, Leaf
 from distill_jax.methods import METHODS, Method
 from distill_jax.models import NETWORKS
 from distill_jax.models.build import as_tuples
-from distill_jax.run.ancestors import find_network
+from distill_jax.run.ancestors import find_network, names_directory
 from distill_jax.run.fits import CodecFit
 from distill_jax.run.networks import named, student_network
 from distill_jax.run.stages import (
@@ -135,7 +135,7 @@ def _starts(config: ConfigDict, entry: ConfigDict) -> bool:
 
 def _place(config: ConfigDict) -> str:
     """Returns config.teacher as a stage names it, where a slash means a directory."""
-    return config.teacher if "/" in config.teacher else f"./{config.teacher}"
+    return config.teacher if names_directory(config.teacher) else f"./{config.teacher}"
 
 
 def _rename(config: ConfigDict) -> None:
@@ -166,7 +166,7 @@ def _check_used(config: ConfigDict) -> None:
     others = [config.stages[each] for each in rest]
     used = {entry[key] for entry in others for key in REFERENCES}
     used |= {name} if others and not others[0].teacher else set()
-    elsewhere = [each for each in rest if "/" in config.stages[each].teacher]
+    elsewhere = [each for each in rest if names_directory(config.stages[each].teacher)]
     if _trains(config.stages[name]) and elsewhere and not names & used:
         place = config.stages[elsewhere[0]].teacher
         raise ValueError(

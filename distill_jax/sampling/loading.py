@@ -156,14 +156,15 @@ def find_parent(student: Student) -> epath.Path | None:
     """Finds the final/ of the network that a student was trained from.
 
     Returns None if it no longer exists, and if it lies outside the workdir in a place that is not
-    in `student.parts`: the manifest may come from anywhere.
+    in `student.parts` or in this package: the manifest may come from anywhere.
     """
     parent = student.manifest.lineage.parent
     if parent is None:
         return None
     if inside := _inside(student, parent):
         return inside / "final" if (inside / "final" / "manifest.json").exists() else None
-    found = next((final for final in _finals(student) if str(final) == parent), None)
+    finals = [*_finals(student), *map(find_final, packaged())]
+    found = next((final for final in finals if str(final) == parent), None)
     if found is None:
         logging.say(
             f"{student.manifest.stage} was trained from {parent}, outside its workdir, which is "

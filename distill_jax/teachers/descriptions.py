@@ -9,7 +9,7 @@ from etils import epath
 from jax import export
 
 from distill_jax.runtime import record
-from distill_jax.sampling.program import BATCH, Input, Program, names_of_tokens
+from distill_jax.sampling.program import BATCH, STEPS, Input, Program, names_of_tokens
 from distill_jax.sampling.student import Student
 from distill_jax.teachers.directories import new_file
 
@@ -82,11 +82,16 @@ def _write_tokenizers(student: Student, out: epath.Path) -> list[dict[str, Any]]
     return found
 
 
-def tried(program: Program, num: int) -> list[np.ndarray]:
-    """Returns inputs to try a program with: noise, and values from the whole of each range."""
+def tried(program: Program, num: int, num_steps: int) -> list[np.ndarray]:
+    """Returns inputs to try a program with: noise, and values from the whole of each range.
+
+    `num_steps` is the number of steps where that is an input.
+    """
     rng, found = np.random.default_rng(0), []
     for each, like in zip(program.inputs, program.examples(num), strict=True):
-        if each.range is None:
+        if each is STEPS:
+            values = np.asarray(num_steps)
+        elif each.range is None:
             values = rng.standard_normal(like.shape) if like.dtype == np.float32 else np.arange(num)
         else:
             low, high = each.range  # A large w enlarges differences of rounding.

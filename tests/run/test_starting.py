@@ -1,6 +1,7 @@
 """Tests of config.teacher: a chain starts from a finished network, or says what does not fit."""
 
 import ast
+import dataclasses
 import re
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from distill_jax.config import halvings, pipeline, stage
 from distill_jax.run import plan
 from distill_jax.run.starting import from_teacher
+from distill_jax.sampling.loading import describe, find_parent, packaged
 from tests.roads import write
 from tests.run.test_plan import GUIDED, RATES, SID, TEACHER, config_of
 
@@ -31,6 +33,18 @@ def test_the_stages_of_the_trained_teacher_start_from_the_network(teacher, tmp_p
     assert run.stages[0].model["name"] == "song_unet"
     assert "edm_small" in plan.show(run), "the plan names the directory and not its final/"
     assert [*config.stages] == ["s00_teacher", "s01_sid", "s02_sid"], "the argument is as it was"
+
+
+def test_a_chain_starts_from_a_network_of_the_package_by_its_name(tmp_path):
+    name, final = "digits_teacher", packaged()["digits_teacher"] / "final"
+    config = config_of(TEACHER, SID, {**SID, "teacher": name}, teacher=name)
+    run = plan.make(config, tmp_path)
+    assert [each.spec.teacher for each in run.stages] == [name, name]
+    assert {each.teacher.directory for each in run.stages} == {final}
+    student = describe("digits")
+    lineage = dataclasses.replace(student.manifest.lineage, parent=str(final))
+    manifest = dataclasses.replace(student.manifest, lineage=lineage)
+    assert find_parent(dataclasses.replace(student, manifest=manifest)) == final
 
 
 def test_what_the_network_sets_is_shown_as_lines_that_can_be_pasted(teacher, tmp_path):

@@ -336,7 +336,7 @@ def test_a_missing_extra_is_one_message(module, package, digits, tmp_path, monke
 
 @needs_jax2onnx
 @pytest.mark.parametrize("model", ["mlp", "unet"])
-def test_onnx_draws_the_students_images(model, tmp_path):
+def test_onnx_draws_the_students_images(model, tmp_path, capfd):
     """In a process without the type checker of the tests, which the converter's shapes fail."""
     import onnxruntime
 
@@ -344,9 +344,11 @@ def test_onnx_draws_the_students_images(model, tmp_path):
     given = (f"--student={student.directory}", "--format=onnx", f"--out={file}")
     code, _, stderr = forks.run("distill_jax.export", *given)
     assert code == 0, stderr
-    assert json.loads((tmp_path / "student.json").read_text())["deviation"] < 1e-4
+    described = json.loads((tmp_path / "student.json").read_text())
+    assert described["deviation"] < 2e-5  # It would be 9e-5 if alpha(1) were 0.
     z = np.asarray(noise_of(jax.random.key(1), 0, 3, (4, 4, 1)))
     given = {"noise": z, "label": np.arange(3, dtype=np.int32), "w": np.ones(3, np.float32)}
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    assert capfd.readouterr().err == ""  # onnxruntime warns of what no node takes.
     expected = student.decode(*given.values())
     np.testing.assert_allclose(session.run(["images"], given)[0], expected, atol=1e-4)

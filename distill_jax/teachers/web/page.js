@@ -1,7 +1,6 @@
 // Runs the networks of demo.json in the browser, and draws what they make of the same noise.
 "use strict";
 
-const QUIET = { logSeverityLevel: 3 };  // Errors; warnings are of initializers that are not used.
 const find = (id) => document.getElementById(id);
 let facts, asked = 0, busy = false;
 
@@ -62,28 +61,32 @@ function build() {
   }
   if (facts.w) {
     const [min, max, value] = facts.w;
-    slider("guidance w", { id: "w", min, max, step: 0.25, value }, (input) => input.value);
+    slider(facts.networks.every(takes("w")) ? "guidance w" : `${role("w")}'s w`, { id: "w", min, max, step: 0.25, value }, (input) => input.value);
+    find("hint").textContent = "Guidance w = 0 is none; more follows the label or prompt more closely.";
   }
   if (facts.steps) {
     const max = facts.steps.length - 1;
-    const free = facts.networks.find((network) => network.inputs.some(({ name }) => name === "num_steps"));
-    slider(`${free.name.split(" ")[0]}'s steps`, { id: "steps", min: 0, max, step: 1, value: max }, steps);
+    slider(`${role("num_steps")}'s steps`, { id: "steps", min: 0, max, step: 1, value: max }, steps);
   }
   for (const network of facts.networks) {
-    const figure = add(find("networks"), "figure");
+    const figure = network.figure = add(find("networks"), "figure");
     add(figure, "h2", { textContent: network.name });
     const grid = add(figure, "div", { className: "grid" });
     const [height, width] = network.outputs[0].shape.slice(1);
     network.canvases = Array.from({ length: facts.pictures }, (_, i) =>
       add(grid, "canvas", { width, height, role: "img", ariaLabel: `picture ${i} of ${network.name}` }));
     grid.style.setProperty("--columns", Math.ceil(Math.sqrt(facts.pictures)));
-    network.caption = add(figure, "figcaption", { textContent: "is loaded ..." });
+    network.caption = add(figure, "figcaption", { textContent: "loading ..." });
   }
   find("seed").addEventListener("input", draw);
   find("next").addEventListener("click", () => { find("seed").value = seed() + 1; draw(); });
 }
 
 const steps = (input) => facts.steps[input.value];
+const takes = (input) => ({ inputs }) => inputs.some(({ name }) => name === input);
+const role = (input) => facts.networks.find(takes(input)).name.split(" ")[0];
+const cost = (network) => network.calls * (takes("num_steps")(network) ? steps(find("steps")) : 1);
+const quickest = () => [...facts.networks].sort((a, b) => cost(a) - cost(b));
 const seed = () => Math.min(Math.max(Math.trunc(Number(find("seed").value)) || 0, 0), 2 ** 32 - 1);
 
 // Returns the prompt of the menus; a menu at its empty text ends it, and hides those after it.
@@ -118,15 +121,17 @@ async function drawOne(network) {
   const feeds = Object.fromEntries(network.inputs.map((input) =>
     [input.name, new ort.Tensor(input.dtype, values(network, input), input.shape)]));
   const count = feeds.num_steps ? feeds.num_steps.data[0] : 1;
+  network.figure.ariaBusy = true;
   const from = performance.now();
   const { images } = await network.session.run(feeds);
   const time = performance.now() - from, calls = network.calls * count;
   show(network, images.data, images.dims[3]);
+  network.figure.ariaBusy = false;
   network.milliseconds = time / calls;
-  const each = network.milliseconds.toPrecision(2);
-  network.caption.textContent =
-    `${calls} call${calls > 1 ? "s" : ""}, ${time.toFixed(time < 10 ? 1 : 0)} ms` +
-    (calls > 1 ? `, ${each} ms a call` : "");
+  network.caption.textContent = "";
+  const words = [`${calls} call${calls > 1 ? "s" : ""}, ${time.toFixed(time < 10 ? 1 : 0)} ms`];
+  if (calls > 1) words.push(`(${network.milliseconds.toPrecision(2)} ms a call)`);
+  for (const textContent of words) add(network.caption, "span", { textContent });
 }
 
 // Writes images in [-1, 1] into the canvases of a network, rounded as the package does.
@@ -144,7 +149,7 @@ function show(network, data, channels) {
   });
 }
 
-// Draws what is chosen; while it draws, only the newest choice waits.
+// Draws what is chosen, by the quickest network first; while it draws, only the newest choice waits.
 async function draw() {
   asked += 1;
   if (busy) return;
@@ -152,8 +157,7 @@ async function draw() {
   for (let now = -1; now !== asked;) {
     now = asked;
     find("status").textContent = facts.menus ? prompt() : "";
-    for (const network of facts.networks) {
-      await new Promise((resume) => setTimeout(resume));  // The page is painted between them.
+    for (const network of quickest()) {
       if (now === asked) await drawOne(network);
     }
   }
@@ -167,10 +171,11 @@ async function start() {
   }
   facts = await (await fetch("demo.json")).json();
   build();
+  ort.env.wasm.proxy = true;  // A worker, so that the page answers while a network draws.
   ort.env.wasm.numThreads = 1;  // More need headers of the server.
   ort.env.wasm.wasmPaths = new URL("runtime/", location.href).href;
-  for (const network of facts.networks) {
-    network.session = await ort.InferenceSession.create(network.file, QUIET);
+  for (const network of quickest()) {
+    network.session = await ort.InferenceSession.create(network.file);
     await drawOne(network);  // The first run is slow, and its time is not shown for long.
   }
   await draw();
