@@ -40,6 +40,19 @@ IMPORTED: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
 }
 _DATA = {"cifar10": cifar10, "imagenet64": imagenet64, "lsun128": lsun128}
 RATES: dict[str, Any] = dict(learning_rate=1e-4, warmup=1000, decay_to=1.0, ema_decay=0.9999)
+# A quarter of the teacher's updates at its learning rate, as docs/ablations.md found on digits. The
+# teachers' own: EDM's script, ADM's table, and configs/cifar10_progressive.py, from memory.
+FINETUNE: dict[str, dict[str, Any]] = {
+    "edm_cifar10": dict(
+        steps=98_000,
+        learning_rate=1e-3,
+        batch_size=512,
+        levels=("lognormal", 0.002, 80.0),
+        weighting="edm",
+    ),
+    "adm_imagenet64": dict(steps=135_000, learning_rate=3e-4),
+    "google_cifar10": dict(steps=200_000, learning_rate=2e-4),
+}
 
 
 def from_published(name: str, **model: Any) -> ConfigDict:
@@ -60,19 +73,21 @@ def from_published(name: str, **model: Any) -> ConfigDict:
 
 
 def finetune_stage(teacher: str, **options: Any) -> dict[str, Any]:
-    """Returns the stage `finetune` of an imported network; updates and rates are ours, not run.
+    """Returns the stage `finetune` of an imported network, by the recipe of docs/teachers.md.
 
     Args:
-      teacher: directory of the network.
+      teacher: directory of the network, teachers/NAME with a NAME in FINETUNE.
       **options: options of the stage and of the method.
     """
-    return stage("finetune", "diffusion", teacher=teacher, steps=20_000, **(RATES | options))
+    rates = dict(warmup=5000, ema_decay=0.9999, ema_ramp=0.05)
+    own = FINETUNE[teacher.rpartition("/")[2]]
+    return stage("finetune", "diffusion", teacher=teacher, **(rates | own | options))
 
 
 def guided_stages(teacher: str, start: int, new: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Returns the stages finetune, guided in 2 `start` steps, and `start`, ..., 1 steps.
 
-    The first one trains the imported network with a tenth of the labels dropped, because none of
+    The first one trains the imported network with a fifth of the labels dropped, because none of
     those in IMPORTED has seen the null label. Updates and learning rates are ours, not run.
 
     Args:
@@ -83,7 +98,7 @@ def guided_stages(teacher: str, start: int, new: tuple[str, ...] = ()) -> list[d
     w_range, updates = (0.0, 4.0), {"default": 50_000, 2: 100_000, 1: 100_000}
     guide: dict[str, Any] = dict(steps=50_000, num_steps=2 * start, w_range=w_range)
     return [
-        finetune_stage(teacher, num_steps=2 * start, label_dropout=0.1, new=new),
+        finetune_stage(teacher, num_steps=2 * start, label_dropout=0.2, new=new),
         stage("guided", "guided", new=("w_embed",), **guide, **RATES),
         *halvings(start, steps=updates, learning_rate=5e-5, w_range=w_range),
     ]

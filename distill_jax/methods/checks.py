@@ -149,10 +149,11 @@ def has_null(method: Method, teacher: Trained) -> None:
         raise ValueError(
             "the teacher was trained with label_dropout=0, so it has no null condition to "
             "guide against. Fine-tune it in a stage before this one: "
-            'stage("finetune", "diffusion", teacher="DIRECTORY", label_dropout=0.1, '
-            "steps=20000, learning_rate=1e-4), and let this one take its teacher from there. A "
-            "teacher that has no labels learns them there, if `new` names its module for them, "
-            'such as new=("class_emb",)'
+            'stage("finetune", "diffusion", teacher="DIRECTORY", label_dropout=0.2, '
+            "steps=100000, learning_rate=1e-4), with about a quarter of the updates that trained "
+            "it, at its learning rate; and let this one take its teacher from there. A teacher "
+            "that has no labels learns them there, if `new` names its module for them, such as "
+            'new=("class_emb",)'
         )
 
 

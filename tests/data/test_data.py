@@ -123,6 +123,14 @@ def test_digits_may_lack_some_labels_which_stay_classes_of_the_network():
     assert np.bincount(rows.cond["label"]).min() > 4096 / 9 * 0.8
 
 
+def test_digits_without_labels_are_the_same_images_for_a_network_without_classes():
+    plain = DATASETS["digits"](labelled=False)
+    assert (plain.num_classes, plain.null, plain.num_labels) == (0, {}, 10)
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(plain.images(split).x, DIGITS.images(split).x)
+        np.testing.assert_array_equal(plain.images(split).label, DIGITS.images(split).label)
+
+
 def test_digits_have_a_fixed_split_without_overlap():
     train, test = DIGITS.images("train"), DIGITS.images("test")
     assert len(train.label) == 1437

@@ -134,7 +134,7 @@ def test_a_teacher_without_label_dropout_is_guided_after_the_stage_that_the_mess
         plan.make(chain({**guided, "teacher": str(teacher)}), tmp_path)
     line = re.search(r"stage\(.*?\)", str(caught.value))[0].replace("DIRECTORY", str(teacher))
     finetune = eval(line, {"stage": stage})
-    assert finetune["method"]["label_dropout"] == 0.1
+    assert finetune["method"]["label_dropout"] == 0.2
     run = plan.make(chain({**finetune, "steps": 2}, guided), tmp_path)
     assert pipeline.run(run, stop=lambda: False)
     student = load(tmp_path)
