@@ -66,7 +66,8 @@ def finetune_stage(teacher: str, **options: Any) -> dict[str, Any]:
       teacher: directory of the network.
       **options: options of the stage and of the method.
     """
-    return stage("finetune", "diffusion", teacher=teacher, steps=20_000, **(RATES | options))
+    rates = {**RATES, "ema_decay": 0.9995}  # With 0.9999 its EMA would keep 14 % of the start.
+    return stage("finetune", "diffusion", teacher=teacher, steps=20_000, **(rates | options))
 
 
 def guided_stages(teacher: str, start: int, new: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -106,7 +107,9 @@ def sized_import(config: ConfigDict, size: str, **teacher: Any) -> ConfigDict:
     entries = [config.stages[name].to_dict() for name in sorted(config.stages)]
     for entry in entries:
         entry["teacher"] = "teacher" if entry["teacher"] == config.teacher else entry["teacher"]
-    first = stage("teacher", "diffusion", steps=1, learning_rate=1e-4, **teacher)
+    # The batch of the next stage, so that a plan says what the chain itself takes.
+    rates = dict(steps=1, learning_rate=1e-4, batch_size=entries[0]["batch_size"])
+    first = stage("teacher", "diffusion", **rates, **teacher)
     config.stages, config.teacher = pipeline(first, *entries), ""
     if size == "plan":
         return config
