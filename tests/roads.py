@@ -76,7 +76,8 @@ def write(source, folder, side=8, classes=5):
         leaves = [fill(jax.tree_util.keystr(path), leaf.shape) for path, leaf in shapes]
         params = jax.tree.unflatten(jax.tree.structure(abstract_params(spec, ())), leaves)
         path = save(folder / "state", params)
-        return File("google_research", path, preset=GOOGLE[source], side=side)
+        given = {"num_steps": 4}  # Reports draw the teacher in its own steps.
+        return File("google_research", path, given, GOOGLE[source], side)
     items, entries = {}, {"byteorder": b"little"}
     found, rest = adm.Found(3, 8, (1,), 1, (), classes), adm.Released(side, 1, True, "iddpm")
     for i, (name, shape) in enumerate(listing(found, rest).items()):

@@ -102,9 +102,9 @@ def test_every_preset_is_reported_without_a_run_and_its_stages_reproduce_what_it
             continue
         assert len(rows) == max(1, len(entry.numbers))
         for row, published in zip(rows, entry.numbers, strict=False):
+            assert row["ours"] == "not run"
             if config.teacher and row["stage"] == "teacher":
                 continue  # It is imported, and no stage of this run.
-            assert row["ours"] == "not run"
             method = config.stages[row["stage"]].method
             steps = method.get("num_steps", 1)
             assert published.steps in (steps, None)
@@ -238,6 +238,25 @@ def test_a_student_of_an_imported_teacher_has_no_cost_over_its_training(workdir)
     assert student[0]["updates"] == "imported + 56"
     assert student[1]["fewer calls"] == "128"
     assert student[1]["cost / teacher's training"] == "-"
+    # Published numbers of the teacher stand in rows of the imported network, as measured ones do.
+    rows = [row for row in cells(as_cifar10(workdir)) if "ours" in row]
+    teacher = [row for row in rows if row["stage"] == "s00_teacher"]
+    assert [row["paper"].partition(" [")[0] for row in teacher] == [
+        *("FID 2.51", "IS 9.58"),
+        "none so measured",
+    ]
+    assert [row["ours"].partition(" ")[0] for row in teacher] == ["not", "not", "FID"]
+    assert {row[key] for row in teacher for key in ("updates", "hours")} == {"imported"}
+
+
+def test_a_student_of_a_teacher_that_was_only_fine_tuned_has_no_cost_over_its_training(workdir):
+    path = workdir / "s00_teacher" / "final" / "manifest.json"
+    lineage = {**json.loads(path.read_text())["lineage"], "init": "/elsewhere/final"}
+    change(path, lineage=lineage)
+    rows = cells(beside.show([records.of_workdir(workdir)], [1.0]))
+    numbers, costs = (row for row in rows if row["stage"] == "s07_n0001")
+    assert numbers["updates"] == "imported + 8 + 56"
+    assert costs["cost / teacher's training"] == "-"
 
 
 FILES = ("config.json", "report.json", "environment.jsonl", "s03_n0016/scalars.jsonl")

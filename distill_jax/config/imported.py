@@ -121,7 +121,9 @@ def sized_import(config: ConfigDict, size: str, **teacher: Any) -> ConfigDict:
     entries = [config.stages[name].to_dict() for name in sorted(config.stages)]
     for entry in entries:
         entry["teacher"] = "teacher" if entry["teacher"] == config.teacher else entry["teacher"]
-    first = stage("teacher", "diffusion", steps=1, learning_rate=1e-4, **teacher)
+    # The batch of the next stage, so that a plan says what the chain itself takes.
+    rates = dict(steps=1, learning_rate=1e-4, batch_size=entries[0]["batch_size"])
+    first = stage("teacher", "diffusion", **rates, **teacher)
     config.stages, config.teacher = pipeline(first, *entries), ""
     if size == "plan":
         return config

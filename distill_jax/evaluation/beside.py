@@ -102,40 +102,40 @@ def _numbers(record: Record, strengths: Collection[float], notes: list[str]) -> 
     for published in entry.numbers:
         pair, row = _pair(record, published, entry)
         used.append(row)
-        stage = _stage(record, published.stage)
+        named = _name(record, published.stage) or published.stage
         steps = "not stated" if published.steps is None else published.steps
         note = f"{entry.paper}; {entry.method}. {published.source}"
         if note not in notes:
             notes.append(note)
         paper = f"{pair.paper} [{notes.index(note) + 1}]"
-        named = stage.name if stage else published.stage
         mine: Line = (record.name, named, steps, strength(published), pair.ours, paper)
-        rows.append((*mine, published.number.protocol, *_effort(record, stage)))
+        rows.append((*mine, published.number.protocol, *_effort(record, named)))
     for row in record.rows:
         if any(row is other for other in used) or not _shown(record, row, strengths):
             continue
         pair = Pair(record.number(row), "none so measured")
         mine = record.name, row["stage"], row["num_steps"], f"{row['w']:g}", pair.ours, pair.paper
-        rows.append((*mine, record.protocol, *_effort(record, record.stages.get(row["stage"]))))
+        rows.append((*mine, record.protocol, *_effort(record, row["stage"])))
     if not rows:
         last = list(record.stages.values())[-1]
         ours = "not measured" if last.finished else _unfinished(record)
         mine = record.name, last.name, "-", "-", ours, entry.note, "-"
-        rows.append((*mine, *_effort(record, last)))
+        rows.append((*mine, *_effort(record, last.name)))
     return rows
 
 
 def _pair(record: Record, published: Published, entry: Publication) -> tuple[Pair, Row | None]:
     """Returns a published number with the measured one of its protocol, if any, and its row."""
-    stage, number = _stage(record, published.stage), published.number
-    if stage is None:
+    name, number = _name(record, published.stage), published.number
+    if name is None:
         return Pair("no such stage", number), None
-    if not stage.finished:
+    stage = record.stages.get(name)
+    if not (stage.finished if stage else record.device):  # An imported network is finished.
         return Pair(_unfinished(record), number), None
     if published.w is None:
         return Pair("its w is not stated", number), None
     for row in record.rows:
-        same = row["stage"] == stage.name and row["num_steps"] == published.steps
+        same = row["stage"] == name and row["num_steps"] == published.steps
         if same and row["w"] == published.w and record.protocol is not None:
             ours = record.number(row)
             if number.protocol.accepts(ours.protocol, entry.size):
@@ -143,10 +143,10 @@ def _pair(record: Record, published: Published, entry: Publication) -> tuple[Pai
     return Pair("not so measured", number), None
 
 
-def _stage(record: Record, name: str) -> Stage | None:
-    """Returns the stage of that name without its number."""
-    found = (stage for stage in record.stages.values() if stage.name.partition("_")[2] == name)
-    return next(found, None)
+def _name(record: Record, name: str) -> str | None:
+    """Returns the stage of that name without its number, or the imported network for a teacher."""
+    found = (each for each in record.stages if each.partition("_")[2] == name)
+    return next(found, record.imported if name == "teacher" else None)
 
 
 def _unfinished(record: Record) -> str:
@@ -161,21 +161,22 @@ def _shown(record: Record, row: Row, strengths: Collection[float]) -> bool:
     return row["role"] == "student" or row is record.references.get(row["w"])
 
 
-def _effort(record: Record, stage: Stage | None) -> tuple[str, str, str]:
+def _effort(record: Record, name: str) -> tuple[str, str, str]:
     """Returns the updates, hours and device up to a stage: of the teacher + of later stages."""
-    if stage is None or not record.device:
+    if not record.device or name not in (*record.stages, record.imported):
         return NOT_RUN, NOT_RUN, NOT_RUN
-    teachers, later = _parts(record, stage.name)
+    teachers, later = _parts(record, name)
+    lineage = (*teachers, *later)
     updates, hours = [], []
     for part in (teachers, later):
         if part:
             updates.append(f"{sum(each.done for each in part):,}")
             hours.append(_hours(part))
     known = ["?" if each is None else f"{each:.2g}" for each in hours]
-    if not all(each.finished for each in (*teachers, *later)):
-        planned = sum(each.planned for each in (*teachers, *later))
+    if not all(each.finished for each in lineage):
+        planned = sum(each.planned for each in lineage)
         updates[-1] += f" of {planned:,}"
-    outside = ["imported"] if any(each.outside for each in later) else []
+    outside = [] if lineage and not any(each.outside for each in lineage) else ["imported"]
     return " + ".join([*outside, *updates]), " + ".join([*outside, *known]), record.device
 
 
@@ -205,7 +206,9 @@ def _costs(record: Record, strengths: Collection[float]) -> list[Line]:
             whole_calls = seconds * teacher["calls"] / slow
             ratios = [f"{number:.3g}" for number in (calls, slow / seconds, whole_calls)]
         teachers, later = _parts(record, row["stage"])
-        spent, whole = _hours(later), _hours(teachers)
+        # A teacher that was only fine-tuned here was trained elsewhere, in unknown time.
+        whole = None if any(each.outside for each in teachers) else _hours(teachers)
+        spent = _hours(later)
         cost = f"{spent / whole:.2g}" if later and spent is not None and whole else "-"
         first = record.name, row["stage"], f"{row['w']:g}", row["calls"], ratios[0]
         rows.append((*first, f"{seconds:.3g}", *ratios[1:], cost))

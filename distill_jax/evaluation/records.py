@@ -114,6 +114,15 @@ class Record:
         rows = (row for row in self.rows if row["sampler"] == "teacher")
         return {row["w"]: row for row in sorted(rows, key=lambda row: row["num_steps"])}
 
+    @functools.cached_property
+    def imported(self) -> str | None:
+        """Name of the teacher from outside the run; None if a stage of the run is the teacher."""
+        stages = self.stages.values()
+        if any(stage.teaches for stage in stages) or not any(stage.outside for stage in stages):
+            return None
+        rows = (row["stage"] for row in self.rows if row["sampler"] == "teacher")
+        return next((name for name in rows if name not in self.stages), "teacher")
+
     def lineage(self, name: str) -> list[Stage]:
         """Returns the stage and all stages that it began from, the first one first."""
         found: dict[str, Stage] = {}

@@ -103,10 +103,10 @@ def headlines(name: str, rows: Sequence[Row]) -> list[str]:
         return []
     fewest = min(row["num_steps"] for row in students)
     most = max(row["num_steps"] for row in teachers)
-    lines = []
-    for row in (row for row in students if row["num_steps"] == fewest):
+    lines, shown = [], [row for row in students if row["num_steps"] == fewest]
+    for row, sampler in zip(shown, names(shown), strict=True):
         same_w = {r["num_steps"]: r for r in teachers if r["w"] == row["w"]}
-        who = spoken(row["sampler"])
+        who = spoken(sampler)
         unit = "" if name == "wrong" else f"{name} "
         text = f"w = {row['w']:g}: the {who} has {unit}{_in_calls(row, name)}."
         if whole := same_w.get(most):

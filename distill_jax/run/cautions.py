@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from distill_jax.diffusion.schedule import Schedule
 from distill_jax.run.stages import Stage
 from distill_jax.runtime.logging import counted
 from distill_jax.runtime.trees import span
 
 MAX_SHARE = 0.05  # Of the first parameters in the EMA that a stage ends with.
 FEW = 8  # Steps of a sampler whose first call decides much of the image.
-MAX_SIGNAL = 0.03  # alpha / sigma at t = 1 that pure noise may stand for.
+MAX_SIGNAL = 0.03  # alpha / sigma that pure noise may stand for.
 
 
 def cautions(config: ConfigDict, stages: Sequence[Stage]) -> list[str]:
@@ -27,10 +28,11 @@ def _ema(stages: Sequence[Stage]) -> Iterator[str]:
     if long:
         worst = max(long, key=lambda stage: shares[stage.name])
         updates, names = _updates(worst), span([stage.name for stage in long])
+        decay = f"{0.01 ** (1 / updates):.{max(3, len(str(updates)))}g}"  # 0.99977 is not 1.
         yield (
             f"the EMA of {names} keeps up to {shares[worst.name]:.0%} of the weights that a stage "
             f"starts from, with decay {worst.spec.ema_decay:g} over "
-            f"{counted(updates, 'update')}; take more steps, ema_decay={0.01 ** (1 / updates):.3g} "
+            f"{counted(updates, 'update')}; take more steps, ema_decay={decay} "
             "or less, or ema_ramp=0.05"
         )
 
@@ -66,25 +68,27 @@ def _rounding(config: ConfigDict, stages: Sequence[Stage]) -> Iterator[str]:
 
 def _ends(config: ConfigDict, stages: Sequence[Stage]) -> Iterator[str]:
     """Warns of few-step students whose first call is on noise that they cannot draw from."""
-    names = [
-        stage.name
-        for stage in stages
-        if stage.method.needs_teacher and stage.trained.num_steps <= FEW
-        if 1.0 in map(float, stage.trained.sampler.times)
-    ]
-    if not names:
-        return
-    schedule, one = stages[-1].roles.student.schedule, jnp.ones(())
-    signal = float(schedule.alpha(one) / schedule.sigma(one))
-    if signal > MAX_SIGNAL:
+    few = [s for s in stages if s.method.needs_teacher and s.trained.num_steps <= FEW]
+    first = {stage.name: max(map(float, stage.trained.sampler.times)) for stage in few}
+    schedule = stages[-1].roles.student.schedule
+    signals = {name: _signal(schedule, t) for name, t in first.items()}
+    pure = [name for name, t in first.items() if t == 1 and signals[name] > MAX_SIGNAL]
+    blind = [name for name, signal in signals.items() if signal <= MAX_SIGNAL]
+    if pure:
         yield (
-            f"{span(names)} begin from pure noise, and are trained on noise with a signal of "
-            f"{signal:.2g}, where the schedule ends: set config.schedule.zero_snr=True and "
-            "parameterization 'v', and fine-tune the teacher in a diffusion stage before"
+            f"{span(pure)} begin from pure noise, and are trained on noise with a signal of "
+            f"{signals[pure[0]]:.2g}, where the schedule ends: set config.schedule.zero_snr=True "
+            "and parameterization 'v', and fine-tune the teacher in a diffusion stage before"
         )
-    elif config.parameterization == "eps":
+    elif blind and config.parameterization == "eps":
         yield (
-            f"{span(names)} predict eps, which says nothing about the image where the noise is "
-            "pure, at their first call: take parameterization 'v', and fine-tune the teacher in a "
-            "diffusion stage before"
+            f"{span(blind)} predict eps, which says nothing about the image where the noise is "
+            "pure, or nearly, at their first call: take parameterization 'v', and fine-tune the "
+            "teacher in a diffusion stage before"
         )
+
+
+def _signal(schedule: Schedule, t: float) -> float:
+    """Returns alpha / sigma at a time."""
+    time = jnp.asarray(t)
+    return float(schedule.alpha(time) / schedule.sigma(time))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from distill_jax.data import DATASETS, Dataset
 from distill_jax.diffusion.denoiser import NetworkSpec
 from distill_jax.diffusion.spec import DataSpec, Leaf, image_data
-from distill_jax.diffusion.trained import Ddim, Guidance, Sampler, Trained
+from distill_jax.diffusion.trained import STEPS, Ddim, Guidance, Sampler, Trained
 from distill_jax.models.build import abstract_params, make_network
 from distill_jax.runtime.registry import EVERYTHING, build
 from distill_jax.sampling.manifest import Manifest
@@ -90,7 +90,8 @@ class Imported(NamedTuple):
         return abstract_params(self.network_spec(), self.trained.inputs)
 
 
-GIVEN = {"label_dropout": DROPOUT}  # What can be given for a network that a config describes.
+# What can be given for a network that a config describes.
+GIVEN = {"label_dropout": DROPOUT, "num_steps": STEPS}
 
 
 def configured(config: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def configured(config: Mapping[str, Any], given: Mapping[str, Any] | None = None
 
     Args:
       config: config with model, schedule, parameterization and data.
-      given: label_dropout, which is 0 otherwise.
+      given: label_dropout, 0 otherwise; num_steps of a teacher, 1024 otherwise.
     """
     check_given(given or {}, GIVEN)
     spec = build(DATASETS, "dataset", config["data"], allow=EVERYTHING, makes=Dataset).spec

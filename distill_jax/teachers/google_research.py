@@ -63,7 +63,7 @@ def read(
       path: path of the file.
       config: config whose model, schedule, parameterization and data describe the network; None
         recognises a published network by the names and sizes of all its parameters.
-      given: label_dropout of a network that a config describes.
+      given: label_dropout, and num_steps of a teacher, of a network that a config describes.
 
     Raises:
       ValueError: if the file is damaged or no training state, or the network is not recognised.
@@ -84,6 +84,11 @@ def read(
         spec = {"label_dropout": 0.0, **published(path, params)}
     else:
         spec = configured(config, given)
+    if steps and "num_steps" in given:
+        raise ValueError(
+            f"{path} has num_sample_steps {steps}, so it is a student; leave out --set num_steps, "
+            "which is for teachers"
+        )
     imported = Imported({}, **{**spec, "num_steps": steps or spec["num_steps"]})
     imported = imported._replace(continuous=not steps)
     return imported._replace(params=_reshaped(params, imported.expected_params()))

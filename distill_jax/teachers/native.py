@@ -86,7 +86,7 @@ def read(
       path: *.safetensors or *.safetensors.index.json.
       config: config whose model, schedule, parameterization and data describe the network; None
         for a file with a manifest.
-      given: label_dropout, as for base.configured, and "key", the first part of the names of the
+      given: as for base.configured, and "key", the first part of the names of the
         network's arrays, which our names do not have; nothing for a file with a manifest.
 
     Raises:

@@ -118,6 +118,11 @@ def test_headlines_compare_only_rows_that_were_measured():
     # The teacher has no row at this w.
     (text,) = story.headlines("SW2", [ROWS[0], ROWS[2]])
     assert text == "w = 0.5: the student (swd) has SW2 0.2 in 2 calls."
+    # Two stages of one method, such as DMD2 without and with its GAN.
+    rows = [{**ROWS[2], "stage": stage} for stage in ("s01_dmd2", "s02_gan")]
+    first, second = story.headlines("SW2", [ROWS[0], *rows])
+    assert first.startswith("w = 0.5: the student (swd, s01_dmd2) has ")
+    assert second.startswith("w = 0.5: the student (swd, s02_gan) has ")
 
 
 def test_a_report_of_points_is_drawn_and_written(points, tmp_path):

@@ -24,6 +24,9 @@ def test_a_plan_warns_of_an_ema_that_keeps_the_first_weights(tmp_path):
     assert "the EMA of s00_a keeps up to 97% of the weights" in line
     assert "ema_decay=0.985 or less" in line
     assert not warnings(ema_decay=0.985)
+    (line,) = warnings(ema_decay=0.9999, steps=20_000)  # 0.9999^20000 = 0.135
+    assert "keeps up to 14% of" in line
+    assert "ema_decay=0.99977 or less" in line
     assert not warnings(ema_decay=0.9999, ema_ramp=0.05)  # It forgets the first weights.
     (line,) = warnings(warmup=1000)
     assert "the warm-up of s00_a does not end: it takes 1,000 iterations, and s00_a has 300" in line

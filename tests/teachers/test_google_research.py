@@ -104,6 +104,14 @@ def test_a_student_is_one_on_its_grid_and_a_teacher_knows_all_times(
     assert imported.label_dropout == 0
 
 
+def test_the_steps_of_a_teacher_can_be_given_and_those_of_a_student_are_in_its_file(tmp_path):
+    given = {"num_steps": 4}
+    imported = read(save(tmp_path / "state", PARAMS), CONFIG.to_dict(), given)
+    assert imported.trained == Trained(Ddim(4), all_times=True)
+    with pytest.raises(ValueError, match="num_sample_steps 8, so .* leave out --set num_steps"):
+        read(save(tmp_path / "student", PARAMS, 8), CONFIG.to_dict(), given)
+
+
 def published_params(name):
     """Returns parameters like those of a published network, without memory."""
     model = {**google_research.UNET, **PAPER_UNETS[name], "dropout": 0.0}

@@ -25,6 +25,13 @@ METHODS = {
     "`sid_lsg` with another kappa": stage("a", "sid_lsg", kappas=1.5, **RATES),
     "`dmd2`": stage("a", "dmd2", gan_weight=1e-3, **RATES),
     "`dmd2` with w": stage("a", "dmd2", gan_weight=1e-3, w=1.0, **RATES),
+    "`decoupled_dmd` with w": stage("a", "decoupled_dmd", w=1.0, **RATES),
+    "`consistency`": stage("a", "consistency", **RATES),
+    "`consistency` with w": stage("a", "consistency", w=1.0, **RATES),
+    "`scm`": stage("a", "scm", **RATES),
+    "`meanflow`": stage("a", "meanflow", new=("target_embed",), **RATES),
+    "`meanflow` with w": stage("a", "meanflow", w=1.0, new=("target_embed",), **RATES),
+    "`dedistill`, meant for few-step students": stage("a", "dedistill", num_steps=8, **RATES),
     "`swd` at one size": stage("a", "swd", times=(0.9, 0.5), **RATES),
     "`swd` at several sizes": stage("a", "swd", times=(0.9, 0.5), resolutions=(4, 8), **RATES),
 }
