@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill_jax.models.layers import attention
-from distill_jax.models.sd_blocks import conv3, group_norm
+from distill_jax.models.sd_blocks import group_norm
 
 GROUPS, EPSILON = 32, 1e-6
 SIZES = {"full": (32, 128, 256, 64), "smoke": (8, 32, 16, 8)}  # Side, width, tokens, head_dim.
@@ -23,8 +23,9 @@ def normalised(x, scale, bias):
 
 
 def convolved(x, kernel):
-    layer = conv3(kernel.shape[-1], jnp.dtype("float32"), None).clone(use_bias=False)
-    return layer.apply({"params": {"kernel": kernel}}, x)
+    return nn.Conv(kernel.shape[-1], (3, 3), use_bias=False).apply(
+        {"params": {"kernel": kernel}}, x
+    )
 
 
 def attended(q, k, v):

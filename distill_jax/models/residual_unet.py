@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from distill_jax.diffusion.spec import Spec
-from distill_jax.models.convolution import Conv
 from distill_jax.models.layers import (
     ATTENTION_KERNELS,
     DTYPES,
@@ -233,7 +232,7 @@ class Block(nn.Module):
     def __call__(self, h: jax.Array, emb: jax.Array) -> jax.Array:
         arch, dtype, width = self.arch, jnp.dtype(self.arch.dtype), self.width
         y = self.resample(nn.swish(_norm(arch, h, "norm_0")), arch.filter)
-        y = Conv(width, (3, 3), dtype=dtype, name="conv_0")(y)
+        y = nn.Conv(width, (3, 3), dtype=dtype, name="conv_0")(y)
 
         mod = nn.Dense((1 + arch.modulated) * width, dtype=dtype, name="emb")(emb)[:, None, None]
         if arch.modulated:
@@ -242,7 +241,7 @@ class Block(nn.Module):
         else:
             y = _norm(arch, y + mod, "norm_1")
         y = nn.Dropout(arch.dropout, deterministic=not self.has_rng("dropout"))(nn.swish(y))
-        y = Conv(width, (3, 3), kernel_init=zeros, dtype=dtype, name="conv_1")(y)
+        y = nn.Conv(width, (3, 3), kernel_init=zeros, dtype=dtype, name="conv_1")(y)
 
         resampled = self.resample is not _unchanged
         h = self.resample(h, arch.filter)
@@ -275,13 +274,13 @@ class ResidualUNet(nn.Module):
                 h = self._block(h, emb, width, f"up_{level}_block_{i}", attention=attends)
         h = nn.swish(_norm(arch, h, "norm"))
         # In float32, which is cheap for few channels and avoids rounding the output.
-        output = Conv(arch.spec.channels_out, (3, 3), kernel_init=zeros, name="output")
+        output = nn.Conv(arch.spec.channels_out, (3, 3), kernel_init=zeros, name="output")
         return output(h.astype(jnp.float32))
 
     def _down(self, z: Image, emb: jax.Array) -> list[jax.Array]:
         """Returns the skip connections; the last one is the input of the middle."""
         arch, dtype = self.arch, jnp.dtype(self.arch.dtype)
-        skips = [Conv(arch.first, (3, 3), dtype=dtype, name="input")(z)]
+        skips = [nn.Conv(arch.first, (3, 3), dtype=dtype, name="input")(z)]
         pyramid = z
         for level, width in enumerate(arch.widths):
             if level:
@@ -303,7 +302,7 @@ class ResidualUNet(nn.Module):
         sees outputs of the convolution instead of zeros.
         """
         pad, dtype = 1 + (len(self.arch.filter) - 1) // 2, jnp.dtype(self.arch.dtype)
-        conv = Conv(h.shape[-1], (3, 3), padding=pad, dtype=dtype, name=f"pyramid_{level}")
+        conv = nn.Conv(h.shape[-1], (3, 3), padding=pad, dtype=dtype, name=f"pyramid_{level}")
         return downsample(conv(pyramid), self.arch.filter, pad=0)
 
     def _block(self, h: jax.Array, emb: jax.Array, width: int, name: str, **kind: Any) -> jax.Array:

@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distill_jax.models.convolution import Conv
 from distill_jax.models.layers import attention, stacked
 from distill_jax.models.norms import GroupNorm
 
@@ -18,7 +17,7 @@ AROUND: Padding = ((1, 1), (1, 1))  # Of a 3x3 kernel: one pixel on every side, 
 
 def conv3(width: int, dtype: jnp.dtype, name: str, stride: int = 1) -> nn.Conv:
     """Returns a 3x3 convolution with one pixel of zeros on every side."""
-    return Conv(width, (3, 3), (stride, stride), AROUND, dtype=dtype, name=name)
+    return nn.Conv(width, (3, 3), (stride, stride), AROUND, dtype=dtype, name=name)
 
 
 def group_norm(groups: int, epsilon: float, dtype: jnp.dtype, name: str) -> GroupNorm:
@@ -55,7 +54,7 @@ class Resnet(nn.Module):
         h = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(h)
         h = conv3(self.width, self.dtype, "conv2")(h)
         if x.shape[-1] != self.width:
-            x = Conv(self.width, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
+            x = nn.Conv(self.width, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
         return x + h
 
 
@@ -161,4 +160,4 @@ class Transformer(Attending):
     def _outer(self, width: int, name: str) -> nn.Dense | nn.Conv:
         if self.linear:
             return self._dense(width, name)
-        return Conv(width, (1, 1), dtype=self.dtype, name=name)
+        return nn.Conv(width, (1, 1), dtype=self.dtype, name=name)

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from distill_jax.diffusion.denoiser import Network
 from distill_jax.diffusion.spec import Spec
-from distill_jax.models.convolution import Conv
 from distill_jax.models.layers import (
     ATTENTION_KERNELS,
     DTYPES,
@@ -173,13 +172,13 @@ class ResBlock(nn.Module):
         dtype = jnp.dtype(self.arch.dtype)
         h = self.resample(nn.swish(GroupNorm(dtype=dtype, name="norm1")(x)))
         x = self.resample(x)
-        h = Conv(self.channels, (3, 3), dtype=dtype, name="conv1")(h)
+        h = nn.Conv(self.channels, (3, 3), dtype=dtype, name="conv1")(h)
 
         mod = nn.Dense(2 * self.channels, dtype=dtype, name="temb_proj")(nn.swish(emb))
         scale, shift = jnp.split(mod[:, None, None], 2, axis=-1)
         h = nn.swish(modulate(GroupNorm(dtype=dtype, name="norm2")(h), shift, scale))
         h = nn.Dropout(self.arch.dropout, deterministic=not self.has_rng("dropout"))(h)
-        h = Conv(self.channels, (3, 3), kernel_init=zeros, dtype=dtype, name="conv2")(h)
+        h = nn.Conv(self.channels, (3, 3), kernel_init=zeros, dtype=dtype, name="conv2")(h)
         if x.shape[-1] != self.channels:
             x = nn.Dense(self.channels, dtype=dtype, name="nin_shortcut")(x)
         return x + h
@@ -217,7 +216,7 @@ class UNet(nn.Module):
         check_halvings(z.shape[1:3], last)
         emb = self._embed(t, cond)
 
-        h = Conv(arch.channels, (3, 3), dtype=dtype, name="conv_in")(z)
+        h = nn.Conv(arch.channels, (3, 3), dtype=dtype, name="conv_in")(z)
         skips = [h]
         for level, width in enumerate(widths):
             for block in range(arch.blocks):
@@ -241,7 +240,7 @@ class UNet(nn.Module):
 
         h = nn.swish(GroupNorm(dtype=dtype, name="norm_out")(h))
         # In float32, which is cheap for three or six channels and avoids rounding the output.
-        out = Conv(arch.spec.channels_out, (3, 3), kernel_init=zeros, name="conv_out")
+        out = nn.Conv(arch.spec.channels_out, (3, 3), kernel_init=zeros, name="conv_out")
         return out(h.astype(jnp.float32))
 
     def _embed(self, t: Time, cond: Cond) -> jax.Array:
@@ -285,7 +284,7 @@ class UNet(nn.Module):
         strides = (2, 2) if resample is halved else (1, 1)
         h = h if resample is halved else resample(h)
         dtype = jnp.dtype(self.arch.dtype)
-        return Conv(width, (3, 3), strides=strides, dtype=dtype, name=name)(h)
+        return nn.Conv(width, (3, 3), strides=strides, dtype=dtype, name=name)(h)
 
     def _remat(self, block: type[nn.Module]) -> type[nn.Module]:
         """Returns the module with the rematerialisation of arch.remat."""
