@@ -124,11 +124,11 @@ def main() -> int:
 
 
 def _sample_command(run: plan.Run) -> str:
-    """Returns the command that draws from the last stage, whole, to be pasted."""
+    """Returns the command that draws from the last stage at the middle w, whole, to be pasted."""
     last = run.stages[-1]
     given: dict[str, list[Any]] = {"student": [last.directory]}
     if w_range := last.trained.guidance.w_range:
-        given["w"] = [f"{w_range[1]:g}"]
+        given["w"] = [f"{sum(w_range) / 2:g}"]
     given["prompt"] = prompts_of(last.directory / "grid.png")[:1]
     for name, fit in (("codec", run.codec), ("conditioner", run.conditioner)):
         if fit is not None and not fit.directory.is_relative_to(run.workdir):

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 import distill_jax
+from distill_jax import main
+from distill_jax.run import plan
 from tests import forks
 from tests.data.pictures import write_folder
 from tests.roads import write
 from tests.test_documents import COMMAND, text_of
-from tests.toys import ROOT
+from tests.toys import ROOT, smoke_config
 
 PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", *(ROOT / "docs").glob("tutorial_*.md")]
 RUN = "executed here"
@@ -128,6 +130,11 @@ def test_a_command_works_as_printed(command, here):
     for name in re.findall(r"--out=(\S+\.png)", command):
         with Image.open(here / name) as image:
             assert min(image.size) > 40
+
+
+def test_the_command_at_the_end_of_a_run_draws_at_the_middle_of_its_strengths(chain):
+    command = main._sample_command(plan.make(smoke_config(), chain))
+    assert command == f"{SAMPLE}{chain / 's07_n0001'} --w=2"
 
 
 @pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
