@@ -4,6 +4,7 @@
 #   launch/test.sh --all        runs every config and every run of the sweeps, and plans 2,500 mutated
 #                               configs and 300 mutated command lines instead of 300 and 12
 #   launch/test.sh --cov=distill_jax    prints the lines and branches that no test reaches
+#   EXTRA=dev,onnx launch/test.sh       also compares programs of ONNX, here and in a Chromium
 #   launch/test.sh --dry-run    prints the commands, runs nothing
 set -euo pipefail
 # shellcheck source=launch/words.sh
@@ -12,7 +13,7 @@ read_words "$@"
 pass_on
 if [ "$DRY_RUN" != 1 ]; then
   # shellcheck source=launch/environment.sh
-  . "$(dirname "$0")/environment.sh" dev
+  . "$(dirname "$0")/environment.sh" "${EXTRA:-dev}"
   cd "$root"
 fi
 run ruff check .

@@ -130,7 +130,7 @@ def test_the_image_is_built_and_tried_from_files_that_are_enough_to_install_and_
 
 def test_every_python_is_tested_with_the_lowest_and_the_newest_versions():
     (tests,) = (jobs(path) for path in WORKFLOWS if path.stem == "tests")
-    assert tests.keys() == {"image", "lowest", "newest"}
+    assert tests.keys() == {"browser", "image", "lowest", "newest"}
     for job in (tests["lowest"], tests["newest"]):
         assert job["strategy"]["matrix"]["python"] == PYTHONS
     assert f'python_requires=">={PYTHONS[0]}"' in (ROOT / "setup.py").read_text()
