@@ -28,10 +28,14 @@ ROOT = pathlib.Path(__file__).parent.parent
 NAMES = {
     "progressive": "progressive distillation",
     "guided": "guided distillation, rounds",
+    "consistency": "consistency distillation",
+    "scm": "sCM",
+    "meanflow": "MeanFlow",
     "boot": "BOOT",
     "sid": "SiD",
     "sid_lsg": "SiD-LSG, kappa 1.5",
     "dmd2": "DMD2",
+    "decoupled_dmd": "Decoupled DMD",
     "swd": "SwD, resolutions 4, 8",
     "swd_full": "SwD, resolutions 8, 8",
 }

@@ -38,10 +38,8 @@ COMMANDS = {
         "2,000 samples: tests/test_commands.py evaluates 40"
     ),
     "python benchmarks/pictures.py --only=digits_grids,digits_report": "needs the full run",
-    "python -m distill_jax.report configs/cifar10_*.py configs/imagenet64_*.py "
-    "configs/imagenet64_dmd2.py:one_stage configs/lsun128_progressive.py": (
-        "tests/test_report.py compares its output with the page"
-    ),
+    f"{MAIN}list": RUN,
+    "python -m distill_jax.report WORKDIR": "tests/test_report.py reports runs and their papers",
     f"{MAIN}configs/folder.py:DIR --plan": RUN,
     f"{MAIN}configs/folder.py:DIR,small --workdir=runs/pictures": SMOKE,
     f"{SAMPLE}runs/pictures --num=16 --w=1 --out=grid.png": "as the first sample, of another run",
@@ -90,6 +88,7 @@ PRINTED = {
     "above": "16 images, 1 network call each, by s06_n0001: ",
     "--negative_prompt=a red cross": "64 network calls each, by s00_teacher: ",
     "--plan": "3 classes: cat, dog, emu",
+    "--config=list": "digits_guided",
     "edm": "next: python -m distill_jax.teachers check teachers/edm_cifar10",
 }
 
