@@ -23,6 +23,7 @@ def get_config(size="full"):
     simple = dict(steps=2000, learning_rate=5e-4, **own)
     quick = {**simple, "learning_rate": 1e-3}
     flow = dict(levels=("uniform", 1e-3, 1e3), pairs=0.75, power=0.5)
+    few = dict(times=(1.0, 0.5), w=0.5, focused=False)
     score = dict(steps=1000, learning_rate=2e-4, fake_updates=2, **{**own, **MATCHING})
     lsg = dict(kappas=1.5, weighting="snr", loss_scale=1.0)
     lsg.update({name: ("uniform", 0.138, 12.97) for name in ("levels", "fake_levels")})
@@ -43,7 +44,7 @@ def get_config(size="full"):
         stage("sid", "sid_lsg", **score),
         stage("sid_lsg", "sid_lsg", **score, **lsg),
         stage("dmd2", "dmd2", gan_weight=3e-3, **score),
-        stage("decoupled_dmd", "decoupled_dmd", times=(1.0, 0.5), w=0.5, **score),
+        stage("decoupled_dmd", "decoupled_dmd", **few, **score),
         stage("swd", "swd", resolutions=(4, 8), **swd),
         stage("swd_full", "swd", resolutions=(8, 8), **swd),
     )
