@@ -19,5 +19,5 @@ def get_config(size="full"):
     config = from_published("edm_cifar10")
     config.evaluate.w = (0.0, 0.3, 1.0, 2.0, 4.0)
     start = 1 if size == "smoke" else 64  # EDM's noise levels are spaced for 40 steps or so.
-    config.stages = pipeline(*guided_stages(config.teacher, start))
+    config.stages = pipeline(*guided_stages("edm_cifar10", start))
     return sized_import(config, size)

@@ -21,5 +21,5 @@ def get_config(size="full"):
     config.data.labelled = True
     config.evaluate.w = (0.0, 0.3, 1.0, 2.0, 4.0)
     start = 1 if size == "smoke" else 512
-    config.stages = pipeline(*guided_stages(config.teacher, start, new=("class_emb",)))
+    config.stages = pipeline(*guided_stages("google_cifar10", start, new=("class_emb",)))
     return sized_import(config, size)

@@ -26,6 +26,6 @@ def get_config(size="full"):
     check_size(size, "full", "plan", "smoke")
     config = from_published("adm_imagenet64", dtype="bfloat16")
     config.parameterization = "v"
-    first = finetune_stage(config.teacher, num_steps=250, label_dropout=0.0)
+    first = finetune_stage("adm_imagenet64", num_steps=250, label_dropout=0.0)
     config.stages = pipeline(first, *dmd2_stages("finetune", lowest=0.0065))
     return sized_import(config, size)

@@ -21,5 +21,5 @@ def get_config(size="full"):
     config.parameterization = "v"
     config.evaluate.w = (0.0, 0.3, 1.0, 2.0, 4.0)
     start = 1 if size == "smoke" else 256
-    config.stages = pipeline(*guided_stages(config.teacher, start))
+    config.stages = pipeline(*guided_stages("adm_imagenet64", start))
     return sized_import(config, size)

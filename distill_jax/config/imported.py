@@ -72,33 +72,33 @@ def from_published(name: str, **model: Any) -> ConfigDict:
     return config
 
 
-def finetune_stage(teacher: str, **options: Any) -> dict[str, Any]:
+def finetune_stage(name: str, **options: Any) -> dict[str, Any]:
     """Returns the stage `finetune` of an imported network, by the recipe of docs/teachers.md.
 
     Args:
-      teacher: directory of the network, teachers/NAME with a NAME in FINETUNE.
+      name: a key of FINETUNE; the network is in teachers/NAME.
       **options: options of the stage and of the method.
     """
     rates = dict(warmup=5000, ema_decay=0.9999, ema_ramp=0.05)
-    own = FINETUNE[teacher.rpartition("/")[2]]
+    teacher, own = f"teachers/{name}", FINETUNE[name]
     return stage("finetune", "diffusion", teacher=teacher, **(rates | own | options))
 
 
-def guided_stages(teacher: str, start: int, new: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+def guided_stages(name: str, start: int, new: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Returns the stages finetune, guided in 2 `start` steps, and `start`, ..., 1 steps.
 
     The first one trains the imported network with a fifth of the labels dropped, because none of
     those in IMPORTED has seen the null label. Updates and learning rates are ours, not run.
 
     Args:
-      teacher: directory of the imported network.
+      name: a key of FINETUNE; the network is in teachers/NAME.
       start: steps of the first halved student.
       new: modules of labels that the imported network lacks.
     """
     w_range, updates = (0.0, 4.0), {"default": 50_000, 2: 100_000, 1: 100_000}
     guide: dict[str, Any] = dict(steps=50_000, num_steps=2 * start, w_range=w_range)
     return [
-        finetune_stage(teacher, num_steps=2 * start, label_dropout=0.2, new=new),
+        finetune_stage(name, num_steps=2 * start, label_dropout=0.2, new=new),
         stage("guided", "guided", new=("w_embed",), **guide, **RATES),
         *halvings(start, steps=updates, learning_rate=5e-5, w_range=w_range),
     ]

@@ -151,7 +151,7 @@ class Ancestor:
 
     @property
     def whole(self) -> "Ancestor":
-        """The same network with its adapters merged into the weights."""
+        """The network without adapters: they are merged into its weights."""
         return dataclasses.replace(self, base=None, rank=0, full=(), merged=self.base)
 
 

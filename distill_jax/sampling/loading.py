@@ -163,7 +163,7 @@ def find_parent(student: Student) -> epath.Path | None:
         return None
     if inside := _inside(student, parent):
         return inside / "final" if (inside / "final" / "manifest.json").exists() else None
-    finals = [*_finals(student), *map(find_final, packaged())]
+    finals = [*_finals(student), *map(find_final, packaged().values())]
     found = next((final for final in finals if str(final) == parent), None)
     if found is None:
         logging.say(

@@ -48,6 +48,7 @@ class Pipeline(NamedTuple):
       title: its name in messages.
       transformer: class of its network.
       parts: library and class of the parts that are copied from the teacher's pipeline.
+      takes_w: whether it gives the network a guidance strength as an input.
       optional: parts that a teacher's pipeline may lack.
     """
 
@@ -55,11 +56,12 @@ class Pipeline(NamedTuple):
     title: str
     transformer: str
     parts: Mapping[str, list[str]]
+    takes_w: bool
     optional: tuple[str, ...] = ()
 
 
 class Content(NamedTuple):
-    """What is written of a network.
+    """The files and the model card of a network, as diffusers has them.
 
     Attributes:
       config: its config.json, without the class.
@@ -122,16 +124,16 @@ def write(
     return write_directory(out, contents, card, weights, copied)
 
 
-def check_exportable(kind: Pipeline, manifest: Manifest, takes_w: bool) -> None:
-    """Raises ValueError unless a pipeline can run a network; `takes_w` is whether it gives a w."""
+def check_exportable(kind: Pipeline, manifest: Manifest) -> None:
+    """Raises ValueError unless a pipeline can run a network."""
     taken, sampler = dict(manifest.spec.cond), manifest.trained.sampler
-    strength = manifest.trained.guidance.w_range and not takes_w
+    strength = manifest.trained.guidance.w_range and not kind.takes_w
     if taken.keys() - {"text_mask"} != {"text", "pooled"} or strength:
         shown = ", ".join((*sorted(taken), *(["w"] if strength else [])))
         raise ValueError(
             f"the network is {manifest.model['name']!r} with the conditions {shown or 'none'}; a "
             f"pipeline of {kind.title} gives a text and a pooled text"
-            f"{'' if takes_w else ', and no guidance strength'}"
+            f"{'' if kind.takes_w else ', and no guidance strength'}"
         )
     if not isinstance(sampler, (Ddim, Renoise)):
         raise ValueError(

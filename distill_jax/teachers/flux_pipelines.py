@@ -22,6 +22,7 @@ PIPELINE = flow_pipelines.Pipeline(
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "tokenizer_2": ["transformers", "T5TokenizerFast"],
     },
+    takes_w=True,
 )
 GROWS = """ No pipeline of diffusers scales
   the packed latents of FLUX.1 between calls: the code above draws at the first size only, and
@@ -54,7 +55,7 @@ def write(student: Student, source: epath.Path, out: epath.Path) -> epath.Path:
 
 def check_exportable(manifest: Manifest) -> None:
     """Raises ValueError unless the transformer and schedulers of diffusers can run a network."""
-    flow_pipelines.check_exportable(PIPELINE, manifest, takes_w=True)
+    flow_pipelines.check_exportable(PIPELINE, manifest)
 
 
 def _grows(manifest: Manifest) -> bool:

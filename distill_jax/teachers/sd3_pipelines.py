@@ -27,6 +27,7 @@ PIPELINE = flow_pipelines.Pipeline(
         "tokenizer_2": ["transformers", "CLIPTokenizer"],
         "tokenizer_3": ["transformers", "T5TokenizerFast"],
     },
+    takes_w=False,
     optional=("text_encoder_3", "tokenizer_2", "tokenizer_3"),
 )
 
@@ -53,7 +54,7 @@ def write(student: Student, source: epath.Path, out: epath.Path) -> epath.Path:
 
 def check_exportable(manifest: Manifest) -> None:
     """Raises ValueError unless a pipeline of Stable Diffusion 3 can run a network."""
-    flow_pipelines.check_exportable(PIPELINE, manifest, takes_w=False)
+    flow_pipelines.check_exportable(PIPELINE, manifest)
 
 
 def transformer_config(arch: Architecture) -> dict[str, Any]:
