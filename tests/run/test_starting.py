@@ -35,7 +35,7 @@ def test_the_stages_of_the_trained_teacher_start_from_the_network(teacher, tmp_p
     assert [*config.stages] == ["s00_teacher", "s01_sid", "s02_sid"], "the argument is as it was"
 
 
-def test_a_chain_starts_from_a_network_of_the_package_by_its_name(tmp_path):
+def test_a_chain_starts_from_a_network_of_the_package_by_its_name(tmp_path, monkeypatch, capsys):
     name, final = "digits_teacher", packaged()["digits_teacher"] / "final"
     config = config_of(TEACHER, SID, {**SID, "teacher": name}, teacher=name)
     run = plan.make(config, tmp_path)
@@ -44,7 +44,11 @@ def test_a_chain_starts_from_a_network_of_the_package_by_its_name(tmp_path):
     student = describe("digits")
     lineage = dataclasses.replace(student.manifest.lineage, parent=str(final))
     manifest = dataclasses.replace(student.manifest, lineage=lineage)
+    (tmp_path / "shapes").mkdir()
+    monkeypatch.chdir(tmp_path)  # A folder of that name says nothing about the search for a parent.
+    capsys.readouterr()
     assert find_parent(dataclasses.replace(student, manifest=manifest)) == final
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_the_network_sets_is_shown_as_lines_that_can_be_pasted(teacher, tmp_path):
